@@ -1,0 +1,49 @@
+"""Time and chance, injected.
+
+What is slept on or measured is `monotonic` and `sleep`; what is stored, or compared with the server's word,
+is `wall`. Tests replace the clock and never sleep.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Protocol
+
+import trio
+
+
+class Clock(Protocol):
+    """The source of time and chance."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+
+    def monotonic(self) -> float:
+        """Seconds since some start; never goes back."""
+
+    def chance(self) -> float:
+        """A number in [0, 1), for jitter."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Let other tasks run for `seconds`."""
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def wall(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds since boot or so."""
+        return time.monotonic()
+
+    def chance(self) -> float:
+        """A number in [0, 1)."""
+        return random.random()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep on trio's clock."""
+        await trio.sleep(seconds)

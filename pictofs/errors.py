@@ -1,0 +1,163 @@
+"""Everything that can go wrong, with the errno a program sees and the exit code a shell sees.
+
+This is the only table of errnos and exit codes. The exit codes are those of the vendor's command line, so
+a script that checks one checks the other: 1 failed, 2 authentication, 3 forbidden, 4 not found, 5 conflict,
+6 invalid, 7 payment, 8 rate limited, 9 unavailable.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class PictofsError(Exception):
+    """A failure that has a name. The message is one line for a person and never holds the API key."""
+
+    errno: int = errno.EIO
+    exit_code: int = 1
+
+
+class NoSuchEntry(PictofsError):
+    """The item does not exist, or the key may not see it (the API answers 404 to both)."""
+
+    errno = errno.ENOENT
+    exit_code = 4
+
+
+class AlreadyExists(PictofsError):
+    """An item of that name exists."""
+
+    errno = errno.EEXIST
+    exit_code = 5
+
+
+class NotEmpty(PictofsError):
+    """A folder that still holds something was to be removed."""
+
+    errno = errno.ENOTEMPTY
+    exit_code = 5
+
+
+class NotADirectory(PictofsError):
+    """A folder was needed and the item is a file."""
+
+    errno = errno.ENOTDIR
+    exit_code = 6
+
+
+class IsADirectory(PictofsError):
+    """A file was needed and the item is a folder."""
+
+    errno = errno.EISDIR
+    exit_code = 6
+
+
+class Stale(PictofsError):
+    """The kernel holds an inode whose content has a newer version; it looks the path up again (ESTALE)."""
+
+    errno = errno.ESTALE
+
+
+class ReadOnly(PictofsError):
+    """A change was asked of a mount, or of an item, that can't be changed."""
+
+    errno = errno.EROFS
+    exit_code = 3
+
+
+class NotSupported(PictofsError):
+    """The API has no operation for this."""
+
+    errno = errno.EOPNOTSUPP
+    exit_code = 6
+
+
+class Unauthorized(PictofsError):
+    """The API refused the key (401)."""
+
+    errno = errno.EACCES
+    exit_code = 2
+
+
+class Forbidden(PictofsError):
+    """The key's role is too low (403)."""
+
+    errno = errno.EACCES
+    exit_code = 3
+
+
+class Invalid(PictofsError):
+    """The request can't be understood: a bad option, or a 400 or 422 from the API."""
+
+    errno = errno.EINVAL
+    exit_code = 6
+
+
+class Conflict(PictofsError):
+    """The item is in a state that forbids this now, such as cold storage (409)."""
+
+    errno = errno.EBUSY
+    exit_code = 5
+
+
+class Throttled(PictofsError):
+    """The rate limit is spent for longer than an operation may wait (429).
+
+    EBUSY and not EAGAIN: Python's buffered reader takes EAGAIN for "no data".
+    """
+
+    errno = errno.EBUSY
+    exit_code = 8
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class QuotaSpent(PictofsError):
+    """The plan's credits or limits are used up (402)."""
+
+    errno = errno.EDQUOT
+    exit_code = 7
+
+
+class TimedOut(PictofsError):
+    """The deadline passed before an answer came."""
+
+    errno = errno.ETIMEDOUT
+    exit_code = 9
+
+
+class Offline(PictofsError):
+    """The server can't be reached, and the cache does not hold the answer."""
+
+    errno = errno.ENETUNREACH
+    exit_code = 9
+
+
+class DiskFull(PictofsError):
+    """The cache may not take more: its bound, the free-space reserve or the disk itself."""
+
+    errno = errno.ENOSPC
+
+
+class ServerFault(PictofsError):
+    """The server failed (5xx) or broke a transfer off, and retries did not help."""
+
+    exit_code = 9
+
+
+class Nonsense(PictofsError):
+    """The server's answer breaks the contract: not JSON, a wrong shape, an impossible value."""
+
+
+class Corrupt(PictofsError):
+    """Bytes do not have the length or the checksum that they should have."""
+
+
+class UrlExpired(PictofsError):
+    """A signed URL is no longer accepted (400, 401 or 403 from storage); a new one is needed."""
+
+
+class MountFailed(PictofsError):
+    """The mount can't be made; the message says what to do."""

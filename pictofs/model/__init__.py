@@ -1,0 +1,1 @@
+"""Frozen nouns and pure rules on them. Nothing here does I/O."""

@@ -1,0 +1,66 @@
+"""Inode numbers: 63 bits that tell what a node is, made from the server's ids.
+
+| bits | meaning |
+|---|---|
+| 0-3 | the `Kind` |
+| 4-11 | the version of the content, modulo 256 (annotations; 0 elsewhere) |
+| 12-62 | the item's key: 51 bits of a hash of its id |
+
+A rename keeps the number, and so does a remount. A new version of a file has a new number: an open handle keeps
+the old number with its own page cache, and so no reader sees a mix of two versions.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from typing import NamedTuple
+
+KEY_BITS = 51
+KEY_MASK = (1 << KEY_BITS) - 1
+ROOT = 1
+"""FUSE's number of the root."""
+
+
+class Kind(enum.IntEnum):
+    """What a node is. The value is part of the inode number and must not change."""
+
+    FIXED = 1
+    """The few folders and files that every mount has; the key is their place in the list."""
+    DATASET = 2
+    IMAGES = 3
+    """`images/` of a dataset, or a virtual directory in it."""
+    ANNOTATIONS = 4
+    """`annotations/` of a dataset, or a virtual directory in it."""
+    IMAGE = 5
+    ANNOTATION = 6
+
+
+class Inode(NamedTuple):
+    """An inode number taken apart."""
+
+    kind: Kind
+    key: int
+    version: int
+
+    @classmethod
+    def of(cls, number: int) -> Inode | None:
+        """Take `number` apart; None where no node can have it."""
+        try:
+            return cls(Kind(number & 15), number >> 12, number >> 4 & 255)
+        except ValueError:
+            return None
+
+
+def number(kind: Kind, key: int, version: int = 0) -> int:
+    """The inode number of a node."""
+    return key << 12 | (version & 255) << 4 | kind
+
+
+def key_of(identity: str) -> int:
+    """51 bits of a hash of an item's identity: an id in lower case, or `dataset id:path` for a directory.
+
+    Among a million items two share a key with a chance of 2e-4; the catalog gives the later one the next free key.
+    """
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") & KEY_MASK

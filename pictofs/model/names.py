@@ -1,0 +1,89 @@
+"""How the server's names become names that POSIX can carry, and back.
+
+The rule (docs/semantics.md, N1 to N4):
+
+- A name that POSIX carries, and that does not look escaped, stays as it is.
+- `/` becomes `‛s`, NUL `‛0`, a lone surrogate `‛u` with four hex digits, and the quote sign `‛` (U+201B)
+  itself `‛‛`. A name `.` becomes `‛.`, `..` becomes `‛..`, and the empty name `‛e`.
+- A name whose escaped form is longer than 255 bytes in UTF-8, and the later of two items of one name, carry
+  a tag made of their identity: the front part, `‛~`, 16 hex digits, and the extension (`cat‛~00f1….jpg`). A
+  quote sign never stands before `~` otherwise, so that a tagged name is no other item's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os.path
+import re
+
+QUOTE = "\u201b"
+NAME_MAX = 255
+"""Bytes of one path component (POSIX NAME_MAX on Linux)."""
+
+_SPECIAL = re.compile(f"[/\x00{QUOTE}\ud800-\udfff]")
+_ESCAPED = re.compile(QUOTE + r"(s|0|e|\.\.?|u[0-9a-f]{4}|" + QUOTE + ")")
+_MAX_EXTENSION = 20
+
+
+def _quote(match: re.Match[str]) -> str:
+    char = match.group()
+    if char == "/":
+        return QUOTE + "s"
+    if char == "\x00":
+        return QUOTE + "0"
+    if char == QUOTE:
+        return QUOTE + QUOTE
+    return f"{QUOTE}u{ord(char):04x}"
+
+
+def escape(name: str) -> str:
+    """The form of `name` that holds no `/`, no NUL and no lone surrogate, and is not `.`, `..` or empty.
+
+    It may be longer than NAME_MAX: see `entry_name`.
+    """
+    if name in ("", ".", ".."):
+        return QUOTE + (name or "e")
+    return _SPECIAL.sub(_quote, name)
+
+
+def unescape(entry: str) -> str | None:
+    """The server's name for `entry`, or None where no name escapes to it (or only an identity tells)."""
+
+    def plain(match: re.Match[str]) -> str:
+        code = match.group(1)
+        if code in ("s", "0", "e"):
+            return {"s": "/", "0": "\x00", "e": ""}[code]
+        if code[0] == "u":
+            return chr(int(code[1:], 16))
+        return code
+
+    name = _ESCAPED.sub(plain, entry)
+    try:
+        return name if entry_fits(entry) and escape(name) == entry else None
+    except UnicodeEncodeError:
+        return None
+
+
+def entry_fits(entry: str) -> bool:
+    """Whether `entry` is at most NAME_MAX bytes long."""
+    return len(entry) * 4 <= NAME_MAX or len(entry.encode("utf-8", "surrogatepass")) <= NAME_MAX
+
+
+def tagged(name: str, identity: str) -> str:
+    """An entry for `name` that no other identity has: front part, tag, extension; at most NAME_MAX bytes."""
+    tag = f"{QUOTE}~{hashlib.blake2b(identity.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
+    entry = escape(name)
+    stem, extension = os.path.splitext(entry)
+    if len(extension.encode()) > _MAX_EXTENSION:
+        stem, extension = entry, ""
+    room = NAME_MAX - len(tag.encode()) - len(extension.encode())
+    front = stem.encode()[:room].decode("utf-8", "ignore")
+    if (len(front) - len(front.rstrip(QUOTE))) % 2:
+        front = front[:-1]  # never cut a quoted pair in two
+    return front + tag + extension
+
+
+def entry_name(name: str, identity: str) -> str:
+    """The folder entry of an item whose name no sibling shares."""
+    entry = escape(name)
+    return entry if entry_fits(entry) else tagged(name, identity)
