@@ -1,0 +1,174 @@
+"""Which key to use at which API: the vendor's own rules, so that both command lines act alike.
+
+The key, first match wins: `--api-key-file`, the profile of `--profile`, `PICTOGRAPH_API_KEY`, the profile of
+`PICTOGRAPH_PROFILE`, `[default]`. The URL likewise: `--base-url`, the profile of `--profile`,
+`PICTOGRAPH_BASE_URL`, the profile of `PICTOGRAPH_PROFILE`, `[default]`.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pictofs.config import values
+from pictofs.config.mount import MountSettings
+from pictofs.config.setting import declared, lookup, quoted
+from pictofs.errors import Invalid, Unauthorized
+
+PROFILE_FILE = Path(".pictograph/config.toml")
+"""Below the home folder; `pictograph login` writes it."""
+
+_PROFILE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+_DEFAULT_URL = next(item.shown for item in declared(MountSettings) if item.name == "base_url")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One table of the profile file."""
+
+    api_key: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Access:
+    """A key and where it belongs."""
+
+    api_key: str = field(repr=False)
+    source: str
+    """Where the key was found, in words."""
+    base_url: str | None
+    """None where nothing but the built-in default applies."""
+    warnings: tuple[str, ...] = ()
+
+
+def find_access(
+    *, profile: str | None, key_file: Path | None, environ: Mapping[str, str], home: Path
+) -> Access:
+    """The key, and the base URL that goes with it unless `--base-url` says otherwise.
+
+    Raises:
+        Unauthorized: there is no key, or a profile that was named is missing.
+        Invalid: the key, its file or the profile file can't be used.
+    """
+    profiles = _Profiles(home / PROFILE_FILE)
+    chosen = profiles.named(profile, "--profile") if profile is not None else None
+    named = lookup(environ, "PICTOGRAPH_PROFILE")
+
+    def ambient() -> Profile:
+        if named:
+            return profiles.named(named, "PICTOGRAPH_PROFILE")
+        return profiles.all().get("default", Profile())
+
+    base_url: str | None
+    if chosen:
+        # Never PICTOGRAPH_BASE_URL here: it could send this profile's key to another host.
+        base_url = chosen.base_url or _DEFAULT_URL
+    else:
+        base_url = lookup(environ, "PICTOGRAPH_BASE_URL") or ambient().base_url
+
+    key: str | None
+    if key_file is not None:
+        key, source = _read_key_file(key_file), f"--api-key-file {key_file}"
+        profiles.warn_if_open(key_file)
+    elif chosen:
+        key, source = chosen.api_key, f"profile {profile!r}"
+    elif environment := lookup(environ, "PICTOGRAPH_API_KEY"):
+        key, source = environment, "PICTOGRAPH_API_KEY"
+    else:
+        key, source = ambient().api_key, f"profile {named or 'default'!r}"
+    if not key:
+        where = f" ({source} has none)" if profile or named else ""
+        raise Unauthorized(
+            f"no API key{where}: set PICTOGRAPH_API_KEY, name a file by --api-key-file, "
+            "or run `pictograph login`"
+        )
+    return Access(_checked(key, source), source, base_url, tuple(profiles.warnings))
+
+
+class _Profiles:
+    """The profile file, read when first needed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._tables: dict[str, Profile] | None = None
+        self.warnings: list[str] = []
+
+    def named(self, name: str, source: str) -> Profile:
+        """The profile `name`, which must exist."""
+        if not _PROFILE_NAME.fullmatch(name):
+            raise Invalid(
+                f"{source}: {quoted(name)} can't be a profile: letters, digits, - and _, at most 64, "
+                "with a letter or digit first"
+            )
+        if name not in self.all():
+            known = ", ".join(sorted(self.all())) or "none"
+            raise Unauthorized(
+                f"no profile {name!r} (named by {source}) in {self._path}; there is: {known}. "
+                f"Make it by `pictograph login --profile {name}`"
+            )
+        return self.all()[name]
+
+    def all(self) -> dict[str, Profile]:
+        """Every profile by name; none where there is no file."""
+        if self._tables is None:
+            self._tables = self._read()
+        return self._tables
+
+    def _read(self) -> dict[str, Profile]:
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise Invalid(f"can't read {self._path}: {_reason(error)}") from None
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            # The position only: the rest of the message may quote the line with the key.
+            place = re.search(r"\(at [^()]*\)$", str(error))
+            raise Invalid(f"{self._path} is not TOML {place.group() if place else ''}".rstrip()) from None
+        self.warn_if_open(self._path)
+        return {name: self._profile(name, table) for name, table in data.items() if isinstance(table, dict)}
+
+    def _profile(self, name: str, table: dict[str, object]) -> Profile:
+        texts = {key: value.strip() for key, value in table.items() if isinstance(value, str)}
+        base_url = texts.get("base_url") or None
+        if base_url is not None:
+            try:
+                base_url = values.url(base_url)
+            except ValueError as error:
+                raise Invalid(f"base_url of [{name}] in {self._path}: {error}") from None
+        return Profile(texts.get("api_key") or None, base_url)
+
+    def warn_if_open(self, path: Path) -> None:
+        """Note where a file with a key can be read by others."""
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode) and mode & 0o077:
+            self.warnings.append(f"{path} holds a key and is open to other users: chmod 600 {path}")
+
+
+def _read_key_file(path: Path) -> str:
+    shown = quoted(str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"--api-key-file: can't read {shown}: {_reason(error)}") from None
+    if not text.strip():
+        raise Invalid(f"--api-key-file: {shown} is empty")
+    return text.strip()
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return error.strerror or "it can't be read" if isinstance(error, OSError) else "it is not text"
+
+
+def _checked(key: str, source: str) -> str:
+    """A key that an HTTP header can carry."""
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise Invalid(f"the key of {source} holds a space or a character that no key has; copy it again")
+    return key
