@@ -1,0 +1,174 @@
+"""How much disk the shelf takes: the bound, the free-space reserve, and the ledger that processes share."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from pictofs.errors import DiskFull, Invalid
+
+FANS = 256
+_BLOCK = 4096
+_PAGE = FANS * 16  # bytes of the ledger: 256 byte counts, then 256 file counts, each int64
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_POLL = 0.002  # seconds between two attempts at another process's lock
+_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
+_UNITS |= {unit + "I": 1024**power for power, unit in enumerate("KMGT", 1)}
+
+
+class ShelfUnusable(DiskFull):
+    """The disk below the cache does not work: full, read-only, gone. Reads can go on without the cache."""
+
+
+def charge(file_size: int) -> int:
+    """The bytes that a file of `file_size` bytes counts for: whole blocks, as the disk gives them out.
+
+    Annotations of 1 KiB take four times their length; a bound on lengths would not bound the disk.
+    """
+    return -(-file_size // _BLOCK) * _BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the cache takes, in bytes: now (`bytes` in `files` blobs), at most, and what its disk has free."""
+
+    bytes: int
+    files: int
+    limit: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """The space that the cache leaves free on its file system: `bytes`, or a `percent` of its size."""
+
+    bytes: int = 0
+    percent: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Reserve:
+        """Read `5%`, `2GB`, `512MiB` or a number of bytes. Raises Invalid."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:(%)|([KMGT]?I?)B?)", text.strip().upper())
+        if match is None or match[3] == "I" or (match[2] and float(match[1]) > 100):
+            raise Invalid(f"not an amount of disk space: {text!r} (say 5% or 2GB)")
+        if match[2]:
+            return cls(percent=float(match[1]))
+        return cls(bytes=int(float(match[1]) * _UNITS[match[3]]))
+
+    def of(self, disk: os.statvfs_result) -> int:
+        """The bytes to leave free on `disk`."""
+        return self.bytes + int(disk.f_blocks * disk.f_frsize * self.percent / 100)
+
+
+class Lock:
+    """A lock file in the shelf's root: one holder among all threads of all processes. The kernel frees it
+    when the holder dies. Waiting ends after `patience` seconds with ShelfUnusable, so that a stopped process
+    can't hang this one."""
+
+    def __init__(self, root: int, name: str, patience: float) -> None:
+        """`root` is the descriptor of the shelf's directory."""
+        self._root = root
+        self._name = name
+        self._patience = patience
+        self._thread = threading.Lock()
+        self.fd = -1
+
+    def __enter__(self) -> Self:
+        if not self._thread.acquire(timeout=self._patience):
+            raise ShelfUnusable(f"the cache's {self._name} lock is held too long")
+        try:
+            self._acquire()
+        except BaseException:
+            self._thread.release()
+            raise
+        return self
+
+    def _acquire(self) -> None:
+        for _ in range(int(self._patience / _POLL)):
+            if self.fd < 0:
+                self.fd = os.open(self._name, _OPEN, 0o600, dir_fd=self._root)
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_POLL)
+                continue
+            if os.fstat(self.fd).st_nlink:
+                return
+            self.close()  # someone emptied the directory: a lock on a file without a name excludes nobody
+        raise ShelfUnusable(f"the cache's {self._name} lock is held too long by another process")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        fcntl.flock(self.fd, fcntl.LOCK_UN)
+        self._thread.release()
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Ledger(Lock):
+    """The bytes and blobs in each fan-out directory, temp files included, for all processes of the shelf.
+
+    Read and change it inside `with ledger:` only (7 us), together with the files that it counts. Raise a
+    count before its file grows and lower it after the file is gone: a crash between leaves it too high,
+    never too low, until the next recount.
+    """
+
+    def __init__(self, root: int, measure: Callable[[int], tuple[int, int]]) -> None:
+        """`measure` counts a directory anew: (bytes, blobs)."""
+        super().__init__(root, "usage", patience=30)
+        self._measure = measure
+        self._page = array("q")
+
+    def _acquire(self) -> None:
+        super()._acquire()
+        try:
+            self._load()
+        except BaseException:
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+            raise
+
+    def _load(self) -> None:
+        self._page = array("q", self._read())
+        if len(self._page) != 2 * FANS or min(self._page) < 0:
+            self._page = array("q", bytes(_PAGE))
+            for fan in range(FANS):
+                self._page[fan], self._page[FANS + fan] = self._measure(fan)
+            os.pwrite(self.fd, self._page.tobytes(), 0)
+
+    def _read(self) -> bytes:
+        page = os.pread(self.fd, _PAGE, 0)
+        return page if len(page) == _PAGE else b""
+
+    @property
+    def taken(self) -> int:
+        """All bytes counted."""
+        return sum(self._page[:FANS])
+
+    @property
+    def blobs(self) -> int:
+        """All blobs counted."""
+        return sum(self._page[FANS:])
+
+    def add(self, fan: int, size: int, files: int = 0) -> None:
+        """Count `size` bytes and `files` blobs more (or fewer) in directory `fan`. Raises OSError."""
+        self.put(fan, max(0, self._page[fan] + size), max(0, self._page[FANS + fan] + files))
+
+    def put(self, fan: int, size: int, files: int) -> None:
+        """Set directory `fan` to what a recount found. Raises OSError."""
+        for index, value in ((fan, size), (FANS + fan, files)):
+            if self._page[index] != value:
+                self._page[index] = value
+                os.pwrite(self.fd, self._page[index : index + 1].tobytes(), index * 8)
