@@ -1,0 +1,22 @@
+"""The command line: words, exit codes, and nothing that another program would want to call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pictofs.cli.commands import app
+from pictofs.cli.failure import explain
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command `argv` (of this process, by default).
+
+    Returns: the exit code; what went wrong is one line on standard error.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        code: int | None = app(args=arguments, prog_name="pictofs", standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        return explain(error, show_traceback="debug" in arguments)
+    return code or 0

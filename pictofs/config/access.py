@@ -53,7 +53,7 @@ def find_access(
 
     Raises:
         Unauthorized: there is no key, or a profile that was named is missing.
-        Invalid: the key, its file or the profile file can't be used.
+        Invalid: the key's file or the profile file can't be used.
     """
     profiles = _Profiles(home / PROFILE_FILE)
     chosen = profiles.named(profile, "--profile") if profile is not None else None
@@ -87,7 +87,7 @@ def find_access(
             f"no API key{where}: set PICTOGRAPH_API_KEY, name a file by --api-key-file, "
             "or run `pictograph login`"
         )
-    return Access(_checked(key, source), source, base_url, tuple(profiles.warnings))
+    return Access(key, source, base_url, tuple(profiles.warnings))
 
 
 class _Profiles:
@@ -165,10 +165,3 @@ def _read_key_file(path: Path) -> str:
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
     return error.strerror or "it can't be read" if isinstance(error, OSError) else "it is not text"
-
-
-def _checked(key: str, source: str) -> str:
-    """A key that an HTTP header can carry."""
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise Invalid(f"the key of {source} holds a space or a character that no key has; copy it again")
-    return key

@@ -1,0 +1,7 @@
+"""`python -m pictofs`."""
+
+import sys
+
+from pictofs.cli import main
+
+sys.exit(main())

@@ -1,0 +1,192 @@
+"""A mount's own process: started from the terminal, reporting back once, then on its own with a log."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import logging.handlers
+import os
+import select
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pictofs.config import MountSettings
+from pictofs.errors import Invalid, MountFailed, PictofsError, TimedOut
+
+LOG_BYTES = 10_000_000
+LOG_FILES = 3
+"""A log and two older ones."""
+
+Serve = Callable[[Callable[[], None]], None]
+"""Does the mount's work until it is unmounted; calls its argument once the mount answers."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the mount's process tells its parent, once. No error: the mount answers."""
+
+    error: str | None = None
+    exit_code: int = 0
+
+
+_log = logging.getLogger("pictofs.app.daemon")
+
+
+def log_path(settings: MountSettings) -> Path:
+    """Where the mount's own process logs."""
+    digest = hashlib.blake2b(os.fsencode(settings.mountpoint), digest_size=6).hexdigest()
+    return settings.log_file or settings.cache_dir / "log" / f"pictofs-{digest}.log"
+
+
+def log_to_file(path: Path, level: str) -> logging.handlers.RotatingFileHandler:
+    """Log to `path`, readable by its owner only, rotated by size.
+
+    Raises:
+        Invalid: it can't be written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=LOG_BYTES, backupCount=LOG_FILES - 1, encoding="utf-8", errors="backslashreplace"
+        )
+    except OSError as error:
+        raise Invalid(f"can't log to {path}: {error.strerror}; name another place by --log-file") from None
+    _install(handler, level)
+    return handler
+
+
+def _descriptor(handler: logging.StreamHandler[Any]) -> int:
+    return int(handler.stream.fileno())
+
+
+def log_to_terminal(level: str) -> None:
+    """Log to standard error."""
+    _install(logging.StreamHandler(), level)
+
+
+def _install(handler: logging.Handler, level: str) -> None:
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    # Other libraries' chatter holds signed URLs: only what they warn of is let in.
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("pictofs").setLevel(level.upper())
+
+
+def start(serve: Serve, settings: MountSettings, seconds: float) -> int:
+    """Run `serve` in a process of its own and wait up to `seconds` until it says that the mount answers.
+
+    To be called before any thread or event loop starts: only the calling thread lives on after a fork.
+
+    Returns: the process id.
+
+    Raises:
+        PictofsError: what the process said is wrong (its message and exit code).
+        TimedOut: it said nothing in time, and was ended.
+        MountFailed: it died without a word.
+    """
+    log = log_path(settings)
+    handler = log_to_file(log, settings.log_level)
+    reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        _run(serve, log, _descriptor(handler), writer)
+    os.close(writer)
+    logging.getLogger().removeHandler(handler)
+    handler.close()
+    try:
+        report = _read_report(reader, seconds)
+    except BaseException:  # also when Ctrl-C comes: nothing is left behind that nobody waits for
+        _end(pid)
+        raise
+    finally:
+        os.close(reader)
+    if report is None:
+        _, status = os.waitpid(pid, 0)
+        raise MountFailed(f"the mount's process ended at once ({_ending(status)}); its log is {log}")
+    if report.error:
+        os.waitpid(pid, 0)
+        failure = PictofsError(report.error)
+        failure.exit_code = report.exit_code
+        raise failure
+    return pid
+
+
+def _read_report(reader: int, seconds: float) -> Report | None:
+    """The one line that the process sends; None when it ended without one."""
+    if not select.select([reader], [], [], seconds)[0]:
+        raise TimedOut(f"the mount did not answer within {seconds:g} s")
+    with open(reader, encoding="utf-8", closefd=False) as stream:
+        line = stream.readline()
+    return Report(**json.loads(line)) if line else None
+
+
+def _end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+
+
+def _ending(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+
+
+def _run(serve: Serve, log: Path, log_descriptor: int, writer: int) -> NoReturn:
+    """The forked process: never returns into the parent's code."""
+    code = 1
+    try:
+        _detach(log, {writer, log_descriptor})
+        code = _serve(serve, log, writer)
+    except BaseException:
+        _log.exception("The mount's process ends by an error")
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def _serve(serve: Serve, log: Path, writer: int) -> int:
+    pending = [writer]
+
+    def tell(report: Report) -> None:
+        while pending:
+            # The parent may be gone: then nobody wants to know.
+            with contextlib.suppress(BrokenPipeError), open(pending.pop(), "w", encoding="utf-8") as stream:
+                stream.write(json.dumps(dataclasses.asdict(report)) + "\n")
+
+    try:
+        serve(lambda: tell(Report()))
+    except PictofsError as error:
+        _log.error("The mount ends: %s", error)
+        tell(Report(str(error), error.exit_code))
+        return error.exit_code
+    except BaseException:
+        _log.exception("The mount ends by a bug")
+        tell(Report(f"an unexpected error, which is a bug; what happened is in {log}", 1))
+        return 1
+    tell(Report("the mount was ended before it answered", 1))
+    return 0
+
+
+def _detach(log: Path, keep: set[int]) -> None:
+    """Leave the terminal and everything that the parent had open, but for the descriptors `keep`."""
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o077)
+    null = os.open(os.devnull, os.O_RDWR)
+    # What C code or a dying interpreter prints belongs to the log.
+    stderr = os.open(log, os.O_WRONLY | os.O_APPEND)
+    for target, source in enumerate((null, null, stderr)):
+        os.dup2(source, target)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in keep:
+            with contextlib.suppress(OSError):  # the listing's own descriptor is gone already
+                os.close(int(name))

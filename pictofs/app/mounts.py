@@ -1,0 +1,257 @@
+"""Mounts on this machine: which there are, whether they answer, and how they are taken away.
+
+A mount whose process died fails every access with ENOTCONN ("stale"); one whose process hangs blocks whoever
+touches it, for good. So nothing here touches a mount but through `within`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import queue
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pictofs.errors import Conflict, Invalid, MountFailed, NoSuchEntry, TimedOut
+
+FSTYPE = "fuse.pictofs"
+PROBE_SECONDS = 5.0
+"""How long a mount may take to answer a question that costs it no request."""
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+FUSE_CONF = Path("/etc/fuse.conf")
+DEVICE = Path("/dev/fuse")
+
+State = Literal["live", "stale", "silent"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of mountinfo."""
+
+    path: Path
+    fstype: str
+    source: str
+
+    @property
+    def ours(self) -> bool:
+        """Whether pictofs made it."""
+        return self.fstype == FSTYPE
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """The mounts of a mountinfo file, oldest first. Lines of another shape are skipped."""
+    found = []
+    for line in text.split("\n"):
+        before, dash, after = line.partition(" - ")
+        left, right = before.split(" "), after.split(" ")
+        if dash and len(left) >= 6 and len(right) >= 2:
+            found.append(Mount(Path(_plain(left[4])), _plain(right[0]), _plain(right[1])))
+    return found
+
+
+def _plain(field: str) -> str:
+    """mountinfo writes space, tab, newline and backslash as three octal digits."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), field)
+
+
+def all_mounts() -> list[Mount]:
+    """The mounts that this process sees."""
+    return parse_mountinfo(MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape"))
+
+
+def mount_at(path: Path) -> Mount | None:
+    """The topmost mount at exactly `path` (see `resolve`)."""
+    return next((mount for mount in reversed(all_mounts()) if mount.path == path), None)
+
+
+def mount_of(path: Path) -> Mount | None:
+    """The mount that `path` (see `resolve`) lies in."""
+    inside = [mount for mount in all_mounts() if path.is_relative_to(mount.path)]
+    return max(inside, key=lambda mount: len(mount.path.parts), default=None)
+
+
+def resolve(path: Path) -> Path:
+    """`path` as mountinfo spells it: absolute, no symbolic links.
+
+    What is mounted at `path` is not asked, because it may hang: only the folders above are.
+    """
+    path = Path(os.path.abspath(path))
+    above = Path(os.path.realpath(path.parent)) / path.name
+    if mount_at(above):
+        return above
+    return Path(os.path.realpath(above))
+
+
+def within(seconds: float, ask: Callable[[], T]) -> T:
+    """What `ask` returns or raises, in a thread that is left behind when it takes too long.
+
+    Raises:
+        TimedOut: no answer within `seconds`.
+    """
+    answers: queue.SimpleQueue[tuple[bool, T | BaseException]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((True, ask()))
+        except BaseException as error:
+            answers.put((False, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        good, answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimedOut(f"no answer within {seconds:g} s") from None
+    if good:
+        return answer  # type: ignore[return-value]
+    raise answer  # type: ignore[misc]
+
+
+def state_of(path: Path, seconds: float = PROBE_SECONDS) -> State:
+    """How the mount at `path` is: live, stale (its process is gone) or silent (it does not answer)."""
+    try:
+        # Not stat: the kernel answers it from its cache after the process is gone.
+        within(seconds, lambda: os.statvfs(path))
+    except TimedOut:
+        return "silent"
+    except OSError as error:
+        # ENOTCONN after the process is gone, ECONNABORTED while it goes.
+        return "stale" if error.errno in (errno.ENOTCONN, errno.ECONNABORTED) else "live"
+    return "live"
+
+
+def check_machine(allow_other: bool) -> None:
+    """Raise MountFailed with what to do where this machine or user can't mount at all."""
+    if not DEVICE.exists():
+        raise MountFailed(
+            "there is no /dev/fuse: load the module by `modprobe fuse`, "
+            "or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
+        )
+    if os.geteuid() == 0:
+        return  # libfuse mounts by itself where it may
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        raise MountFailed("/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root")
+    if not shutil.which("fusermount3"):
+        raise MountFailed("fusermount3 is missing: install it by `apt-get install fuse3`")
+    if allow_other and not _may_allow_other():
+        raise MountFailed(
+            "--allow-other is not permitted: add a line user_allow_other to /etc/fuse.conf, or run as root"
+        )
+
+
+def _may_allow_other() -> bool:
+    try:
+        lines = FUSE_CONF.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)
+
+
+def prepare(path: Path) -> bool:
+    """Make sure that `path` (see `resolve`) can be mounted on; a stale mount of ours there is taken away.
+
+    Returns: whether there was a stale one.
+
+    Raises:
+        MountFailed, NoSuchEntry, Invalid, Conflict: it can't be; the message says why.
+    """
+    recovered = False
+    while mount := mount_at(path):
+        if not mount.ours:
+            raise Conflict(f"{path} is busy: {mount.source} ({mount.fstype}) is mounted there")
+        if state_of(path) != "stale":
+            raise Conflict(f"{path} is mounted already: use it, or `pictofs unmount {path}` first")
+        detach(path, lazy=True)
+        recovered = True
+    try:
+        with os.scandir(path) as entries:
+            empty = next(entries, None) is None
+    except FileNotFoundError:
+        raise NoSuchEntry(f"{path} does not exist: create it by `mkdir -p {path}`") from None
+    except NotADirectoryError:
+        raise Invalid(f"{path} is not a folder: name an empty folder to mount on") from None
+    except OSError as error:
+        raise MountFailed(f"{path} can't be opened: {error.strerror}") from None
+    if not empty:
+        raise Conflict(f"{path} is not empty: a mount would hide what is there; name an empty folder")
+    if os.geteuid() != 0 and not os.access(path, os.W_OK):
+        raise MountFailed(f"{path} is not yours to mount on: you need to be able to write to it")
+    return recovered
+
+
+def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:
+    """Take the mount of ours at `path` (see `resolve`) away; a stale one lazily.
+
+    Raises:
+        NoSuchEntry, Invalid: nothing, or something else, is mounted there.
+        Conflict: it is in use, with the processes that use it as far as they can be seen.
+        MountFailed: the system refused, or it is still there after `seconds`.
+    """
+    mount = mount_at(path)
+    if mount is None:
+        inside = mount_of(path)
+        hint = f"; it lies in the mount {inside.path}" if inside and inside.ours else ""
+        raise NoSuchEntry(f"{path} is not mounted{hint}")
+    if not mount.ours:
+        raise Invalid(f"{path} is no pictofs mount but {mount.source} ({mount.fstype}): use umount")
+    count = len([mount for mount in all_mounts() if mount.path == path])
+    detach(path, lazy=lazy or state_of(path) == "stale")
+    end = time.monotonic() + seconds
+    while len([mount for mount in all_mounts() if mount.path == path]) >= count:
+        if time.monotonic() > end:
+            raise MountFailed(f"{path} is still mounted after {seconds:g} s: try --lazy")
+        time.sleep(0.05)
+
+
+def detach(path: Path, *, lazy: bool) -> None:
+    """Ask the system to unmount `path`; `unmount` says what it raises."""
+    if shutil.which("fusermount3"):
+        command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(path)]
+    elif os.geteuid() == 0:
+        command = ["umount", *(["--lazy"] if lazy else []), "--", str(path)]
+    else:
+        raise MountFailed("fusermount3 is missing: install it by `apt-get install fuse3`")
+    done = subprocess.run(  # noqa: S603 - a fixed program; the path is one argument after `--`
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, "LC_ALL": "C"},
+        check=False,
+    )
+    if done.returncode == 0:
+        return
+    if "busy" in done.stderr:
+        users = ", ".join(f"{name} ({pid})" for pid, name in holders(path))
+        raise Conflict(
+            f"{path} is in use by {users or 'a process that you may not see'}: end it, or use --lazy"
+        )
+    raise MountFailed(f"{path} can't be unmounted: {' '.join(done.stderr.split()) or done.returncode}")
+
+
+def holders(path: Path) -> Iterator[tuple[int, str]]:
+    """Processes (id, name) with a working folder or an open file below `path`, as far as this user sees."""
+    for entry in os.scandir("/proc"):
+        if not entry.name.isdigit():
+            continue
+        # Processes end while we look, and those of others are closed to us.
+        with contextlib.suppress(OSError):
+            links = [Path(entry, "cwd"), Path(entry, "root"), *Path(entry, "fd").iterdir()]
+            if any(_points_into(link, path) for link in links):
+                yield int(entry.name), Path(entry, "comm").read_text(errors="replace").strip()
+
+
+def _points_into(link: Path, path: Path) -> bool:
+    try:
+        return Path(os.readlink(link)).is_relative_to(path)  # reads /proc only, never the mount
+    except OSError:
+        return False

@@ -1,0 +1,43 @@
+"""Every command, by name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pictofs import __version__
+from pictofs.cli.mount import mount
+from pictofs.cli.status import status
+from pictofs.cli.unmount import unmount
+
+app = typer.Typer(
+    name="pictofs",
+    help="Mount the image datasets of a Pictograph organization as a folder.",
+    epilog="Try it without an account: pictofs demo",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pictofs {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, metavar="", help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(mount)
+app.command()(unmount)
+app.command()(status)

@@ -1,0 +1,83 @@
+"""`pictofs mount`."""
+
+# ruff: noqa: PLC0415 - trio and the rest of a mount are imported after the fork, and never for --help
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from pictofs.api.key import ApiKey
+from pictofs.app import daemon, mounts
+from pictofs.cli.failure import warn
+from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, with_mount_settings
+from pictofs.config import MountSettings, find_access
+from pictofs.errors import MountFailed, TimedOut
+
+START_SECONDS = 30.0
+"""How long a mount may take to start, on top of the deadline of one operation."""
+
+
+@with_mount_settings
+def mount(
+    mountpoint: Mountpoint,
+    profile: Profile = None,
+    api_key_file: ApiKeyFile = None,
+    **given: str | bool | None,
+) -> None:
+    """Mount the organization that the key belongs to at MOUNTPOINT, an empty folder.
+
+    Returns once the mount answers; its process stays in the background until `pictofs unmount MOUNTPOINT`.
+    """
+    access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=Path.home())
+    for warning in access.warnings:
+        warn(warning)
+    given["base_url"] = given["base_url"] or access.base_url
+    settings = MountSettings.load(mounts.resolve(mountpoint), given, os.environ)
+    mounts.check_machine(settings.allow_other)
+    if mounts.prepare(settings.mountpoint):
+        warn(f"{settings.mountpoint} was left over by a mount that died; it is mounted anew")
+    run(settings, access.api_key)
+
+
+def run(settings: MountSettings, api_key: str) -> None:
+    """Mount, in this process or in one of its own, after every check that needs no server.
+
+    Raises:
+        PictofsError: the mount can't be made.
+    """
+    key = ApiKey(api_key)
+    if settings.foreground:
+        if settings.log_file:
+            daemon.log_to_file(settings.log_file, settings.log_level)
+        else:
+            daemon.log_to_terminal(settings.log_level)
+        _serve(settings, key)(lambda: _announce(settings))
+        return
+    daemon.start(_serve(settings, key), settings, settings.timeout + START_SECONDS)
+    _check_answers(settings)
+    _announce(settings)
+
+
+def _serve(settings: MountSettings, key: ApiKey) -> Callable[[Callable[[], None]], None]:
+    def serve(on_ready: Callable[[], None]) -> None:
+        from pictofs.app.mount import serve as serve_mount
+
+        serve_mount(settings, key, on_ready)
+
+    return serve
+
+
+def _announce(settings: MountSettings) -> None:
+    print(f"{settings.base_url} is mounted at {settings.mountpoint}", flush=True)
+
+
+def _check_answers(settings: MountSettings) -> None:
+    try:
+        mounts.within(mounts.PROBE_SECONDS, (settings.mountpoint / ".pictofs").stat)
+    except (OSError, TimedOut) as error:
+        raise MountFailed(
+            f"{settings.mountpoint} was mounted and does not answer ({error}); "
+            f"its log is {daemon.log_path(settings)}"
+        ) from None

@@ -1,0 +1,69 @@
+"""Command options made of the declared settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from pictofs.config import MountSettings, Setting, declared
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", show_default=False)]
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Take key and URL from this profile of ~/.pictograph/config.toml. Or set PICTOGRAPH_PROFILE.",
+        rich_help_panel="Pictograph",
+    ),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Take the key from this file. Or set PICTOGRAPH_API_KEY.",
+        rich_help_panel="Pictograph",
+    ),
+]
+CacheDir = Annotated[
+    str | None,
+    typer.Option(metavar="DIR", help="The cache; the user's own by default. Or set PICTOFS_CACHE_DIR."),
+]
+
+
+def with_mount_settings(command: F) -> F:
+    """Give `command`, in the place of its `**given`, an option for each setting of a mount.
+
+    It gets what was written, by the setting's name: text, True for a switch, None where it was left out.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [_parameter(item) for item in declared(MountSettings)]
+    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+    return command
+
+
+def _help(item: Setting) -> str:
+    default = f" Default: {item.shown}." if item.shown else ""
+    return item.help + default + (f" Or set {item.env}." if item.env else "")
+
+
+def _parameter(item: Setting) -> inspect.Parameter:
+    switch = item.parse is None
+    option = typer.Option(
+        item.flag,
+        metavar=item.metavar or "",
+        help=_help(item),
+        show_default=False,
+        rich_help_panel=item.panel,
+    )
+    annotation = Annotated[bool, option] if switch else Annotated[str | None, option]
+    return inspect.Parameter(
+        item.name, inspect.Parameter.KEYWORD_ONLY, default=False if switch else None, annotation=annotation
+    )

@@ -1,0 +1,144 @@
+"""`pictofs status`."""
+
+# ruff: noqa: PLC0415 - rich takes longer to import than --json takes to run
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pictofs.app import mounts
+from pictofs.cli.words import bytes_text, duration_text, share_text
+from pictofs.errors import PictofsError, TimedOut
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Facts = dict[str, Any]
+"""One mount: `mountpoint`, `state`, and `status`, its status.json or None where that can't be read."""
+
+
+def status(
+    mountpoint: Annotated[
+        Path | None, typer.Argument(metavar="[MOUNTPOINT]", show_default=False, help="Only this mount.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print a JSON array for programs.")
+    ] = False,
+) -> int:
+    """Show the mounts of this machine: server, requests, cache, rate budget.
+
+    Exits with 1 when MOUNTPOINT is named and no live mount.
+    """
+    wanted = mounts.resolve(mountpoint) if mountpoint else None
+    found = [facts(m.path) for m in mounts.all_mounts() if m.ours and wanted in (None, m.path)]
+    if wanted and not found:
+        raise PictofsError(f"{wanted} is not a pictofs mount")
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print(found)
+    return int(wanted is not None and found[-1]["state"] != "live")
+
+
+def facts(path: Path) -> Facts:
+    """What is known of the mount at `path`, without ever waiting long for it."""
+    state = mounts.state_of(path)
+    document = _read_status(path) if state == "live" else None
+    return {"mountpoint": str(path), "state": state, "status": document}
+
+
+def _read_status(path: Path) -> Facts | None:
+    try:
+        document = json.loads(mounts.within(mounts.PROBE_SECONDS, (path / ".pictofs/status.json").read_bytes))
+    except (OSError, TimedOut, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _print(found: list[Facts]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if not found:
+        console.print("No pictofs mounts.")
+    for one in found:
+        console.print(_block(one))
+
+
+def _block(one: Facts) -> RenderableType:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in _rows(one):
+        table.add_row(name, Text(value))
+    color = {"live": "green", "stale": "red", "silent": "yellow"}[one["state"]]
+    return Panel(table, title=Text(one["mountpoint"]), title_align="left", border_style=color)
+
+
+def _rows(one: Facts) -> list[tuple[str, str]]:
+    path, document = one["mountpoint"], one["status"]
+    if one["state"] == "stale":
+        return [("state", f"stale: its process is gone. pictofs unmount {path}, or mount it again")]
+    if one["state"] == "silent":
+        return [("state", f"silent: its process does not answer. pictofs unmount --lazy {path}")]
+    if document is None:
+        return [("state", "live; its .pictofs/status.json can't be read by you")]
+    return describe(document, time.time())
+
+
+def describe(document: Facts, now: float) -> list[tuple[str, str]]:
+    """The lines of a status document; whatever it lacks is left out. `now` in seconds since the epoch."""
+    lines: list[tuple[str, str]] = []
+    requests, moved = _table(document, "requests"), _table(document, "bytes")
+    cache, rate = _table(document, "cache"), _table(document, "rate")
+
+    online, offline_since = document.get("online"), _number(document, "offline_since")
+    server = "" if online is None else ", online" if online else ", offline"
+    if online is False and offline_since is not None:
+        server += f" for {duration_text(now - offline_since)}"
+    lines.append(("server", f"{document.get('base_url', 'unknown')}{server}"))
+
+    started = _number(document, "started_at")
+    age = f"up {duration_text(now - started)}, " if started is not None else ""
+    lines.append(("process", f"{age}id {document.get('pid', 'unknown')}"))
+    if requests:
+        routes = ", ".join(f"{name} {count}" for name, count in _table(requests, "by_route").items())
+        hosts = f"{requests.get('api', 0)} to the API, {requests.get('storage', 0)} to storage"
+        lines.append(("requests", f"{hosts} ({routes})" if routes else hosts))
+    if moved:
+        downloaded, read = (bytes_text(_number(moved, key) or 0) for key in ("downloaded", "read"))
+        lines.append(("bytes", f"{downloaded} downloaded, {read} read"))
+    if cache:
+        used, limit = _number(cache, "used") or 0, _number(cache, "limit") or 0
+        hits, misses = _number(cache, "hits") or 0, _number(cache, "misses") or 0
+        lines.append(("cache", f"{bytes_text(used)} of {bytes_text(limit)} ({share_text(used, limit)})"))
+        lines.append(("hit rate", share_text(hits, hits + misses)))
+        if cache.get("dir"):
+            lines.append(("cache folder", str(cache["dir"])))
+    left, of, reset = (_number(rate, key) for key in ("remaining", "limit", "reset_at"))
+    if left is not None:
+        total = f" of {of:,.0f}" if of is not None else ""
+        when = f", full again in {duration_text(reset - now)}" if reset is not None and reset > now else ""
+        lines.append(("request budget", f"{left:,.0f}{total} left{when}"))
+    if "open_files" in document:
+        lines.append(("open files", str(document["open_files"])))
+    return lines
+
+
+def _table(document: Facts, key: str) -> Facts:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _number(document: Facts, key: str) -> float | None:
+    value = document.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

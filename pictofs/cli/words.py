@@ -1,0 +1,31 @@
+"""Quantities as a person reads them."""
+
+from __future__ import annotations
+
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def bytes_text(count: float) -> str:
+    """Bytes in thousands, three digits or so: `1.23 MB`."""
+    unit = 0
+    while count >= 999.5 and unit < len(_BYTE_UNITS) - 1:
+        count /= 1000
+        unit += 1
+    return f"{count:.0f} {_BYTE_UNITS[unit]}" if unit == 0 else f"{count:.3g} {_BYTE_UNITS[unit]}"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds in the two largest units: `2 h 5 min`."""
+    left = max(0, round(seconds))
+    days, left = divmod(left, 86400)
+    hours, left = divmod(left, 3600)
+    minutes, left = divmod(left, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (left, "s")]
+    while len(parts) > 1 and parts[0][0] == 0:
+        parts.pop(0)
+    return " ".join(f"{value} {unit}" for value, unit in parts[:2] if value or len(parts) == 1) or "0 s"
+
+
+def share_text(part: float, whole: float) -> str:
+    """A percentage, or a dash where there is nothing to divide by."""
+    return f"{100 * part / whole:.1f} %" if whole > 0 else "-"
