@@ -1,0 +1,1 @@
+"""The only door to HTTP: `Api` for the keyed Pictograph API, `Storage` for signed URLs."""

@@ -1,0 +1,165 @@
+"""The body of a byte download: what its head promises, and its bytes, held to the promise."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Awaitable, Callable, Mapping
+
+from pictofs.errors import Invalid, Nonsense, ServerFault
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+
+
+class Body:
+    """The bytes of one answer, to be received in order.
+
+    Made by `Storage.get` and `Api.image_stream`; `pull` gives the next piece as it comes from the wire, b""
+    at its end, and raises the transport's failures.
+    """
+
+    def __init__(
+        self,
+        pull: Callable[[], Awaitable[bytes]],
+        *,
+        start: int = 0,
+        length: int | None = None,
+        total: int | None = None,
+        crc32c: int | None = None,
+        md5: bytes | None = None,
+        etag: str | None = None,
+        ranged: bool = False,
+    ) -> None:
+        self._pull = pull
+        self._received = 0
+        self._ended = False
+        self.start = start
+        """Offset in the object of the first byte."""
+        self.length = length
+        """Bytes of this body; None where the server does not say: a cut then can't be told from the end."""
+        self.total = total
+        """Bytes of the whole object; None if unknown."""
+        self.crc32c = crc32c
+        """CRC-32C of the whole object; None on a partial answer or if unsent."""
+        self.md5 = md5
+        """MD5 digest (16 bytes) of the whole object; None as for `crc32c`."""
+        self.etag = etag
+        """The strong entity tag with its quotes, fit for `if_range`; None if unsent or weak."""
+        self.ranged = ranged
+        """Whether this is the part that was asked for (206); False: the whole object from 0 on (200)."""
+
+    async def receive(self) -> bytes:
+        """The next piece, b"" at the end.
+
+        Raises `ServerFault` where the body ends early or the connection breaks, `TimedOut` where nothing
+        comes for too long, `Nonsense` where it is longer than announced or its framing is broken.
+        """
+        if self._ended:
+            return b""
+        piece = await self._pull()
+        self._received += len(piece)
+        if not piece:
+            self._ended = True
+            if self.length is not None and self._received < self.length:
+                raise ServerFault(f"the transfer ended after {self._received} of {self.length} bytes")
+        elif self.length is not None and self._received > self.length:
+            raise Nonsense(f"the server sent more than the {self.length} bytes that it announced")
+        return piece
+
+    async def read_all(self, limit: int) -> bytes:
+        """Every byte that is left. Raises `Nonsense` past `limit` bytes, and what `receive` raises."""
+        pieces = []
+        size = 0
+        while piece := await self.receive():
+            size += len(piece)
+            if size > limit:
+                raise Nonsense(f"the server sent more than {limit} bytes")
+            pieces.append(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def range_headers(start: int, end: int | None, if_range: str | None) -> dict[str, str]:
+    """The request headers that ask for the bytes from `start` up to, not including, `end` (None: the last).
+
+    Empty for the whole object. Raises `Invalid` for a range without a byte.
+    """
+    if start < 0 or (end is not None and end <= start):
+        raise Invalid(f"no byte lies between {start} and {end}")
+    if start == 0 and end is None:
+        return {}
+    headers = {"Range": f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"}
+    if if_range is not None:
+        headers["If-Range"] = if_range
+    return headers
+
+
+def described(
+    status: int,
+    headers: Mapping[str, str],
+    pull: Callable[[], Awaitable[bytes]],
+    *,
+    start: int,
+    end: int | None,
+) -> Body:
+    """The body of a 200 or 206 answer to a request for the bytes from `start` up to `end`.
+
+    `headers` have lower-case names; repeated ones are joined by commas. Raises `Nonsense` where the head
+    contradicts itself or the request.
+    """
+    if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+        raise Nonsense("the server sent compressed bytes where plain ones were asked for")
+    length = _content_length(headers.get("content-length"))
+    etag = headers.get("etag")
+    if etag is not None and not etag.startswith('"'):
+        etag = None
+    if status == 200:
+        crc32c, md5 = _hashes(headers)
+        return Body(pull, length=length, total=length, crc32c=crc32c, md5=md5, etag=etag)
+    if status != 206 or (start == 0 and end is None):
+        raise Nonsense(f"the server answered {status} to a request for the whole object")
+    first, last, total = _content_range(headers.get("content-range", ""))
+    size = last - first + 1
+    if first != start or (end is not None and last >= end) or length not in (None, size):
+        raise Nonsense(f"the server sent another range than the one from {start} to {end} that was asked for")
+    return Body(pull, start=start, length=size, total=total, etag=etag, ranged=True)
+
+
+def _content_length(value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= 18):
+        raise Nonsense("the server sent a Content-Length that is no length")
+    return int(value)
+
+
+def _content_range(value: str) -> tuple[int, int, int | None]:
+    """First and last offset, and the object's size where it is stated."""
+    match = _CONTENT_RANGE.fullmatch(value.strip())
+    if match is None:
+        raise Nonsense("the server sent a part without saying which (Content-Range)")
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    if last < first or (total is not None and last >= total):
+        raise Nonsense("the server sent an impossible Content-Range")
+    return first, last, total
+
+
+def _hashes(headers: Mapping[str, str]) -> tuple[int | None, bytes | None]:
+    """CRC-32C and MD5 from `x-goog-hash: crc32c=...,md5=...` (base64), where they describe the bytes sent.
+
+    Objects stored compressed and unpacked on the way carry the hash of the compressed bytes.
+    """
+    if headers.get("x-goog-stored-content-encoding", "identity") != "identity":
+        return None, None
+    found: dict[str, bytes] = {}
+    for part in headers.get("x-goog-hash", "").split(","):
+        name, _, value = part.strip().partition("=")
+        try:
+            found[name] = base64.b64decode(value, validate=True)
+        except ValueError:
+            continue
+    crc32c, md5 = found.get("crc32c", b""), found.get("md5", b"")
+    return (
+        int.from_bytes(crc32c, "big") if len(crc32c) == 4 else None,
+        md5 if len(md5) == 16 else None,
+    )

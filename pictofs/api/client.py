@@ -1,0 +1,261 @@
+"""`Api`: the keyed Pictograph API, one method per call that pictofs makes.
+
+Every method raises only `pictofs.errors`: `Unauthorized`, `Forbidden`, `NoSuchEntry`, `Throttled`,
+`QuotaSpent`, `Invalid`, `Conflict` and `AlreadyExists` for the server's refusals, `ServerFault`, `TimedOut` and `Offline`
+where retries did not help, `Nonsense` for an answer outside the contract.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import trio
+
+from pictofs.api import wire
+from pictofs.api.address import is_uuid, slot
+from pictofs.api.body import Body, described, range_headers
+from pictofs.api.exchange import Answer, Exchange
+from pictofs.api.export import Export
+from pictofs.api.key import ApiKey
+from pictofs.api.meter import Meter
+from pictofs.api.signing import Signing
+from pictofs.clock import Clock
+from pictofs.errors import Nonsense, PictofsError
+from pictofs.model.records import Dataset, Directory, Image, Page, SignedUrl
+
+T = TypeVar("T")
+
+_THREAD_FROM = 256 * 1024
+"""Bytes of a body from which it is decoded in a thread; below, the loop stands still for at most 3 ms."""
+
+
+class Api:
+    """The keyed API. An async context manager; use it inside one `async with` for the life of the mount.
+
+    The key goes to the host of `base_url` and nowhere else: redirects are not followed, and no URL that a
+    server supplies is asked here. `dataset` parameters take an id or a name; a name that looks like an id, or
+    that no path carries, is only reachable by its id (`Invalid`).
+
+    `timeout`: seconds without progress (connect, read, write, pool). `max_retries`: further attempts of calls
+    that may be repeated. `max_wait`: seconds that one call may spend between attempts; a longer Retry-After
+    raises `Throttled` at once, and so does one beyond the caller's trio deadline.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        key: ApiKey,
+        *,
+        clock: Clock,
+        meter: Meter,
+        timeout: float = 30.0,
+        max_retries: int = 3,
+        max_wait: float = 20.0,
+        allow_plain_http: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._clock = clock
+        self._meter = meter
+        self._exchange = Exchange(
+            base_url,
+            key,
+            clock=clock,
+            meter=meter,
+            timeout=timeout,
+            max_retries=max_retries,
+            max_wait=max_wait,
+            allow_plain_http=allow_plain_http,
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._exchange.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exchange.__aexit__(kind, error, trace)
+
+    # -- datasets
+
+    async def datasets(self, offset: int = 0, limit: int = 1000, *, archived: bool = False) -> Page[Dataset]:
+        """One page of at most 1,000 datasets; `archived` lists those instead of the active ones.
+
+        `GET /datasets/`
+        """
+        params: dict[str, Any] = {"limit": limit, "offset": offset}
+        if archived:
+            params["archived"] = "true"
+        return await self._get("/datasets/", "/datasets/", wire.datasets, params)
+
+    async def dataset(self, dataset: str) -> Dataset:
+        """One dataset. `GET /datasets/{dataset}`"""
+        found = await self._get("/datasets/{dataset}", f"/datasets/{slot(dataset)}", wire.dataset)
+        return self._same(dataset, found)
+
+    async def dataset_images(
+        self, dataset: str, offset: int = 0, limit: int = 10_000
+    ) -> tuple[Dataset, Page[Image]]:
+        """A dataset and at most 10,000 of its images: the cheapest listing.
+
+        It never says `has_more`: it is over when fewer than `limit` rows came.
+        `GET /datasets/{dataset}?include_images=true`
+        """
+        params = {"include_images": "true", "images_limit": limit, "images_offset": offset}
+        found, page = await self._get(
+            "/datasets/{dataset}", f"/datasets/{slot(dataset)}", wire.dataset_images, params
+        )
+        return self._same(dataset, found), page
+
+    async def create_dataset(self, name: str, description: str | None = None) -> Dataset:
+        """A new dataset. Raises `AlreadyExists` for a taken name. `POST /datasets/`"""
+        fields = _given(name=name, description=description)
+        return await self._change("POST", "/datasets/", "/datasets/", wire.dataset, fields)
+
+    async def update_dataset(
+        self, dataset: str, *, new_name: str | None = None, description: str | None = None
+    ) -> Dataset:
+        """Rename or describe a dataset; None leaves a field. `PATCH /datasets/{dataset}`"""
+        fields = _given(new_name=new_name, description=description)
+        path = f"/datasets/{slot(dataset)}"
+        return await self._change("PATCH", "/datasets/{dataset}", path, wire.dataset, fields)
+
+    async def delete_dataset(self, dataset: str) -> None:
+        """Delete a dataset with all of its images, irreversibly. `DELETE /datasets/{dataset}`"""
+        await self._exchange.call("DELETE", "/datasets/{dataset}", f"/datasets/{slot(dataset)}")
+
+    # -- images, directories, annotations
+
+    async def images(
+        self,
+        dataset: str,
+        *,
+        directory: str | None = None,
+        filename: str | None = None,
+        status: str | None = None,
+        offset: int = 0,
+        limit: int = 1000,
+        include_archived: bool = False,
+    ) -> Page[Image]:
+        """One page of at most 1,000 images, newest first. `GET /images/`
+
+        `directory` is exact, not recursive, and so is `filename`.
+        """
+        params = _given(dataset=dataset, directory_path=directory, filename=filename, status=status)
+        params |= {"limit": limit, "offset": offset}
+        if include_archived:
+            params["include_archived"] = "true"
+        return await self._get("/images/", "/images/", wire.images, params)
+
+    async def image(self, image_id: str) -> Image:
+        """One image of any dataset of the organization. `GET /images/{image}/metadata`"""
+        return await self._get("/images/{image}/metadata", f"/images/{slot(image_id)}/metadata", wire.image)
+
+    async def directory_tree(self, dataset: str) -> list[Directory]:
+        """Every directory of a dataset, parents first, without the root. `GET /directories/{dataset}/tree`"""
+        path = f"/directories/{slot(dataset)}/tree"
+        return await self._get("/directories/{dataset}/tree", path, wire.directories)
+
+    async def download_items(
+        self, dataset: str, *, status: str | None = None, limit: int = 10_000
+    ) -> list[SignedUrl]:
+        """Signed URLs of at most 10,000 images, of all or of one status. `GET /datasets/{dataset}/download`
+
+        There are no further pages: exactly `limit` rows mean that some images may be missing.
+        """
+        params = _given(mode="images_only", limit=limit, status_filter=status)
+        path = f"/datasets/{slot(dataset)}/download"
+        answer = await self._exchange.call("GET", "/datasets/{dataset}/download", path, params=params)
+        signing = Signing(self._clock.wall(), answer.served_at)
+        return await self._decoded(partial(wire.signed_urls, signing=signing), answer)
+
+    async def annotation_file(self, image_id: str) -> bytes:
+        """What the vendor's SDK writes to disk for an image's annotations. `GET /annotations/{image}/file`"""
+        path = f"/annotations/{slot(image_id)}/file"
+        return await self._get("/annotations/{image}/file", path, wire.annotation_file)
+
+    @asynccontextmanager
+    async def image_stream(self, image_id: str, *, start: int = 0) -> AsyncIterator[Body]:
+        """The bytes of an image from `start` on, over the keyed route: one unit of the rate limit.
+
+        The server may ignore `start` (`Body.ranged` tells). Opening is retried, a broken transfer is not.
+        `GET /images/{image}`
+        """
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", **range_headers(start, None, None)}
+        path = f"/images/{slot(image_id)}"
+        async with self._exchange.stream("/images/{image}", path, headers) as (status, answered, pull):
+            yield described(status, answered, pull, start=start, end=None)
+
+    # -- exports
+
+    async def create_export(
+        self, dataset: str, name: str, *, status: str | None = None, include_images: bool = False
+    ) -> Export:
+        """Start an archive of a dataset's annotation files (format `pictograph`). `POST /exports/`"""
+        fields = _given(
+            dataset_name=dataset,
+            name=name,
+            format="pictograph",
+            include_images=include_images,
+            status_filter=status,
+        )
+        return await self._change("POST", "/exports/", "/exports/", wire.export, fields)
+
+    async def export(self, dataset: str, name: str) -> Export:
+        """How far an export is. `GET /exports/{export}`"""
+        return await self._get(
+            "/exports/{export}", f"/exports/{slot(name)}", wire.export, {"dataset": dataset}
+        )
+
+    async def export_download_url(self, dataset: str, name: str) -> str:
+        """The signed URL of a completed export, for `Storage`. `GET /exports/{export}/download`"""
+        path = f"/exports/{slot(name)}/download"
+        return await self._get("/exports/{export}/download", path, wire.download_url, {"dataset": dataset})
+
+    async def delete_export(self, dataset: str, name: str) -> None:
+        """Delete an export. `DELETE /exports/{export}`"""
+        await self._exchange.call(
+            "DELETE", "/exports/{export}", f"/exports/{slot(name)}", params={"dataset": dataset}
+        )
+
+    # -- how
+
+    async def _get(
+        self, route: str, path: str, decode: Callable[[bytes], T], params: Mapping[str, Any] | None = None
+    ) -> T:
+        return await self._decoded(decode, await self._exchange.call("GET", route, path, params=params))
+
+    async def _change(
+        self, method: str, route: str, path: str, decode: Callable[[bytes], T], fields: Mapping[str, Any]
+    ) -> T:
+        """A change that the server recognizes when it is repeated."""
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        answer = await self._exchange.call(method, route, path, json=fields, headers=headers)
+        return await self._decoded(decode, answer)
+
+    async def _decoded(self, decode: Callable[[bytes], T], answer: Answer) -> T:
+        try:
+            if len(answer.body) >= _THREAD_FROM:
+                return await trio.to_thread.run_sync(decode, answer.body)
+            return decode(answer.body)
+        except PictofsError as error:
+            self._meter.failed(error)
+            raise
+
+    def _same(self, asked: str, found: Dataset) -> Dataset:
+        """`found`, unless an id was asked for and the server took it for another dataset's name."""
+        if is_uuid(asked) and found.id.lower() != asked.lower():
+            raise Nonsense("the API sent another dataset than the one whose id was asked for")
+        return found
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    """The fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}

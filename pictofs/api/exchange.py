@@ -1,0 +1,241 @@
+"""One request and its answer on the keyed API: sending, retrying, naming what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+import httpx
+
+from pictofs import __version__
+from pictofs.api.address import api_root
+from pictofs.api.failure import RETRYABLE, api_failure, clean, retry_after
+from pictofs.api.key import ApiKey
+from pictofs.api.meter import Meter
+from pictofs.api.patience import Patience
+from pictofs.clock import Clock
+from pictofs.errors import Invalid, Nonsense, Offline, PictofsError, ServerFault, Throttled, TimedOut
+
+T = TypeVar("T")
+
+USER_AGENT = f"pictofs/{__version__}"
+BODY_MAX = 256 * 1024 * 1024
+"""Bytes of an answer; the largest legitimate one, 10,000 download items, has about 10 MiB."""
+_ERROR_BODY_MAX = 64 * 1024
+_CONNECTIONS = 16
+"""More cost more: at 32 httpx spends three times the CPU per request that it spends at 8."""
+_LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
+
+
+class Answer(NamedTuple):
+    """A 2xx answer, read to its end."""
+
+    body: bytes
+    served_at: float | None
+    """Unix seconds on the server's clock (its Date header)."""
+
+
+class _Failed(Exception):
+    """An attempt that did not work: the error to show, and whether another attempt makes sense."""
+
+    def __init__(self, error: PictofsError, *, again: bool, asked: float | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.again = again
+        self.asked = asked
+
+
+class Exchange:
+    """Sends requests to the API's host and to no other. Arguments as for `Api`."""
+
+    def __init__(
+        self,
+        base_url: str,
+        key: ApiKey,
+        *,
+        clock: Clock,
+        meter: Meter,
+        timeout: float,
+        max_retries: int,
+        max_wait: float,
+        allow_plain_http: bool,
+        transport: httpx.AsyncBaseTransport | None,
+    ) -> None:
+        self._root = api_root(base_url, allow_plain_http=allow_plain_http)
+        self._key = key
+        self._clock = clock
+        self._meter = meter
+        self._max_retries = max_retries
+        self._max_wait = max_wait
+        self._client = httpx.AsyncClient(
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+            timeout=timeout,
+            limits=httpx.Limits(
+                max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=30.0
+            ),
+            follow_redirects=False,
+            trust_env=True,
+            mounts=dict.fromkeys(_LOOPBACK),  # a proxy's loopback is not ours
+            transport=transport,
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.__aexit__(kind, error, trace)
+
+    async def call(
+        self,
+        method: str,
+        route: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send a request and read the answer; `route` is the template that errors and counters show.
+
+        GETs and requests with an Idempotency-Key are repeated. Raises what `Api` lists.
+        """
+        name = f"{method} {route}"
+        safe = method == "GET" or "Idempotency-Key" in (headers or {})
+
+        async def once() -> Answer:
+            request = self._request(method, path, params=params, json=json, headers=headers)
+            response = await self._open(name, request, safe=safe)
+            try:
+                body = await self._read(name, response, safe=safe)
+            finally:
+                await response.aclose()
+            return Answer(body, _date(response.headers.get("date")))
+
+        return await self._persist(name, once)
+
+    @asynccontextmanager
+    async def stream(
+        self, route: str, path: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[tuple[int, httpx.Headers, Callable[[], Awaitable[bytes]]]]:
+        """Open a GET: its status, its headers, and a function that gives its bytes piece by piece."""
+        name = f"GET {route}"
+
+        async def once() -> httpx.Response:
+            return await self._open(name, self._request("GET", path, headers=headers), safe=True)
+
+        response = await self._persist(name, once)
+        pieces = response.aiter_raw()
+
+        async def pull() -> bytes:
+            try:
+                async for piece in pieces:
+                    if piece:
+                        self._meter.bytes_in["api"] += len(piece)
+                        return piece
+            except httpx.HTTPError as error:
+                raise self._transport_failure(name, error) from error
+            return b""
+
+        try:
+            yield response.status_code, response.headers, pull
+        except PictofsError as error:
+            self._meter.failed(error)
+            raise
+        finally:
+            await response.aclose()
+
+    def _request(self, method: str, path: str, **fields: Any) -> httpx.Request:
+        try:
+            request = self._client.build_request(method, self._root + path, **fields)
+        except (ValueError, httpx.InvalidURL) as error:  # a lone surrogate in a name, a URL of 64 KiB
+            raise Invalid("a name in the request can't be sent; use an id") from error
+        request.headers["X-API-Key"] = self._key.reveal()
+        return request
+
+    async def _persist(self, name: str, once: Callable[[], Awaitable[T]]) -> T:
+        """Repeat `once` as long as that makes sense."""
+        patience = Patience(self._clock, self._max_retries, self._max_wait)
+        while True:
+            try:
+                self._meter.admit(self._clock.wall())
+                self._meter.sent("api", name)
+                return await once()
+            except _Failed as failure:
+                error, cause = failure.error, failure.__cause__
+                too_long = failure.asked is not None and failure.asked > patience.left
+                if too_long and isinstance(error, ServerFault):
+                    error = Throttled(str(error), failure.asked)
+                again = failure.again and not too_long and await patience.wait(failure.asked)
+            except PictofsError as unsent:
+                self._meter.failed(unsent)
+                raise
+            if not again:
+                self._meter.failed(error)
+                raise error from cause
+            self._meter.retries += 1
+
+    async def _open(self, name: str, request: httpx.Request, *, safe: bool) -> httpx.Response:
+        """The head of a 2xx answer. Raises `_Failed`."""
+        try:
+            response = await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise _Failed(self._transport_failure(name, error), again=safe) from error
+        self._meter.limits(response.headers, self._clock.wall())
+        if response.is_success:
+            return response
+        try:
+            body = await self._read(name, response, safe=safe, limit=_ERROR_BODY_MAX)
+        except _Failed:
+            body = b""  # the status says enough
+        finally:
+            await response.aclose()
+        raise self._refused(name, response, body, safe=safe)
+
+    def _refused(self, name: str, response: httpx.Response, body: bytes, *, safe: bool) -> _Failed:
+        now, status = self._clock.wall(), response.status_code
+        asked = retry_after(response.headers, now) if status in (429, 503) else None
+        if status == 429:
+            self._meter.throttled(now, asked)
+        error = api_failure(name, status, response.headers, body, key=self._key, now=now)
+        # 429 says that the request was not processed: it may be repeated even where a 502 may not.
+        return _Failed(error, again=status == 429 or (safe and status in RETRYABLE), asked=asked)
+
+    async def _read(self, name: str, response: httpx.Response, *, safe: bool, limit: int = BODY_MAX) -> bytes:
+        """The whole body, decompressed. Raises `_Failed`."""
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            async for piece in response.aiter_bytes():
+                size += len(piece)
+                if size > limit:
+                    raise _Failed(Nonsense(f"{name}: the answer is larger than {limit} bytes"), again=False)
+                pieces.append(piece)
+        except httpx.HTTPError as error:
+            raise _Failed(self._transport_failure(name, error), again=safe) from error
+        finally:
+            self._meter.bytes_in["api"] += size
+        return b"".join(pieces)
+
+    def _transport_failure(self, name: str, error: httpx.HTTPError) -> PictofsError:
+        detail = clean(self._key.scrub(str(error))) or type(error).__name__
+        if isinstance(error, httpx.TimeoutException):
+            return TimedOut(f"{name}: no answer in time ({type(error).__name__}); check the network")
+        if isinstance(error, httpx.ConnectError | httpx.ProxyError):
+            return Offline(f"{name}: the API can't be reached: {detail}; check the network and the base URL")
+        if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
+            return ServerFault(f"{name}: the connection broke: {detail}")
+        return Nonsense(f"{name}: the exchange failed: {detail}")
+
+
+def _date(value: str | None) -> float | None:
+    """Unix seconds of an HTTP-date."""
+    try:
+        return parsedate_to_datetime(value or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,149 @@
+"""From an unwelcome answer to one of `pictofs.errors` (the Pictograph API contract, section 3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+from pictofs.api.key import ApiKey
+from pictofs.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    Invalid,
+    Nonsense,
+    NoSuchEntry,
+    NotSupported,
+    PictofsError,
+    QuotaSpent,
+    ServerFault,
+    Throttled,
+    TimedOut,
+    Unauthorized,
+)
+
+RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
+"""Statuses that the same request may outlive."""
+MESSAGE_MAX = 200
+"""Characters of a server's message that are shown."""
+
+_BY_STATUS: dict[int, tuple[type[PictofsError], str]] = {
+    400: (Invalid, "the request was refused"),
+    401: (Unauthorized, "the API key was refused; check PICTOGRAPH_API_KEY or make a new key"),
+    402: (QuotaSpent, "the plan's credits or limits are used up"),
+    403: (Forbidden, "the API key's role does not allow this; use a key with a higher role"),
+    404: (NoSuchEntry, "there is no such item, or the API key may not see it"),
+    405: (NotSupported, "the server has no such operation"),
+    408: (TimedOut, "the server gave up waiting"),
+    409: (Conflict, "the item's state forbids this now"),
+    410: (NoSuchEntry, "the item is gone"),
+    413: (Invalid, "the request is too large"),
+    422: (Invalid, "the request was refused"),
+    423: (Conflict, "the item is locked"),
+    429: (Throttled, "the rate limit is spent"),
+}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+_DUPLICATE = re.compile(r"already (exists|taken|in use)|duplicate", re.IGNORECASE)
+
+
+def clean(text: str) -> str:
+    """One printable line of at most MESSAGE_MAX characters of a server's words."""
+    line = " ".join(_CONTROL.sub(" ", text[: MESSAGE_MAX * 8]).split())
+    return line if len(line) <= MESSAGE_MAX else line[: MESSAGE_MAX - 3] + "..."
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that `Retry-After` asks for, a number or an HTTP-date; None if unstated. `now`: wall clock."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit() and len(value) < 10:
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def api_failure(
+    call: str,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    key: ApiKey,
+    now: float,
+) -> PictofsError:
+    """The error for an answer that is not 2xx. `call` names the request, such as `GET /datasets/`."""
+    code, words = _server_words(body)
+    kind, meaning = _kind(call, status, code, words)
+    parts = [f"{call}: {meaning} (HTTP {status})"]
+    if words:
+        parts.append(f'the server says "{clean(key.scrub(words))}"')
+    if 300 <= status < 400:
+        parts.append("redirects are not followed; check the base URL")
+    wait = retry_after(headers, now)
+    if kind is Throttled and wait is not None:
+        parts.append(f"try again in {wait:.0f} s")
+    if request_id := clean(key.scrub(headers.get("x-request-id", "")))[:80]:
+        parts.append(f"request id {request_id}")
+    message = "; ".join(parts)
+    return Throttled(message, wait) if kind is Throttled else kind(message)
+
+
+def _kind(call: str, status: int, code: str, words: str) -> tuple[type[PictofsError], str]:
+    """The class and the meaning of a status."""
+    if status == 409 and code == "dataset_cold":
+        return Conflict, "the dataset is in cold storage; restore it first"
+    # A duplicate name is 409 or 400 with words for it, depending on the route.
+    if status in (400, 409) and code != "dataset_cold" and _DUPLICATE.search(words):
+        return AlreadyExists, "an item of that name exists"
+    if status == 409 and call.startswith(("POST", "PATCH")):
+        return AlreadyExists, "an item of that name exists"
+    if status >= 500:
+        return ServerFault, "the server failed; try again later"
+    return _BY_STATUS.get(status, (Nonsense, "an answer outside the contract"))
+
+
+def _server_words(body: bytes) -> tuple[str, str]:
+    """The code and the message of an error body, in any of the shapes that the SDK knows; empty if absent.
+
+    A body that is not JSON (a proxy's HTML page) has no words worth showing.
+    """
+    try:
+        document = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return "", ""
+    if not isinstance(document, dict):
+        return "", ""
+    error = document.get("error")
+    if isinstance(error, dict):
+        code, words = _text(error.get("code")), _text(error.get("message"))
+        details = error.get("details")
+        fields = details.get("errors") if isinstance(details, dict) else None
+        return code, words + _field_words(fields)
+    detail = document.get("detail")
+    if isinstance(detail, dict):
+        return _text(detail.get("code")), _text(detail.get("message"))
+    if isinstance(detail, list):
+        return "", _field_words(detail)
+    return _text(error), _text(document.get("message")) or _text(detail) or _text(error)
+
+
+def _field_words(fields: Any) -> str:
+    """` (limit: must be at most 1000)` for a list of validation errors."""
+    if not isinstance(fields, list):
+        return ""
+    texts = []
+    for field in fields[:3]:
+        if isinstance(field, dict):
+            place = field.get("loc")
+            where = str(place[-1]) if isinstance(place, list) and place else "request"
+            texts.append(f"{where}: {_text(field.get('msg'))}")
+    return f" ({', '.join(texts)})" if texts else ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

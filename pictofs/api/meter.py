@@ -1,0 +1,132 @@
+"""What the HTTP traffic costs, and what is left of the rate limit.
+
+One request to the API is one unit of the plan's hourly limit; a download from storage is free.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
+
+from pictofs.errors import PictofsError, Throttled
+
+Host = Literal["api", "storage"]
+
+RESERVE_SHARE = 0.1
+"""The part of the hourly limit that is kept for a person at a prompt."""
+RESERVE_LEAST = 50
+"""Requests kept on the smallest plan: a listing of some datasets and a few files."""
+_WINDOW = 3600.0
+"""Seconds of the server's sliding window: no reset is believed to be further away."""
+_UNSTATED_RESET = 60.0
+"""Seconds after which an answer without a reset time is too old to hold anyone back."""
+
+_background: ContextVar[bool] = ContextVar("background", default=False)
+
+
+@contextmanager
+def background() -> Iterator[None]:
+    """Mark the requests made inside, child tasks included, as work that nobody waits for.
+
+    Such a request raises `Throttled` instead of eating the reserve.
+    """
+    token = _background.set(True)
+    try:
+        yield
+    finally:
+        _background.reset(token)
+
+
+class Meter:
+    """Counts what `Api` and `Storage` do; one per process."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[Host, str, str]] = Counter()
+        """Requests sent, retries included, by host, route template and purpose."""
+        self.bytes_in: Counter[Host] = Counter()
+        """Body bytes received, after decompression."""
+        self.errors: Counter[str] = Counter()
+        """Failures that left this package, by class name."""
+        self.retries = 0
+        self.throttles = 0
+        """Answers 429."""
+        self.connections = 0
+        """Connections opened to storage."""
+        self.limit: int | None = None
+        self.remaining: int | None = None
+        self.reset_at = 0.0
+        """Wall-clock seconds at which `remaining` is out of date."""
+        self.throttled_until = 0.0
+        """Wall-clock seconds before which the server asked for silence."""
+
+    def sent(self, host: Host, route: str) -> None:
+        """Count one request on its way."""
+        self.requests[host, route, "background" if _background.get() else "foreground"] += 1
+
+    def failed(self, error: PictofsError) -> None:
+        """Count a failure that the caller gets to see."""
+        self.errors[type(error).__name__] += 1
+
+    def throttled(self, now: float, retry_after: float | None) -> None:
+        """Count an answer 429 of the API; `retry_after` in seconds, `now` in wall-clock seconds."""
+        self.throttles += 1
+        if retry_after is not None:
+            self.throttled_until = max(self.throttled_until, now + min(retry_after, _WINDOW))
+
+    def limits(self, headers: Mapping[str, str], now: float) -> None:
+        """Remember `X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix seconds), where they are sent."""
+        remaining = _number(headers.get("x-ratelimit-remaining"))
+        if remaining is None:
+            return
+        self.limit = _number(headers.get("x-ratelimit-limit"))
+        self.remaining = remaining
+        reset = _number(headers.get("x-ratelimit-reset"))
+        self.reset_at = now + _UNSTATED_RESET if reset is None else min(float(reset), now + _WINDOW)
+
+    @property
+    def reserve(self) -> int:
+        """Requests that background work leaves to a person."""
+        return max(RESERVE_LEAST, int((self.limit or 0) * RESERVE_SHARE))
+
+    def admit(self, now: float) -> None:
+        """Raise `Throttled` where a background request would eat the reserve; foreground always passes."""
+        if not _background.get():
+            return
+        until = self.throttled_until
+        if self.remaining is not None and self.remaining <= self.reserve:
+            until = max(until, self.reset_at)
+        if now < until:
+            raise Throttled(
+                "background work waits: what is left of the rate limit is kept for interactive use",
+                retry_after=until - now,
+            )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything as JSON-ready values, for `status --json`."""
+        return {
+            "requests": [
+                {"host": host, "route": route, "purpose": purpose, "count": count}
+                for (host, route, purpose), count in sorted(self.requests.items())
+            ],
+            "bytes_in": dict(self.bytes_in),
+            "errors": dict(self.errors),
+            "retries": self.retries,
+            "throttles": self.throttles,
+            "storage_connections": self.connections,
+            "rate_limit": {
+                "limit": self.limit,
+                "remaining": self.remaining,
+                "reset_at": self.reset_at or None,
+                "reserve": self.reserve,
+            },
+        }
+
+
+def _number(text: str | None) -> int | None:
+    """A header's plain decimal number, or None."""
+    if text is None or not (text.isascii() and text.isdigit()) or len(text) > 15:
+        return None
+    return int(text)
