@@ -6,8 +6,9 @@ import base64
 import re
 from collections.abc import Awaitable, Callable, Mapping
 
-from pictofs.errors import Invalid, Nonsense, ServerFault
+from pictofs.errors import Invalid, Nonsense, PictofsError, ServerFault
 
+_STRONG_TAG = re.compile(r'"[!#-~]*"')
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -15,7 +16,7 @@ class Body:
     """The bytes of one answer, to be received in order.
 
     Made by `Storage.get` and `Api.image_stream`; `pull` gives the next piece as it comes from the wire, b""
-    at its end, and raises the transport's failures.
+    at its end, and raises the transport's failures. `failed` is told of every failure.
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class Body:
         md5: bytes | None = None,
         etag: str | None = None,
         ranged: bool = False,
+        failed: Callable[[PictofsError], None] | None = None,
     ) -> None:
         self._pull = pull
+        self._failed = failed
         self._received = 0
         self._ended = False
         self.start = start
@@ -54,6 +57,14 @@ class Body:
         Raises `ServerFault` where the body ends early or the connection breaks, `TimedOut` where nothing
         comes for too long, `Nonsense` where it is longer than announced or its framing is broken.
         """
+        try:
+            return await self._receive()
+        except PictofsError as error:
+            if self._failed is not None:
+                self._failed(error)
+            raise
+
+    async def _receive(self) -> bytes:
         if self._ended:
             return b""
         piece = await self._pull()
@@ -89,6 +100,8 @@ def range_headers(start: int, end: int | None, if_range: str | None) -> dict[str
         return {}
     headers = {"Range": f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"}
     if if_range is not None:
+        if not _STRONG_TAG.fullmatch(if_range):
+            raise Invalid("If-Range takes a strong entity tag with its quotes")
         headers["If-Range"] = if_range
     return headers
 
@@ -97,6 +110,7 @@ def described(
     status: int,
     headers: Mapping[str, str],
     pull: Callable[[], Awaitable[bytes]],
+    failed: Callable[[PictofsError], None],
     *,
     start: int,
     end: int | None,
@@ -110,18 +124,18 @@ def described(
         raise Nonsense("the server sent compressed bytes where plain ones were asked for")
     length = _content_length(headers.get("content-length"))
     etag = headers.get("etag")
-    if etag is not None and not etag.startswith('"'):
+    if etag is not None and not _STRONG_TAG.fullmatch(etag):
         etag = None
     if status == 200:
         crc32c, md5 = _hashes(headers)
-        return Body(pull, length=length, total=length, crc32c=crc32c, md5=md5, etag=etag)
+        return Body(pull, length=length, total=length, crc32c=crc32c, md5=md5, etag=etag, failed=failed)
     if status != 206 or (start == 0 and end is None):
         raise Nonsense(f"the server answered {status} to a request for the whole object")
     first, last, total = _content_range(headers.get("content-range", ""))
     size = last - first + 1
     if first != start or (end is not None and last >= end) or length not in (None, size):
         raise Nonsense(f"the server sent another range than the one from {start} to {end} that was asked for")
-    return Body(pull, start=start, length=size, total=total, etag=etag, ranged=True)
+    return Body(pull, start=start, length=size, total=total, etag=etag, ranged=True, failed=failed)
 
 
 def _content_length(value: str | None) -> int | None:

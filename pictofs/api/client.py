@@ -1,8 +1,8 @@
 """`Api`: the keyed Pictograph API, one method per call that pictofs makes.
 
 Every method raises only `pictofs.errors`: `Unauthorized`, `Forbidden`, `NoSuchEntry`, `Throttled`,
-`QuotaSpent`, `Invalid`, `Conflict` and `AlreadyExists` for the server's refusals, `ServerFault`, `TimedOut` and `Offline`
-where retries did not help, `Nonsense` for an answer outside the contract.
+`QuotaSpent`, `Invalid`, `Conflict` and `AlreadyExists` for the server's refusals, `ServerFault`, `TimedOut`
+and `Offline` where retries did not help, `Nonsense` for an answer outside the contract.
 """
 
 from __future__ import annotations
@@ -191,7 +191,12 @@ class Api:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", **range_headers(start, None, None)}
         path = f"/images/{slot(image_id)}"
         async with self._exchange.stream("/images/{image}", path, headers) as (status, answered, pull):
-            yield described(status, answered, pull, start=start, end=None)
+            try:
+                body = described(status, answered, pull, self._meter.failed, start=start, end=None)
+            except Nonsense as error:
+                self._meter.failed(error)
+                raise
+            yield body
 
     # -- exports
 

@@ -144,9 +144,6 @@ class Exchange:
 
         try:
             yield response.status_code, response.headers, pull
-        except PictofsError as error:
-            self._meter.failed(error)
-            raise
         finally:
             await response.aclose()
 
