@@ -140,10 +140,15 @@ class Shelf:
 
         Raises Corrupt when `data` has another checksum than `crc32c`, DiskFull, ShelfUnusable.
         """
-        draft = Draft(key, Place.of_key(key), self._room, self._seen, self._clock)
-        with draft.start(os.urandom(6).hex(), len(data)):
+        with self._private_draft(key, len(data)) as draft:
             draft.write(0, data)
             return draft.commit(len(data), crc32c)
+
+    def _private_draft(self, key: str, size: int) -> Draft:
+        draft = Draft(key, Place.of_key(key), self._room, self._seen, self._clock)
+        while True:
+            with suppress(Busy):  # a sweep took the file for a dead one, between its creation and its lock
+                return draft.start(os.urandom(6).hex(), size)
 
     def remove(self, key: str) -> bool:
         """Drop the blob of `key`; False when it was not here. Blocks. Raises ShelfUnusable."""
@@ -174,15 +179,14 @@ class Shelf:
         audit = Audit()
         for fan in range(FANS):
             with disk_errors("verifying"):
-                for name in [entry.name for entry in self._room.listing(fan)]:
-                    self._audit(fan, name, audit)
+                for entry in list(self._room.listing(fan)):
+                    if not entry.is_dir(follow_symlinks=False) and TEMP_MARK not in entry.name:
+                        self._audit(fan, entry.name, audit)
             report(audit)
         audit.litter += self.recount()
         return audit
 
     def _audit(self, fan: int, name: str, audit: Audit) -> None:
-        if TEMP_MARK in name:
-            return
         place = Place.of_file(fan, name)
         if place is None:
             audit.litter += self._room.remove(f"{fan:02x}/{name}", blobs=1)

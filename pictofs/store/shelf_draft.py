@@ -57,17 +57,24 @@ class Draft:
         """
         self._temp = f"{self._place.path}{TEMP_MARK}{token}"
         with disk_errors("starting a download"):
-            self.fd = self._create()
-            self._lock()
+            self._open_temp()
             try:
-                self._held = os.fstat(self.fd).st_size
-                if self._held:  # a dead process began it; none of its bytes may show through
-                    os.ftruncate(self.fd, 0)
                 self._claim(size)
             except BaseException:
                 self.abandon()
                 raise
         return self
+
+    def _open_temp(self) -> None:
+        """Have an empty, locked temp file, in place of one that a dead process may have begun."""
+        while True:
+            self.fd = self._create()
+            if not lock_temp(self._room.root, self.fd, self._temp):
+                self._close()
+                raise Busy(f"{self.key} is being downloaded")
+            if os.fstat(self.fd).st_size == 0:
+                return
+            self.abandon()
 
     def _create(self) -> int:
         try:
@@ -76,11 +83,6 @@ class Draft:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._temp[:2], 0o700, dir_fd=self._room.root)
             return os.open(self._temp, _CREATE, 0o600, dir_fd=self._room.root)
-
-    def _lock(self) -> None:
-        if not lock_temp(self._room.root, self.fd, self._temp):
-            self._close()
-            raise Busy(f"{self.key} is being downloaded")
 
     def _claim(self, size: int) -> None:
         self._room.claim(self._place.fan, self.fd, self._held, size + FOOTER_SIZE)

@@ -15,6 +15,9 @@ from pictofs.store.usage import FANS, Ledger, Lock, Reserve, ShelfUnusable, Usag
 
 _RW = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SLACK = 10  # evict a tenth more than needed: one scan then pays for many files
+# Processes with room in sight take it without waiting, so it may be gone when it was made. Not more rounds:
+# where removing files frees nothing (they are open elsewhere), the cache would be emptied in vain.
+_ROUNDS = 3
 
 
 @contextmanager
@@ -57,11 +60,18 @@ class Room:
             raise DiskFull(f"{wanted} bytes are more than the cache may hold ({self._limit})")
         with disk_errors("making room"):
             if not self._take(fan, fd, wanted, need):
-                self._evict(need)
-                if not self._take(fan, fd, wanted, need):
-                    raise DiskFull(
-                        "the cache can't make room: its bound or the free space to keep is reached"
-                    )
+                self._flush_uses()
+                with self._eviction:
+                    self._take_by_evicting(fan, fd, wanted, need)
+
+    def _take_by_evicting(self, fan: int, fd: int, wanted: int, need: int) -> None:
+        """Take room that is made by removing the blobs unused for longest; one process at a time."""
+        for _ in range(_ROUNDS):
+            if self._take(fan, fd, wanted, need):  # at first: whom we waited for has made room
+                return
+            self._evict(need)
+        if not self._take(fan, fd, wanted, need):
+            raise DiskFull("the cache can't make room: its bound or the free space to keep is reached")
 
     def _take(self, fan: int, fd: int, wanted: int, need: int) -> bool:
         with self.ledger as ledger:
@@ -192,22 +202,17 @@ class Room:
     def _evict(self, need: int) -> None:
         """Remove the blobs unused for longest until `need` bytes fit and a tenth of the bound is free.
 
-        One process evicts at a time. Removes none when all of them would not be enough.
+        Removes none when all of them would not be enough.
         """
-        self._flush_uses()
-        with self._eviction:
-            with self.ledger as ledger:
-                if self._excess(ledger, need) <= 0:
-                    return  # the process that we waited for has made room
-            times, sizes = array("d"), array("q")
-            for fan in range(FANS):
-                self._recount(fan, times, sizes)
-            with self.ledger as ledger:
-                excess = self._excess(ledger, need)
-            evictable = sum(sizes)
-            if 0 < excess <= evictable:
-                target = min(evictable, excess + min(self._limit, evictable) // _SLACK)
-                self._drop(target, _cutoff(times, sizes, target))
+        times, sizes = array("d"), array("q")
+        for fan in range(FANS):
+            self._recount(fan, times, sizes)
+        with self.ledger as ledger:
+            excess = self._excess(ledger, need)
+        evictable = sum(sizes)
+        if 0 < excess <= evictable:
+            target = min(evictable, excess + min(self._limit, evictable) // _SLACK)
+            self._drop(target, _cutoff(times, sizes, target))
 
     def _drop(self, target: int, cutoff: float) -> None:
         """Remove blobs last used at `cutoff` or before until `target` bytes are gone.

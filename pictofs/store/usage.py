@@ -20,6 +20,7 @@ _BLOCK = 4096
 _PAGE = FANS * 16  # bytes of the ledger: 256 byte counts, then 256 file counts, each int64
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL = 0.002  # seconds between two attempts at another process's lock
+_LONG = 0.005  # seconds of holding a lock after which the holder lets the others have a turn
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS |= {unit + "I": 1024**power for power, unit in enumerate("KMGT", 1)}
 
@@ -79,6 +80,7 @@ class Lock:
         self._name = name
         self._patience = patience
         self._thread = threading.Lock()
+        self._since = 0.0
         self.fd = -1
 
     def __enter__(self) -> Self:
@@ -89,6 +91,7 @@ class Lock:
         except BaseException:
             self._thread.release()
             raise
+        self._since = time.monotonic()
         return self
 
     def _acquire(self) -> None:
@@ -108,8 +111,11 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        tired = time.monotonic() - self._since > _LONG
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         self._thread.release()
+        if tired:  # a scan takes the lock again at once, and those who poll would never get it
+            time.sleep(2 * _POLL)
 
     def close(self) -> None:
         """Give the descriptor back."""
