@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import queue
 import re
+import select
 import shutil
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NoReturn
 
 from pictofs.errors import Conflict, Invalid, MountFailed, NoSuchEntry, TimedOut
 
@@ -31,7 +30,6 @@ FUSE_CONF = Path("/etc/fuse.conf")
 DEVICE = Path("/dev/fuse")
 
 State = Literal["live", "stale", "silent"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,35 +90,62 @@ def resolve(path: Path) -> Path:
     return Path(os.path.realpath(above))
 
 
-def within(seconds: float, ask: Callable[[], T]) -> T:
-    """What `ask` returns or raises, in a thread that is left behind when it takes too long.
+def within(seconds: float, ask: Callable[[], bytes]) -> bytes:
+    """What `ask`, which touches a mount, returns; asked in a process that is left behind if it hangs.
+
+    A thread won't do: the kernel lets no process end while a thread of it waits for an answer that a mount's
+    process has begun to work on.
 
     Raises:
         TimedOut: no answer within `seconds`.
+        OSError: the one that `ask` raised.
     """
-    answers: queue.SimpleQueue[tuple[bool, T | BaseException]] = queue.SimpleQueue()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _answer(ask, writer)
+    os.close(writer)
+    chunks = []
+    end = time.monotonic() + seconds
+    with open(reader, "rb", buffering=0) as stream:
+        while select.select([stream], [], [], max(0.0, end - time.monotonic()))[0]:
+            if chunk := stream.read(65536):
+                chunks.append(chunk)
+                continue
+            os.waitpid(pid, 0)
+            answer = b"".join(chunks)
+            failed = int.from_bytes(answer[:4], "little") if answer else errno.EIO
+            if failed:
+                raise OSError(failed, os.strerror(failed))
+            return answer[4:]
+    raise TimedOut(f"no answer within {seconds:g} s")
 
-    def run() -> None:
-        try:
-            answers.put((True, ask()))
-        except BaseException as error:
-            answers.put((False, error))
 
-    threading.Thread(target=run, daemon=True).start()
+def _answer(ask: Callable[[], bytes], writer: int) -> NoReturn:
+    """The forked process of `within`: sends the errno or 0 in four bytes, then the answer."""
     try:
-        good, answer = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimedOut(f"no answer within {seconds:g} s") from None
-    if good:
-        return answer  # type: ignore[return-value]
-    raise answer  # type: ignore[misc]
+        null = os.open(os.devnull, os.O_RDWR)
+        for target in range(3):  # whoever reads our output must not wait for a process that hangs
+            os.dup2(null, target)
+        try:
+            failed, answer = 0, ask()
+        except OSError as error:
+            failed, answer = error.errno or errno.EIO, b""
+        with open(writer, "wb") as stream:
+            stream.write(failed.to_bytes(4, "little") + answer)
+    finally:
+        os._exit(0)
 
 
 def state_of(path: Path, seconds: float = PROBE_SECONDS) -> State:
     """How the mount at `path` is: live, stale (its process is gone) or silent (it does not answer)."""
+
+    def ask() -> bytes:
+        os.statvfs(path)  # not stat: the kernel answers it from its cache after the process is gone
+        return b""
+
     try:
-        # Not stat: the kernel answers it from its cache after the process is gone.
-        within(seconds, lambda: os.statvfs(path))
+        within(seconds, ask)
     except TimedOut:
         return "silent"
     except OSError as error:

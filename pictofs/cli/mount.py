@@ -74,8 +74,12 @@ def _announce(settings: MountSettings) -> None:
 
 
 def _check_answers(settings: MountSettings) -> None:
+    def ask() -> bytes:
+        (settings.mountpoint / ".pictofs").stat()
+        return b""
+
     try:
-        mounts.within(mounts.PROBE_SECONDS, (settings.mountpoint / ".pictofs").stat)
+        mounts.within(mounts.PROBE_SECONDS, ask)
     except (OSError, TimedOut) as error:
         raise MountFailed(
             f"{settings.mountpoint} was mounted and does not answer ({error}); "

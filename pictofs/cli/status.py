@@ -48,11 +48,12 @@ def status(
 def facts(path: Path) -> Facts:
     """What is known of the mount at `path`, without ever waiting long for it."""
     state = mounts.state_of(path)
-    document = _read_status(path) if state == "live" else None
+    document = read_status(path) if state == "live" else None
     return {"mountpoint": str(path), "state": state, "status": document}
 
 
-def _read_status(path: Path) -> Facts | None:
+def read_status(path: Path) -> Facts | None:
+    """The status.json of the mount at `path`; None where it can't be read."""
     try:
         document = json.loads(mounts.within(mounts.PROBE_SECONDS, (path / ".pictofs/status.json").read_bytes))
     except (OSError, TimedOut, ValueError):

@@ -1,0 +1,52 @@
+"""The command line's side of the socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pictofs.errors import Nonsense, Offline, PictofsError, TimedOut
+
+
+def request(path: Path, message: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
+    """Send `message` to the mount that listens at `path`; yield its progress, and last what holds `done`.
+
+    Nothing is sent before the first `next`. `timeout`: seconds that each line may take.
+
+    Raises:
+        Offline: nobody listens there, or the mount ended meanwhile.
+        TimedOut: a line took too long.
+        PictofsError: the mount's own error, with its exit code.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout)
+        try:
+            connection.connect(str(path))
+            connection.sendall(json.dumps(message).encode() + b"\n")
+            for line in connection.makefile("rb"):
+                answer = _parse(line)
+                yield answer
+                if answer.get("done"):
+                    return
+        except TimeoutError:
+            raise TimedOut(f"the mount did not answer within {timeout:g} s") from None
+        except OSError as error:
+            raise Offline(f"the mount can't be talked to at {path}: {error.strerror}") from None
+    raise Offline("the mount ended before it answered")
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        raise Nonsense("the mount answered with something else than JSON") from None
+    if not isinstance(answer, dict):
+        raise Nonsense("the mount answered with something else than an object")
+    if "error" in answer:
+        failure = PictofsError(str(answer["error"]))
+        failure.exit_code = int(answer.get("exit_code", 1))
+        raise failure
+    return answer

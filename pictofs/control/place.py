@@ -1,0 +1,49 @@
+"""Where a mount's socket lies: in a folder that nobody else can enter or replace."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from pictofs.errors import Forbidden
+
+MAX_PATH = 100
+"""Bytes. The kernel takes 107 of a unix socket's path."""
+
+
+def new_socket(mountpoint: Path, cache_dir: Path, environ: Mapping[str, str]) -> Path:
+    """A free path for the socket of this process' mount, its folder made.
+
+    In `$XDG_RUNTIME_DIR/pictofs`, else `CACHE_DIR/run`, else, where that is too long, `/tmp/pictofs-<uid>`.
+
+    Raises:
+        Forbidden: the folder is not ours alone.
+        OSError: it can't be made.
+    """
+    digest = hashlib.blake2b(os.fsencode(mountpoint), digest_size=6).hexdigest()
+    name = f"{os.getpid()}-{digest}.sock"
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    # One that is gone (su, cron) is not made anew: that is the login manager's to do.
+    lasting = os.path.isabs(runtime) and os.path.isdir(runtime)
+    folder = Path(runtime, "pictofs") if lasting else cache_dir / "run"
+    if len(os.fsencode(folder / name)) > MAX_PATH:
+        folder = Path(f"/tmp/pictofs-{os.geteuid()}")  # noqa: S108 - one of another user's is refused
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    check_private(folder)
+    return folder / name
+
+
+def check_private(folder: Path) -> None:
+    """Raise Forbidden unless `folder` is a real folder of ours that is closed to everyone else."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise Forbidden(f"{folder} is no folder (a symbolic link?): remove it")
+    if found.st_uid != os.geteuid():
+        raise Forbidden(
+            f"{folder} belongs to another user: remove it, or set XDG_RUNTIME_DIR to a folder of yours"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise Forbidden(f"{folder} is open to other users: chmod 700 {folder}")

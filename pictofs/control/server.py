@@ -1,0 +1,160 @@
+"""The mount's side of the socket."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import struct
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from pictofs.errors import Conflict, Forbidden, Invalid, PictofsError
+
+MAX_LINE = 65536
+MAX_CONNECTIONS = 16
+IDLE_SECONDS = 30.0
+"""How long a peer may take to send a request, or to take an answer."""
+
+Request = Mapping[str, Any]
+Handler = Callable[[Request], Awaitable[Mapping[str, Any]] | AsyncGenerator[Mapping[str, Any], None]]
+"""An async function that returns the answer, or an async generator that yields progress."""
+
+_log = logging.getLogger("pictofs.control")
+
+
+class ControlServer:
+    """Answers requests by `handlers`, by the name of the operation."""
+
+    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+        self.path = path
+        self._handlers = handlers
+        self._connections = 0
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen at `path` until cancelled; started once a client can connect. The socket goes at the end.
+
+        Raises:
+            OSError: the socket can't be made.
+        """
+        with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+            # What lies there is of a dead process that had our id: the folder is ours alone.
+            self.path.unlink(missing_ok=True)
+            await listening.bind(str(self.path))
+            try:
+                self.path.chmod(0o600)
+                listening.listen(MAX_CONNECTIONS)
+                task_status.started()
+                await trio.serve_listeners(self._connected, [trio.SocketListener(listening)])
+            finally:
+                self.path.unlink(missing_ok=True)
+
+    async def _connected(self, stream: trio.SocketStream) -> None:
+        peer = _Peer(stream)
+        self._connections += 1
+        try:
+            async with stream:
+                if not peer.may_command():
+                    await peer.send_error("this mount belongs to another user", Forbidden.exit_code)
+                elif self._connections > MAX_CONNECTIONS:
+                    await peer.send_error("too many requests at once: try again", Conflict.exit_code)
+                else:
+                    while (line := await peer.read_line()) is not None:
+                        await self._respond(peer, line)
+        except _PeerGone:
+            _log.debug("A client left before its answer")
+        finally:
+            self._connections -= 1
+
+    async def _respond(self, peer: _Peer, line: bytes) -> None:
+        try:
+            await self._run(peer, _parse(line))
+        except PictofsError as error:
+            await peer.send_error(str(error), error.exit_code)
+        except _PeerGone:
+            raise
+        except Exception:
+            _log.exception("A request from the command line failed by a bug")
+            await peer.send_error("unexpected error, which is a bug: see the mount's log", 1)
+
+    async def _run(self, peer: _Peer, request: Request) -> None:
+        handler = self._handlers.get(request["op"])
+        if handler is None:
+            known = ", ".join(sorted(self._handlers))
+            raise Invalid(f"this mount knows no operation {request['op']!r}, only {known}")
+        answer = handler(request)
+        if isinstance(answer, AsyncGenerator):
+            async with contextlib.aclosing(answer) as progress:
+                async for item in progress:
+                    await peer.send(item)
+            await peer.send({"done": True})
+        else:
+            await peer.send({**await answer, "done": True})
+
+
+class _PeerGone(Exception):
+    """The client closed, reset or stalled."""
+
+
+class _Peer:
+    """A connected client."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._pending = bytearray()
+
+    def may_command(self) -> bool:
+        """Whether the peer's process is of our user, or root's."""
+        size = struct.calcsize("3i")
+        credentials = self._stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        _, uid, _ = struct.unpack("3i", credentials)
+        return uid in (0, os.geteuid())
+
+    async def read_line(self) -> bytes | None:
+        """The next line; None at the end. A line that is too long is the last one."""
+        with self._bounded():
+            while (end := self._pending.find(b"\n")) < 0:
+                if len(self._pending) > MAX_LINE:
+                    await self.send_error(f"a request is at most {MAX_LINE} bytes", Invalid.exit_code)
+                    raise _PeerGone
+                chunk = await self._stream.receive_some(MAX_LINE)
+                if not chunk:
+                    return None
+                self._pending += chunk
+        line = bytes(self._pending[:end])
+        del self._pending[: end + 1]
+        return line
+
+    async def send(self, message: Mapping[str, Any]) -> None:
+        """Send one object as a line."""
+        line = json.dumps(message).encode() + b"\n"
+        with self._bounded():
+            await self._stream.send_all(line)
+
+    async def send_error(self, message: str, exit_code: int) -> None:
+        """Send what ends a conversation's turn badly."""
+        await self.send({"error": message, "exit_code": exit_code})
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _bounded() -> Iterator[None]:
+        try:
+            with trio.fail_after(IDLE_SECONDS):
+                yield
+        except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+            raise _PeerGone from None
+
+
+def _parse(line: bytes) -> Request:
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        request = None
+    if not isinstance(request, dict) or not isinstance(request.get("op"), str):
+        raise Invalid('a request is one JSON object a line, with the operation as "op"')
+    return request
