@@ -141,6 +141,7 @@ def described(
 def _content_length(value: str | None) -> int | None:
     if value is None:
         return None
+    value = value.strip()
     if not (value.isascii() and value.isdigit() and len(value) <= 18):
         raise Nonsense("the server sent a Content-Length that is no length")
     return int(value)

@@ -120,7 +120,7 @@ class Connection:
         parser = httptools.HttpResponseParser(told)
         try:
             parser.feed_data(self._buffer[: end + 4])
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             raise Nonsense(f"the storage host's answer is not HTTP: {error}") from error
         self._buffer = self._buffer[end + 4 :]
         self._frame(parser, told)
