@@ -69,7 +69,8 @@ class Room:
         for _ in range(_ROUNDS):
             if self._take(fan, fd, wanted, need):  # at first: whom we waited for has made room
                 return
-            self._evict(need)
+            if not self._evict(need):
+                break
         if not self._take(fan, fd, wanted, need):
             raise DiskFull("the cache can't make room: its bound or the free space to keep is reached")
 
@@ -199,11 +200,14 @@ class Room:
         finally:
             os.close(fd)
 
-    def _evict(self, need: int) -> None:
+    def _evict(self, need: int) -> bool:
         """Remove the blobs unused for longest until `need` bytes fit and a tenth of the bound is free.
 
-        Removes none when all of them would not be enough.
+        False, and none is removed, when all of them would not be enough.
         """
+        with self.ledger as ledger:
+            if self._excess(ledger, need) > ledger.taken:
+                return False  # without a scan: on a disk that others filled, every download comes here
         times, sizes = array("d"), array("q")
         for fan in range(FANS):
             self._recount(fan, times, sizes)
@@ -213,6 +217,7 @@ class Room:
         if 0 < excess <= evictable:
             target = min(evictable, excess + min(self._limit, evictable) // _SLACK)
             self._drop(target, _cutoff(times, sizes, target))
+        return excess <= evictable
 
     def _drop(self, target: int, cutoff: float) -> None:
         """Remove blobs last used at `cutoff` or before until `target` bytes are gone.

@@ -127,7 +127,7 @@ class Lock:
 class Ledger(Lock):
     """The bytes and blobs in each fan-out directory, temp files included, for all processes of the shelf.
 
-    Read and change it inside `with ledger:` only (7 us), together with the files that it counts. Raise a
+    Read and change it inside `with ledger:` only (12 us), together with the files that it counts. Raise a
     count before its file grows and lower it after the file is gone: a crash between leaves it too high,
     never too low, until the next recount.
     """

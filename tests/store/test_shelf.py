@@ -18,6 +18,7 @@ from pictofs.clock import SystemClock
 from pictofs.errors import Corrupt, DiskFull, Invalid, PictofsError
 from pictofs.store.blob import FOOTER_SIZE, Place
 from pictofs.store.shelf import Audit, Busy, Reserve, Shelf, ShelfUnusable
+from pictofs.store.shelf_room import lock_temp
 from pictofs.store.usage import charge
 
 KEY = "0192f0c4-7a1b-7c3d-8e4f-001122334455"
@@ -328,6 +329,29 @@ def test_a_wrong_checksum_or_length_is_never_published(shelf, root):
         shelf.put(KEY, b"data", 1234)
     assert shelf.open(KEY) is None
     assert shelf.usage().bytes == on_disk(root) == 0
+
+
+def test_a_shorter_transfer_than_announced_keeps_only_its_room(shelf, root):
+    with shelf.draft(KEY, 1 << 20) as draft:
+        draft.write(0, b"data")
+        draft.commit(4, None).close()
+    assert shelf.usage().bytes == on_disk(root) == 4096
+    other = reopened(root)
+    assert read(other, KEY) == b"data"
+    other.close()
+
+
+def test_a_temp_file_that_lost_its_name_locks_nothing(tmp_path):
+    temp, folder = tmp_path / "aa~", os.open(tmp_path, os.O_RDONLY)
+    with open(temp, "wb") as old:
+        temp.unlink()
+        assert lock_temp(folder, old.fileno(), temp.name) is False
+        with open(temp, "wb") as new:
+            assert lock_temp(folder, old.fileno(), temp.name) is False
+            assert lock_temp(folder, new.fileno(), temp.name) is True
+            with open(temp, "wb") as late:
+                assert lock_temp(folder, late.fileno(), temp.name) is False
+    os.close(folder)
 
 
 def test_the_same_content_stored_twice_counts_once(shelf, root):

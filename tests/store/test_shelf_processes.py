@@ -17,7 +17,7 @@ from shelf_worker import content
 from pictofs.clock import SystemClock
 from pictofs.errors import DiskFull
 from pictofs.store.shelf import Busy, Reserve, Shelf, ShelfUnusable
-from pictofs.store.usage import charge
+from pictofs.store.usage import Lock, charge
 
 WORKER = Path(__file__).with_name("shelf_worker.py")
 LIMIT = 40 * 28_672  # about two thirds of what the workers' sixty keys take
@@ -167,6 +167,22 @@ def test_eviction_spares_a_live_download_and_takes_a_dead_one(tmp_path):
         shelf.put(f"{number:02x}", b"data", None).close()
     assert list(root.glob("??/*~")) == []
     assert on_disk(root) == shelf.usage().bytes <= 10 * 4096
+    shelf.close()
+
+
+def test_a_stopped_process_that_holds_the_locks_delays_no_read(tmp_path):
+    root = tmp_path / "shelf"
+    shelf = shelf_at(root)
+    shelf.put("aa", b"data", None).close()
+    with frozen(root):
+        with shelf.open("aa") as blob:
+            assert blob.pread(0, 4) == b"data"
+        assert shelf.open("bb") is None
+        descriptor = os.open(root, os.O_RDONLY)
+        with pytest.raises(ShelfUnusable, match="held too long"), Lock(descriptor, "usage", patience=0.01):
+            pass
+        os.close(descriptor)
+    assert shelf.usage().files == 1
     shelf.close()
 
 
