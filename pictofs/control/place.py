@@ -13,6 +13,8 @@ from pictofs.errors import Forbidden
 MAX_PATH = 100
 """Bytes. The kernel takes 107 of a unix socket's path."""
 
+SHORT = Path(f"/tmp/pictofs-{os.geteuid()}")  # noqa: S108 - one of another user's making is refused
+
 
 def new_socket(mountpoint: Path, cache_dir: Path, environ: Mapping[str, str]) -> Path:
     """A free path for the socket of this process' mount, its folder made.
@@ -30,7 +32,7 @@ def new_socket(mountpoint: Path, cache_dir: Path, environ: Mapping[str, str]) ->
     lasting = os.path.isabs(runtime) and os.path.isdir(runtime)
     folder = Path(runtime, "pictofs") if lasting else cache_dir / "run"
     if len(os.fsencode(folder / name)) > MAX_PATH:
-        folder = Path(f"/tmp/pictofs-{os.geteuid()}")  # noqa: S108 - one of another user's is refused
+        folder = SHORT
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     check_private(folder)
     return folder / name

@@ -110,10 +110,13 @@ class _Peer:
 
     def may_command(self) -> bool:
         """Whether the peer's process is of our user, or root's."""
-        size = struct.calcsize("3i")
+        return self.uid() in (0, os.geteuid())
+
+    def uid(self) -> int:
+        """The user of the peer's process, as the kernel saw it connect."""
+        size = struct.calcsize("3i")  # struct ucred: pid, uid, gid
         credentials = self._stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        _, uid, _ = struct.unpack("3i", credentials)
-        return uid in (0, os.geteuid())
+        return int(struct.unpack("3i", credentials)[1])
 
     async def read_line(self) -> bytes | None:
         """The next line; None at the end. A line that is too long is the last one."""

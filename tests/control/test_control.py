@@ -1,0 +1,305 @@
+"""The operator's socket: who may use it, and that nothing sent to it ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pictofs.control import place, server
+from pictofs.control.client import request
+from pictofs.control.server import ControlServer, Request
+from pictofs.errors import Forbidden, Invalid, Nonsense, NoSuchEntry, Offline, PictofsError, TimedOut
+
+
+async def echo(message: Request) -> Mapping[str, Any]:
+    return {"you": message.get("text")}
+
+
+async def count(message: Request) -> AsyncGenerator[Mapping[str, Any], None]:
+    for number in range(message["to"]):
+        yield {"number": number}
+    if message.get("fail"):
+        raise NoSuchEntry("no more numbers")
+
+
+async def bug(message: Request) -> Mapping[str, Any]:
+    raise ZeroDivisionError
+
+
+async def odd(message: Request) -> Mapping[str, Any]:
+    return {"odd": object()}
+
+
+HANDLERS: Mapping[str, server.Handler] = {"echo": echo, "count": count, "bug": bug, "odd": odd}
+
+
+@asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[Path]:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlServer(path, HANDLERS).serve)
+        yield path
+        nursery.cancel_scope.cancel()
+    assert not await trio.Path(path).exists()
+
+
+async def ask(path: Path, message: Mapping[str, Any], timeout: float = 10) -> list[dict[str, Any]]:
+    return await trio.to_thread.run_sync(lambda: list(request(path, message, timeout)))
+
+
+async def talk(path: Path, sent: bytes) -> list[dict[str, Any]]:
+    """What the server says to raw bytes, until it closes."""
+    stream = await trio.open_unix_socket(str(path))
+    async with stream:
+        try:
+            await stream.send_all(sent)
+            await stream.send_eof()
+        except trio.BrokenResourceError:
+            pass
+        said = b""
+        try:
+            async for chunk in stream:
+                said += chunk
+        except trio.BrokenResourceError:
+            pass
+    return [json.loads(line) for line in said.splitlines()]
+
+
+async def test_an_answer(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as path:
+        assert await ask(path, {"op": "echo", "text": "hé\n\udcff"}) == [{"you": "hé\n\udcff", "done": True}]
+
+
+async def test_progress_then_done(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as path:
+        assert await ask(path, {"op": "count", "to": 2}) == [{"number": 0}, {"number": 1}, {"done": True}]
+
+
+async def test_an_error_keeps_its_exit_code(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as path:
+        with pytest.raises(PictofsError, match="no more numbers") as caught:
+            await ask(path, {"op": "count", "to": 1, "fail": True})
+        assert caught.value.exit_code == NoSuchEntry.exit_code
+        with pytest.raises(PictofsError, match=r"no operation 'x', only bug, count, echo, odd") as caught:
+            await ask(path, {"op": "x"})
+        assert caught.value.exit_code == Invalid.exit_code
+
+
+async def test_a_bug_is_logged_and_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(tmp_path / "s") as path:
+        for operation in ("bug", "odd"):
+            with pytest.raises(PictofsError, match="which is a bug"):
+                await ask(path, {"op": operation})
+        assert await ask(path, {"op": "echo"})
+    assert "ZeroDivisionError" in caplog.text
+    assert "not JSON serializable" in caplog.text
+
+
+async def test_several_requests_on_one_connection(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as path:
+        said = await talk(path, b'{"op":"echo","text":1}\nnonsense\n{"op":"echo","text":2}\n{"op":"echo"')
+    assert [answer.get("you") for answer in said] == [1, None, 2]
+    assert "one JSON object a line" in said[1]["error"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"op":1}',
+        b'{"op":null}',
+        b"\xff\xfe",
+        b"[" * 60000,
+        b"9" * 60000,
+        b"\x00",
+    ],
+)
+async def test_malformed_requests(tmp_path: Path, line: bytes) -> None:
+    async with serving(tmp_path / "s") as path:
+        (answer,) = await talk(path, line + b"\n")
+        assert answer["exit_code"] == Invalid.exit_code
+        assert await ask(path, {"op": "echo"})
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.lists(
+        st.binary(max_size=200)
+        | st.recursive(st.none() | st.integers() | st.text(), lambda c: st.dictionaries(st.text(), c)).map(
+            lambda value: json.dumps(value).encode() + b"\n"
+        )
+    )
+)
+def test_garbage(tmp_path: Path, parts: list[bytes]) -> None:
+    async def main() -> None:
+        async with serving(tmp_path / "s") as path:
+            sent = b"".join(parts)
+            said = await talk(path, sent)
+            assert len(said) == sent.count(b"\n")
+            assert all("error" in answer for answer in said)
+            assert await ask(path, {"op": "echo"})
+
+    trio.run(main)
+
+
+async def test_a_line_without_end(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as path:
+        said = await talk(path, b"x" * 1_000_000)
+        assert all("at most" in answer["error"] for answer in said)
+        assert await ask(path, {"op": "echo"})
+
+
+async def test_a_client_that_leaves_early(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as path:
+        stream = await trio.open_unix_socket(str(path))
+        await stream.send_all(b'{"op":"count","to":100000}\n')
+        await stream.aclose()
+        assert await ask(path, {"op": "echo"})
+
+
+async def test_a_silent_client_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.05)
+    async with serving(tmp_path / "s") as path, await trio.open_unix_socket(str(path)) as stream:
+        with trio.fail_after(10):
+            assert await stream.receive_some(100) == b""
+
+
+async def test_a_client_that_does_not_read_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "IDLE_SECONDS", 0.2)
+    async with serving(tmp_path / "s") as path, await trio.open_unix_socket(str(path)) as stream:
+        await stream.send_all(b'{"op":"count","to":1000000}\n')
+        await trio.sleep(0.5)
+        with trio.fail_after(10):
+            said = b"".join([chunk async for chunk in stream])
+    assert b'"done"' not in said
+
+
+async def test_too_many_clients(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as path:
+        streams = [await trio.open_unix_socket(str(path)) for _ in range(server.MAX_CONNECTIONS)]
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(PictofsError, match="too many"):
+            await ask(path, {"op": "echo"})
+        for stream in streams:
+            await stream.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await ask(path, {"op": "echo"})
+
+
+async def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server._Peer, "uid", lambda self: os.geteuid() + 1)
+    async with serving(tmp_path / "s") as path:
+        with pytest.raises(PictofsError, match="another user") as caught:
+            await ask(path, {"op": "echo"})
+    assert caught.value.exit_code == Forbidden.exit_code
+
+
+async def test_only_the_owner_can_open_the_socket(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as path:
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_dead_processs_socket_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "s"))
+    async with serving(tmp_path / "s") as path:
+        assert await ask(path, {"op": "echo"})
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    with pytest.raises(Offline, match="can't be talked to"):
+        list(request(tmp_path / "s", {"op": "echo"}, 1))
+
+
+@pytest.fixture
+def rude(tmp_path: Path) -> Iterator[tuple[Path, list[bytes]]]:
+    """A server that answers any request with the bytes in the list, and closes."""
+    answers: list[bytes] = []
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                for answer in answers:
+                    connection.sendall(answer)
+                if not answers:
+                    connection.recv(1000)  # silence until the client leaves
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield tmp_path / "s", answers
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b"\n", Nonsense),
+        (b"[]\n", Nonsense),
+        (b'{"number":1}\n', Offline),
+        (b'{"done":true', Nonsense),
+        (b'{"error":"x","exit_code":9}\n', PictofsError),
+    ],
+)
+def test_a_rude_server(rude: tuple[Path, list[bytes]], answer: bytes, kind: type[Exception]) -> None:
+    path, answers = rude
+    answers.append(answer)
+    with pytest.raises(kind):
+        list(request(path, {"op": "echo"}, 10))
+
+
+def test_a_silent_server(rude: tuple[Path, list[bytes]]) -> None:
+    with pytest.raises(TimedOut):
+        list(request(rude[0], {"op": "echo"}, 0.1))
+
+
+def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime, cache = tmp_path / "run", tmp_path / "cache"
+    runtime.mkdir()
+    mountpoint = Path("/m")
+    first = place.new_socket(mountpoint, cache, {"XDG_RUNTIME_DIR": str(runtime)})
+    assert first.parent == runtime / "pictofs"
+    assert first.parent.stat().st_mode & 0o777 == 0o700
+    assert str(os.getpid()) in first.name
+    for environ in ({}, {"XDG_RUNTIME_DIR": "relative"}, {"XDG_RUNTIME_DIR": str(tmp_path / "gone")}):
+        assert place.new_socket(mountpoint, cache, environ).parent == cache / "run"
+    monkeypatch.setattr(place, "SHORT", tmp_path / "short")
+    far = place.new_socket(mountpoint, tmp_path / ("x" * 100), {})
+    assert far.parent == tmp_path / "short"
+    assert place.new_socket(Path("/n"), cache, {}) != place.new_socket(mountpoint, cache, {})
+
+
+def test_a_folder_that_is_not_ours_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+
+    def refused(words: str) -> None:
+        with pytest.raises(Forbidden, match=words):
+            place.new_socket(Path("/m"), tmp_path, {})
+
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    run.symlink_to("elsewhere")
+    refused("symbolic link")
+    run.unlink()
+    run.mkdir(mode=0o755)
+    refused("chmod 700")
+    run.chmod(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    refused("another user")
