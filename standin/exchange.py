@@ -1,0 +1,108 @@
+"""One request on the wire: answering it by the rules, or by hand on the bare connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Any, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+#: Where the connection of a request is found in its ASGI scope.
+TRANSPORT = "standin.transport"
+
+
+@dataclass(slots=True)
+class Collected:
+    """A whole answer, held back to be changed."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def header(self, name: bytes) -> bytes | None:
+        """The value of a header, or None."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    def set_header(self, name: bytes, value: bytes) -> None:
+        """Replace a header."""
+        self.headers = [(key, kept) for key, kept in self.headers if key.lower() != name] + [(name, value)]
+
+
+class Exchange:
+    """A request that waits for its answer, and the app that would give it."""
+
+    def __init__(self, app: App, scope: Any, receive: Receive, send: Send) -> None:
+        self._app = app
+        self.scope = scope
+        self._receive = receive
+        self.send = send
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The connection."""
+        transport: asyncio.Transport = self.scope[TRANSPORT]
+        return transport
+
+    async def proceed(self, send: Send | None = None) -> None:
+        """Let the app answer, through `send` where given."""
+        await self._app(self.scope, self._receive, send or self.send)
+
+    async def collect(self) -> Collected:
+        """The app's answer, not sent."""
+        held = Collected(500, [], b"")
+        parts: list[bytes] = []
+
+        async def hold(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                held.status, held.headers = message["status"], list(message.get("headers", []))
+            else:
+                parts.append(message.get("body", b""))
+
+        await self.proceed(hold)
+        held.body = b"".join(parts)
+        return held
+
+    async def answer(self, answer: Collected) -> None:
+        """Send an answer; its length header is made to fit its body."""
+        answer.set_header(b"content-length", str(len(answer.body)).encode())
+        await self.send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await self.send({"type": "http.response.body", "body": answer.body})
+
+    async def write_raw(self, answer: Collected, body: bytes) -> None:
+        """Send the head of an answer as it is, and any body under it; then the connection must end."""
+        phrase = HTTPStatus(answer.status).phrase
+        lines = [f"HTTP/1.1 {answer.status} {phrase}".encode()]
+        lines += [key + b": " + value for key, value in answer.headers]
+        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+
+    async def flush(self) -> None:
+        """Wait until what was written is with the operating system."""
+        # The transport has no event for a buffer that ran empty.
+        while self.transport.get_write_buffer_size() and not self.transport.is_closing():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    async def reset(self) -> None:
+        """End the connection with RST."""
+        sock = self.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+        await self.gone()
+
+    async def close(self) -> None:
+        """End the connection in the ordinary way after what was written."""
+        self.transport.close()
+        await self.gone()
+
+    async def gone(self) -> None:
+        """Wait until the connection has ended, whoever ended it."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass

@@ -1,0 +1,148 @@
+"""`/directories`: virtual directories. The root has no row."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from standin.dataset import Dataset, Selection, within
+from standin.records import Directory
+from standin.routes.registry import on
+from standin.routing import Answer, Call, bad_request, conflict, data, not_found
+from standin.wire import DirectoryCounts, directory_row
+
+
+def clean_path(path: str) -> str:
+    """A directory path in its canonical form: a leading slash, none at the end; 400 for a strange one."""
+    parts = [part for part in path.split("/") if part]
+    if any(part in (".", "..") or "\0" in part for part in parts):
+        raise bad_request(f"Invalid directory path '{path}'")
+    return "/" + "/".join(parts)
+
+
+def _counts(call: Call, dataset: Dataset) -> DirectoryCounts:
+    return DirectoryCounts(dataset.select(Selection(granted=call.granted(dataset))))
+
+
+def _visible(call: Call, dataset: Dataset) -> list[Directory]:
+    granted = call.granted(dataset)
+    rows = dataset.directories.values()
+    return [row for row in rows if granted is None or within(row.path, granted)]
+
+
+@on("GET", "/directories/{dataset}", query="parent_path")
+def listing(call: Call) -> Answer:
+    """`GET /directories/{dataset}`: a bare array; `parent_path` narrows to the children, "" to the top."""
+    dataset, parent = call.dataset(), call.query.get("parent_path")
+    rows = _visible(call, dataset)
+    if parent is not None:
+        rows = [row for row in rows if row.parent == clean_path(parent)]
+    counts = _counts(call, dataset)
+    return Answer([directory_row(row, dataset, call.organization, counts, read=True) for row in rows])
+
+
+@on("GET", "/directories/{dataset}/tree")
+def tree(call: Call) -> Answer:
+    """`GET /directories/{dataset}/tree`: a bare array of nested nodes."""
+    dataset = call.dataset()
+    counts = _counts(call, dataset)
+    nodes: dict[str, dict[str, Any]] = {}
+    tops: list[dict[str, Any]] = []
+    for row in sorted(_visible(call, dataset), key=lambda row: row.path.count("/")):
+        node = nodes[row.path] = {
+            "id": row.id,
+            "name": row.name,
+            "full_path": row.path,
+            "image_count": counts.direct.get(row.path, 0),
+            "nested_image_count": counts.nested.get(row.path, 0),
+            "children": [],
+        }
+        above = nodes.get(row.parent)
+        (tops if above is None else above["children"]).append(node)
+    return Answer(tops)
+
+
+def _row(call: Call, dataset: Dataset) -> Directory:
+    path = f"/{call.params['path']}"
+    row = dataset.directories.get(path)
+    if row is None or row not in _visible(call, dataset):
+        raise not_found(f"Directory '{path}' not found")
+    return row
+
+
+@on("GET", "/directories/{dataset}/{path:path}/stats", query="include_subdirectories")
+def stats(call: Call) -> Answer:
+    """`GET /directories/{dataset}/{path}/stats`: a bare object of totals."""
+    dataset = call.dataset()
+    row = _row(call, dataset)
+    below = dataset.below(row.path) if call.flag("include_subdirectories", default=True) else []
+    paths = {row.path, *(each.path for each in below)}
+    images = [image for image in dataset.select(Selection()) if image.directory_path in paths]
+    return Answer(
+        {
+            "total_directories": len(below),
+            "total_images": len(images),
+            "total_size_bytes": sum(image.file_size for image in images),
+            "directories_by_status": Counter(image.status for image in images),
+        }
+    )
+
+
+class NewDirectory(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /directories/`."""
+
+    dataset: str
+    directory_path: str
+
+
+@on("POST", "/directories/", role="member")
+def create(call: Call) -> Answer:
+    """`POST /directories/`: makes it with its parents; an existing one is returned."""
+    wanted = call.body(NewDirectory)
+    dataset, path = call.dataset(wanted.dataset), clean_path(wanted.directory_path)
+    existed = path in dataset.directories
+    row = dataset.make_directory(path, call.clock())
+    if row is None:
+        raise bad_request("The root directory always exists")
+    if not existed:
+        call.organization.changed(dataset, "dataset")
+    counts = _counts(call, dataset)
+    body = directory_row(row, dataset, call.organization, counts, read=False)
+    return data(body, 200 if existed else 201)
+
+
+class NewName(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `PATCH /directories/{dataset}/{path}/rename`."""
+
+    new_name: str
+
+
+@on("PATCH", "/directories/{dataset}/{path:path}/rename", role="member")
+def rename(call: Call) -> Answer:
+    """`PATCH /directories/{dataset}/{path}/rename`: all below moves along; 409 when the name is taken."""
+    dataset, name = call.dataset(), call.body(NewName).new_name
+    row = _row(call, dataset)
+    if not name or "/" in name or name in (".", ".."):
+        raise bad_request("A directory name is one path segment")
+    target = f"{row.parent.rstrip('/')}/{name}"
+    if target in dataset.directories and target != row.path:
+        raise conflict(f"Directory '{target}' already exists")
+    call.organization.rename_directory(dataset, row.path, name)
+    counts = _counts(call, dataset)
+    return data(directory_row(row, dataset, call.organization, counts, read=False))
+
+
+@on("DELETE", "/directories/{dataset}/{path:path}", role="member", query="cascade")
+def delete(call: Call) -> Answer:
+    """`DELETE /directories/{dataset}/{path}`: only an empty one; `cascade=true` moves its images up."""
+    dataset = call.dataset()
+    row = _row(call, dataset)
+    occupied = any(image.directory_path == row.path for image in dataset.images.values())
+    if dataset.below(row.path):
+        raise bad_request("Directory has subdirectories")
+    if occupied and not call.flag("cascade"):
+        raise bad_request("Directory is not empty")
+    moved = call.organization.remove_directory(dataset, row.path)
+    return Answer({"success": True, "directory_id": row.id, "images_moved": moved})

@@ -1,0 +1,41 @@
+"""The table that the route modules fill, and what several of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from standin.dataset import Dataset
+from standin.organization import Organization
+from standin.routing import Answer, Call, Table, conflict
+from standin.signing import Signer
+
+table = Table()
+on = table.on
+
+
+def page(call: Call, rows: Sequence[Any], total: int, limit: int, offset: int) -> Answer:
+    """A page in its envelope, `{"data": [...], "pagination": {...}}`."""
+    paging = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(rows) < total}
+    return Answer({"data": rows, "pagination": paging})
+
+
+def refuse_cold(dataset: Dataset) -> None:
+    """409 `dataset_cold` for what a frozen dataset does not allow."""
+    if dataset.storage_class == "coldline" or dataset.storage_state != "idle":
+        raise conflict(f"Dataset '{dataset.name}' is in cold storage; restore it first", "dataset_cold")
+
+
+def object_of(image_id: str) -> str:
+    """The storage object that holds an image's bytes."""
+    return f"images/{image_id}"
+
+
+def sign_object(signer: Signer, name: str) -> str:
+    """A signed URL to read one object."""
+    return signer.batch()(name)
+
+
+def announce(organization: Organization, kind: str, dataset: Dataset, name: str | None = None) -> str:
+    """Note a finished background job of a dataset; its id."""
+    return organization.add_job(kind, dataset.id, name).id

@@ -1,0 +1,166 @@
+"""Both hosts on ports of 127.0.0.1, in a thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from standin.api import Api
+from standin.clock import Clock
+from standin.exchange import TRANSPORT, App
+from standin.faults import Faults
+from standin.log import Log
+from standin.organization import Organization
+from standin.signing import Signer
+from standin.spec import Spec
+from standin.storage import Storage
+from standin.switches import Switches
+
+
+class Protocol(HttpToolsProtocol):
+    """Uvicorn's HTTP/1.1, which also tells the application the connection: faults act on it."""
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        self.scope[TRANSPORT] = self.transport  # type: ignore[literal-required]
+
+
+class _Host:
+    """One listening application."""
+
+    def __init__(self, listener: socket.socket, app: App) -> None:
+        self._listener = listener
+        self._config = Config(app, lifespan="off", log_config=None, access_log=False, ws="none")
+        self._config.timeout_keep_alive = 75
+        self._config.load()
+        self._state = ServerState()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen."""
+        loop = asyncio.get_running_loop()
+        make: Callable[[], Protocol] = lambda: Protocol(self._config, self._state, {}, loop)  # noqa: E731
+        self._server = await loop.create_server(make, sock=self._listener, backlog=1024)
+
+    async def stop(self) -> None:
+        """Listen no more, end every connection, and with them the requests that are under way."""
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+        tasks = list(self._state.tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class StandIn:
+    """A running stand-in: `with StandIn(spec, storage_latency=0.02) as s: ...`.
+
+    Takes a spec or an organization and any field of `Switches`. The ports are the operating system's
+    choice unless given.
+    """
+
+    def __init__(
+        self, made_of: Organization | Spec, *, api_port: int = 0, storage_port: int = 0, **switches: Any
+    ) -> None:
+        self.organization = made_of.build() if isinstance(made_of, Spec) else made_of
+        for name, value in switches.items():
+            if name not in Switches.__dataclass_fields__:
+                raise TypeError(f"no such switch: {name}")
+            setattr(self.organization.switches, name, value)
+        self.log = Log()
+        self.faults = Faults()
+        self._ports = (api_port, storage_port)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failure: BaseException | None = None
+        self._stopping: asyncio.Event | None = None
+        self._listening = threading.Event()
+        self.api_url = self.storage_url = ""
+
+    @property
+    def switches(self) -> Switches:
+        """The behaviour, which may be changed at any time."""
+        return self.organization.switches
+
+    @property
+    def clock(self) -> Clock:
+        """The time of both hosts."""
+        return self.organization.clock
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Role to the secret of its first key."""
+        keys: dict[str, str] = {}
+        for key in self.organization.keys.values():
+            keys.setdefault(key.role, key.secret)
+        return keys
+
+    def start(self) -> StandIn:
+        """Listen on both ports; returns when both do."""
+        self._thread = threading.Thread(target=self._run, name="standin", daemon=True)
+        self._thread.start()
+        self._listening.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def stop(self) -> None:
+        """End both hosts and every connection."""
+        if self._loop is not None and self._stopping is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def __enter__(self) -> StandIn:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as problem:
+            self._failure = problem
+            self._listening.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        api, storage = (_listener(port) for port in self._ports)
+        self.api_url, self.storage_url = _origin(api), _origin(storage)
+        signer = Signer(self.storage_url, self.clock, self.switches)
+        hosts = (
+            _Host(api, Api(self.organization, signer, self.api_url, self.log, self.faults)),
+            _Host(storage, Storage(self.organization, signer, self.log, self.faults)),
+        )
+        for host in hosts:
+            await host.start()
+        self._listening.set()
+        await self._stopping.wait()
+        for host in hosts:
+            await host.stop()
+
+
+def _listener(port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    return listener
+
+
+def _origin(listener: socket.socket) -> str:
+    host, port = listener.getsockname()
+    return f"http://{host}:{port}"

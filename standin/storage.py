@@ -1,0 +1,196 @@
+"""The storage host: signed GET, HEAD and PUT of objects, in the manner of Google's.
+
+This is a bare ASGI callable without layers, because benchmarks measure clients against it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from email.utils import formatdate
+from typing import Any
+from xml.sax.saxutils import escape
+
+from standin import content
+from standin.content import Body, Stored
+from standin.exchange import App, Headers, Receive, Send
+from standin.faults import Faults
+from standin.identity import is_uuid
+from standin.log import Log, Request
+from standin.organization import Organization
+from standin.records import Image
+from standin.routes.images import byte_range
+from standin.signing import BUCKET, Signer, Verdict
+
+_WHOLE = 1 << 20
+_PIECE = 1 << 18
+_PREFIX = f"/{BUCKET}/"
+
+
+class Storage:
+    """The ASGI application of the storage host."""
+
+    def __init__(self, organization: Organization, signer: Signer, log: Log, faults: Faults) -> None:
+        self._organization = organization
+        self._signer = signer
+        self._log = log
+        self._faults = faults
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        leaked = b"x-api-key" in headers or b"authorization" in headers
+        asked = headers.get(b"range")
+        path: str = scope["raw_path"].decode("latin-1")
+        record = self._log.enter(
+            Request(
+                "storage",
+                scope["method"],
+                path,
+                scope["query_string"].decode("latin-1"),
+                leaked,
+                asked.decode("latin-1") if asked else None,
+            )
+        )
+        scope["standin.record"], scope["standin.headers"] = record, headers
+        if leaked:
+            self._log.leak(record)
+        app: App = self._answer
+        if self._faults:
+            app = self._faults.around(app, "storage", record.method, path, None)
+        latency = self._organization.switches.storage_latency
+        if latency:
+            await asyncio.sleep(latency)
+        await app(scope, receive, send)
+
+    async def _answer(self, scope: Any, receive: Receive, send: Send) -> None:
+        record: Request = scope["standin.record"]
+        if record.has_key:
+            await _refuse(send, record, 400, "InvalidArgument", "A credential was sent to storage")
+            return
+        if record.method not in ("GET", "HEAD", "PUT") or not record.path.startswith(_PREFIX):
+            await _refuse(send, record, 404, "NoSuchBucket", "The specified bucket does not exist")
+            return
+        name = record.path[len(_PREFIX) :]
+        signed_for = "PUT" if record.method == "PUT" else "GET"
+        verdict = self._signer.judge(signed_for, name, scope["query_string"])
+        if verdict is not Verdict.GOOD:
+            expired = verdict is Verdict.EXPIRED
+            status = self._organization.switches.expired_status if expired else 403
+            await _refuse(send, record, status, verdict.value, "The signature is not valid for this request")
+        elif signed_for == "PUT":
+            await self._put(name, scope, receive, send)
+        else:
+            await self._get(name, scope, send)
+
+    async def _get(self, name: str, scope: Any, send: Send) -> None:
+        record: Request = scope["standin.record"]
+        found = self._find(name)
+        if found is None:
+            await _refuse(send, record, 404, "NoSuchKey", "The specified key does not exist")
+            return
+        headers = self._headers(found)
+        body: Body = found.body() if isinstance(found, Image) else found
+        cut = self._cut(scope["standin.headers"], body)
+        start, stop, status = 0, body.size, 200
+        if cut is not None:
+            start, stop, status = *cut, 206
+            if start >= stop:
+                headers.append((b"content-range", b"bytes */%d" % body.size))
+                await _send(send, record, 416, headers, b"")
+                return
+            headers.append((b"content-range", b"bytes %d-%d/%d" % (start, stop - 1, body.size)))
+        if stop - start > _WHOLE or record.method == "HEAD":
+            await _stream(send, record, status, headers, body=body, cut=(start, stop))
+        elif isinstance(found, Image) and found.blob is None and status == 200:
+            whole = content.whole(found.seed, found.size, found.look, found.png)
+            await _send(send, record, status, headers, whole)
+        else:
+            await _send(send, record, status, headers, body.read(start, stop))
+
+    def _find(self, name: str) -> Image | Stored | None:
+        kind, _, identifier = name.partition("/")
+        if kind == "images" and is_uuid(identifier):
+            return self._organization.images.get(identifier)
+        return self._organization.blobs.get(name)
+
+    def _cut(self, headers: dict[bytes, bytes], body: Body) -> tuple[int, int] | None:
+        """The range that is asked for, unless the object is not the one the client thinks it is."""
+        asked = headers.get(b"range")
+        if asked is None or not self._organization.switches.storage_range:
+            return None
+        known = headers.get(b"if-range")
+        if known is not None and known.decode("latin-1") != body.etag():
+            return None
+        return byte_range(asked.decode("latin-1"), body.size)
+
+    def _headers(self, found: Image | Stored) -> Headers:
+        switches = self._organization.switches
+        image = found if isinstance(found, Image) else None
+        body = found.body() if isinstance(found, Image) else found
+        moment = image.created_at if image else 1.0
+        headers = [
+            (b"content-type", image.content_type.encode() if image else b"application/zip"),
+            (b"etag", body.etag().encode()),
+            (b"x-goog-generation", b"%d" % (moment * 1_000_000)),
+            (b"last-modified", formatdate(moment, usegmt=True).encode()),
+        ]
+        if switches.storage_range:
+            headers.append((b"accept-ranges", b"bytes"))
+        if switches.hash_header:
+            headers.append((b"x-goog-hash", image.crc32c() if image else content.crc32c(body)))
+            if switches.md5_header:
+                headers.append((b"x-goog-hash", content.md5(body)))
+        return headers
+
+    async def _put(self, name: str, scope: Any, receive: Receive, send: Send) -> None:
+        record: Request = scope["standin.record"]
+        parts: list[bytes] = []
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            parts.append(message.get("body", b""))
+            more = message.get("more_body", False)
+        data = b"".join(parts)
+        announced = scope["standin.headers"].get(b"content-length")
+        if announced is not None and int(announced) != len(data):
+            return
+        declared = self._organization.declared_types.get(name)
+        if declared is not None and scope["standin.headers"].get(b"content-type", b"").decode() != declared:
+            await _refuse(send, record, 403, Verdict.WRONG.value, "Content-Type differs from the signed one")
+            return
+        with self._organization.lock:
+            self._organization.blobs[name] = Stored(data)
+        await _send(send, record, 200, [], b"")
+
+
+async def _send(send: Send, record: Request, status: int, headers: Headers, body: bytes) -> None:
+    record.status, record.bytes = status, len(body)
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(
+    send: Send, record: Request, status: int, headers: Headers, *, body: Body, cut: tuple[int, int]
+) -> None:
+    """Send a part of a body piece by piece, so that it is never whole in memory."""
+    record.status, record.bytes = status, cut[1] - cut[0]
+    headers.append((b"content-length", b"%d" % record.bytes))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    places: Iterable[int] = () if record.method == "HEAD" else range(*cut, _PIECE)
+    for place in places:
+        piece = body.read(place, min(place + _PIECE, cut[1]))
+        await send({"type": "http.response.body", "body": piece, "more_body": place + _PIECE < cut[1]})
+    if not places:
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _refuse(send: Send, record: Request, status: int, code: str, message: str) -> None:
+    """An error as XML, the way Google's storage puts it."""
+    error = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
+    text = f"<?xml version='1.0' encoding='UTF-8'?>{error}"
+    headers = [(b"content-type", b"application/xml; charset=UTF-8")]
+    await _send(send, record, status, headers, text.encode())
