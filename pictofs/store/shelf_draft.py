@@ -69,12 +69,16 @@ class Draft:
         """Have an empty, locked temp file, in place of one that a dead process may have begun."""
         while True:
             self.fd = self._create()
-            if not lock_temp(self._room.root, self.fd, self._temp):
+            try:
+                if not lock_temp(self._room.root, self.fd, self._temp):
+                    raise Busy(f"{self.key} is being downloaded")
+                if os.fstat(self.fd).st_size == 0:
+                    return
+                self._room.remove(self._temp, blobs=0)
+            except BaseException:
                 self._close()
-                raise Busy(f"{self.key} is being downloaded")
-            if os.fstat(self.fd).st_size == 0:
-                return
-            self.abandon()
+                raise
+            self._close()
 
     def _create(self) -> int:
         try:
