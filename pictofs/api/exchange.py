@@ -112,7 +112,7 @@ class Exchange:
             request = self._request(method, path, params=params, json=json, headers=headers)
             response = await self._open(name, request, safe=safe)
             try:
-                body = await self._read(name, response, safe=safe)
+                body = await self._read(name, response, safe=safe, limit=BODY_MAX)
             finally:
                 await response.aclose()
             return Answer(body, _date(response.headers.get("date")))
@@ -203,7 +203,7 @@ class Exchange:
         # 429 says that the request was not processed: it may be repeated even where a 502 may not.
         return _Failed(error, again=status == 429 or (safe and status in RETRYABLE), asked=asked)
 
-    async def _read(self, name: str, response: httpx.Response, *, safe: bool, limit: int = BODY_MAX) -> bytes:
+    async def _read(self, name: str, response: httpx.Response, *, safe: bool, limit: int) -> bytes:
         """The whole body, decompressed. Raises `_Failed`."""
         pieces: list[bytes] = []
         size = 0

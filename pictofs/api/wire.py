@@ -68,14 +68,14 @@ class _ItemRow(msgspec.Struct):
 def datasets(body: bytes) -> Page[Dataset]:
     """The rows of `GET /datasets/`. Raises `Nonsense`."""
     payload, envelope = _open(body, "datasets")
-    rows, received = _rows(payload, dict[str, Any])
+    rows, received = _rows(payload, dict)
     return _page(_kept("dataset", rows, received, _dataset), received, envelope)
 
 
 def dataset(body: bytes) -> Dataset:
     """The one row of `GET /datasets/{dataset}` and of the calls that change one. Raises `Nonsense`."""
     payload, _ = _open(body, "dataset", "project")
-    row = _dataset(_as(payload, dict[str, Any]))
+    row = _dataset(_as(payload, dict))
     if row is None:
         raise Nonsense("the API sent a dataset without id or name")
     return row
@@ -86,7 +86,7 @@ def dataset_images(body: bytes) -> tuple[Dataset, Page[Image]]:
     payload, _ = _open(body, "dataset")
     fields = _fields(payload)
     embedded = fields.pop("images", None)
-    row = _dataset({name: _as(value, Any) for name, value in fields.items()})
+    row = _dataset({name: _value(value) for name, value in fields.items()})
     if row is None:
         raise Nonsense("the API sent a dataset without id or name")
     if embedded is None or embedded == msgspec.Raw(b"null"):
@@ -166,7 +166,7 @@ def signed_urls(body: bytes, signing: Signing) -> list[SignedUrl]:
 def export(body: bytes) -> Export:
     """The row of `GET /exports/{export}` and of its creation. Raises `Nonsense`."""
     payload, _ = _open(body, "export")
-    row = _as(payload, dict[str, Any])
+    row = _as(payload, dict)
     name, status = _word(row.get("name")), _word(row.get("status"))
     if not name or not status:
         raise Nonsense("the API sent an export without name or status")
@@ -183,7 +183,7 @@ def download_url(body: bytes) -> str:
     """The signed URL of `GET /exports/{export}/download`. Raises `Nonsense`."""
     payload, envelope = _open(body, "download_url")
     row = envelope if "download_url" in envelope else _fields(payload)
-    url = _as(row.get("download_url"), Any)
+    url = _value(row.get("download_url"))
     if not isinstance(url, str) or not url:
         raise Nonsense("the API sent no download URL")
     return url
@@ -294,9 +294,9 @@ def _confidence(value: Any) -> float | None:
 
 def _page(rows: list[T], received: int, envelope: dict[str, Any]) -> Page[T]:
     """A page with the paging facts of its envelope, in either generation."""
-    facts = _as(envelope.get("pagination"), Any)
+    facts = _value(envelope.get("pagination"))
     if type(facts) is not dict:
-        facts = {name: _as(envelope.get(name), Any) for name in ("total", "has_more")}
+        facts = {name: _value(envelope.get(name)) for name in ("total", "has_more")}
     total, has_more = facts.get("total"), facts.get("has_more")
     return Page(
         rows=rows,
@@ -346,20 +346,36 @@ def _rows(payload: Any, kind: type[T]) -> tuple[list[T], int]:
         payload = _lenient(bytes(payload))
     if not isinstance(payload, list):
         raise Nonsense("the API sent something else where a list of rows is due")
-    return [msgspec.convert(row, kind) for row in payload if isinstance(row, dict)], len(payload)
+    return [_made(row, kind) for row in payload if isinstance(row, dict)], len(payload)
 
 
-def _as(value: Any, kind: Any) -> Any:
-    """One value as `kind`: a Raw is decoded, anything else has been. Raises `Nonsense`."""
+def _as(value: Any, kind: type[T]) -> T:
+    """One object as `kind`: a Raw is decoded, anything else has been. Raises `Nonsense`."""
+    if isinstance(value, msgspec.Raw):
+        try:
+            return msgspec.json.decode(value, type=kind)
+        except (ValueError, RecursionError):
+            value = _lenient(bytes(value))
+    if not isinstance(value, dict):
+        raise Nonsense("the API sent something else where an object is due")
+    return _made(value, kind)
+
+
+def _made(row: dict[str, Any], kind: type[T]) -> T:
+    """A decoded object as `kind`. `msgspec.convert` does not take a key with a lone surrogate."""
+    if kind is dict:
+        return row  # type: ignore[return-value]
+    return kind(**{name: row[name] for name in kind.__struct_fields__ if name in row})  # type: ignore[attr-defined]
+
+
+def _value(value: Any) -> Any:
+    """One value, whatever it is. Raises `Nonsense`."""
+    if not isinstance(value, msgspec.Raw):
+        return value
     try:
-        if isinstance(value, msgspec.Raw):
-            try:
-                return msgspec.json.decode(value, type=kind)
-            except (ValueError, RecursionError):
-                value = _lenient(bytes(value))
-        return value if kind is Any else msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise Nonsense("the API sent something else where an object is due") from error
+        return msgspec.json.decode(value)
+    except (ValueError, RecursionError):
+        return _lenient(bytes(value))
 
 
 def _fields(payload: Any) -> dict[str, Any]:

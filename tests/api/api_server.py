@@ -80,7 +80,7 @@ class Server:
     async def until_idle(self) -> None:
         """Wait until every client has closed."""
         with trio.fail_after(2):
-            while self.open:
+            while self.open:  # noqa: ASYNC110 - also what the kernel has not told yet
                 await trio.sleep(0.001)
 
 

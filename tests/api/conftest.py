@@ -41,9 +41,26 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContex
     folder: Path = tmp_path_factory.mktemp("tls")
     cert, private = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-days", "2", "-subj", "/CN=test", "-keyout", str(private), "-out", str(cert)]
-        + ["-addext", "subjectAltName=IP:127.0.0.1,DNS:storage.example"],
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=test",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1,DNS:storage.example",
+            "-keyout",
+            str(private),
+            "-out",
+            str(cert),
+        ],
         check=True,
         capture_output=True,
     )

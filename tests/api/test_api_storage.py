@@ -7,7 +7,6 @@ import gc
 import os
 import ssl
 from collections.abc import AsyncIterator
-from collections.abc import Awaitable, Callable
 
 import google_crc32c
 import pytest
@@ -326,7 +325,7 @@ class TestFaults:
             await server.until_idle()
 
     async def test_nobody_listens(self, storage: Storage) -> None:
-        with pytest.raises(Offline, match="127.0.0.1"):
+        with pytest.raises(Offline, match=r"127\.0\.0\.1"):
             await fetched(storage, "http://127.0.0.1:1/x")
 
     async def test_no_such_host(self, storage: Storage) -> None:

@@ -1,0 +1,43 @@
+"""The key shows itself to nobody who does not ask for it by name."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+from conftest import SECRET
+
+from pictofs.api.key import ApiKey
+from pictofs.errors import Invalid
+
+
+def test_it_is_masked() -> None:
+    key = ApiKey(f"  {SECRET}\n")
+    assert key.reveal() == SECRET
+    for shown in (repr(key), str(key), f"{key}", repr([key])):
+        assert "pk_live_..." in shown
+        assert SECRET[8:12] not in shown
+    assert repr(ApiKey("other")) == "ApiKey(...)"
+
+
+@pytest.mark.parametrize(
+    "secret", ["", " ", "\t\n", "pk live", "pk\x00", "pk\nlive", "schlüssel", "pk_\u200b", "\ud800"]
+)
+def test_what_no_header_carries(secret: str) -> None:
+    with pytest.raises(Invalid, match="PICTOGRAPH_API_KEY") as caught:
+        ApiKey(secret)
+    assert not secret.strip() or secret not in str(caught.value)
+
+
+def test_equality_and_hash() -> None:
+    assert ApiKey("a") == ApiKey("a") != ApiKey("b")
+    assert ApiKey("a") != "a"
+    assert len({ApiKey("a"), ApiKey("a")}) == 1
+
+
+def test_it_is_not_pickled() -> None:
+    with pytest.raises(TypeError):
+        pickle.dumps(ApiKey("a"))
+    with pytest.raises(TypeError):
+        copy.copy(ApiKey("a"))
