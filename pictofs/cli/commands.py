@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from pictofs import __version__
+from pictofs.cli import cache
+from pictofs.cli.demo import demo
 from pictofs.cli.mount import mount
+from pictofs.cli.refresh import refresh
 from pictofs.cli.status import status
 from pictofs.cli.unmount import unmount
 
@@ -41,3 +44,6 @@ def _root(
 app.command()(mount)
 app.command()(unmount)
 app.command()(status)
+app.command()(refresh)
+app.command()(demo)
+app.add_typer(cache.app, name="cache")

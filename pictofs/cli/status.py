@@ -24,7 +24,7 @@ Facts = dict[str, Any]
 
 def status(
     mountpoint: Annotated[
-        Path | None, typer.Argument(metavar="[MOUNTPOINT]", show_default=False, help="Only this mount.")
+        Path | None, typer.Argument(metavar="MOUNTPOINT", show_default=False, help="Only this mount.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", metavar="", help="Print a JSON array for programs.")

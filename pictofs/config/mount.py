@@ -149,6 +149,11 @@ class MountSettings:
                 "or --allow-plain-http if you trust every network on the way"
             )
 
+    @property
+    def shelf_dir(self) -> Path:
+        """Where the content shelf is; the catalog lies next to it."""
+        return self.cache_dir / "content"
+
     @classmethod
     def load(
         cls, mountpoint: Path, given: Mapping[str, str | bool | None], environ: Mapping[str, str]

@@ -1,0 +1,64 @@
+"""`pictofs cache`."""
+
+# ruff: noqa: PLC0415 - the store is imported only by who opens it, never for --help
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from pictofs.cli.options import CacheDir
+from pictofs.cli.words import bytes_text
+from pictofs.config import MountSettings
+from pictofs.errors import NoSuchEntry
+
+if TYPE_CHECKING:
+    from pictofs.store.shelf import Shelf
+
+app = typer.Typer(help="Look at the local cache, check it, empty it.")
+
+
+@app.command()
+def info(cache_dir: CacheDir = None) -> None:
+    """Show what the cache takes."""
+    shelf, root = _open(cache_dir)
+    usage = shelf.usage()
+    taken, free = bytes_text(usage.bytes), bytes_text(usage.free)
+    print(f"{root}: {taken} in {usage.files} files; its disk has {free} free")
+
+
+@app.command()
+def verify(cache_dir: CacheDir = None) -> int:
+    """Read every cached file and remove what is damaged. Mounts may go on meanwhile.
+
+    Exits with 1 when anything was damaged; it is fetched anew when next read.
+    """
+    shelf, root = _open(cache_dir)
+    audit = shelf.verify(lambda _: None)
+    print(
+        f"{root}: {audit.blobs} files, {bytes_text(audit.bytes)}; "
+        f"removed {audit.damaged} damaged files and {audit.litter} unfinished ones"
+    )
+    return int(audit.damaged > 0)
+
+
+@app.command()
+def clear(cache_dir: CacheDir = None) -> None:
+    """Remove all cached image and annotation bytes; listings stay. Mounts may go on meanwhile."""
+    shelf, root = _open(cache_dir)
+    print(f"{root}: removed {shelf.clear()} files")
+
+
+def _open(cache_dir: str | None) -> tuple[Shelf, Path]:
+    from pictofs.clock import SystemClock
+    from pictofs.store.shelf import Reserve, Shelf
+
+    settings = MountSettings.load(Path("/"), {"cache_dir": cache_dir}, os.environ)
+    root = settings.shelf_dir
+    if not root.exists():
+        raise NoSuchEntry(f"there is no cache in {settings.cache_dir}: name another by --cache-dir")
+    shelf = Shelf(root, limit=settings.cache_size, reserve=Reserve(), clock=SystemClock())
+    return shelf, root

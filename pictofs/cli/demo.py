@@ -1,0 +1,134 @@
+"""`pictofs demo`: a stand-in for the server, a mount of it, and a tour."""
+
+# ruff: noqa: PLC0415 - rich is imported only where something is shown
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pictofs.app import mounts
+from pictofs.cli.mount import run
+from pictofs.config import MountSettings
+from pictofs.config.setting import lookup
+from pictofs.config.values import is_loopback
+from pictofs.errors import Conflict, Forbidden, MountFailed, PictofsError
+
+STAND_IN_SECONDS = 30.0
+_REAL_KEY = re.compile(r"pk_[a-z]+_\S{32,}")
+
+
+def demo(
+    mountpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="MOUNTPOINT", show_default=False, help="A new temporary folder by default."),
+    ] = None,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", metavar="", help="Stay until Ctrl-C or SIGTERM, also without a terminal."),
+    ] = False,
+) -> None:
+    """Show a mount of a made-up organization that runs on this machine: no account, no key, no network."""
+    refuse_the_real_world(os.environ)
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    mounts.check_machine(allow_other=False)
+    root = Path(tempfile.mkdtemp(prefix="pictofs-demo-"))
+    try:
+        path = mounts.resolve(mountpoint) if mountpoint else _new_folder(root / "mnt")
+        mounts.prepare(path)
+        with _stand_in() as (url, key), _mounted(path, root / "cache", url, key):
+            _show(path, stay=keep or (sys.stdin.isatty() and sys.stdout.isatty()))
+    finally:
+        if not isinstance(sys.exc_info()[1], PictofsError):  # its message may name the log in there
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def refuse_the_real_world(environ: Mapping[str, str]) -> None:
+    """Raise Forbidden where the environment points to a real account.
+
+    The demo uses neither, but whoever runs it with them may believe that it shows their data.
+    """
+    host = lookup(environ, "PICTOGRAPH_BASE_URL")
+    if host and not is_loopback(host):
+        raise Forbidden(
+            "the demo talks to this machine only, and PICTOGRAPH_BASE_URL names another: "
+            "env -u PICTOGRAPH_BASE_URL pictofs demo"
+        )
+    if _REAL_KEY.match(lookup(environ, "PICTOGRAPH_API_KEY") or ""):
+        raise Forbidden(
+            "the demo takes no real key, and PICTOGRAPH_API_KEY looks like one: "
+            "env -u PICTOGRAPH_API_KEY pictofs demo, or pictofs mount for your own data"
+        )
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _new_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@contextlib.contextmanager
+def _stand_in() -> Iterator[tuple[str, str]]:
+    """A running stand-in: its API's URL and a key of its own making."""
+    # Its own session: Ctrl-C at the terminal is ours to handle, the mount goes first.
+    process = subprocess.Popen(
+        [sys.executable, "-m", "standin", "--preset", "sample"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        ready = select.select([process.stdout], [], [], STAND_IN_SECONDS)[0]
+        line = process.stdout.readline() if ready else b""
+        if not line:
+            raise MountFailed("the stand-in for the server did not start")
+        said = json.loads(line)
+        yield said["api"], said["keys"]["viewer"]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def _mounted(path: Path, cache: Path, url: str, key: str) -> Iterator[None]:
+    given = {"base_url": url, "cache_dir": str(cache), "cache_size": "1GB"}
+    run(MountSettings.load(path, given, {}), key)
+    try:
+        yield
+    finally:
+        if mounts.mount_at(path):
+            try:
+                mounts.unmount(path)
+            except Conflict:  # somebody's shell is in it
+                mounts.unmount(path, lazy=True)
+
+
+def _show(path: Path, *, stay: bool) -> None:
+    from pictofs.cli.tour import farewell, tour
+
+    tour(path)
+    if not stay:
+        return
+    farewell(path)
+    with contextlib.suppress(KeyboardInterrupt):
+        while mounts.mount_at(path):
+            time.sleep(0.5)
