@@ -51,7 +51,7 @@ def farewell(mountpoint: Path) -> None:
         f"du -sh {place}/datasets/*",
         f"grep -l stop -r {place}/datasets/street-signs/annotations/night",
     ):
-        console.print(Text(f"  {command}", style="cyan"))
+        console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
 
 
 def _examples(mountpoint: Path) -> dict[str, str]:
@@ -63,13 +63,13 @@ def _examples(mountpoint: Path) -> dict[str, str]:
 
 def _step(console: Console, mountpoint: Path, remark: str, command: str) -> None:
     console.print(Text(remark, style="bold"))
-    console.print(Text(f"$ {command}", style="cyan"))
+    console.print(Text(f"$ {command}", style="cyan"), soft_wrap=True)
     done = subprocess.run(  # noqa: S602 - our own words, in a shell as a person would type them
         command, shell=True, cwd=mountpoint, text=True, errors="replace", capture_output=True, check=False
     )
     lines = (done.stdout + done.stderr).splitlines()
     for line in lines[:LINES]:
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=True)
     if len(lines) > LINES:
         console.print(Text(f"... and {len(lines) - LINES} more lines", style="dim"))
 
