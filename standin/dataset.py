@@ -153,7 +153,7 @@ class Dataset:
             return None
         found = self.directories.get(path)
         if found is None:
-            self.make_directory(path.rsplit("/", 1)[0] or "/", moment)
+            self.make_directory(path.rpartition("/")[0] or "/", moment)
             found = Directory(uuid_for("directory", self.id, path), path, moment, moment)
             self.directories[path] = found
         return found
@@ -164,7 +164,7 @@ class Dataset:
 
     def move_directory(self, old: str, new: str, moment: float) -> Directory:
         """Rename a directory with all below it; directory ids stay."""
-        self.make_directory(new.rsplit("/", 1)[0] or "/", moment)
+        self.make_directory(new.rpartition("/")[0] or "/", moment)
         moved = [self.directories[old], *self.below(old)]
         for row in moved:
             del self.directories[row.path]

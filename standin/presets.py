@@ -1,10 +1,11 @@
-"""Organizations to start with: `sample` for a demonstration, `nasty` for whatever a server may say."""
+"""Organizations to start with: `sample` for a demonstration, `nasty` for whatever a server may say,
+`small` for quick tests, `bench` for measurements."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from standin import content
+from standin import content, nasty
 from standin.identity import uuid_for
 from standin.organization import Organization
 from standin.shapes import SCENE_CLASSES, hash_of, lowest_confidence, scene_count
@@ -58,6 +59,7 @@ def _sample(organization: Organization) -> None:
 
 PRESETS: dict[str, Callable[[], Spec]] = {
     "sample": lambda: Spec(finish=_sample),
+    "nasty": lambda: Spec(finish=nasty.fill),
     "small": lambda: Spec((DatasetSpec("small", images=12, size=20_000, directories=3),)),
     "bench": Spec.uniform,
 }

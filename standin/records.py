@@ -80,12 +80,12 @@ class Directory:
     @property
     def name(self) -> str:
         """The last segment."""
-        return self.path.rsplit("/", 1)[1]
+        return self.path.rpartition("/")[2]
 
     @property
     def parent(self) -> str:
         """The path of the directory above; `/` at the top."""
-        return self.path.rsplit("/", 1)[0] or "/"
+        return self.path.rpartition("/")[0] or "/"
 
 
 @dataclass(slots=True)

@@ -137,7 +137,7 @@ class Call:
     # The query.
 
     def number(self, name: str, default: int, cap: int | None = None, least: int = 0) -> int:
-        """An integer of the query within its bounds; over the cap is 422, or clamped where the switch says."""
+        """An integer of the query; over the cap it is 422, or clamped where the switch says so."""
         text = self.query.get(name)
         if text is None:
             return default

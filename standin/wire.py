@@ -123,7 +123,7 @@ class DirectoryCounts:
             path = place
             while path not in ("", "/"):
                 self.nested[path] = self.nested.get(path, 0) + count
-                path = path.rsplit("/", 1)[0]
+                path = path.rpartition("/")[0]
 
 
 def directory_row(

@@ -1,6 +1,27 @@
-"""The API host's routes, one module per family; importing them fills the table."""
+"""The API host's routes, one module per family; importing them fill the table."""
 
-from standin.routes import annotations, datasets, directories, images
+from standin.routes import (
+    account,
+    annotations,
+    batch,
+    classes,
+    datasets,
+    directories,
+    exports,
+    images,
+    uploads,
+)
 from standin.routes.registry import table
 
-__all__ = ["annotations", "datasets", "directories", "images", "table"]
+__all__ = [
+    "account",
+    "annotations",
+    "batch",
+    "classes",
+    "datasets",
+    "directories",
+    "exports",
+    "images",
+    "table",
+    "uploads",
+]

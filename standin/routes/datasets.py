@@ -29,7 +29,7 @@ def listing(call: Call) -> Answer:
     ]
     found.sort(key=lambda each: each.created_at, reverse=True)
     rows = [dataset_row(each, call.organization) for each in found[offset : offset + limit]]
-    return page(call, rows, len(found), limit, offset)
+    return page(rows, len(found), limit, offset)
 
 
 class NewDataset(msgspec.Struct, forbid_unknown_fields=True):

@@ -40,7 +40,7 @@ def listing(call: Call) -> Answer:
             granted=call.granted(dataset),
         )
     )
-    return page(call, image_rows(found[offset : offset + limit], call.base), len(found), limit, offset)
+    return page(image_rows(found[offset : offset + limit], call.base), len(found), limit, offset)
 
 
 @on("GET", "/images/{image_id:uuid}/metadata")

@@ -7,14 +7,14 @@ from typing import Any
 
 from standin.dataset import Dataset
 from standin.organization import Organization
-from standin.routing import Answer, Call, Table, conflict
+from standin.routing import Answer, Table, conflict
 from standin.signing import Signer
 
 table = Table()
 on = table.on
 
 
-def page(call: Call, rows: Sequence[Any], total: int, limit: int, offset: int) -> Answer:
+def page(rows: Sequence[Any], total: int, limit: int, offset: int) -> Answer:
     """A page in its envelope, `{"data": [...], "pagination": {...}}`."""
     paging = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(rows) < total}
     return Answer({"data": rows, "pagination": paging})

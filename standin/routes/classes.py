@@ -1,0 +1,135 @@
+"""A class across a whole dataset: renamed, merged into another, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from standin.dataset import Dataset
+from standin.routes.registry import on
+from standin.routing import Answer, Call, conflict, data, not_found
+from standin.shapes import annotations_of
+
+Rewrite = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+class Rename(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /annotations/rename-class`."""
+
+    dataset: str
+    old_name: str
+    new_name: str
+
+
+class Merge(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /annotations/merge-class`."""
+
+    dataset: str
+    source_name: str
+    target_name: str
+
+
+class Drop(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /annotations/delete-class`."""
+
+    dataset: str
+    name: str
+    class_type: str | None = None
+    delete_annotations: bool = False
+
+
+def _rewrite(call: Call, dataset: Dataset, name: str, change: Rewrite) -> tuple[int, int]:
+    """Change every annotation of a class; how many images and annotations that were."""
+    images = touched = 0
+    for image in dataset.images.values():
+        before = annotations_of(image)
+        hits = sum(each["name"] == name for each in before)
+        if hits:
+            after = [change(each) if each["name"] == name else each for each in before]
+            call.organization.set_annotations(image, [each for each in after if each is not None])
+            images, touched = images + 1, touched + hits
+    return images, touched
+
+
+def _named(dataset: Dataset, name: str) -> list[dict[str, Any]]:
+    return [each for each in dataset.classes if each["name"] == name]
+
+
+@on("POST", "/annotations/rename-class", role="member")
+def rename(call: Call) -> Answer:
+    """`POST /annotations/rename-class`: in the class list and all annotations; 409 when the name is taken."""
+    wanted = call.body(Rename)
+    dataset = call.dataset(wanted.dataset)
+    entries = _named(dataset, wanted.old_name)
+    taken = {each.get("type") for each in _named(dataset, wanted.new_name)}
+    if taken & {each.get("type") for each in entries}:
+        raise conflict(f"Class '{wanted.new_name}' already exists")
+    images, touched = _rewrite(call, dataset, wanted.old_name, lambda each: each | {"name": wanted.new_name})
+    if not entries and not touched:
+        raise not_found(f"Class '{wanted.old_name}' not found")
+    for entry in entries:
+        entry["name"] = wanted.new_name
+    call.organization.changed(dataset, "dataset")
+    return data(
+        {
+            "dataset_id": dataset.id,
+            "old_name": wanted.old_name,
+            "new_name": wanted.new_name,
+            "images_updated": images,
+            "annotations_updated": touched,
+            "config_updated": bool(entries),
+        }
+    )
+
+
+@on("POST", "/annotations/merge-class", role="member")
+def merge(call: Call) -> Answer:
+    """`POST /annotations/merge-class`: annotations of the source become the target's; the source goes."""
+    wanted = call.body(Merge)
+    dataset = call.dataset(wanted.dataset)
+    if not _named(dataset, wanted.target_name):
+        raise not_found(f"Class '{wanted.target_name}' not found")
+    images, touched = _rewrite(
+        call, dataset, wanted.source_name, lambda each: each | {"name": wanted.target_name}
+    )
+    entries = _named(dataset, wanted.source_name)
+    dataset.classes = [each for each in dataset.classes if each not in entries]
+    call.organization.changed(dataset, "dataset")
+    return data(
+        {
+            "dataset_id": dataset.id,
+            "source_name": wanted.source_name,
+            "target_name": wanted.target_name,
+            "images_updated": images,
+            "annotations_updated": touched,
+            "config_updated": bool(entries),
+        }
+    )
+
+
+@on("POST", "/annotations/delete-class", role="member")
+def drop(call: Call) -> Answer:
+    """`POST /annotations/delete-class`: from the class list, and with `delete_annotations` everywhere."""
+    wanted = call.body(Drop)
+    dataset = call.dataset(wanted.dataset)
+    entries = [
+        each
+        for each in _named(dataset, wanted.name)
+        if wanted.class_type is None or each.get("type") == wanted.class_type
+    ]
+    images = touched = 0
+    if wanted.delete_annotations:
+        images, touched = _rewrite(call, dataset, wanted.name, lambda each: None)
+    dataset.classes = [each for each in dataset.classes if each not in entries]
+    call.organization.changed(dataset, "dataset")
+    return data(
+        {
+            "dataset_id": dataset.id,
+            "name": wanted.name,
+            "config_updated": bool(entries),
+            "images_updated": images,
+            "annotations_removed": touched,
+        }
+    )

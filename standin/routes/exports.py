@@ -1,0 +1,214 @@
+"""`/exports`: archives of a dataset's annotations, made on the server and fetched from storage.
+
+The stand-in makes the format `pictograph`; an export in another format ends as `failed`. The layout of the
+vendor's archive is not documented. Here one JSON file per image is named after the image's id, which keeps
+equal names of several directories apart: `annotations/<image id>.json`, the wrapper of
+`GET /annotations/{image_id}/file`, and with `include_images` also `images/<image id><suffix>`. With
+`organize_by_split` all of it is below `train/`, `valid/` or `test/`; images without a split are in `train/`.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from standin.content import Stored
+from standin.dataset import Dataset, Selection
+from standin.identity import is_uuid
+from standin.records import Export, Image
+from standin.routes.registry import on, page, refuse_cold, sign_object
+from standin.routing import Answer, Call, bad_request, conflict, data, not_found
+from standin.wire import annotation_file, export_row
+
+Format = Literal[
+    "pictograph",
+    "darwin",
+    "coco",
+    "yolo",
+    "yolo_obb",
+    "yolo_pose",
+    "dota",
+    "pascal_voc",
+    "cvat",
+    "datumaro",
+    "labelme",
+    "csv",
+]
+_FOLDERS = {"train": "train/", "val": "valid/", "test": "test/", None: "train/"}
+
+
+class NewExport(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /exports/`."""
+
+    dataset_name: str
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    format: Format = "pictograph"
+    include_images: bool = False
+    class_filter: list[str] | None = None
+    status_filter: str | None = None
+    organize_by_split: bool = False
+
+
+@on("POST", "/exports/", role="member")
+def create(call: Call) -> Answer:
+    """`POST /exports/`: 201 and pending; 409 when the name is taken or the dataset is frozen."""
+    wanted = call.body(NewExport)
+    dataset = call.dataset(wanted.dataset_name)
+    refuse_cold(dataset)
+    if _named(call, dataset, wanted.name) is not None:
+        raise conflict(f"An export named '{wanted.name}' already exists")
+    export = Export(
+        id=call.organization.new_id("export"),
+        dataset_id=dataset.id,
+        dataset_name=dataset.name,
+        name=wanted.name,
+        format=wanted.format,
+        include_images=wanted.include_images,
+        class_filter=wanted.class_filter,
+        status_filter=wanted.status_filter,
+        organize_by_split=wanted.organize_by_split,
+        created_at=call.clock(),
+        polls_left=call.switches.export_polls,
+    )
+    call.organization.exports[export.id] = export
+    return data(export_row(export, call.organization, None), 201)
+
+
+@on("GET", "/exports/", query="limit offset dataset_name status")
+def listing(call: Call) -> Answer:
+    """`GET /exports/`: newest first."""
+    limit, offset = call.number("limit", 100, 1000, 1), call.number("offset", 0)
+    found = [each for each in reversed(call.organization.exports.values()) if _seen(call, each)]
+    if "dataset_name" in call.query:
+        dataset = call.dataset(call.query["dataset_name"])
+        found = [each for each in found if each.dataset_id == dataset.id]
+    if "status" in call.query:
+        found = [each for each in found if each.status == call.query["status"]]
+    rows = [_row(call, each) for each in found[offset : offset + limit]]
+    return page(rows, len(found), limit, offset)
+
+
+def _seen(call: Call, export: Export) -> bool:
+    dataset = call.organization.datasets.get(export.dataset_id)
+    return dataset is not None and call.sees(dataset)
+
+
+def _named(call: Call, dataset: Dataset, name: str) -> Export | None:
+    exports = call.organization.exports.values()
+    return next((each for each in exports if each.dataset_id == dataset.id and each.name == name), None)
+
+
+def _export(call: Call) -> Export:
+    """The export of the route: by id, or by name within `?dataset=`."""
+    reference = call.params["export"]
+    found: Export | None = None
+    if "dataset" in call.query:
+        found = _named(call, call.dataset(call.query["dataset"]), reference)
+    elif is_uuid(reference):
+        found = call.organization.exports.get(reference.strip().lower())
+    else:
+        raise bad_request("An export name needs the query parameter 'dataset'")
+    if found is None or not _seen(call, found):
+        raise not_found(f"Export '{reference}' not found")
+    return found
+
+
+def _row(call: Call, export: Export) -> dict[str, Any]:
+    complete = export.status == "completed"
+    url = sign_object(call.signer, _object_of(export)) if complete else None
+    return export_row(export, call.organization, url)
+
+
+def _object_of(export: Export) -> str:
+    return f"exports/{export.id}.zip"
+
+
+@on("GET", "/exports/{export:path}/download", query="dataset")
+def download(call: Call) -> Answer:
+    """`GET /exports/{name}/download?dataset=` or `GET /exports/{id}/download`: a signed URL."""
+    export = _export(call)
+    if export.status != "completed":
+        raise bad_request(f"Export '{export.name}' is {export.status}")
+    return data({"download_url": sign_object(call.signer, _object_of(export))})
+
+
+@on("GET", "/exports/{export:path}", query="dataset")
+def get(call: Call) -> Answer:
+    """`GET /exports/{name}?dataset=` or `GET /exports/{id}`: each read brings it nearer to its end."""
+    export = _export(call)
+    if export.status in ("pending", "processing"):
+        _advance(call, export)
+    return data(_row(call, export))
+
+
+def _advance(call: Call, export: Export) -> None:
+    if export.polls_left > 0:
+        export.polls_left -= 1
+        export.status = "processing"
+    elif export.format != "pictograph":
+        export.status = "failed"
+        export.error_message = f"The stand-in does not make the format '{export.format}'"
+    else:
+        _finish(call, export)
+
+
+def _finish(call: Call, export: Export) -> None:
+    dataset = call.organization.datasets[export.dataset_id]
+    out = io.BytesIO()
+    images = dataset.select(Selection(status=export.status_filter))
+    export.annotation_count = 0
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for image in images:
+            export.annotation_count += _pack(call, export, image, archive)
+    blob = call.organization.blobs[_object_of(export)] = Stored(out.getvalue())
+    export.status, export.file_size, export.image_count = "completed", blob.size, len(images)
+    call.organization.notify("export_ready", f"Export {export.name} is ready", export_id=export.id)
+
+
+def _pack(call: Call, export: Export, image: Image, archive: zipfile.ZipFile) -> int:
+    """Put one image's annotations, and its bytes where asked, into the archive; how many annotations."""
+    wrapped = annotation_file(image, call.organization, call.base)
+    if export.class_filter is not None:
+        kept = [each for each in wrapped["annotations"] if each["name"] in export.class_filter]
+        wrapped |= {"annotations": kept, "annotation_count": len(kept)}
+    folder = _FOLDERS.get(image.split, "train/") if export.organize_by_split else ""
+    archive.writestr(f"{folder}annotations/{image.id}.json", msgspec.json.encode(wrapped))
+    if export.include_images:
+        body = image.body()
+        suffix = PurePosixPath(image.filename).suffix
+        archive.writestr(f"{folder}images/{image.id}{suffix}", body.read(0, body.size), zipfile.ZIP_STORED)
+    return len(wrapped["annotations"])
+
+
+@on("DELETE", "/exports/{export:path}", role="admin", query="dataset")
+def delete(call: Call) -> Answer:
+    """`DELETE /exports/{name}?dataset=`: 204."""
+    export = _export(call)
+    _remove(call, export)
+    return Answer(None, 204)
+
+
+class Doomed(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of `POST /exports/bulk-delete`."""
+
+    export_ids: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+@on("POST", "/exports/bulk-delete", role="admin")
+def bulk_delete(call: Call) -> Answer:
+    """`POST /exports/bulk-delete`: ids that are not there are reported."""
+    wanted = list(dict.fromkeys(call.body(Doomed).export_ids))
+    present = [each for each in wanted if each in call.organization.exports]
+    for each in present:
+        _remove(call, call.organization.exports[each])
+    missing = [each for each in wanted if each not in present]
+    return data({"succeeded": present, "not_found": missing, "count": len(present)})
+
+
+def _remove(call: Call, export: Export) -> None:
+    del call.organization.exports[export.id]
+    call.organization.blobs.pop(_object_of(export), None)
