@@ -162,10 +162,14 @@ class Connection:
         return piece
 
     async def _receive_chunks(self, parser: httptools.HttpResponseParser, told: _Parse) -> bytes:
+        without_body = 0
         while not told.pieces and not told.complete:
             fed, self._buffer = self._buffer or await self._receive(PIECE), b""
             if not fed:
                 raise ServerFault("the transfer ended between two chunks")
+            if without_body > _HEAD_MAX:
+                raise Nonsense("the storage host's trailer is larger than 64 KiB")
+            without_body += len(fed)
             try:
                 parser.feed_data(fed)
             except httptools.HttpParserError as error:

@@ -51,10 +51,13 @@ class Dialer:
         proxy = self._proxies.get(origin.scheme) or self._proxies.get("all")
         if not proxy or is_loopback(origin.host) or proxy_bypass(origin.authority, self._proxies):
             return None
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        if parts.scheme not in PORTS or not parts.hostname:
-            raise Invalid(f"a {parts.scheme} proxy can't be used for storage; set an http one or NO_PROXY")
-        return parts
+        try:
+            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            if parts.scheme in PORTS and parts.hostname and parts.port != 0:
+                return parts
+        except ValueError as error:
+            raise Invalid("the environment's proxy is no URL; correct it or set NO_PROXY") from error
+        raise Invalid(f"a {parts.scheme} proxy can't be used for storage; set an http one or NO_PROXY")
 
     async def connect(self, origin: Origin) -> Connection:
         """A new connection. Raises `Offline` where none is to be had, `TimedOut` where it takes too long."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -70,17 +70,25 @@ class Exchange:
         self._meter = meter
         self._max_retries = max_retries
         self._max_wait = max_wait
-        self._client = httpx.AsyncClient(
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
-            timeout=timeout,
-            limits=httpx.Limits(
-                max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS, keepalive_expiry=30.0
-            ),
-            follow_redirects=False,
-            trust_env=True,
-            mounts=dict.fromkeys(_LOOPBACK),  # a proxy's loopback is not ours
-            transport=transport,
-        )
+        try:
+            self._client = httpx.AsyncClient(
+                headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
+                timeout=timeout,
+                limits=httpx.Limits(
+                    max_connections=_CONNECTIONS,
+                    max_keepalive_connections=_CONNECTIONS,
+                    keepalive_expiry=30.0,
+                ),
+                follow_redirects=False,
+                trust_env=True,
+                mounts=dict.fromkeys(_LOOPBACK),  # a proxy's loopback is not ours
+                transport=transport,
+            )
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+            # A proxy that is not spoken, a proxy that is no URL, a certificate file that is not there.
+            raise Invalid(
+                f"check the environment's *_PROXY and SSL_CERT_FILE: {clean(str(error))}"
+            ) from error
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -146,6 +154,11 @@ class Exchange:
             yield response.status_code, response.headers, pull
         finally:
             await response.aclose()
+            # A body left half-way leaves five generators half-way too. On the closed connection they end at
+            # once, here rather than in the garbage collector, of which trio would warn.
+            with suppress(httpx.HTTPError, httpx.StreamError):
+                async for _ in pieces:
+                    pass
 
     def _request(self, method: str, path: str, **fields: Any) -> httpx.Request:
         try:
@@ -161,7 +174,6 @@ class Exchange:
         while True:
             try:
                 self._meter.admit(self._clock.wall())
-                self._meter.sent("api", name)
                 return await once()
             except _Failed as failure:
                 error, cause = failure.error, failure.__cause__
@@ -179,6 +191,7 @@ class Exchange:
 
     async def _open(self, name: str, request: httpx.Request, *, safe: bool) -> httpx.Response:
         """The head of a 2xx answer. Raises `_Failed`."""
+        self._meter.sent("api", name)
         try:
             response = await self._client.send(request, stream=True)
         except httpx.HTTPError as error:

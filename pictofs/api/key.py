@@ -41,12 +41,3 @@ class ApiKey:
         return f"ApiKey({shown}...)"
 
     __str__ = __repr__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ApiKey) and other._secret == self._secret
-
-    def __hash__(self) -> int:
-        return hash(self._secret)
-
-    def __reduce__(self) -> str:
-        raise TypeError("an ApiKey is not pickled: the secret would leave the process")

@@ -221,6 +221,16 @@ class TestBaseUrl:
         connected("http://h", key, clock, meter, allow_plain_http=True)
 
 
+class TestEnvironment:
+    @pytest.mark.parametrize("proxy", ["socks5://h:1", "http://h:bad", "gopher://h"])
+    def test_a_proxy_that_can_not_be(
+        self, proxy: str, key: ApiKey, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        with pytest.raises(Invalid, match="_PROXY"):
+            connected("https://h.example", key, clock, meter)
+
+
 class TestFailures:
     @pytest.mark.parametrize(
         ("status", "kind"),

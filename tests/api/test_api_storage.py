@@ -294,6 +294,17 @@ class TestFaults:
         assert open_files() == before
         assert meter.errors == {kind.__name__: 1}
 
+    async def test_a_trailer_without_end(self, storage: Storage) -> None:
+        async def handler(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(chunked(b"one")[:-2])
+            while True:
+                await peer.send(b"X: " + b"y" * 10_000 + b"\r\n")
+
+        async with served(handler) as server:
+            with pytest.raises(Nonsense, match="trailer"):
+                await fetched(storage, server.url)
+
     async def test_more_than_announced_later(self, storage: Storage) -> None:
         large = bytes(3 << 20)
         async with served(once(answer(large, length=len(large) - 5))) as server:
@@ -363,8 +374,10 @@ class TestConnections:
             assert server.connections == 3
 
     async def test_no_more_are_kept_than_allowed(self, clock: FakeClock, meter: Meter) -> None:
-        storage = Storage(clock=clock, meter=meter, max_idle=2)
-        async with served(always(answer(DATA))) as server:
+        async with (
+            served(always(answer(DATA))) as server,
+            Storage(clock=clock, meter=meter, max_idle=2) as storage,
+        ):
             async with trio.open_nursery() as nursery:
                 for _ in range(8):
                     nursery.start_soon(fetched, storage, server.url)
@@ -583,6 +596,14 @@ class TestProxies:
     ) -> None:
         monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
         with pytest.raises(Invalid, match="socks5"):
+            await fetched(Storage(clock=clock, meter=meter), "https://storage.example/x")
+
+    @pytest.mark.parametrize("proxy", ["http://[::1", "http://h:bad", "http://"])
+    async def test_a_proxy_that_is_no_url(
+        self, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch, proxy: str
+    ) -> None:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        with pytest.raises(Invalid):
             await fetched(Storage(clock=clock, meter=meter), "https://storage.example/x")
 
 
