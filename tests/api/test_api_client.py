@@ -666,3 +666,16 @@ class TestImageStream:
             async with api.image_stream("i") as body:
                 assert await body.receive()
             await server.until_idle()
+
+    async def test_cancelled_inside(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+        async def handler(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(answer(b"abc", length=9))
+            await silent(peer)
+
+        async with served(handler) as server, connected(server.url, key, clock, meter) as api:
+            with trio.move_on_after(0.05) as scope:
+                async with api.image_stream("i") as body:
+                    await body.read_all(99)
+            assert scope.cancelled_caught
+            await server.until_idle()
