@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from standin.budget import Budget
-from standin.exchange import App, Receive, Send
+from standin.exchange import RECORD, App, Receive, Send
 from standin.faults import Faults
 from standin.log import Log, Request
 from standin.organization import Organization
@@ -60,6 +60,8 @@ class Api:
                 found[0].template if isinstance(found, tuple) else None,
             )
         )
+
+        scope[RECORD] = record
 
         async def app(scope: Any, receive: Receive, send: Send) -> None:
             body = await _read(receive)

@@ -16,8 +16,9 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-#: Where the connection of a request is found in its ASGI scope.
+#: Where the connection of a request, and its entry in the log, are found in its ASGI scope.
 TRANSPORT = "standin.transport"
+RECORD = "standin.record"
 
 
 @dataclass(slots=True)
@@ -74,6 +75,8 @@ class Exchange:
     async def answer(self, answer: Collected) -> None:
         """Send an answer; its length header is made to fit its body."""
         answer.set_header(b"content-length", str(len(answer.body)).encode())
+        record = self.scope[RECORD]
+        record.status, record.bytes = answer.status, len(answer.body)
         await self.send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await self.send({"type": "http.response.body", "body": answer.body})
 

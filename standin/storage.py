@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from standin import content
 from standin.content import Body, Stored
-from standin.exchange import App, Headers, Receive, Send
+from standin.exchange import RECORD, App, Headers, Receive, Send
 from standin.faults import Faults
 from standin.identity import is_uuid
 from standin.log import Log, Request
@@ -52,7 +52,7 @@ class Storage:
                 asked.decode("latin-1") if asked else None,
             )
         )
-        scope["standin.record"], scope["standin.headers"] = record, headers
+        scope[RECORD], scope["standin.headers"] = record, headers
         if leaked:
             self._log.leak(record)
         app: App = self._answer
@@ -64,7 +64,7 @@ class Storage:
         await app(scope, receive, send)
 
     async def _answer(self, scope: Any, receive: Receive, send: Send) -> None:
-        record: Request = scope["standin.record"]
+        record: Request = scope[RECORD]
         if record.has_key:
             await _refuse(send, record, 400, "InvalidArgument", "A credential was sent to storage")
             return
@@ -84,7 +84,7 @@ class Storage:
             await self._get(name, scope, send)
 
     async def _get(self, name: str, scope: Any, send: Send) -> None:
-        record: Request = scope["standin.record"]
+        record: Request = scope[RECORD]
         found = self._find(name)
         if found is None:
             await _refuse(send, record, 404, "NoSuchKey", "The specified key does not exist")
@@ -144,7 +144,7 @@ class Storage:
         return headers
 
     async def _put(self, name: str, scope: Any, receive: Receive, send: Send) -> None:
-        record: Request = scope["standin.record"]
+        record: Request = scope[RECORD]
         parts: list[bytes] = []
         more = True
         while more:

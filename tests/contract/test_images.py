@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pictograph
 import pytest
-from PIL import Image as Pillow
 from pictograph.exceptions import ConflictError, NotFoundError, ValidationError
+from PIL import Image as Pillow
 
 from standin import StandIn
 from standin.records import Image
