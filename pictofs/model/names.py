@@ -21,6 +21,7 @@ NAME_MAX = 255
 """Bytes of one path component (POSIX NAME_MAX on Linux)."""
 
 _SPECIAL = re.compile(f"[/\x00{QUOTE}\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(QUOTE + r"(s|0|e|\.\.?|u[0-9a-f]{4}|" + QUOTE + ")")
 _MAX_EXTENSION = 20
 
@@ -44,6 +45,11 @@ def escape(name: str) -> str:
     if name in ("", ".", ".."):
         return QUOTE + (name or "e")
     return _SPECIAL.sub(_quote, name)
+
+
+def storable(text: str) -> str:
+    """`text` with its lone surrogates quoted: UTF-8, and so the catalog, has no form for them."""
+    return text if text.isascii() else _SURROGATE.sub(_quote, text)
 
 
 def unescape(entry: str) -> str | None:

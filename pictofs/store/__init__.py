@@ -1,0 +1,1 @@
+"""The only door to local disk: the catalog (SQLite) and the content shelf."""

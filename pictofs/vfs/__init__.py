@@ -1,0 +1,1 @@
+"""The tree by inode number. It runs, and is tested, without a kernel."""

@@ -1,0 +1,160 @@
+"""FUSE requests, translated and delegated. Names are bytes in the kernel and str from here on."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from pictofs.errors import PictofsError
+from pictofs.vfs.node import Attributes
+from pictofs.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BLOCK = 4096
+
+
+def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Give a request its deadline, and its failure an errno.
+
+    Anything but a FUSEError that leaves a handler would end the whole mount.
+    """
+
+    @functools.wraps(work)
+    async def handle(*args: P.args, **kwargs: P.kwargs) -> T:
+        operations: Operations = args[0]  # type: ignore[assignment]
+        try:
+            with trio.fail_after(operations.timeout):
+                return await work(*args, **kwargs)
+        except PictofsError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                log.warning("%s: %s", work.__name__, error)
+            raise pyfuse3.FUSEError(error.errno) from None
+        except trio.TooSlowError:
+            log.warning("%s: no answer within %g s", work.__name__, operations.timeout)
+            raise pyfuse3.FUSEError(errno.ETIMEDOUT) from None
+        except pyfuse3.FUSEError:
+            raise
+        except Exception:
+            operations.bugs += 1
+            log.exception("%s failed in a way that should not happen; please report this", work.__name__)
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return handle
+
+
+class Operations(pyfuse3.Operations):
+    """A tree below a kernel."""
+
+    enable_writeback_cache = False
+    supports_dot_lookup = False
+
+    def __init__(self, tree: Tree, *, timeout: float, uid: int, gid: int, umask: int) -> None:
+        """`timeout`: seconds that a request may take. `uid`, `gid`: the owner that files show."""
+        super().__init__()
+        self.timeout = timeout
+        self.bugs = 0
+        self._tree = tree
+        self._uid, self._gid, self._mask = uid, gid, ~umask
+
+    def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
+        entry = pyfuse3.EntryAttributes()
+        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_blksize = 1 << 17
+        self._fill(entry, attributes)
+        return entry
+
+    def _fill(self, entry: pyfuse3.EntryAttributes, attributes: Attributes) -> None:
+        inode, mode, size, blocks, mtime_ns, keep, keep_entry = attributes
+        entry.st_ino = pyfuse3.InodeT(inode)
+        entry.st_mode = pyfuse3.ModeT(mode & self._mask)
+        entry.st_size, entry.st_blocks = size, blocks
+        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns
+        entry.attr_timeout, entry.entry_timeout = keep, keep_entry
+
+    @handler
+    async def lookup(
+        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """An entry of a folder."""
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:  # no entry is called so: names are escaped
+            raise pyfuse3.FUSEError(errno.ENOENT) from None
+        return self._entry(await self._tree.lookup(parent_inode, text))
+
+    @handler
+    async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """What stat shows."""
+        return self._entry(await self._tree.attributes(inode))
+
+    async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
+        """Nothing is kept for an inode that is not open."""
+
+    @handler
+    async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
+        """A handle for a folder."""
+        return pyfuse3.FileHandleT(self._tree.open_folder(inode))
+
+    @handler
+    async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """Entries, as many as the kernel takes."""
+        entry = pyfuse3.EntryAttributes()
+        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_blksize = 1 << 17
+        while batch := await self._tree.read_folder(fh, start_id):
+            for name, attributes, cookie in batch:
+                self._fill(entry, attributes)
+                if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name.encode()), entry, cookie):
+                    return
+                start_id = cookie
+            return  # a short reply at once, rather than wait for a page
+
+    async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
+        """A folder is closed."""
+        self._tree.close_folder(fh)
+
+    @handler
+    async def open(
+        self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileInfo:
+        """A handle for a file. The kernel keeps its pages: another version has another inode."""
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise pyfuse3.FUSEError(errno.EROFS)
+        opened = await self._tree.open(inode)
+        if opened.resized:
+            # The listing's size was wrong, and the kernel was told to keep it. Attributes alone: no deadlock.
+            pyfuse3.invalidate_inode(inode, attr_only=True)
+        return pyfuse3.FileInfo(
+            fh=pyfuse3.FileHandleT(opened.handle), keep_cache=not opened.live, direct_io=opened.live
+        )
+
+    @handler
+    async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
+        """Bytes of an open file."""
+        return await self._tree.read(fh, off, size)
+
+    async def release(self, fh: pyfuse3.FileHandleT) -> None:
+        """A file is closed."""
+        self._tree.close(fh)
+
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Figures of the whole organization, from the catalog alone: `df` must not wait for a network."""
+        size, files = self._tree.space()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = BLOCK
+        data.f_blocks = -(-size // BLOCK)
+        data.f_bfree = data.f_bavail = 0
+        data.f_files = files
+        data.f_ffree = data.f_favail = 0
+        data.f_namemax = 255
+        return data

@@ -1,0 +1,269 @@
+"""Opens files: from the shelf when they are there, else from the server onto the shelf, once for all who ask."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import google_crc32c
+import trio
+
+from pictofs.api.body import Body
+from pictofs.api.client import Api
+from pictofs.clock import Clock
+from pictofs.errors import Corrupt, DiskFull, PictofsError, Stale
+from pictofs.library.content import Content, InMemory, Shelved
+from pictofs.library.flights import Flights
+from pictofs.library.passthrough import PassThrough
+from pictofs.library.reach import AWAY
+from pictofs.library.source import Source
+from pictofs.library.stream import Stream, Streamed
+from pictofs.library.tally import Tally
+from pictofs.store.images import ImageTable
+from pictofs.store.rows import DatasetRow, ImageRow
+from pictofs.store.shelf import Blob, Busy, Draft, Shelf
+
+log = logging.getLogger(__name__)
+
+SMALL = 8 << 20
+"""Bytes up to which a file is awaited in open(); larger ones stream (the kernel caps reads under way at 12)."""
+BUSY_WAIT = 0.02
+"""Seconds between looks at a download that another process makes."""
+DISK_REST = 30.0
+"""Seconds for which the disk is left alone after it took no more."""
+
+
+class Downloads:
+    """The contents of images and annotation files."""
+
+    def __init__(
+        self,
+        api: Api,
+        source: Source,
+        shelf: Shelf,
+        images: ImageTable,
+        flights: Flights,
+        nursery: trio.Nursery,
+        tally: Tally,
+        clock: Clock,
+        server: str,
+    ) -> None:
+        """`server`: a few hex digits that tell this server's ids from those of another one."""
+        self._server = server
+        self._api, self._source, self._shelf, self._images = api, source, shelf, images
+        self._flights, self._nursery, self._tally, self._clock = flights, nursery, tally, clock
+        self._streams: dict[str, Stream] = {}
+        self._disk_again = 0.0
+
+    # Images.
+
+    async def image(self, dataset: DatasetRow, image: ImageRow) -> Content:
+        """Open an image. Its `size` is exact, whatever the listing says."""
+        content: Content | None = await self._shelved(self._key(image))
+        if content is not None:
+            self._tally.hits += 1
+        else:
+            self._tally.misses += 1
+            content = await self._download(dataset, image)
+        if content.size != image.known_size:
+            await trio.to_thread.run_sync(self._images.learn_size, image.key, content.size)
+        return content
+
+    async def _download(self, dataset: DatasetRow, image: ImageRow) -> Content:
+        while True:
+            if (image.known_size or 0) > SMALL:
+                return await self._large(dataset, image)
+            work = partial(self._small, dataset, image)
+            result = await self._flights.share(("image", image.id), work)
+            if isinstance(result, bytes):
+                return InMemory(result)
+            if isinstance(result, int):  # much larger than the listing says
+                image = image._replace(true_size=result)
+                continue
+            content = await self._shelved(self._key(image))
+            if content is not None:
+                return content  # otherwise it was evicted in between: once more
+
+    async def _small(self, dataset: DatasetRow, image: ImageRow) -> bytes | int | None:
+        """Fetch a small image onto the shelf (None), into memory (bytes), or find that it is large (its size)."""
+        draft = await self._draft(self._key(image), image.known_size or 0)
+        if isinstance(draft, Blob):
+            draft.close()
+            return None
+        kept = False
+        try:
+            data, crc32c = await self._source.retried(image.entry, partial(self._fetch, dataset, image))
+            if isinstance(data, int):
+                return data
+            if draft is None:
+                return data
+            try:
+                await trio.to_thread.run_sync(_publish, draft, data, crc32c)
+                kept = True
+            except DiskFull as error:
+                self._disk_failed(error)
+                return data
+            return None
+        finally:
+            if draft is not None and not kept:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(draft.abandon)
+
+    async def _fetch(self, dataset: DatasetRow, image: ImageRow) -> tuple[bytes | int, int]:
+        """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""
+        async with self._source.open(dataset, image) as body:
+            if body.length is not None and body.length > SMALL:
+                return body.length, 0
+            data = await body.read_all(SMALL)
+        crc32c = google_crc32c.value(data)
+        if body.crc32c is not None and crc32c != body.crc32c:
+            raise Corrupt(f"{image.entry}: the bytes that arrived have another checksum than storage says")
+        return data, crc32c
+
+    async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
+        stream = self._streams.get(image.id)
+        if stream is None or not stream.usable:
+            draft = await self._draft(self._key(image), image.known_size or 0)
+            if isinstance(draft, Blob):
+                return Shelved(draft)
+            if draft is None:
+                return await self._pass_through(dataset, image)
+            stream = self._streams.get(image.id)
+            if stream is not None and stream.usable:
+                await trio.to_thread.run_sync(draft.abandon)
+            else:
+
+                @asynccontextmanager
+                async def opener(start: int, if_range: str | None) -> AsyncIterator[Body]:
+                    async with self._source.open(dataset, image, start=start, if_range=if_range) as body:
+                        yield body
+
+                size = image.known_size or 0
+                stream = Stream(image.entry, size, draft, opener, self._source, self._nursery)
+                self._streams[image.id] = stream
+        content = Streamed(stream)
+        try:
+            await stream.begin()
+        except BaseException:
+            content.close()
+            raise
+        content.size = stream.size
+        return content
+
+    async def _pass_through(self, dataset: DatasetRow, image: ImageRow) -> Content:
+        @asynccontextmanager
+        async def opener(start: int, end: int, if_range: str | None) -> AsyncIterator[Body]:
+            async with self._source.open(
+                dataset, image, start=start, end=end, if_range=if_range, many=True
+            ) as body:
+                yield body
+
+        content = PassThrough(image.entry, image.known_size or 0, opener, self._source, self._flights)
+        await content.begin()
+        return content
+
+    def sweep_streams(self) -> None:
+        """Forget streams that have ended."""
+        for key in [key for key, stream in self._streams.items() if not stream.usable]:
+            del self._streams[key]
+
+    # Annotation files.
+
+    async def note(self, image: ImageRow) -> Content:
+        """Open an annotation file in the version of its row.
+
+        Raises Stale when the server has another version by now: the path then leads to a new inode.
+        """
+        if image.note_size is not None and not image.note_stale:
+            content = await self._shelved(self._note_key(image))
+            if content is not None:
+                self._tally.hits += 1
+                return content
+        self._tally.misses += 1
+        try:
+            data, version = await self._flights.share(("note", image.id), partial(self._fetch_note, image))
+        except AWAY:
+            # The old version is better than none.
+            content = await self._shelved(self._note_key(image)) if image.note_size is not None else None
+            if content is None:
+                raise
+            return content
+        if version != image.note_version:
+            raise Stale(f"{image.note_entry} has a new version")
+        return InMemory(data)
+
+    async def _fetch_note(self, image: ImageRow) -> tuple[bytes, int]:
+        data = await self._api.annotation_file(image.id)
+        crc32c = google_crc32c.value(data)
+        same = image.note_size is None or (len(data), crc32c) == (image.note_size, image.note_crc)
+        version = image.note_version + (not same)
+        keep = self._clock.monotonic() >= self._disk_again
+        now_ns = int(self._clock.wall() * 1e9)
+
+        def publish() -> None:
+            if keep:
+                try:
+                    self._shelf.put(self._note_key(image, crc32c), data, crc32c).close()
+                except DiskFull as error:
+                    self._disk_failed(error)
+            self._images.learn_note(image.key, len(data), crc32c, version, now_ns)
+
+        await trio.to_thread.run_sync(publish)
+        return data, version
+
+    # The shelf.
+
+    def _key(self, image: ImageRow) -> str:
+        return f"{self._server}-{image.id}"
+
+    def _note_key(self, image: ImageRow, crc32c: int | None = None) -> str:
+        """By content, not by version: catalogs of two keys count versions each for itself."""
+        return f"{self._server}-{image.id}.{image.note_crc if crc32c is None else crc32c:08x}"
+
+    def _open(self, key: str) -> Blob | None:
+        try:
+            return self._shelf.open(key)
+        except PictofsError as error:
+            self._disk_failed(error)
+            return None
+
+    async def _shelved(self, key: str) -> Shelved | None:
+        blob = self._open(key)
+        if blob is None:
+            return None
+        if not blob.verified:
+            try:
+                await trio.to_thread.run_sync(blob.verify)
+            except Corrupt:
+                blob.close()
+                return None
+        return Shelved(blob)
+
+    async def _draft(self, key: str, size: int) -> Draft | Blob | None:
+        """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
+        if self._clock.monotonic() < self._disk_again:
+            return None
+        while True:
+            try:
+                return await trio.to_thread.run_sync(self._shelf.draft, key, size)
+            except Busy:
+                found = self._open(key)
+                if found is not None:
+                    return found
+                await self._clock.sleep(BUSY_WAIT)
+            except DiskFull as error:
+                self._disk_failed(error)
+                return None
+
+    def _disk_failed(self, error: PictofsError) -> None:
+        now = self._clock.monotonic()
+        if now >= self._disk_again:
+            log.warning("reading past the cache: %s", error)
+        self._disk_again = now + DISK_REST
+
+
+def _publish(draft: Draft, data: bytes, crc32c: int) -> None:
+    draft.write(0, data)
+    draft.commit(len(data), crc32c).close()

@@ -1,0 +1,157 @@
+"""One pass over the pages of a listing, told row by row to whoever reads the folder meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from pictofs.model.records import Dataset, Image, Page
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 3
+"""Pages under way together, once the first one has told how many there are."""
+PASSES = 3
+"""A listing that moves while it is read is read again, up to this often."""
+
+
+@dataclass
+class Filling:
+    """A pass under way."""
+
+    finished: trio.Event = field(default_factory=trio.Event)
+    error: Exception | None = None
+    """Why it ended early."""
+    _grown: trio.Event = field(default_factory=trio.Event)
+
+    async def more(self) -> None:
+        """Wait until rows were added or the pass has ended."""
+        if not self.finished.is_set():
+            await self._grown.wait()
+
+    def advance(self) -> None:
+        """Rows were added."""
+        self._grown.set()
+        self._grown = trio.Event()
+
+    def fail(self, error: Exception) -> None:
+        """The pass ends early."""
+        log.warning("a listing could not be completed: %s", error)
+        self.error = error
+
+
+@dataclass(frozen=True)
+class Pages:
+    """One page and what came with it."""
+
+    page: Page[Image]
+    total: int | None
+    """What the server says that all pages hold."""
+    dataset: Dataset | None
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A complete listing: what `seen` or a later pass has not seen is gone."""
+
+    seen: int
+    dataset: Dataset | None
+
+
+async def fill(
+    page: Callable[[int], Awaitable[Pages]],
+    limit: int,
+    begin_pass: Callable[[], int],
+    put: Callable[[list[Image], int], None],
+    seen_in: Callable[[int], int],
+    filling: Filling,
+) -> Filled:
+    """Read all pages and `put` their rows, until a pass saw the listing stand still.
+
+    Rows that are added while pages are read repeat at the edges, rows that are removed take others past the
+    edge: either shows in the counts, and the pass is made again. Nothing is taken for gone before.
+    """
+    first: Filled | None = None
+    counted = -1
+    for attempt in range(PASSES):
+        seen = await trio.to_thread.run_sync(begin_pass)
+        sweep = _Sweep(page, limit, seen, put, filling)
+        await sweep.run()
+        distinct = await trio.to_thread.run_sync(seen_in, seen)
+        done = Filled(seen, sweep.dataset)
+        first = first or done
+        # A key that may see only part of a dataset gets a steady, smaller number: no reason to go on.
+        if sweep.stood_still(distinct) or (attempt and distinct == counted):
+            return done
+        counted = distinct
+    log.warning(
+        "a listing moved while it was read, %d times in a row; rows may be old until the next", PASSES
+    )
+    return Filled(first.seen if first else 0, sweep.dataset)
+
+
+class _Sweep:
+    """One pass."""
+
+    def __init__(
+        self,
+        page: Callable[[int], Awaitable[Pages]],
+        limit: int,
+        seen: int,
+        put: Callable[[list[Image], int], None],
+        filling: Filling,
+    ) -> None:
+        self._page, self._limit, self._seen, self._put, self._filling = page, limit, seen, put, filling
+        self._writing = trio.Lock()
+        self._totals: set[int | None] = set()
+        self._received = 0
+        self._rows = 0
+        self._end = False
+        self._error: Exception | None = None
+        self.dataset: Dataset | None = None
+
+    async def run(self) -> None:
+        """Read the first page alone, then the others a few at a time, in any order."""
+        total = await self._take(0)
+        offset = self._limit
+        while not self._end:
+            last = max(total or 0, offset + 1)  # beyond what is announced, one page at a time
+            offsets = list(range(offset, last, self._limit))[:AT_ONCE]
+            async with trio.open_nursery() as nursery:
+                for place in offsets:
+                    nursery.start_soon(self._try, place, nursery.cancel_scope)
+            if self._error is not None:
+                raise self._error
+            offset = offsets[-1] + self._limit
+
+    async def _try(self, offset: int, scope: trio.CancelScope) -> None:
+        """A page of several; the first failure ends them all."""
+        try:
+            await self._take(offset)
+        except Exception as error:
+            self._error = self._error or error
+            scope.cancel()
+
+    async def _take(self, offset: int) -> int | None:
+        got = await self._page(offset)
+        self._totals.add(got.total)
+        self._received += got.page.received
+        self._rows += len(got.page.rows)
+        if offset == 0:
+            self.dataset = got.dataset
+        if got.page.received < self._limit or (got.total is not None and offset + self._limit >= got.total):
+            self._end = True
+        async with self._writing:
+            await trio.to_thread.run_sync(self._put, got.page.rows, self._seen)
+        self._filling.advance()
+        return got.total
+
+    def stood_still(self, distinct: int) -> bool:
+        """Whether no row came twice, and as many came as the server says there are, from first to last."""
+        if len(self._totals) != 1:
+            return False
+        (total,) = self._totals
+        return distinct == self._rows and total in (None, self._received)

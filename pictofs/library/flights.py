@@ -1,0 +1,61 @@
+"""Single flight: what several callers want at once is done once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar
+
+import trio
+
+from pictofs.errors import PictofsError
+
+T = TypeVar("T")
+
+
+class Flights:
+    """Work under way, by key. It runs in the library's nursery: a caller that is cancelled leaves it flying."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._flying: dict[Hashable, _Flight] = {}
+
+    async def share(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
+        """The result of `work`, or of the same key's work that is under way; its error, if it fails."""
+        value: T = await self.launch(key, work).result()
+        return value
+
+    def launch(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> _Flight:
+        """Begin `work` unless the key is flying; does not wait."""
+        flight = self._flying.get(key)
+        if flight is None:
+            flight = self._flying[key] = _Flight()
+            self._nursery.start_soon(self._run, key, flight, work)
+        return flight
+
+    def __len__(self) -> int:
+        return len(self._flying)
+
+    async def _run(self, key: Hashable, flight: _Flight, work: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            flight.value = await work()
+        except Exception as error:  # every waiter gets it; the nursery must not
+            flight.error = error
+        finally:
+            del self._flying[key]
+            flight.done.set()
+
+
+class _Flight:
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    async def result(self) -> Any:
+        await self.done.wait()
+        if isinstance(self.error, PictofsError):
+            # Each waiter raises it anew: one traceback must not grow by all of theirs.
+            raise self.error.with_traceback(None)
+        if self.error is not None:
+            raise self.error
+        return self.value

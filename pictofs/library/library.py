@@ -1,0 +1,120 @@
+"""The library: everything that knows of the server and the disk, behind one door for the file system."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from pictofs.api.client import Api
+from pictofs.api.meter import Meter
+from pictofs.api.storage import Storage
+from pictofs.clock import Clock
+from pictofs.errors import NoSuchEntry, PictofsError
+from pictofs.library.changes import Changes
+from pictofs.library.downloads import Downloads
+from pictofs.library.flights import Flights
+from pictofs.library.listing import Listing
+from pictofs.library.reach import Reach
+from pictofs.library.source import Source
+from pictofs.library.tally import Tally
+from pictofs.library.urls import UrlBook
+from pictofs.store.catalog import DATASETS, Catalog
+from pictofs.store.images import ImageTable
+from pictofs.store.rows import Gone
+from pictofs.store.shelf import Shelf
+
+TEND_EVERY = 60.0
+"""Seconds between rounds of housekeeping."""
+
+
+class Library:
+    """What exists (`listing`, `catalog`) and its bytes (`downloads`)."""
+
+    def __init__(
+        self,
+        api: Api,
+        storage: Storage,
+        catalog: Catalog,
+        shelf: Shelf,
+        nursery: trio.Nursery,
+        clock: Clock,
+        meter: Meter,
+        *,
+        ttl: float,
+        max_retries: int,
+        server: str,
+    ) -> None:
+        """`ttl`: seconds for which a listing is fresh."""
+        self.catalog = catalog
+        self.changes = Changes()
+        self.tally = Tally()
+        self.reach = Reach(clock)
+        self._clock, self._meter, self._shelf = clock, meter, shelf
+        self._images = ImageTable(catalog.database)
+        flights = Flights(nursery)
+        self._urls = UrlBook(api, flights, clock)
+        source = Source(api, storage, self._urls, clock, max_retries)
+        self.listing = Listing(api, catalog, self._images, flights, self.reach, self.changes, clock, ttl)
+        self.downloads = Downloads(
+            api, source, shelf, self._images, flights, nursery, self.tally, clock, server
+        )
+
+    async def tend(self) -> None:
+        """Housekeeping for as long as the mount lives: the ledger after crashes, recency, ended streams."""
+        with suppress(PictofsError):  # the first download tells the user
+            await trio.to_thread.run_sync(self._shelf.recount)
+        while True:
+            await self._clock.sleep(TEND_EVERY)
+            self.downloads.sweep_streams()
+            await trio.to_thread.run_sync(self._shelf.flush_uses)
+
+    async def refresh(self, entry: str | None) -> int:
+        """Ask the server anew for one dataset, by its entry, or for all that were ever listed.
+
+        Returns how many datasets were listed again. Raises NoSuchEntry for an unknown one.
+        """
+        known = None if entry is None else self.catalog.dataset_by_entry(entry)
+        await trio.to_thread.run_sync(self.catalog.expire, known and known.key)
+        await self.listing.datasets()
+        rows = self.catalog.datasets_after(0, 1 << 30)
+        if entry is not None:
+            rows = [row for row in rows if row.entry == entry]
+            if not rows:
+                raise NoSuchEntry(f"there is no dataset {entry!r}")
+        # Below a dropped entry the kernel drops the whole tree.
+        self.changes.tell(Gone(DATASETS, row.entry) for row in rows)
+        listed = [row for row in rows if row.listed_signature is not None]
+        for row in listed:
+            await self.listing.all_images(row.key)
+        return len(listed)
+
+    def status(self, cache_dir: Path) -> dict[str, Any]:
+        """Everything worth telling an operator, JSON-ready."""
+        meter = self._meter.snapshot()
+        by_host = dict.fromkeys(("api", "storage"), 0)
+        by_route: dict[str, int] = {}
+        for entry in meter["requests"]:
+            by_host[entry["host"]] += entry["count"]
+            if entry["host"] == "api":
+                by_route[entry["route"]] = by_route.get(entry["route"], 0) + entry["count"]
+        cache: dict[str, Any] = {"dir": str(cache_dir), "hits": self.tally.hits, "misses": self.tally.misses}
+        try:
+            usage = self._shelf.usage()
+            cache |= {"used": usage.bytes, "limit": usage.limit, "files": usage.files, "free": usage.free}
+        except PictofsError as error:
+            cache["error"] = str(error)
+        rate = meter["rate_limit"]
+        return {
+            "online": self.reach.offline_since is None,
+            "offline_since": self.reach.offline_since,
+            "offline_reason": str(self.reach.error) if self.reach.error else None,
+            "requests": {**by_host, "by_route": by_route},
+            "retries": meter["retries"],
+            "errors": meter["errors"],
+            "bytes": {"downloaded": sum(meter["bytes_in"].values()), "read": self.tally.bytes_read},
+            "cache": cache,
+            "rate": {key: rate[key] for key in ("limit", "remaining", "reset_at", "reserve")},
+        }

@@ -1,0 +1,340 @@
+"""What exists: the datasets, their directories and their images, as fresh as the TTL asks, for few requests."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import trio
+from cachetools import TTLCache
+
+from pictofs.api.client import Api
+from pictofs.clock import Clock
+from pictofs.errors import NoSuchEntry
+from pictofs.library.changes import Changes
+from pictofs.library.filling import Filling, Pages, fill
+from pictofs.library.flights import Flights
+from pictofs.library.reach import AWAY, Reach
+from pictofs.model.names import unescape
+from pictofs.model.records import Dataset, Image, Page
+from pictofs.store.catalog import Catalog
+from pictofs.store.images import ImageTable
+from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DATASET_PAGE = 1000
+EMBED_PAGE = 10_000
+"""Images of one embedded page (`GET /datasets/{d}?include_images=true`), its cap."""
+IMAGE_PAGE = 1000
+"""Images of one page of `GET /images/`, its cap."""
+RELIST_AFTER = 12
+"""TTLs after which a dataset whose signature never moved is listed again: a move, a new status or another
+split need not show in it. With the default TTL that is an hour, and a request an hour per 10,000 images."""
+PATIENCE = 5.0
+"""Seconds that a look at something cached waits for its renewal when the server is slow."""
+
+
+class Listing:
+    """The catalog kept fresh. Each method makes at most the requests that the catalog can't answer."""
+
+    def __init__(
+        self,
+        api: Api,
+        catalog: Catalog,
+        images: ImageTable,
+        flights: Flights,
+        reach: Reach,
+        changes: Changes,
+        clock: Clock,
+        ttl: float,
+    ) -> None:
+        self._api, self._catalog, self._images = api, catalog, images
+        self._flights, self._reach, self._changes, self._clock = flights, reach, changes, clock
+        self._ttl = ttl
+        self._fillings: dict[int, Filling] = {}  # by the key of a dataset or of a directory
+        self._spent: dict[int, int] = {}  # requests for single folders or names, by dataset since its listing
+        # Names that were asked for alone, with the answer: found or not. Bounded, and fresh by its TTL.
+        self._answers: TTLCache[tuple[int, str], bool] = TTLCache(65_536, max(ttl, 1e-6), clock.monotonic)
+
+    # Datasets.
+
+    async def datasets(self) -> None:
+        """Make sure that the list of datasets is fresh, or as good as it gets while the server is away."""
+        checked = self._catalog.meta("checked_at")
+        if not checked or not 0 <= self._clock.wall() - checked < self._ttl:
+            await self._renew("datasets", self._read_datasets, have=checked is not None)
+
+    async def _read_datasets(self) -> None:
+        found: list[Dataset] = []
+        at = self._clock.wall()
+        while True:
+            page: Page[Dataset] = await self._api.datasets(len(found), DATASET_PAGE)
+            found += page.rows
+            if page.received < DATASET_PAGE or page.has_more is False:
+                break
+        gone = await trio.to_thread.run_sync(self._catalog.put_datasets, found, at)
+        self._answers.clear()
+        self._changes.tell(gone)
+
+    async def dataset(self, key: int) -> DatasetRow:
+        """A dataset as fresh as the TTL asks. Raises NoSuchEntry when it is gone."""
+        await self.datasets()
+        row = self._catalog.dataset(key)
+        if row is None:
+            raise NoSuchEntry("the dataset is gone")
+        return row
+
+    @property
+    def fresh_for(self) -> float:
+        """Seconds for which the kernel may keep an entry without asking: until the list is checked again."""
+        if self._reach.resting:
+            return 1.0
+        checked = self._catalog.meta("checked_at") or 0.0
+        return min(self._ttl, max(0.0, checked + self._ttl - self._clock.wall()))
+
+    # Directories.
+
+    async def tree(self, key: int) -> DatasetRow:
+        """Make sure that a dataset's directories are known and fresh."""
+        row = await self.dataset(key)
+        if not self._current(row.tree_at, row.tree_signature, row.signature):
+            work = partial(self._read_tree, row)
+            await self._renew(
+                ("tree", key), work, have=row.tree_at is not None or row.tree_signature is not None
+            )
+        return row
+
+    async def _read_tree(self, row: DatasetRow) -> None:
+        at = self._clock.wall()
+        found = await self._api.directory_tree(row.id)
+        gone = await trio.to_thread.run_sync(
+            self._catalog.put_directories, row.key, row.id, found, row.signature, at
+        )
+        self._changes.tell(gone)
+
+    # Images.
+
+    async def folder(self, directory: DirectoryRow) -> Filling | None:
+        """Make sure that a directory's images are known, or on their way.
+
+        Returns the pass that brings them, None when all are in the catalog. The pass covers the whole dataset
+        unless the directory alone costs fewer requests, summed over what was spent that way before.
+        """
+        dataset = await self.tree(directory.dataset)
+        current = self._catalog.directory(directory.key)
+        if current is None:
+            raise NoSuchEntry("the directory is gone")
+        if self._is_listed(dataset, current):
+            return None
+        had = dataset.listed_signature is not None or current.listed_signature is not None
+        if had and self._reach.resting:
+            return None
+        filling = self._fillings.get(dataset.key) or self._fillings.get(directory.key)
+        if filling is None:
+            filling = self._begin(dataset, current)
+        if had:
+            # What was listed once is shown whole: a renewal under way must not make a folder look half full.
+            with trio.move_on_after(PATIENCE):
+                await filling.finished.wait()
+            return None if isinstance(filling.error, AWAY) or not filling.finished.is_set() else filling
+        return filling
+
+    async def all_images(self, key: int) -> None:
+        """Wait until every image of a dataset is in the catalog."""
+        dataset = await self.tree(key)
+        if not self._current(dataset.listed_at, dataset.listed_signature, dataset.signature):
+            filling = self._fillings.get(key) or self._list_dataset(dataset)
+            await filling.finished.wait()
+            if filling.error is not None and dataset.listed_signature is None:
+                raise filling.error
+
+    def _is_listed(self, dataset: DatasetRow, directory: DirectoryRow) -> bool:
+        return self._current(dataset.listed_at, dataset.listed_signature, dataset.signature) or self._current(
+            directory.listed_at, directory.listed_signature, dataset.signature
+        )
+
+    def _begin(self, dataset: DatasetRow, directory: DirectoryRow) -> Filling:
+        count = (
+            directory.image_count if directory.parent is not None else self._catalog.root_images(dataset.key)
+        )
+        alone = max(1, math.ceil(count / IMAGE_PAGE))
+        whole = max(1, math.ceil(dataset.image_count / EMBED_PAGE))
+        if alone < whole and self._spend(dataset, alone, whole):
+            return self._list_directory(dataset, directory)
+        return self._list_dataset(dataset)
+
+    def _spend(self, dataset: DatasetRow, cost: int, whole: int) -> bool:
+        """Whether to pay `cost` requests for a part, with `whole` as the price of it all: never twice that."""
+        spent = self._spent.get(dataset.key, 0)
+        if spent + cost > whole:
+            return False
+        self._spent[dataset.key] = spent + cost
+        return True
+
+    def _list_dataset(self, dataset: DatasetRow) -> Filling:
+        async def page(offset: int) -> Pages:
+            found, images = await self._api.dataset_images(dataset.id, offset, EMBED_PAGE)
+            return Pages(images, found.image_count, found)
+
+        self._spent.pop(dataset.key, None)
+        return self._launch(dataset, None, EMBED_PAGE, page)
+
+    def _list_directory(self, dataset: DatasetRow, directory: DirectoryRow) -> Filling:
+        async def page(offset: int) -> Pages:
+            images = await self._api.images(
+                dataset.id, directory=directory.path, offset=offset, limit=IMAGE_PAGE
+            )
+            return Pages(images, images.total, None)
+
+        return self._launch(dataset, directory.key, IMAGE_PAGE, page)
+
+    def _launch(
+        self, dataset: DatasetRow, directory: int | None, limit: int, page: Callable[[int], Awaitable[Pages]]
+    ) -> Filling:
+        key = directory or dataset.key
+        filling = self._fillings[key] = Filling()
+
+        async def work() -> None:
+            try:
+                await self._fill(dataset, directory, limit, page, filling)
+                self._reach.answered()
+            except Exception as error:
+                if isinstance(error, AWAY):
+                    self._reach.failed(error)
+                filling.fail(error)
+            finally:
+                del self._fillings[key]
+                filling.finished.set()
+                filling.advance()
+
+        self._flights.launch(("list", key), work)
+        return filling
+
+    async def _fill(
+        self,
+        dataset: DatasetRow,
+        directory: int | None,
+        limit: int,
+        page: Callable[[int], Awaitable[Pages]],
+        filling: Filling,
+    ) -> None:
+        at = self._clock.wall()
+        moves = dataset.tree_signature is not None
+
+        def put(images: list[Image], seen: int) -> None:
+            self._changes.tell_from_thread(
+                self._images.put(dataset.key, dataset.id, images, seen, moves=moves)
+            )
+
+        def seen_in(seen: int) -> int:
+            return self._images.seen_in(dataset.key, seen, directory)
+
+        result = await fill(page, limit, self._images.begin_pass, put, seen_in, filling)
+        signature = dataset.signature
+        if result.dataset is not None:
+            signature = result.dataset.signature
+            await trio.to_thread.run_sync(self._catalog.put_dataset, result.dataset)
+        gone = await trio.to_thread.run_sync(
+            partial(
+                self._images.sweep, dataset.key, result.seen, directory=directory, signature=signature, at=at
+            )
+        )
+        self._answers.clear()
+        self._changes.tell(gone)
+
+    # One name.
+
+    async def image(self, directory: DirectoryRow, entry: str) -> ImageRow | None:
+        """The image listed as `entry`, for at most one request; None when there is none."""
+        return await self._find(directory, entry, unescape(entry), self._catalog.image_by_entry)
+
+    async def noted_image(self, directory: DirectoryRow, entry: str) -> ImageRow | None:
+        """The image whose annotation file is listed as `entry`, for at most one request."""
+        filename = unescape(entry[:-5]) if entry.endswith(".json") else None
+        if not entry.endswith(".json"):
+            return None
+        return await self._find(directory, entry, filename, self._catalog.image_by_note_entry)
+
+    async def _find(
+        self,
+        directory: DirectoryRow,
+        entry: str,
+        filename: str | None,
+        read: Callable[[int, str], ImageRow | None],
+    ) -> ImageRow | None:
+        dataset = await self.tree(directory.dataset)
+        current = self._catalog.directory(directory.key)
+        if current is None:
+            return None
+        row = read(directory.key, entry)
+        if self._is_listed(dataset, current) or (row is not None and self._reach.resting):
+            return row
+        if filename is None:  # only a listing knows what the entry stands for
+            await self._filled(current)
+            return read(directory.key, entry)
+        answer = self._answers.get((directory.key, filename))
+        if answer is not None and answer == (row is not None):
+            return row
+        whole = max(2, math.ceil(dataset.image_count / EMBED_PAGE))
+        if dataset.key in self._fillings or not self._spend(dataset, 1, whole):
+            await self._wait_for(current, entry, read)
+        else:
+            work = partial(self._ask, dataset, current, filename)
+            await self._renew(("name", directory.key, filename), work, have=row is not None)
+        return read(directory.key, entry)
+
+    async def _ask(self, dataset: DatasetRow, directory: DirectoryRow, filename: str) -> None:
+        found = await self._api.images(dataset.id, directory=directory.path, filename=filename, limit=10)
+        seen = self._catalog.meta("pass") or 0
+        rows = [
+            image for image in found.rows if image.directory == directory.path and image.filename == filename
+        ]
+        gone = await trio.to_thread.run_sync(
+            self._images.put_answer, dataset.key, dataset.id, directory.key, filename, rows, seen
+        )
+        self._answers[directory.key, filename] = bool(rows)
+        self._changes.tell(gone)
+
+    async def _filled(self, directory: DirectoryRow) -> None:
+        filling = await self.folder(directory)
+        if filling is not None:
+            await filling.finished.wait()
+            if filling.error is not None:
+                raise filling.error
+
+    async def _wait_for(
+        self, directory: DirectoryRow, entry: str, read: Callable[[int, str], ImageRow | None]
+    ) -> None:
+        """Wait for a pass to bring one name, or to end."""
+        filling = self._fillings.get(directory.dataset) or await self.folder(directory)
+        while filling is not None and read(directory.key, entry) is None:
+            if filling.finished.is_set():
+                if filling.error is not None:
+                    raise filling.error
+                return
+            await filling.more()
+
+    # Freshness.
+
+    def _current(self, at: float | None, signature: str | None, now_signature: str) -> bool:
+        if at is None or signature != now_signature:
+            return False
+        return 0 <= self._clock.wall() - at < self._ttl * RELIST_AFTER
+
+    async def _renew(self, key: object, work: Callable[[], Awaitable[None]], *, have: bool) -> None:
+        """Do `work` once for all who want it. With `have`, what is cached serves when the server is away."""
+        if have and self._reach.resting:
+            return
+        try:
+            with trio.move_on_after(PATIENCE if have else math.inf):
+                await self._flights.share(key, work)
+            self._reach.answered()
+        except AWAY as error:
+            self._reach.failed(error)
+            if not have:
+                raise

@@ -1,0 +1,94 @@
+"""Opens the bytes of an image, wherever they are cheapest, and tries again where that may help."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from pictofs.api.body import Body
+from pictofs.api.client import Api
+from pictofs.api.storage import Storage
+from pictofs.clock import Clock
+from pictofs.errors import (
+    Corrupt,
+    Nonsense,
+    Offline,
+    PictofsError,
+    ServerFault,
+    Throttled,
+    TimedOut,
+    UrlExpired,
+)
+from pictofs.library.urls import UrlBook
+from pictofs.store.rows import DatasetRow, ImageRow
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+AGAIN = (ServerFault, TimedOut, Offline, Corrupt, Nonsense, UrlExpired, Throttled)
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
+"""Seconds between attempts: doubled each time, with jitter."""
+LONGEST_THROTTLE = 20.0
+"""Seconds of Retry-After that a download waits; a longer one is passed on."""
+
+
+class Source:
+    """The bytes of images, from storage by signed URL or from the keyed route."""
+
+    def __init__(self, api: Api, storage: Storage, urls: UrlBook, clock: Clock, max_retries: int) -> None:
+        self._api, self._storage, self._urls, self._clock = api, storage, urls, clock
+        self._max_retries = max_retries
+
+    @asynccontextmanager
+    async def open(
+        self,
+        dataset: DatasetRow,
+        image: ImageRow,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_range: str | None = None,
+        many: bool = False,
+    ) -> AsyncIterator[Body]:
+        """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).
+
+        `many`: there will be more requests for this image, so that a signed URL is worth its request.
+        Raises UrlExpired when storage refused the URL: the next attempt uses another way.
+        """
+        signed = await self._urls.find(dataset, image, many=many)
+        if signed is None:
+            async with self._api.image_stream(image.id, start=start) as body:
+                yield body
+            return
+        try:
+            async with self._storage.get(signed.url, start=start, end=end, if_range=if_range) as body:
+                yield body
+        except UrlExpired:
+            self._urls.refused(dataset, image)
+            raise
+
+    async def retried(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work` until it succeeds, or fails for good, or the retries are used up."""
+        attempt = 0
+        while True:
+            try:
+                return await work()
+            except AGAIN as error:
+                wait = self._wait(error, attempt)
+                if wait is None:
+                    raise
+                log.info("%s: trying again in %.1f s: %s", what, wait, error)
+                await self._clock.sleep(wait)
+                attempt += 1
+
+    def _wait(self, error: PictofsError, attempt: int) -> float | None:
+        if attempt >= self._max_retries:
+            return None
+        if isinstance(error, UrlExpired) and attempt == 0:
+            return 0.0
+        wait: float = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * (0.75 + self._clock.chance() / 2)
+        if isinstance(error, Throttled) and error.retry_after is not None:
+            return None if error.retry_after > LONGEST_THROTTLE else max(wait, error.retry_after)
+        return wait

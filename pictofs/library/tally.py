@@ -1,0 +1,17 @@
+"""What a mount has done, in numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Tally:
+    """Counts since the mount was made."""
+
+    hits: int = 0
+    """Opens that the cache answered."""
+    misses: int = 0
+    """Opens that needed the server."""
+    bytes_read: int = 0
+    """Bytes given to readers by the daemon; the kernel's page cache serves more."""

@@ -1,0 +1,84 @@
+"""The book of signed URLs: one request fills it for up to 10,000 images."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from pictofs.api.client import Api
+from pictofs.clock import Clock
+from pictofs.errors import PictofsError
+from pictofs.library.flights import Flights
+from pictofs.model.records import STATUSES, SignedUrl
+from pictofs.store.rows import DatasetRow, ImageRow
+
+log = logging.getLogger(__name__)
+
+BATCH = 10_000
+"""Images of one answer of `GET /datasets/{dataset}/download`, its cap; there is no second page."""
+MEMORY = 900.0
+"""Seconds for which one lone read of a dataset is remembered: the life of a signed URL."""
+REFUSALS = 3
+"""Refused URLs of one batch after which the batch is given up: signatures were revoked, not one object lost."""
+
+
+@dataclass
+class _Batch:
+    urls: dict[str, SignedUrl] = field(default_factory=dict)
+    refused: int = 0
+    expires_at: float = 0.0
+
+
+class UrlBook:
+    """Finds a way to the bytes of an image that costs few requests.
+
+    The first read of a dataset takes the keyed byte route: one small request. From the second on a batch of
+    URLs is worth its request. Datasets of more than 10,000 images are asked by status, which reaches four times as
+    many; an image that no batch names is left to the keyed route.
+    """
+
+    def __init__(self, api: Api, flights: Flights, clock: Clock) -> None:
+        self._api, self._flights, self._clock = api, flights, clock
+        self._batches: dict[tuple[int, str | None], _Batch] = {}
+        self._lone: dict[int, float] = {}  # when a dataset last had a read over the keyed route
+
+    async def find(self, dataset: DatasetRow, image: ImageRow, *, many: bool = False) -> SignedUrl | None:
+        """A URL that is good now, or None where the keyed byte route is the way."""
+        partition = self._partition(dataset, image)
+        batch = self._batches.get(partition)
+        now = self._clock.wall()
+        if batch is not None and now < batch.expires_at and batch.refused < REFUSALS:
+            found = batch.urls.get(image.id)
+            return found if found is None or now < found.expires_at else None
+        if partition[1] not in (None, *STATUSES):
+            return None  # `status_filter` knows no other
+        last = self._lone.get(dataset.key)
+        if not many and (last is None or now - last > MEMORY):
+            self._lone[dataset.key] = now
+            return None
+        try:
+            await self._flights.share(("urls", partition), lambda: self._fetch(dataset, partition))
+        except PictofsError as error:
+            log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
+            return None
+        return self._batches[partition].urls.get(image.id)
+
+    def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
+        """Storage did not take the URL of an image: forget it, and the batch with it when it goes on."""
+        batch = self._batches.get(self._partition(dataset, image))
+        if batch is not None and batch.urls.pop(image.id, None) is not None:
+            batch.refused += 1
+
+    def forget(self, dataset: int) -> None:
+        """Drop a dataset's URLs."""
+        for partition in [partition for partition in self._batches if partition[0] == dataset]:
+            del self._batches[partition]
+
+    def _partition(self, dataset: DatasetRow, image: ImageRow) -> tuple[int, str | None]:
+        return dataset.key, image.status if dataset.image_count > BATCH else None
+
+    async def _fetch(self, dataset: DatasetRow, partition: tuple[int, str | None]) -> None:
+        rows = await self._api.download_items(dataset.id, status=partition[1], limit=BATCH)
+        # An answer without a row is believed for a while too, or each read would ask again.
+        expires_at = min((row.expires_at for row in rows), default=self._clock.wall() + MEMORY)
+        self._batches[partition] = _Batch({row.image_id: row for row in rows}, expires_at=expires_at)

@@ -1,0 +1,358 @@
+"""What the organization is known to hold: point reads inline, writes in threads.
+
+A read costs about 20 us and is made on the event loop; every method that writes blocks, runs in one
+transaction, and belongs in a thread. Writers that change what a folder shows return the entries that are gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pictofs.model.inode import Kind, key_of, number
+from pictofs.model.names import entry_name, storable, tagged
+from pictofs.model.records import Dataset, Directory
+from pictofs.store.database import Database
+from pictofs.store.rows import DatasetRow, DirectoryRow, Gone, ImageRow
+
+_DATASET = "SELECT " + ", ".join(DatasetRow._fields) + " FROM dataset "
+_DIRECTORY = "SELECT " + ", ".join(DirectoryRow._fields) + " FROM directory "
+_IMAGE = "SELECT " + ", ".join(ImageRow._fields) + " FROM image "
+
+DATASETS = number(Kind.FIXED, 1)
+"""Inode number of `/datasets`."""
+
+
+class Catalog:
+    """The tables of datasets and directories, and all point reads. Images are written by `ImageTable`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the catalog at `path`.
+
+        Raises:
+            DiskFull: the folder can't be written.
+        """
+        self.database = Database(path)
+        self._reader = self.database.reader
+
+    def close(self) -> None:
+        """Close the file."""
+        self.database.close()
+
+    # Reads: inline.
+
+    def _row(self, make: Any, sql: str, values: tuple[Any, ...]) -> Any:
+        row = self._reader.execute(sql, values).fetchone()
+        return None if row is None else make._make(row)
+
+    def _rows(self, make: Any, sql: str, values: tuple[Any, ...]) -> Any:
+        return [make._make(row) for row in self._reader.execute(sql, values)]
+
+    def meta(self, name: str) -> Any:
+        """A value of `meta`, None if it was never set."""
+        row = self._reader.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row and row[0]
+
+    def dataset(self, key: int) -> DatasetRow | None:
+        """The dataset with that key."""
+        row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE key = ?", (key,))
+        return row
+
+    def dataset_by_entry(self, entry: str) -> DatasetRow | None:
+        """The dataset listed as `entry`."""
+        row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE entry = ?", (entry,))
+        return row
+
+    def datasets_after(self, seq: int, limit: int) -> list[DatasetRow]:
+        """Datasets in listing order, from behind `seq`."""
+        sql = _DATASET + "WHERE seq > ? ORDER BY seq LIMIT ?"
+        rows: list[DatasetRow] = self._rows(DatasetRow, sql, (seq, limit))
+        return rows
+
+    def dataset_raw(self, key: int) -> bytes | None:
+        """The API's object of a dataset, JSON."""
+        row = self._reader.execute("SELECT raw FROM dataset WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def directory(self, key: int) -> DirectoryRow | None:
+        """The directory with that key."""
+        row: DirectoryRow | None = self._row(DirectoryRow, _DIRECTORY + "WHERE key = ?", (key,))
+        return row
+
+    def directory_by_path(self, dataset: int, path: str) -> DirectoryRow | None:
+        """The directory of a dataset at a canonical path; `/` is its root."""
+        sql = _DIRECTORY + "WHERE dataset = ? AND path = ?"
+        row: DirectoryRow | None = self._row(DirectoryRow, sql, (dataset, path))
+        return row
+
+    def directory_by_entry(self, parent: int, entry: str) -> DirectoryRow | None:
+        """The directory listed as `entry` in another one."""
+        sql = _DIRECTORY + "WHERE parent = ? AND entry = ?"
+        row: DirectoryRow | None = self._row(DirectoryRow, sql, (parent, entry))
+        return row
+
+    def directories_after(self, parent: int, seq: int, limit: int) -> list[DirectoryRow]:
+        """Directories in a directory, from behind `seq`."""
+        sql = _DIRECTORY + "WHERE parent = ? AND seq > ? ORDER BY seq LIMIT ?"
+        rows: list[DirectoryRow] = self._rows(DirectoryRow, sql, (parent, seq, limit))
+        return rows
+
+    def image(self, key: int) -> ImageRow | None:
+        """The image with that key."""
+        row: ImageRow | None = self._row(ImageRow, _IMAGE + "WHERE key = ?", (key,))
+        return row
+
+    def image_by_entry(self, directory: int, entry: str) -> ImageRow | None:
+        """The image listed as `entry` in `images/`."""
+        sql = _IMAGE + "WHERE directory = ? AND entry = ?"
+        row: ImageRow | None = self._row(ImageRow, sql, (directory, entry))
+        return row
+
+    def image_by_note_entry(self, directory: int, entry: str) -> ImageRow | None:
+        """The image whose annotation file is listed as `entry` in `annotations/`."""
+        row: ImageRow | None = None
+        if entry.endswith(".json"):
+            sql = _IMAGE + "WHERE directory = ? AND entry = ? AND annotation_entry IS NULL"
+            row = self._row(ImageRow, sql, (directory, entry[:-5]))
+        if row is None:
+            sql = _IMAGE + "WHERE directory = ? AND annotation_entry = ?"
+            row = self._row(ImageRow, sql, (directory, entry))
+        return row
+
+    def images_after(self, directory: int, seq: int, limit: int) -> list[ImageRow]:
+        """Images in a directory in listing order, from behind `seq`."""
+        sql = _IMAGE + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
+        rows: list[ImageRow] = self._rows(ImageRow, sql, (directory, seq, limit))
+        return rows
+
+    def root_images(self, dataset: int) -> int:
+        """Images in no virtual directory, by the server's counts."""
+        sql = "SELECT image_count - (SELECT coalesce(sum(image_count), 0) FROM directory WHERE dataset = ?1)"
+        row = self._reader.execute(sql + " FROM dataset WHERE key = ?1", (dataset,)).fetchone()
+        return max(0, row[0]) if row else 0
+
+    def counts(self) -> tuple[int, int]:
+        """Datasets, and bytes of all their images, as the server counts them; constant time in practice."""
+        row = self._reader.execute("SELECT count(*), coalesce(sum(total_size), 0) FROM dataset").fetchone()
+        return row[0], row[1]
+
+    def image_total(self) -> int:
+        """Images of all datasets, as the server counts them."""
+        return int(self._reader.execute("SELECT coalesce(sum(image_count), 0) FROM dataset").fetchone()[0])
+
+    # Writes: they block.
+
+    def put_datasets(self, datasets: Iterable[Dataset], checked_at: float) -> list[Gone]:
+        """Make the list of datasets equal to `datasets`, all of the organization's. Blocks."""
+        gone: list[Gone] = []
+        with self.database.write() as db:
+            old = {row[0]: row for row in db.execute("SELECT key, entry, name, id, seq FROM dataset")}
+            listed = _with_entries(datasets)
+            for key in old.keys() - {key for key, _, _ in listed}:
+                _delete_dataset(db, key)
+                gone.append(Gone(DATASETS, old[key][1]))
+            # Two datasets may have swapped names: clear what is unique before it is set again.
+            for key, entry, _ in listed:
+                if key in old and old[key][1] != entry:
+                    gone.append(Gone(DATASETS, old[key][1]))
+                    db.execute("UPDATE dataset SET entry = ? WHERE key = ?", (f"/{key}", key))
+            for key, entry, dataset in listed:
+                if key in old and old[key][2] != dataset.name:
+                    # The annotation file names its dataset.
+                    db.execute("UPDATE image SET note_stale = 1 WHERE dataset = ?", (key,))
+                db.execute(
+                    "INSERT INTO dataset (key, id, name, entry, image_count, total_size, created_ns, signature, raw,"
+                    " seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT (key) DO UPDATE SET name = excluded.name,"
+                    " entry = excluded.entry, image_count = excluded.image_count, total_size = excluded.total_size,"
+                    " signature = excluded.signature, raw = excluded.raw",
+                    (
+                        key,
+                        storable(dataset.id),
+                        storable(dataset.name),
+                        entry,
+                        dataset.image_count,
+                        dataset.total_size,
+                        dataset.created_ns,
+                        dataset.signature,
+                        json.dumps(dataset.raw).encode(),
+                    ),
+                )
+                root = (key_of(dataset.id + ":/"), key)
+                db.execute(
+                    "INSERT OR IGNORE INTO directory (key, dataset, parent, path, entry, image_count, seen, implied)"
+                    " VALUES (?, ?, NULL, '/', '', 0, 0, 0)",
+                    root,
+                )
+            _set_meta(db, "checked_at", checked_at)
+        return gone
+
+    def put_directories(
+        self, dataset: int, dataset_id: str, rows: Iterable[Directory], signature: str, at: float
+    ) -> list[Gone]:
+        """Make a dataset's directories equal to `rows`, those that images alone imply kept. Blocks."""
+        with self.database.write() as db:
+            old = {
+                row.key: row
+                for row in map(
+                    DirectoryRow._make,
+                    db.execute(_DIRECTORY + "WHERE dataset = ? AND parent IS NOT NULL", (dataset,)),
+                )
+            }
+            implied = {
+                row[0]
+                for row in db.execute("SELECT path FROM directory WHERE dataset = ? AND implied", (dataset,))
+            }
+            root = key_of(dataset_id + ":/")
+            new = _directory_rows(
+                dataset_id, rows, {row.path: row.key for row in old.values() if row.path in implied}
+            )
+            keep = {path: implied_key for path, implied_key in new.items()}
+            gone: list[Gone] = []
+            if {key: (path, count) for path, (key, count, _) in keep.items()} != {
+                row.key: (row.path, row.image_count) for row in old.values()
+            }:
+                gone = _replace_directories(db, dataset, root, old, keep)
+            db.execute(
+                "UPDATE dataset SET tree_at = ?, tree_signature = ? WHERE key = ?", (at, signature, dataset)
+            )
+        return gone
+
+    def put_dataset(self, dataset: Dataset) -> None:
+        """A newer object of a known dataset came; its name is left for `put_datasets`. Blocks."""
+        with self.database.write() as db:
+            db.execute(
+                "UPDATE dataset SET image_count = ?, total_size = ?, signature = ? WHERE key = ?",
+                (dataset.image_count, dataset.total_size, dataset.signature, key_of(dataset.id.lower())),
+            )
+
+    def expire(self, dataset: int | None) -> None:
+        """Forget that one dataset, or the list of them all, was ever checked: the next look asks. Blocks."""
+        with self.database.write() as db:
+            _set_meta(db, "checked_at", 0.0)
+            only = "" if dataset is None else "WHERE key = ?"
+            values = () if dataset is None else (dataset,)
+            db.execute(f"UPDATE dataset SET tree_at = NULL, listed_at = NULL {only}", values)  # noqa: S608
+            only = only.replace("key", "dataset")
+            db.execute(f"UPDATE directory SET listed_at = NULL {only}", values)  # noqa: S608
+            db.execute(f"UPDATE image SET note_stale = 1 {only}", values)  # noqa: S608
+
+
+def _set_meta(db: Any, name: str, value: Any) -> None:
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def _with_entries(datasets: Iterable[Dataset]) -> list[tuple[int, str, Dataset]]:
+    """Each dataset once, with its key and an entry of its own; the oldest of a name keeps the plain one."""
+    unique = {dataset.id.lower(): dataset for dataset in datasets}
+    taken: set[str] = set()
+    listed = []
+    for identity, dataset in sorted(unique.items(), key=lambda item: (item[1].created_ns, item[0])):
+        entry = entry_name(dataset.name, identity)
+        if entry in taken:
+            entry = tagged(dataset.name, identity)
+        taken.add(entry)
+        listed.append((key_of(identity), entry, dataset))
+    # The server's order, newest first, is the order of listing.
+    order = {identity: place for place, identity in enumerate(unique)}
+    listed.sort(key=lambda item: order[item[2].id.lower()])
+    return listed
+
+
+def _delete_dataset(db: Any, key: int) -> None:
+    db.execute("DELETE FROM image WHERE directory IN (SELECT key FROM directory WHERE dataset = ?)", (key,))
+    db.execute("DELETE FROM directory WHERE dataset = ?", (key,))
+    db.execute("DELETE FROM dataset WHERE key = ?", (key,))
+
+
+def _directory_rows(
+    dataset_id: str, rows: Iterable[Directory], implied: dict[str, int]
+) -> dict[str, tuple[int, int, int]]:
+    """Path -> (key, image count, implied) of every directory, with all parents, parents first."""
+    known = {storable(row.path): row for row in rows if row.path != "/"}
+    paths: set[str] = set()
+    for path in [*known, *implied]:
+        while path != "/" and path not in paths:
+            paths.add(path)
+            path = path.rpartition("/")[0] or "/"  # noqa: PLW2901
+    result = {}
+    for path in sorted(paths, key=lambda path: (path.count("/"), path)):
+        row = known.get(path)
+        if row is not None:
+            result[path] = (key_of(row.id or f"{dataset_id}:{path}"), row.image_count, 0)
+        else:
+            result[path] = (implied.get(path) or key_of(f"{dataset_id}:{path}"), 0, 1)
+    return result
+
+
+def _replace_directories(
+    db: Any,
+    dataset: int,
+    root: int,
+    old: dict[int, DirectoryRow],
+    new: dict[str, tuple[int, int, int]],
+) -> list[Gone]:
+    """Write a dataset's directories anew: renames may be swaps, so rows are not changed one by one."""
+    by_path = {row.path: row for row in old.values()}
+    parents = {"/": root} | {path: key for path, (key, _, _) in new.items()}
+    db.execute("DELETE FROM directory WHERE dataset = ? AND parent IS NOT NULL", (dataset,))
+    entries: set[tuple[int, str]] = set()
+    kept: dict[int, tuple[int, str]] = {}
+    for path, (key, count, implied) in new.items():
+        above, _, name = path.rpartition("/")
+        parent = parents[above or "/"]
+        entry = entry_name(name, path)
+        before = old.get(key)
+        if before is None and path in by_path:  # implied until now: its images move to the server's row
+            db.execute("UPDATE image SET directory = ? WHERE directory = ?", (key, by_path[path].key))
+        db.execute(
+            "INSERT INTO directory (seq, key, dataset, parent, path, entry, image_count, seen, implied, listed_at,"
+            " listed_signature) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
+            (
+                before and before.seq,
+                key,
+                dataset,
+                parent,
+                path,
+                entry,
+                count,
+                implied,
+                before and before.listed_at,
+                before and before.listed_signature,
+            ),
+        )
+        entries.add((parent, entry))
+        kept[key] = (parent, entry)
+        _retag_images(db, parent, entry)
+    gone = []
+    for row in old.values():
+        if kept.get(row.key) != (row.parent, row.entry):
+            gone += [
+                Gone(number(kind, row.parent or 0), row.entry) for kind in (Kind.IMAGES, Kind.ANNOTATIONS)
+            ]
+        if row.key not in kept and row.path not in new:
+            cursor = db.execute("DELETE FROM image WHERE directory = ?", (row.key,))
+            if cursor.rowcount:  # they are elsewhere now, or gone: only a new listing tells
+                db.execute("UPDATE dataset SET listed_at = NULL WHERE key = ?", (dataset,))
+    return gone
+
+
+def _retag_images(db: Any, directory: int, entry: str) -> None:
+    """Give way: an image, or annotation file, whose entry a directory has now, gets a tag."""
+    for key, identity in db.execute(
+        "SELECT key, id FROM image WHERE directory = ? AND entry = ?", (directory, entry)
+    ).fetchall():
+        name = db.execute("SELECT coalesce(filename, entry) FROM image WHERE key = ?", (key,)).fetchone()[0]
+        db.execute(
+            "UPDATE image SET entry = ?, filename = ? WHERE key = ?",
+            (tagged(name, identity.lower()), name, key),
+        )
+    if entry.endswith(".json"):
+        for key, identity, name in db.execute(
+            "SELECT key, id, coalesce(filename, entry) FROM image WHERE directory = ? AND entry = ?"
+            " AND annotation_entry IS NULL",
+            (directory, entry[:-5]),
+        ).fetchall():
+            other = tagged(name + ".json", identity.lower())
+            db.execute("UPDATE image SET annotation_entry = ? WHERE key = ?", (other, key))

@@ -1,0 +1,313 @@
+"""Writes to the catalog's table of images: pages of a listing, sweeps, and what downloads teach."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from pictofs.model.inode import Kind, key_of, number
+from pictofs.model.names import entry_fits, entry_name, escape, storable, tagged
+from pictofs.model.records import Image
+from pictofs.store.database import Database
+from pictofs.store.rows import Gone, ImageRow
+
+_CHUNK = 500
+"""Rows written at once; one row that clashes sends its chunk alone through the slow path."""
+
+_COLUMNS = (
+    "key, id, dataset, directory, entry, filename, annotation_entry, size, created_ns, status, split,"
+    " annotation_count, min_confidence, width, height, content_type, tags, seen"
+)
+_UPSERT = f"""
+    INSERT INTO image ({_COLUMNS}) VALUES ({", ".join("?" * 18)})
+    ON CONFLICT (key) DO UPDATE SET
+        note_stale = note_stale OR annotation_count != excluded.annotation_count OR status != excluded.status
+            OR min_confidence IS NOT excluded.min_confidence OR directory != excluded.directory
+            OR coalesce(filename, entry) != coalesce(excluded.filename, excluded.entry),
+        true_size = CASE WHEN size = excluded.size THEN true_size END,
+        dataset = excluded.dataset, directory = excluded.directory, entry = excluded.entry,
+        filename = excluded.filename, annotation_entry = excluded.annotation_entry, size = excluded.size,
+        created_ns = excluded.created_ns, status = excluded.status, split = excluded.split,
+        annotation_count = excluded.annotation_count, min_confidence = excluded.min_confidence,
+        width = excluded.width, height = excluded.height, content_type = excluded.content_type,
+        tags = excluded.tags, seen = max(seen, excluded.seen)
+"""  # noqa: S608
+_ENTRY, _FILENAME, _DIRECTORY = 4, 5, 3  # places in a tuple of values
+
+
+class ImageTable:
+    """The images of one catalog. Every method blocks and belongs in a thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin_pass(self) -> int:
+        """The number of a new listing pass, in the order of all mounts that share the catalog."""
+        with self._database.write() as db:
+            db.execute(
+                "INSERT INTO meta VALUES ('pass', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
+            )
+            return int(db.execute("SELECT value FROM meta WHERE name = 'pass'").fetchone()[0])
+
+    def put(
+        self, dataset: int, dataset_id: str, images: Sequence[Image], seen: int, *, moves: bool
+    ) -> list[Gone]:
+        """Write rows of a listing.
+
+        Args:
+            dataset: key of the dataset.
+            dataset_id: its id.
+            images: the rows; of an id that comes twice the later one counts.
+            seen: number of the pass.
+            moves: whether the table may hold these images elsewhere, so that old entries are to be told.
+        """
+        with self._database.write() as db:
+            folders = _Folders(db, dataset, dataset_id)
+            unique = {image.id.lower(): image for image in images}
+            gone: list[Gone] = []
+            rows = [_values(dataset, folders, identity, image, seen) for identity, image in unique.items()]
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                before = _places(db, [row[0] for row in chunk]) if moves else {}
+                _write(db, chunk)
+                if before:
+                    gone += _moved(before, _places(db, list(before)))
+            return gone
+
+    def sweep(
+        self, dataset: int, seen: int, *, directory: int | None, signature: str, at: float
+    ) -> list[Gone]:
+        """End a complete pass over a dataset, or one directory of it: what it has not seen is gone."""
+        with self._database.write() as db:
+            scope = (
+                "directory = ?" if directory else "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+            )
+            values = (directory or dataset, seen)
+            where = f"WHERE {scope} AND seen < ?"
+            old = db.execute(f"SELECT {', '.join(ImageRow._fields)} FROM image {where}", values)  # noqa: S608
+            gone = [entry for row in map(ImageRow._make, old) for entry in _entries(row)]
+            db.execute(f"DELETE FROM image {where}", values)  # noqa: S608
+            gone += _untag(db, scope, values[0])
+            table, key = ("directory", directory) if directory else ("dataset", dataset)
+            db.execute(
+                f"UPDATE {table} SET listed_at = ?, listed_signature = ? WHERE key = ?",  # noqa: S608
+                (at, signature, key),
+            )
+            return gone + (_drop_implied(db, dataset) if directory is None else [])
+
+    def put_answer(
+        self, dataset: int, dataset_id: str, directory: int, filename: str, images: Sequence[Image], seen: int
+    ) -> list[Gone]:
+        """Write the server's answer to "which images have this name in this directory": others are gone."""
+        keys = {key_of(image.id.lower()) for image in images}
+        gone: list[Gone] = []
+        with self._database.write() as db:
+            sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND "  # noqa: S608
+            for condition, value in (
+                ("filename = ?", filename),
+                ("entry = ? AND filename IS NULL", escape(filename)),
+            ):
+                for row in map(ImageRow._make, db.execute(sql + condition, (directory, value)).fetchall()):
+                    if row.key not in keys:
+                        gone += _entries(row)
+                        db.execute("DELETE FROM image WHERE key = ?", (row.key,))
+        return gone + (self.put(dataset, dataset_id, images, seen, moves=True) if images else [])
+
+    def learn_size(self, key: int, size: int) -> None:
+        """A download has shown that the image has `size` bytes, whatever the listing says."""
+        with self._database.write() as db:
+            db.execute("UPDATE image SET true_size = ? WHERE key = ?", (size, key))
+
+    def learn_note(self, key: int, size: int, crc32c: int, version: int, now_ns: int) -> None:
+        """An annotation file was fetched: its size and checksum, and its version, new since `now_ns` or not."""
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE image SET note_size = ?1, note_crc = ?2, note_stale = 0,"
+                " note_ns = CASE WHEN note_version = ?3 THEN note_ns ELSE ?4 END, note_version = ?3 WHERE key = ?5",
+                (size, crc32c, version, now_ns, key),
+            )
+
+    def seen_in(self, dataset: int, seen: int, directory: int | None) -> int:
+        """How many images a pass has seen so far, each once. Inline it would stall the loop."""
+        scope = "directory = ?" if directory else "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+        with self._database.write() as db:
+            sql = f"SELECT count(*) FROM image WHERE {scope} AND seen >= ?"  # noqa: S608
+            return int(db.execute(sql, (directory or dataset, seen)).fetchone()[0])
+
+    def doubt_note(self, key: int) -> None:
+        """An annotation file may have changed: the next open fetches it again."""
+        with self._database.write() as db:
+            db.execute("UPDATE image SET note_stale = 1 WHERE key = ?", (key,))
+
+
+class _Folders:
+    """Keys of a dataset's directories by path; makes a row for one that only an image names."""
+
+    def __init__(self, db: sqlite3.Connection, dataset: int, dataset_id: str) -> None:
+        self._db, self._dataset, self._id = db, dataset, dataset_id
+        sql = "SELECT path, key FROM directory WHERE dataset = ?"
+        self._keys: dict[str, int] = dict(db.execute(sql, (dataset,)))
+        self._entries: dict[int, set[str]] = {}
+
+    def key(self, path: str) -> int:
+        path = storable(path)
+        key = self._keys.get(path)
+        if key is not None:
+            return key
+        above, _, name = path.rpartition("/")
+        parent = self.key(above or "/") if path != "/" else None
+        key = key_of(f"{self._id}:{path}")
+        self._db.execute(
+            "INSERT INTO directory (key, dataset, parent, path, entry, image_count, seen, implied)"
+            " VALUES (?, ?, ?, ?, ?, 0, 0, 1)",
+            (key, self._dataset, parent, path, entry_name(name, path) if parent else ""),
+        )
+        self._keys[path] = key
+        return key
+
+    def below(self, key: int) -> set[str]:
+        """Entries of the directories in a directory: images give way to them."""
+        if key not in self._entries:
+            rows = self._db.execute("SELECT entry FROM directory WHERE parent = ?", (key,))
+            self._entries[key] = {row[0] for row in rows}
+        return self._entries[key]
+
+
+def _values(dataset: int, folders: _Folders, identity: str, image: Image, seen: int) -> tuple[Any, ...]:
+    directory = folders.key(image.directory)
+    filename: str | None = image.filename
+    entry = entry_name(image.filename, identity)
+    taken = folders.below(directory)
+    if entry in taken:
+        entry = tagged(image.filename, identity)
+    return (
+        key_of(identity),
+        image.id,
+        dataset,
+        directory,
+        entry,
+        None if entry == filename else storable(image.filename),
+        _note_entry(image.filename, identity, entry, taken),
+        image.size,
+        image.created_ns,
+        image.status,
+        image.split,
+        image.annotation_count,
+        image.min_confidence,
+        image.width,
+        image.height,
+        image.content_type,
+        msgspec.json.encode(image.tags).decode() if image.tags else None,
+        seen,
+    )
+
+
+def _note_entry(filename: str, identity: str, entry: str, taken: set[str]) -> str | None:
+    """The annotation file's own entry where it is not the image's with `.json` behind it."""
+    plain = entry + ".json"
+    if entry_fits(plain) and plain not in taken:
+        return None
+    return tagged(filename + ".json", identity)
+
+
+def _write(db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+    db.execute("SAVEPOINT chunk")
+    before = db.total_changes
+    try:
+        db.executemany(_UPSERT, rows)
+        if db.total_changes - before == len(rows):
+            db.execute("RELEASE chunk")
+            return
+    except (sqlite3.IntegrityError, UnicodeEncodeError):
+        pass
+    db.execute("ROLLBACK TO chunk")
+    db.execute("RELEASE chunk")
+    for row in rows:
+        _write_one(db, tuple(storable(value) if isinstance(value, str) else value for value in row))
+
+
+def _write_one(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
+    """Write a row whose entry another image may have: the older of the two keeps the plain name."""
+    holder = db.execute(
+        "SELECT key, id, created_ns, coalesce(filename, entry) FROM image WHERE directory = ? AND entry = ?",
+        (row[_DIRECTORY], row[_ENTRY]),
+    ).fetchone()
+    if holder is not None and holder[0] != row[0]:
+        if (holder[2], holder[1].lower()) > (row[8], row[1].lower()):
+            _tag(db, holder[0], holder[3], holder[1].lower())
+        else:
+            name = row[_FILENAME] or row[_ENTRY]
+            identity = row[1].lower()
+            row = (*row[:_ENTRY], tagged(name, identity), name, None, *row[7:])
+    db.execute(_UPSERT, row)
+
+
+def _tag(db: sqlite3.Connection, key: int, name: str, identity: str) -> None:
+    db.execute(
+        "UPDATE image SET entry = ?, filename = ?, annotation_entry = NULL WHERE key = ?",
+        (tagged(name, identity), name, key),
+    )
+
+
+def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[Gone]:
+    """Give back the plain name to images whose rival is gone."""
+    gone: list[Gone] = []
+    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE {scope} AND filename IS NOT NULL"  # noqa: S608
+    for row in map(ImageRow._make, db.execute(sql, (value,)).fetchall()):
+        plain = entry_name(row.name, row.id.lower())
+        if plain == row.entry:
+            continue
+        taken = db.execute(
+            "SELECT 1 FROM image WHERE directory = ?1 AND entry = ?2"
+            " UNION ALL SELECT 1 FROM directory WHERE parent = ?1 AND entry = ?2",
+            (row.directory, plain),
+        ).fetchone()
+        if taken is None:
+            gone += _entries(row)
+            db.execute(
+                "UPDATE image SET entry = ?, filename = ? WHERE key = ?",
+                (plain, None if plain == row.name else row.name, row.key),
+            )
+    return gone
+
+
+def _places(db: sqlite3.Connection, keys: list[int]) -> dict[int, ImageRow]:
+    marks = ", ".join("?" * len(keys))
+    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE key IN ({marks})"  # noqa: S608
+    return {row.key: row for row in map(ImageRow._make, db.execute(sql, keys))}
+
+
+def _moved(before: dict[int, ImageRow], after: dict[int, ImageRow]) -> list[Gone]:
+    gone: list[Gone] = []
+    for key, old in before.items():
+        new = after.get(key)
+        if new is None or (new.directory, new.entry, new.note_entry) != (
+            old.directory,
+            old.entry,
+            old.note_entry,
+        ):
+            gone += _entries(old)
+    return gone
+
+
+def _entries(row: ImageRow) -> Iterable[Gone]:
+    yield Gone(number(Kind.IMAGES, row.directory), row.entry)
+    yield Gone(number(Kind.ANNOTATIONS, row.directory), row.note_entry)
+
+
+def _drop_implied(db: sqlite3.Connection, dataset: int) -> list[Gone]:
+    """Remove directories that only images named, now that no image does; the innermost first."""
+    gone: list[Gone] = []
+    sql = (
+        "SELECT key, parent, entry FROM directory WHERE dataset = ? AND implied"
+        " AND NOT EXISTS (SELECT 1 FROM image WHERE image.directory = directory.key)"
+        " AND NOT EXISTS (SELECT 1 FROM directory AS child WHERE child.parent = directory.key)"
+    )
+    while rows := db.execute(sql, (dataset,)).fetchall():
+        for key, parent, entry in rows:
+            gone += [Gone(number(kind, parent), entry) for kind in (Kind.IMAGES, Kind.ANNOTATIONS)]
+            db.execute("DELETE FROM directory WHERE key = ?", (key,))
+    return gone

@@ -1,0 +1,89 @@
+"""What the catalog's tables hold, a row each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class DatasetRow(NamedTuple):
+    """A row of `dataset`; see schema.sql."""
+
+    seq: int
+    key: int
+    id: str
+    name: str
+    entry: str
+    image_count: int
+    total_size: int
+    created_ns: int
+    signature: str
+    tree_at: float | None
+    tree_signature: str | None
+    listed_at: float | None
+    listed_signature: str | None
+
+
+class DirectoryRow(NamedTuple):
+    """A row of `directory`."""
+
+    seq: int
+    key: int
+    dataset: int
+    parent: int | None
+    path: str
+    entry: str
+    image_count: int
+    listed_at: float | None
+    listed_signature: str | None
+
+
+class ImageRow(NamedTuple):
+    """A row of `image`."""
+
+    seq: int
+    key: int
+    id: str
+    dataset: int
+    directory: int
+    entry: str
+    filename: str | None
+    annotation_entry: str | None
+    size: int
+    true_size: int | None
+    created_ns: int
+    status: str
+    split: str | None
+    annotation_count: int
+    min_confidence: float | None
+    width: int | None
+    height: int | None
+    content_type: str | None
+    tags: str | None
+    note_size: int | None
+    note_crc: int | None
+    note_version: int
+    note_ns: int | None
+    note_stale: int
+
+    @property
+    def name(self) -> str:
+        """The server's filename."""
+        return self.entry if self.filename is None else self.filename
+
+    @property
+    def note_entry(self) -> str:
+        """The annotation file's name in its folder."""
+        return self.annotation_entry or self.entry + ".json"
+
+    @property
+    def known_size(self) -> int | None:
+        """Bytes of the image, None where only a download can tell."""
+        return self.true_size if self.true_size is not None else self.size or None
+
+
+class Gone(NamedTuple):
+    """An entry that a folder no longer has: what the kernel may still hold and must forget."""
+
+    parent: int
+    """Inode number of the folder."""
+    entry: str

@@ -1,0 +1,102 @@
+"""What the tree says of a node, and what a view must be able to say."""
+
+from __future__ import annotations
+
+import stat
+from typing import NamedTuple, Protocol
+
+from pictofs.errors import IsADirectory, NotADirectory
+from pictofs.library.content import Content
+from pictofs.library.filling import Filling
+from pictofs.model.inode import Inode
+
+FOREVER = 86_400.0
+"""Seconds the kernel may keep what can't change: the attributes of an image of known size."""
+
+BATCH = 256
+"""Entries that a view gives at once: ten times what one readdir takes with attributes (4 KiB)."""
+
+
+class Attributes(NamedTuple):
+    """What stat shows, and for how long the kernel may keep it."""
+
+    inode: int
+    mode: int
+    size: int
+    """Bytes."""
+    blocks: int
+    """Of 512 bytes; 0 where the size is a placeholder."""
+    mtime_ns: int
+    """Nanoseconds since the epoch."""
+    keep: float
+    """Seconds for which the attributes hold."""
+    keep_entry: float
+    """Seconds for which the name leads here."""
+
+
+class Entry(NamedTuple):
+    """One entry of a folder."""
+
+    name: str
+    attributes: Attributes
+    cookie: int
+    """Where readdir goes on behind this entry."""
+
+
+class Batch(NamedTuple):
+    """Some entries of a folder."""
+
+    entries: list[Entry]
+    filling: Filling | None
+    """Where there are no entries: the pass that may still bring some."""
+
+
+def folder(inode: int, mtime_ns: int, keep: float) -> Attributes:
+    """Attributes of a folder."""
+    return Attributes(inode, stat.S_IFDIR | 0o555, 0, 0, mtime_ns, keep, keep)
+
+
+def file(inode: int, size: int, mtime_ns: int, keep: float, keep_entry: float) -> Attributes:
+    """Attributes of a file of known size."""
+    return Attributes(inode, stat.S_IFREG | 0o444, size, -(-size // 512), mtime_ns, keep, keep_entry)
+
+
+def unsized(inode: int, placeholder: int, mtime_ns: int, keep_entry: float) -> Attributes:
+    """Attributes of a file whose size only a download tells: the kernel asks again once it is open."""
+    return Attributes(inode, stat.S_IFREG | 0o444, placeholder, 0, mtime_ns, 0.0, keep_entry)
+
+
+class View(Protocol):
+    """One kind of node."""
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """What stat shows. Raises NoSuchEntry."""
+
+    async def lookup(self, inode: Inode, name: str) -> Attributes:
+        """The entry `name`. Raises NoSuchEntry, NotADirectory."""
+
+    async def entries(self, inode: Inode, cookie: int) -> Batch:
+        """Entries from behind `cookie`, 0 for the first; none at the end. Raises NotADirectory."""
+
+    async def open(self, inode: Inode) -> Content:
+        """The content. Raises IsADirectory, NoSuchEntry, Stale."""
+
+
+class FileView:
+    """The half of a view that files share."""
+
+    async def lookup(self, inode: Inode, name: str) -> Attributes:
+        """Refused."""
+        raise NotADirectory(f"{name!r} was looked up in a file")
+
+    async def entries(self, inode: Inode, cookie: int) -> Batch:
+        """Refused."""
+        raise NotADirectory("a file was listed")
+
+
+class FolderView:
+    """The half of a view that folders share."""
+
+    async def open(self, inode: Inode) -> Content:
+        """Refused."""
+        raise IsADirectory("a folder was opened as a file")

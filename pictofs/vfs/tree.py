@@ -1,0 +1,176 @@
+"""The tree: operations by inode number, and the handles of what is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from pictofs.errors import NoSuchEntry
+from pictofs.library.content import Content
+from pictofs.library.library import Library
+from pictofs.model.inode import Inode, Kind
+from pictofs.vfs.node import FOREVER, Attributes, Entry, View
+from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
+from pictofs.vfs.views.dataset import DatasetView
+from pictofs.vfs.views.fixed import FixedView
+from pictofs.vfs.views.images import ImagesView, ImageView
+
+
+@dataclass(eq=False)
+class OpenFile:
+    """An open file."""
+
+    handle: int
+    content: Content
+    attributes: Attributes
+    resized: bool
+    """Whether stat showed another size before, and promised to stand by it."""
+    live: bool
+    """Whether the content is made at open, so that the kernel must keep none of it."""
+
+
+@dataclass
+class _OpenFolder:
+    inode: Inode
+    entries: list[Entry] = field(default_factory=list)
+    """What was read ahead of the kernel's small replies, from `start` on."""
+    start: int = 0
+    """The cookie in front of the first of them."""
+
+
+class Tree:
+    """A file system without a kernel: `pictofs.fuse` puts it below one."""
+
+    def __init__(
+        self,
+        library: Library,
+        *,
+        status: Callable[[], dict[str, Any]],
+        exact_annotation_sizes: bool,
+        started_ns: int,
+    ) -> None:
+        self._library = library
+        exact = Exact(library, exact_annotation_sizes)
+        self._views: Mapping[Kind, View] = {
+            Kind.FIXED: FixedView(library, status, started_ns),
+            Kind.DATASET: DatasetView(library),
+            Kind.IMAGES: ImagesView(library),
+            Kind.ANNOTATIONS: AnnotationsView(library, exact),
+            Kind.IMAGE: ImageView(library),
+            Kind.ANNOTATION: AnnotationView(library, exact),
+        }
+        self._numbers: Iterator[int] = count(1)
+        self._files: dict[int, OpenFile] = {}
+        self._folders: dict[int, _OpenFolder] = {}
+        self._by_inode: dict[int, list[OpenFile]] = {}
+
+    @property
+    def open_files(self) -> int:
+        """How many file handles there are."""
+        return len(self._files)
+
+    async def attributes(self, number: int) -> Attributes:
+        """What stat shows; of an open file what it showed when it was opened, whatever came later."""
+        opened = self._by_inode.get(number)
+        if opened:
+            return opened[-1].attributes
+        inode, view = self._node(number)
+        return await view.attributes(inode)
+
+    async def lookup(self, parent: int, name: str) -> Attributes:
+        """The entry `name` of a folder."""
+        inode, view = self._node(parent)
+        return await view.lookup(inode, name)
+
+    def open_folder(self, number: int) -> int:
+        """A handle for reading a folder."""
+        handle = next(self._numbers)
+        self._folders[handle] = _OpenFolder(self._node(number)[0])
+        return handle
+
+    async def read_folder(self, handle: int, cookie: int) -> list[Entry]:
+        """Some entries from behind `cookie`, 0 for the first; none at the end.
+
+        Waits where the next page is on its way, and raises what kept it from coming.
+        """
+        folder = self._folders[handle]
+        if folder.start == cookie and folder.entries:
+            return folder.entries
+        for place, entry in enumerate(folder.entries):
+            if entry.cookie == cookie:
+                folder.entries, folder.start = folder.entries[place + 1 :], cookie
+                break
+        else:
+            folder.entries = []
+        if not folder.entries:
+            folder.entries, folder.start = await self._more(folder.inode, cookie), cookie
+        return folder.entries
+
+    async def _more(self, inode: Inode, cookie: int) -> list[Entry]:
+        view = self._views[inode.kind]
+        while True:
+            batch = await view.entries(inode, cookie)
+            if batch.entries or batch.filling is None:
+                return batch.entries
+            if batch.filling.finished.is_set():
+                if batch.filling.error is not None:
+                    raise batch.filling.error
+                # Its last rows may have come between the look at the catalog and now.
+                return (await view.entries(inode, cookie)).entries
+            await batch.filling.more()
+
+    def close_folder(self, handle: int) -> None:
+        """Give a folder's handle back."""
+        del self._folders[handle]
+
+    async def open(self, number: int) -> OpenFile:
+        """A handle for reading a file, whose size is exact. Raises Stale: look the path up again."""
+        inode, view = self._node(number)
+        before = await view.attributes(inode)
+        content = await view.open(inode)
+        live = inode.kind is Kind.FIXED
+        size = content.size
+        opened = OpenFile(
+            handle=next(self._numbers),
+            content=content,
+            attributes=before._replace(size=size, blocks=-(-size // 512), keep=0.0 if live else FOREVER),
+            resized=bool(before.keep) and before.size != size,
+            live=live,
+        )
+        self._files[opened.handle] = opened
+        self._by_inode.setdefault(before.inode, []).append(opened)
+        return opened
+
+    async def read(self, handle: int, offset: int, length: int) -> bytes:
+        """Bytes of an open file, fewer than `length` only at its end."""
+        data = await self._files[handle].content.read(offset, length)
+        self._library.tally.bytes_read += len(data)
+        return data
+
+    def close(self, handle: int) -> None:
+        """Give a file's handle back."""
+        opened = self._files.pop(handle)
+        inode = opened.attributes.inode
+        others = self._by_inode[inode]
+        others.remove(opened)
+        if not others:
+            del self._by_inode[inode]
+        opened.content.close()
+
+    def close_all(self) -> None:
+        """Give every handle back, at the end of the mount."""
+        for handle in list(self._files):
+            self.close(handle)
+        self._folders.clear()
+
+    def space(self) -> tuple[int, int]:
+        """Bytes and files of the whole organization, from the catalog alone."""
+        return self._library.catalog.counts()[1], self._library.catalog.image_total()
+
+    def _node(self, number: int) -> tuple[Inode, View]:
+        inode = Inode.of(number)
+        if inode is None:
+            raise NoSuchEntry("there is no such inode")
+        return inode, self._views[inode.kind]

@@ -1,0 +1,98 @@
+"""`annotations/`: for each image the file that the vendor's SDK writes."""
+
+from __future__ import annotations
+
+from pictofs.errors import NoSuchEntry, Stale
+from pictofs.library.content import Content
+from pictofs.library.library import Library
+from pictofs.model.inode import Inode, Kind, number
+from pictofs.store.rows import DirectoryRow, ImageRow
+from pictofs.vfs.node import FOREVER, Attributes, FileView, file, unsized
+from pictofs.vfs.views.tree import TreeView
+
+PLACEHOLDER, PLACEHOLDER_EACH = 1 << 20, 1 << 14
+"""Bytes that stat shows for a file that was never read: so many, and so many more for each annotation. Files are
+smaller, so that whoever trusts it (Python's tarfile) runs into the end and says so, and does not cut."""
+
+
+def annotation_file(row: ImageRow, keep_entry: float) -> Attributes:
+    """Attributes of an annotation file, as far as they are known."""
+    inode = number(Kind.ANNOTATION, row.key, row.note_version)
+    mtime_ns = row.note_ns or row.created_ns
+    if row.note_size is None:
+        placeholder = PLACEHOLDER + PLACEHOLDER_EACH * row.annotation_count
+        return unsized(inode, placeholder, mtime_ns, keep_entry)
+    # A version that is in doubt is asked for again at open; until then the old one is the truth.
+    return file(inode, row.note_size, mtime_ns, 0.0 if row.note_stale else FOREVER, keep_entry)
+
+
+class Exact:
+    """Fetches a file for its size, where `--annotation-sizes=exact` asks for that at stat."""
+
+    def __init__(self, library: Library, wanted: bool) -> None:
+        self._library, self.wanted = library, wanted
+
+    async def settled(self, row: ImageRow) -> ImageRow:
+        """The row with a size that is true, at the price of a request if it was not known."""
+        if self.wanted and (row.note_size is None or row.note_stale):
+            try:
+                (await self._library.downloads.note(row)).close()
+            except Stale:
+                pass
+            return self._library.catalog.image(row.key) or row
+        return row
+
+
+class AnnotationsView(TreeView):
+    """A virtual directory in `annotations/`."""
+
+    kind = Kind.ANNOTATIONS
+
+    def __init__(self, library: Library, exact: Exact) -> None:
+        super().__init__(library)
+        self._exact = exact
+
+    async def find(self, directory: DirectoryRow, name: str) -> ImageRow | None:
+        """The image whose annotations these are."""
+        return await self._library.listing.noted_image(directory, name)
+
+    async def found(self, row: ImageRow) -> Attributes:
+        """Attributes of one file, exact where that is asked for."""
+        return annotation_file(await self._exact.settled(row), self._library.listing.fresh_for)
+
+    def file(self, row: ImageRow, keep_entry: float) -> Attributes:
+        """Attributes as far as they are known: a listing fetches nothing."""
+        return annotation_file(row, keep_entry)
+
+    def name(self, row: ImageRow) -> str:
+        """The annotation file's entry."""
+        return row.note_entry
+
+
+class AnnotationView(FileView):
+    """An annotation file."""
+
+    def __init__(self, library: Library, exact: Exact) -> None:
+        self._library, self._exact = library, exact
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Size as far as it is known, or exact."""
+        row = await self._exact.settled(self._row(inode))
+        self._check(inode, row)
+        return annotation_file(row, self._library.listing.fresh_for)
+
+    async def open(self, inode: Inode) -> Content:
+        """The file's version of this inode. Raises Stale when there is a newer one: the path leads to it."""
+        row = self._row(inode)
+        self._check(inode, row)
+        return await self._library.downloads.note(row)
+
+    def _check(self, inode: Inode, row: ImageRow) -> None:
+        if row.note_version & 255 != inode.version:
+            raise Stale(f"{row.note_entry} has a newer version")
+
+    def _row(self, inode: Inode) -> ImageRow:
+        row = self._library.catalog.image(inode.key)
+        if row is None:
+            raise NoSuchEntry("the image is gone")
+        return row

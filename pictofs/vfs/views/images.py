@@ -1,0 +1,67 @@
+"""`images/`: the original bytes."""
+
+from __future__ import annotations
+
+from pictofs.errors import NoSuchEntry
+from pictofs.library.content import Content
+from pictofs.library.library import Library
+from pictofs.model.inode import Inode, Kind, number
+from pictofs.store.rows import DirectoryRow, ImageRow
+from pictofs.vfs.node import FOREVER, Attributes, FileView, file, unsized
+from pictofs.vfs.views.tree import TreeView
+
+PLACEHOLDER = 1 << 30
+"""Bytes that stat shows for an image whose size the server does not tell, until it was opened once: more than
+images have, so that whoever trusts it runs into the file's end and not into a cut file."""
+
+
+def image_file(row: ImageRow, keep_entry: float) -> Attributes:
+    """Attributes of an image."""
+    inode = number(Kind.IMAGE, row.key)
+    size = row.known_size
+    if size is None:
+        return unsized(inode, PLACEHOLDER, row.created_ns, keep_entry)
+    return file(inode, size, row.created_ns, FOREVER, keep_entry)
+
+
+class ImagesView(TreeView):
+    """A virtual directory in `images/`."""
+
+    kind = Kind.IMAGES
+
+    async def find(self, directory: DirectoryRow, name: str) -> ImageRow | None:
+        """The image itself."""
+        return await self._library.listing.image(directory, name)
+
+    def file(self, row: ImageRow, keep_entry: float) -> Attributes:
+        """Attributes of the image."""
+        return image_file(row, keep_entry)
+
+    def name(self, row: ImageRow) -> str:
+        """The image's entry."""
+        return row.entry
+
+
+class ImageView(FileView):
+    """An image."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Size and time as the listing says; the size that a download has shown, where that is another."""
+        return image_file(self._row(inode), self._library.listing.fresh_for)
+
+    async def open(self, inode: Inode) -> Content:
+        """The bytes. A dataset that is gone from the list is still read, as long as storage has it."""
+        row = self._row(inode)
+        dataset = self._library.catalog.dataset(row.dataset)
+        if dataset is None:
+            raise NoSuchEntry("the dataset is gone")
+        return await self._library.downloads.image(dataset, row)
+
+    def _row(self, inode: Inode) -> ImageRow:
+        row = self._library.catalog.image(inode.key)
+        if row is None:
+            raise NoSuchEntry("the image is gone")
+        return row
