@@ -163,8 +163,8 @@ class Catalog:
                     # The annotation file names its dataset.
                     db.execute("UPDATE image SET note_stale = 1 WHERE dataset = ?", (key,))
                 db.execute(
-                    "INSERT INTO dataset (key, id, name, entry, image_count, total_size, created_ns, signature, raw,"
-                    " seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0) ON CONFLICT (key) DO UPDATE SET name = excluded.name,"
+                    "INSERT INTO dataset (key, id, name, entry, image_count, total_size, created_ns, signature, raw)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET name = excluded.name,"
                     " entry = excluded.entry, image_count = excluded.image_count, total_size = excluded.total_size,"
                     " signature = excluded.signature, raw = excluded.raw",
                     (
@@ -181,8 +181,8 @@ class Catalog:
                 )
                 root = (key_of(dataset.id + ":/"), key)
                 db.execute(
-                    "INSERT OR IGNORE INTO directory (key, dataset, parent, path, entry, image_count, seen, implied)"
-                    " VALUES (?, ?, NULL, '/', '', 0, 0, 0)",
+                    "INSERT OR IGNORE INTO directory (key, dataset, parent, path, entry, image_count, implied)"
+                    " VALUES (?, ?, NULL, '/', '', 0, 0)",
                     root,
                 )
             _set_meta(db, "checked_at", checked_at)
@@ -208,12 +208,11 @@ class Catalog:
             new = _directory_rows(
                 dataset_id, rows, {row.path: row.key for row in old.values() if row.path in implied}
             )
-            keep = {path: implied_key for path, implied_key in new.items()}
             gone: list[Gone] = []
-            if {key: (path, count) for path, (key, count, _) in keep.items()} != {
+            if {key: (path, count) for path, (key, count, _) in new.items()} != {
                 row.key: (row.path, row.image_count) for row in old.values()
             }:
-                gone = _replace_directories(db, dataset, root, old, keep)
+                gone = _replace_directories(db, dataset, root, old, new)
             db.execute(
                 "UPDATE dataset SET tree_at = ?, tree_signature = ? WHERE key = ?", (at, signature, dataset)
             )
@@ -233,10 +232,10 @@ class Catalog:
             _set_meta(db, "checked_at", 0.0)
             only = "" if dataset is None else "WHERE key = ?"
             values = () if dataset is None else (dataset,)
-            db.execute(f"UPDATE dataset SET tree_at = NULL, listed_at = NULL {only}", values)  # noqa: S608
+            db.execute(f"UPDATE dataset SET tree_at = NULL, listed_at = NULL {only}", values)
             only = only.replace("key", "dataset")
-            db.execute(f"UPDATE directory SET listed_at = NULL {only}", values)  # noqa: S608
-            db.execute(f"UPDATE image SET note_stale = 1 {only}", values)  # noqa: S608
+            db.execute(f"UPDATE directory SET listed_at = NULL {only}", values)
+            db.execute(f"UPDATE image SET note_stale = 1 {only}", values)
 
 
 def _set_meta(db: Any, name: str, value: Any) -> None:
@@ -307,8 +306,8 @@ def _replace_directories(
         if before is None and path in by_path:  # implied until now: its images move to the server's row
             db.execute("UPDATE image SET directory = ? WHERE directory = ?", (key, by_path[path].key))
         db.execute(
-            "INSERT INTO directory (seq, key, dataset, parent, path, entry, image_count, seen, implied, listed_at,"
-            " listed_signature) VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
+            "INSERT INTO directory (seq, key, dataset, parent, path, entry, image_count, implied, listed_at,"
+            " listed_signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 before and before.seq,
                 key,

@@ -34,7 +34,7 @@ _UPSERT = f"""
         annotation_count = excluded.annotation_count, min_confidence = excluded.min_confidence,
         width = excluded.width, height = excluded.height, content_type = excluded.content_type,
         tags = excluded.tags, seen = max(seen, excluded.seen)
-"""  # noqa: S608
+"""
 _ENTRY, _FILENAME, _DIRECTORY = 4, 5, 3  # places in a tuple of values
 
 
@@ -87,13 +87,13 @@ class ImageTable:
             )
             values = (directory or dataset, seen)
             where = f"WHERE {scope} AND seen < ?"
-            old = db.execute(f"SELECT {', '.join(ImageRow._fields)} FROM image {where}", values)  # noqa: S608
+            old = db.execute(f"SELECT {', '.join(ImageRow._fields)} FROM image {where}", values)
             gone = [entry for row in map(ImageRow._make, old) for entry in _entries(row)]
-            db.execute(f"DELETE FROM image {where}", values)  # noqa: S608
+            db.execute(f"DELETE FROM image {where}", values)
             gone += _untag(db, scope, values[0])
             table, key = ("directory", directory) if directory else ("dataset", dataset)
             db.execute(
-                f"UPDATE {table} SET listed_at = ?, listed_signature = ? WHERE key = ?",  # noqa: S608
+                f"UPDATE {table} SET listed_at = ?, listed_signature = ? WHERE key = ?",
                 (at, signature, key),
             )
             return gone + (_drop_implied(db, dataset) if directory is None else [])
@@ -105,7 +105,7 @@ class ImageTable:
         keys = {key_of(image.id.lower()) for image in images}
         gone: list[Gone] = []
         with self._database.write() as db:
-            sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND "  # noqa: S608
+            sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND "
             for condition, value in (
                 ("filename = ?", filename),
                 ("entry = ? AND filename IS NULL", escape(filename)),
@@ -134,7 +134,7 @@ class ImageTable:
         """How many images a pass has seen so far, each once. Inline it would stall the loop."""
         scope = "directory = ?" if directory else "directory IN (SELECT key FROM directory WHERE dataset = ?)"
         with self._database.write() as db:
-            sql = f"SELECT count(*) FROM image WHERE {scope} AND seen >= ?"  # noqa: S608
+            sql = f"SELECT count(*) FROM image WHERE {scope} AND seen >= ?"
             return int(db.execute(sql, (directory or dataset, seen)).fetchone()[0])
 
     def doubt_note(self, key: int) -> None:
@@ -161,8 +161,8 @@ class _Folders:
         parent = self.key(above or "/") if path != "/" else None
         key = key_of(f"{self._id}:{path}")
         self._db.execute(
-            "INSERT INTO directory (key, dataset, parent, path, entry, image_count, seen, implied)"
-            " VALUES (?, ?, ?, ?, ?, 0, 0, 1)",
+            "INSERT INTO directory (key, dataset, parent, path, entry, image_count, implied)"
+            " VALUES (?, ?, ?, ?, ?, 0, 1)",
             (key, self._dataset, parent, path, entry_name(name, path) if parent else ""),
         )
         self._keys[path] = key
@@ -255,7 +255,7 @@ def _tag(db: sqlite3.Connection, key: int, name: str, identity: str) -> None:
 def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[Gone]:
     """Give back the plain name to images whose rival is gone."""
     gone: list[Gone] = []
-    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE {scope} AND filename IS NOT NULL"  # noqa: S608
+    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE {scope} AND filename IS NOT NULL"
     for row in map(ImageRow._make, db.execute(sql, (value,)).fetchall()):
         plain = entry_name(row.name, row.id.lower())
         if plain == row.entry:
@@ -276,7 +276,7 @@ def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[Gone]:
 
 def _places(db: sqlite3.Connection, keys: list[int]) -> dict[int, ImageRow]:
     marks = ", ".join("?" * len(keys))
-    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE key IN ({marks})"  # noqa: S608
+    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE key IN ({marks})"
     return {row.key: row for row in map(ImageRow._make, db.execute(sql, keys))}
 
 

@@ -24,7 +24,6 @@ CREATE TABLE dataset (
     created_ns     INTEGER NOT NULL,      -- nanoseconds since the epoch
     signature      TEXT    NOT NULL,      -- model Dataset.signature, as last seen
     raw            BLOB    NOT NULL,      -- the API's object, JSON
-    seen           INTEGER NOT NULL,      -- last pass that saw the row
     tree_at        REAL,                  -- when the directories were last read, NULL: never
     tree_signature TEXT,                  -- the signature before that reading
     listed_at      REAL,                  -- when all images had been listed, NULL: never

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from pictofs.errors import NoSuchEntry, Stale
 from pictofs.library.content import Content
 from pictofs.library.library import Library
@@ -35,10 +37,8 @@ class Exact:
     async def settled(self, row: ImageRow) -> ImageRow:
         """The row with a size that is true, at the price of a request if it was not known."""
         if self.wanted and (row.note_size is None or row.note_stale):
-            try:
+            with suppress(Stale):
                 (await self._library.downloads.note(row)).close()
-            except Stale:
-                pass
             return self._library.catalog.image(row.key) or row
         return row
 
