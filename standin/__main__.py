@@ -7,6 +7,7 @@ import gc
 import json
 import signal
 import sys
+from typing import Any
 
 from standin.presets import PRESETS
 from standin.server import StandIn
@@ -21,6 +22,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=102_400, help="bytes of each image")
     parser.add_argument("--directories", type=int, default=1)
     parser.add_argument("--annotations", type=int, default=3)
+    parser.add_argument("--statuses", default="mixed", help="`mixed`, or one status for all")
     parser.add_argument("--port", type=int, default=0, help="of the API host; 0 lets the system choose")
     parser.add_argument("--storage-port", type=int, default=0)
     parser.add_argument(
@@ -28,8 +30,13 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--api-latency", type=float)
     parser.add_argument("--storage-latency", type=float)
-    parser.add_argument("--url-lifetime", type=int, default=900, help="seconds a signed URL is good")
-    parser.add_argument("--hourly-limit", type=int, help="API requests in any sliding hour")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SWITCH=JSON",
+        help="any other switch, for example --set url_lifetime=5 --set hash_header=false",
+    )
     return parser.parse_args()
 
 
@@ -37,8 +44,19 @@ def _spec(asked: argparse.Namespace) -> Spec:
     if asked.images is None:
         return PRESETS[asked.preset]()
     return Spec.uniform(
-        asked.datasets, asked.images, asked.size, directories=asked.directories, annotations=asked.annotations
+        asked.datasets,
+        asked.images,
+        asked.size,
+        directories=asked.directories,
+        annotations=asked.annotations,
+        statuses=asked.statuses,
     )
+
+
+def _switch(assignment: str) -> tuple[str, Any]:
+    """The name and value of `name=json`."""
+    name, _, value = assignment.partition("=")
+    return name, json.loads(value)
 
 
 def main() -> None:
@@ -53,8 +71,7 @@ def main() -> None:
         storage_port=asked.storage_port,
         api_latency=asked.latency if asked.api_latency is None else asked.api_latency,
         storage_latency=asked.latency if asked.storage_latency is None else asked.storage_latency,
-        url_lifetime=asked.url_lifetime,
-        hourly_limit=asked.hourly_limit,
+        **dict(map(_switch, asked.set)),
     )
     gc.freeze()  # a large organization is never garbage, and need not be looked through again
     with running:

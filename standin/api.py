@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from standin.budget import Budget
-from standin.exchange import RECORD, App, Receive, Send
+from standin.exchange import RECORD, App, Receive, Send, pour
 from standin.faults import Faults
 from standin.log import Log, Request
 from standin.organization import Organization
@@ -19,7 +19,6 @@ from standin.routing import Answer, Call, Refusal, Route, Slice, WrongSlash, que
 from standin.signing import Signer
 
 _DAY = 86_400.0
-_PIECE = 1 << 18
 _BODY_CAP = 10 * 1024 * 1024
 _ENCODER = msgspec.json.Encoder()
 
@@ -67,7 +66,7 @@ class Api:
             body = await _read(receive)
             if body is not None:
                 answer = self._answer(record, found, headers, scope["query_string"], body)
-                await self._send(send, record, answer)
+                await _send(scope, send, record, answer)
 
         around: App = app
         if self._faults:
@@ -145,27 +144,26 @@ class Api:
         self._idempotent[name] = (now, answer)
         return answer
 
-    async def _send(self, send: Send, record: Request, answer: Answer) -> None:
-        headers = [(key.lower().encode(), value.encode("latin-1")) for key, value in answer.headers.items()]
-        content = answer.content
-        body = content if isinstance(content, bytes | Slice) else b""
-        if content is not None and not isinstance(content, bytes | Slice):
-            body = _ENCODER.encode(content)
-        length = body.stop - body.start if isinstance(body, Slice) else len(body)
-        if content is not None:
-            headers.append((b"content-type", answer.media_type.encode()))
-        if answer.status != 204:
-            headers.append((b"content-length", b"%d" % length))
-        record.bytes = length
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        if isinstance(body, bytes) or record.method == "HEAD":
-            await send({"type": "http.response.body", "body": b"" if isinstance(body, Slice) else body})
-            return
-        for place in range(body.start, body.stop, _PIECE):
-            piece = body.body.read(place, min(place + _PIECE, body.stop))
-            await send({"type": "http.response.body", "body": piece, "more_body": place + _PIECE < body.stop})
-        if not length:
-            await send({"type": "http.response.body", "body": b""})
+
+async def _send(scope: Any, send: Send, record: Request, answer: Answer) -> None:
+    """Send an answer in the form its content has."""
+    headers = [(key.lower().encode(), value.encode("latin-1")) for key, value in answer.headers.items()]
+    content = answer.content
+    body = content if isinstance(content, bytes | Slice) else b""
+    if content is not None and not isinstance(content, bytes | Slice):
+        body = _ENCODER.encode(content)
+    length = body.stop - body.start if isinstance(body, Slice) else len(body)
+    if content is not None:
+        headers.append((b"content-type", answer.media_type.encode()))
+    if answer.status != 204:
+        headers.append((b"content-length", b"%d" % length))
+    record.bytes = length
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if isinstance(body, Slice):
+        stop = body.start if record.method == "HEAD" else body.stop
+        await pour(scope, send, body.body, body.start, stop)
+    else:
+        await send({"type": "http.response.body", "body": body})
 
 
 async def _read(receive: Receive) -> bytes | None:

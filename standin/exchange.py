@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from standin.content import Body
+
+_PIECE = 1 << 18
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -36,6 +40,19 @@ class Collected:
     def set_header(self, name: bytes, value: bytes) -> None:
         """Replace a header."""
         self.headers = [(key, kept) for key, kept in self.headers if key.lower() != name] + [(name, value)]
+
+
+async def pour(scope: Any, send: Send, body: Body, start: int, stop: int) -> None:
+    """Send the bytes [start, stop) of a body piece by piece, as long as somebody listens."""
+    if start == stop:
+        await send({"type": "http.response.body", "body": b""})
+    for place in range(start, stop, _PIECE):
+        end = min(place + _PIECE, stop)
+        await send({"type": "http.response.body", "body": body.read(place, end), "more_body": end < stop})
+        if scope[TRANSPORT].is_closing():
+            # The connection reports its end in the next turn of the loop; then nothing is missed here.
+            await asyncio.sleep(0)
+            return
 
 
 class Exchange:

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from uvicorn import Config
@@ -14,7 +15,7 @@ from uvicorn.server import ServerState
 
 from standin.api import Api
 from standin.clock import Clock
-from standin.exchange import TRANSPORT, App
+from standin.exchange import TRANSPORT, App, Receive, Send
 from standin.faults import Faults
 from standin.log import Log
 from standin.organization import Organization
@@ -38,8 +39,17 @@ class _Host:
 
     def __init__(self, listener: socket.socket, app: App) -> None:
         self._listener = listener
-        self._config = Config(app, lifespan="off", log_config=None, access_log=False, ws="none")
-        self._config.timeout_keep_alive = 75
+        self._app = app
+        self._config = Config(
+            self._answer,
+            interface="asgi3",
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_keep_alive=75,
+        )
         self._config.load()
         self._state = ServerState()
         self._server: asyncio.Server | None = None
@@ -50,6 +60,11 @@ class _Host:
         make: Callable[[], Protocol] = lambda: Protocol(self._config, self._state, {}, loop)  # noqa: E731
         self._server = await loop.create_server(make, sock=self._listener, backlog=1024)
 
+    async def _answer(self, scope: Any, receive: Receive, send: Send) -> None:
+        # Only `stop` cancels a request; uvicorn would log that as a failure of the application.
+        with suppress(asyncio.CancelledError):
+            await self._app(scope, receive, send)
+
     async def stop(self) -> None:
         """Listen no more, end every connection, and with them the requests that are under way."""
         if self._server is not None:
@@ -58,6 +73,7 @@ class _Host:
             transport = getattr(connection, "transport", None)
             if transport is not None:
                 transport.abort()
+        await asyncio.sleep(0)  # in which the connections report their end
         tasks = list(self._state.tasks)
         for task in tasks:
             task.cancel()

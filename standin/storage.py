@@ -6,14 +6,13 @@ This is a bare ASGI callable without layers, because benchmarks measure clients 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from email.utils import formatdate
 from typing import Any
 from xml.sax.saxutils import escape
 
 from standin import content
 from standin.content import Body, Stored
-from standin.exchange import RECORD, App, Headers, Receive, Send
+from standin.exchange import RECORD, App, Headers, Receive, Send, pour
 from standin.faults import Faults
 from standin.identity import is_uuid
 from standin.log import Log, Request
@@ -23,7 +22,6 @@ from standin.routes.images import byte_range
 from standin.signing import BUCKET, Signer, Verdict
 
 _WHOLE = 1 << 20
-_PIECE = 1 << 18
 _PREFIX = f"/{BUCKET}/"
 
 
@@ -101,7 +99,10 @@ class Storage:
                 return
             headers.append((b"content-range", b"bytes %d-%d/%d" % (start, stop - 1, body.size)))
         if stop - start > _WHOLE or record.method == "HEAD":
-            await _stream(send, record, status, headers, body=body, cut=(start, stop))
+            record.status, record.bytes = status, stop - start
+            headers.append((b"content-length", b"%d" % record.bytes))
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await pour(scope, send, body, start, start if record.method == "HEAD" else stop)
         elif isinstance(found, Image) and found.blob is None and status == 200:
             whole = content.whole(found.seed, found.size, found.look, found.png)
             await _send(send, record, status, headers, whole)
@@ -171,21 +172,6 @@ async def _send(send: Send, record: Request, status: int, headers: Headers, body
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _stream(
-    send: Send, record: Request, status: int, headers: Headers, *, body: Body, cut: tuple[int, int]
-) -> None:
-    """Send a part of a body piece by piece, so that it is never whole in memory."""
-    record.status, record.bytes = status, cut[1] - cut[0]
-    headers.append((b"content-length", b"%d" % record.bytes))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    places: Iterable[int] = () if record.method == "HEAD" else range(*cut, _PIECE)
-    for place in places:
-        piece = body.read(place, min(place + _PIECE, cut[1]))
-        await send({"type": "http.response.body", "body": piece, "more_body": place + _PIECE < cut[1]})
-    if not places:
-        await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(send: Send, record: Request, status: int, code: str, message: str) -> None:
