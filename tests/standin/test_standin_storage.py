@@ -160,3 +160,18 @@ def test_many_at_once(standin: StandIn, storage: httpx.Client, signed: dict[str,
         )
     assert all(body == truth(standin, image_id) for image_id, body in bodies.items())
     assert standin.log.count(host="storage", status=200) == 12
+
+
+def test_a_stream_nobody_reads_is_given_up(
+    standin: StandIn, api: httpx.Client, storage: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Twenty gigabytes that a client leaves after the first bytes must not keep the host busy."""
+    organization = standin.organization
+    standin.switches.hash_header = False
+    organization.add_image(organization["small"], "large.jpg", size=20 * 2**30)
+    url = api.get("/datasets/small/download?limit=1").json()["data"]["items"][0]["image_url"]
+    with storage.stream("GET", url) as answer:
+        assert next(answer.iter_raw())
+    with httpx.Client(timeout=1) as another:
+        assert another.head(url).status_code == 200
+    assert {each.name for each in caplog.records} <= {"httpx", "httpcore"}
