@@ -1,0 +1,61 @@
+# What a checkout can do. Each target sets up what it needs first: system packages, then .venv.
+#
+#   make demo        mount a made-up organization and look around; no account, no key
+#   make check       ruff, mypy, import-linter
+#   make test        the tests, but for the long ones
+#   make test-long   the long ones
+#   make bench       measure against the vendor's SDK, rclone and the local disk
+#   make clean       remove what these targets made
+#
+# PYTHON=python3.12 chooses another Python than python3 (3.11 or newer).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+.PHONY: help demo check test test-long bench clean
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+
+# A stamp says for which Python and which pyproject.toml the environment was filled.
+$(VENV)/runtime: pyproject.toml .ci/packages
+	@.ci/packages runtime "$(PYTHON)"
+	@.ci/venv "$(PYTHON)" $(VENV)
+	@echo "installing pictofs into $(VENV)"
+	@$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/tests: $(VENV)/runtime
+	@.ci/packages tests "$(PYTHON)"
+	@echo "installing what the tests need into $(VENV); torch is large, give it minutes"
+	@$(PIP) install --editable '.[dev,torch]'
+	@touch $@
+
+demo: $(VENV)/runtime
+	@$(BIN)/pictofs demo
+
+check: $(VENV)/tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(VENV)/tests
+	$(BIN)/pytest -m "not long" $(ARGS)
+
+test-long: $(VENV)/tests
+	$(BIN)/pytest -m long $(ARGS)
+
+bench: $(VENV)/tests
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
