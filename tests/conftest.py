@@ -1,0 +1,91 @@
+"""Fixtures for every ring: stand-ins that are checked for leaked keys, and real mounts of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from mounting import Mount
+
+from standin import Organization, Spec, StandIn
+
+
+class Serving(Protocol):
+    """Starts stand-ins: `serving(spec, storage_latency=0.02)`."""
+
+    def __call__(self, made_of: Organization | Spec, **switches: Any) -> StandIn: ...
+
+
+class Mounting(Protocol):
+    """Makes mounts: `mounted(server, "--metadata-ttl", "1")`."""
+
+    def __call__(self, server: StandIn, *options: str, **settings: Any) -> Mount: ...
+
+
+@contextmanager
+def _serving() -> Iterator[Serving]:
+    with ExitStack() as stack:
+        started = []
+
+        def serve(made_of: Organization | Spec, **switches: Any) -> StandIn:
+            started.append(stack.enter_context(StandIn(made_of, **switches)))
+            return started[-1]
+
+        yield serve
+        for server in started:
+            assert not server.log.key_leaks
+
+
+@contextmanager
+def _mounting(folder: Path) -> Iterator[Mounting]:
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("needs /dev/fuse")
+    made: list[Mount] = []
+
+    def mount(server: StandIn, *options: str, home: str | None = None, **settings: Any) -> Mount:
+        made.append(Mount(server, folder / (home or f"home-{len(made)}"), *options, **settings))
+        return made[-1]
+
+    try:
+        yield mount
+        for each in made:
+            if each.live:
+                each.unmount()
+    finally:
+        for each in made:
+            each.discard()
+
+
+@pytest.fixture
+def serving() -> Iterator[Serving]:
+    """Starts stand-ins; afterwards no key may have reached storage."""
+    with _serving() as serve:
+        yield serve
+
+
+@pytest.fixture
+def mounted(tmp_path: Path, serving: Serving) -> Iterator[Mounting]:
+    """Makes mounts; afterwards none may have met a bug or logged what was not expected.
+
+    Settings: `home`, which two mounts one after the other may share (mount point, cache and log), `cache`, `key`.
+    """
+    with _mounting(tmp_path) as mount:
+        yield mount
+
+
+@pytest.fixture(scope="module")
+def module_serving() -> Iterator[Serving]:
+    """`serving` for the tests of a whole module."""
+    with _serving() as serve:
+        yield serve
+
+
+@pytest.fixture(scope="module")
+def module_mounted(tmp_path_factory: pytest.TempPathFactory, module_serving: Serving) -> Iterator[Mounting]:
+    """`mounted` for the tests of a whole module."""
+    with _mounting(tmp_path_factory.mktemp("mounts")) as mount:
+        yield mount

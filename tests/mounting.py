@@ -1,0 +1,221 @@
+"""A real mount for tests: `pictofs mount` in a process of its own, and what its files must hold."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pictofs.app import mounts
+from standin import StandIn
+from standin.dataset import Dataset
+from standin.exchange import Exchange
+from standin.organization import Organization
+from standin.records import Image
+from standin.wire import annotation_file
+
+
+class Mount:
+    """`pictofs mount --foreground` at `home/mnt`, with a cache and a home folder of its own."""
+
+    def __init__(
+        self, server: StandIn, home: Path, *options: str, key: str | None = None, cache: Path | None = None
+    ) -> None:
+        """Returns once the mount answers."""
+        home.mkdir(parents=True, exist_ok=True)
+        self.root = home / "mnt"
+        self.root.mkdir(exist_ok=True)
+        self.datasets = self.root / "datasets"
+        self.cache = cache or home / "cache"
+        self.key = key or server.keys["viewer"]
+        self.expected: list[str] = []
+        """What the log may warn of, as regular expressions."""
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+            "HOME": str(home),
+            "TMPDIR": str(home),
+            "XDG_RUNTIME_DIR": "",
+            "NO_PROXY": "127.0.0.1",
+            "PICTOFS_CACHE_DIR": str(self.cache),
+            "PICTOGRAPH_BASE_URL": server.api_url,
+            "PICTOGRAPH_API_KEY": self.key,
+        }
+        self._log = home / "log"
+        self._log_start = self._log.stat().st_size if self._log.exists() else 0
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "pictofs", "mount", "--foreground", *options, str(self.root)],
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline(), self.log()
+
+    @property
+    def pid(self) -> int:
+        """The process that serves the mount."""
+        return self._process.pid
+
+    @property
+    def live(self) -> bool:
+        """Whether it was not ended yet."""
+        return self._process.returncode is None
+
+    def log(self) -> str:
+        """What it has logged since it was made."""
+        return self._log.read_bytes()[self._log_start :].decode()
+
+    def status(self) -> dict[str, Any]:
+        """What `.pictofs/status.json` says now."""
+        facts: dict[str, Any] = json.loads((self.root / ".pictofs/status.json").read_bytes())
+        return facts
+
+    def pictofs(self, *arguments: str | Path) -> str:
+        """Run another command, which must succeed."""
+        return run(sys.executable, "-m", "pictofs", *arguments, env=self.environ)
+
+    def unmount(self) -> None:
+        """End it in order: no bug was met, nothing was logged that the test did not expect."""
+        bugs = self.status()["bugs"]
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.discard()
+            raise AssertionError(f"the mount did not end:\n{self.log()}") from None
+        log = self.log()
+        assert (bugs, code) == (0, 0), log
+        assert mounts.mount_at(self.root) is None
+        assert self.key not in log
+        assert self.surprises() == []
+
+    def surprises(self) -> list[str]:
+        """The lines of the log that no test expects."""
+        lines = [line for line in self.log().splitlines() if not re.match(r"\S+ \S+ (INFO|DEBUG) ", line)]
+        return [line for line in lines if not any(re.search(known, line) for known in self.expected)]
+
+    def kill(self) -> None:
+        """kill -9; the mount point is left broken."""
+        self._process.kill()
+        self._process.wait(30)
+
+    def discard(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        if self._process.poll() is None:
+            self.kill()
+        while mounts.mount_at(self.root):
+            mounts.detach(self.root, lazy=True)
+
+
+class Spent:
+    """The requests that a stand-in got since this was made."""
+
+    def __init__(self, server: StandIn) -> None:
+        self._log, self._before = server.log, len(server.log.requests())
+
+    @property
+    def api(self) -> list[str]:
+        """The API's, by route and query: something to read in a failed assertion."""
+        made = self._log.requests()[self._before :]
+        return [f"{each.route}?{each.query}" for each in made if each.host == "api"]
+
+    @property
+    def storage(self) -> list[str]:
+        """The storage host's, by path."""
+        return [each.path for each in self._log.requests()[self._before :] if each.host == "storage"]
+
+    @property
+    def all(self) -> list[str]:
+        """Both."""
+        return self.api + self.storage
+
+
+class Hold:
+    """A fault: holds the answers to requests whose query matches until it is opened."""
+
+    def __init__(self, query: str = "") -> None:
+        self._query = query
+        self._open = threading.Event()
+        self.waiting = threading.Event()
+        """Set once a request is held."""
+
+    def open(self) -> None:
+        """Let everything pass from now on."""
+        self._open.set()
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Wait for `open`."""
+        import asyncio
+
+        if re.search(self._query, exchange.scope["query_string"].decode()) and not self._open.is_set():
+            self.waiting.set()
+            await asyncio.to_thread(self._open.wait, 60)
+        await exchange.proceed()
+
+
+def run(*command: str | Path, input: bytes | None = None, **options: Any) -> str:
+    """Run a program that must succeed; its output."""
+    done = subprocess.run([*map(str, command)], input=input, capture_output=True, timeout=100, **options)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode("utf-8", "surrogateescape")
+
+
+def image_bytes(image: Image) -> bytes:
+    """What the image's file must hold."""
+    body = image.body()
+    return body.read(0, body.size)
+
+
+def note_bytes(server: StandIn, image: Image) -> bytes:
+    """What the image's annotation file must hold: what the vendor's client writes."""
+    found = annotation_file(image, server.organization, _base(server))
+    return json.dumps(found, indent=2).encode()
+
+
+def _base(server: StandIn) -> str:
+    return f"{server.api_url}/api/v1/developer"
+
+
+def expected(server: StandIn, dataset: Dataset) -> dict[str, bytes]:
+    """Every file of a dataset whose names need no escaping, by its path below the dataset's folder."""
+    files: dict[str, bytes] = {}
+    for image in active(dataset):
+        place = f"{image.directory_path.strip('/')}/{image.filename}".lstrip("/")
+        files[f"images/{place}"] = image_bytes(image)
+        files[f"annotations/{place}.json"] = note_bytes(server, image)
+    return files
+
+
+def active(dataset: Dataset) -> list[Image]:
+    """The images that are shown."""
+    return [image for image in dataset.images.values() if not image.is_archived]
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """What is read from every file below a folder, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in walk(folder)}
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder."""
+    for base, _, names in os.walk(folder, onerror=_fail):
+        yield from (Path(base, name) for name in names)
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def all_images(organization: Organization) -> list[Image]:
+    """The images of every dataset that is shown."""
+    shown = [dataset for dataset in organization.datasets.values() if not dataset.is_archived]
+    return [image for dataset in shown for image in active(dataset)]
