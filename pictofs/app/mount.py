@@ -91,7 +91,10 @@ class _Mount:
                     ttl=settings.metadata_ttl,
                     max_retries=settings.max_retries,
                     server=server,
+                    prefetch=settings.prefetch,
+                    cache_size=settings.cache_size,
                 )
+                library.start(nursery)
                 await self._check_access(library)
                 await self._serve(library, nursery)
                 nursery.cancel_scope.cancel()
@@ -136,7 +139,6 @@ class _Mount:
         await nursery.start(ControlServer(socket, handlers).serve)
         session = Session(operations, settings.mountpoint, allow_other=settings.allow_other)
         try:
-            nursery.start_soon(library.tend)
             nursery.start_soon(forget_entries, library.changes.incoming)
             await nursery.start(_stop_on_signals, session)
             self._on_ready()

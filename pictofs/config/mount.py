@@ -97,6 +97,15 @@ class MountSettings:
         metavar="lazy|exact",
         default="lazy",
     )
+    prefetch: Literal["off", "auto", "all"] = setting(
+        "What is fetched before it is read. auto: what follows the reads, within the cache and the request "
+        "budget. all: every image of a dataset once one was read.",
+        panel=_CACHE,
+        parse=values.one_of("off", "auto", "all"),
+        metavar="off|auto|all",
+        default="auto",
+    )
+
     allow_other: bool = setting(
         "Let other users in. Needs user_allow_other in /etc/fuse.conf unless root mounts.", panel=_MOUNT
     )

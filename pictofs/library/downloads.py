@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -15,8 +15,10 @@ from pictofs.api.client import Api
 from pictofs.clock import Clock
 from pictofs.errors import Corrupt, DiskFull, PictofsError, Stale
 from pictofs.library.content import Content, InMemory, Shelved
+from pictofs.library.disk import Disk
 from pictofs.library.flights import Flights
 from pictofs.library.passthrough import PassThrough
+from pictofs.library.prefetch import Prefetch
 from pictofs.library.reach import AWAY
 from pictofs.library.source import Source
 from pictofs.library.stream import Stream, Streamed
@@ -48,10 +50,14 @@ class Downloads:
         nursery: trio.Nursery,
         tally: Tally,
         clock: Clock,
+        disk: Disk,
+        prefetch: Callable[[Downloads], Prefetch],
         server: str,
     ) -> None:
         """`server`: a few hex digits that tell this server's ids from those of another one."""
         self._server = server
+        self._disk = disk
+        self.prefetch = prefetch(self)
         self._api, self._source, self._shelf, self._images = api, source, shelf, images
         self._flights, self._nursery, self._tally, self._clock = flights, nursery, tally, clock
         self._streams: dict[str, Stream] = {}
@@ -64,19 +70,26 @@ class Downloads:
         content: Content | None = await self._shelved(self._key(image))
         if content is not None:
             self._tally.hits += 1
+            self.prefetch.hit(image)
         else:
             self._tally.misses += 1
+            self.prefetch.miss(image)
             content = await self._download(dataset, image)
         if content.size != image.known_size:
-            await trio.to_thread.run_sync(self._images.learn_size, image.key, content.size)
+            await self._disk.call(self._images.learn_size, image.key, content.size)
         return content
 
     async def _download(self, dataset: DatasetRow, image: ImageRow) -> Content:
         while True:
             if (image.known_size or 0) > SMALL:
                 return await self._large(dataset, image)
-            work = partial(self._small, dataset, image)
-            result = await self._flights.share(("image", image.id), work)
+            joined = self._flights.is_flying(("image", image.id))
+            try:
+                result = await self._flights.share(("image", image.id), partial(self._small, dataset, image))
+            except PictofsError:
+                if joined:  # it may have been fetched ahead, with less patience than a reader has
+                    continue
+                raise
             if isinstance(result, bytes):
                 return InMemory(result)
             if isinstance(result, int):  # much larger than the listing says
@@ -86,7 +99,23 @@ class Downloads:
             if content is not None:
                 return content  # otherwise it was evicted in between: once more
 
-    async def _small(self, dataset: DatasetRow, image: ImageRow) -> bytes | int | None:
+    def has(self, image: ImageRow) -> bool:
+        """Whether the shelf has an image, or it is on its way. Inline."""
+        try:
+            return self._flights.is_flying(("image", image.id)) or self._shelf.has(self._key(image))
+        except PictofsError:
+            return False
+
+    async def fetch_ahead(self, dataset: DatasetRow, image: ImageRow) -> bool:
+        """Fetch a small image onto the shelf; False where it is large, or nobody could keep it."""
+        if (image.known_size or 0) > SMALL or self._clock.monotonic() < self._disk_again:
+            return False
+        work = partial(self._small, dataset, image, ahead=True)
+        return await self._flights.share(("image", image.id), work) is None
+
+    async def _small(
+        self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False
+    ) -> bytes | int | None:
         """Fetch a small image onto the shelf (None), into memory (bytes), or find that it is large (its size)."""
         draft = await self._draft(self._key(image), image.known_size or 0)
         if isinstance(draft, Blob):
@@ -94,13 +123,15 @@ class Downloads:
             return None
         kept = False
         try:
-            data, crc32c = await self._source.retried(image.entry, partial(self._fetch, dataset, image))
+            data, crc32c = await self._source.retried(
+                image.entry, partial(self._fetch, dataset, image, ahead)
+            )
             if isinstance(data, int):
                 return data
             if draft is None:
                 return data
             try:
-                await trio.to_thread.run_sync(_publish, draft, data, crc32c)
+                await self._disk.call(_publish, draft, data, crc32c)
                 kept = True
             except DiskFull as error:
                 self._disk_failed(error)
@@ -109,11 +140,11 @@ class Downloads:
         finally:
             if draft is not None and not kept:
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(draft.abandon)
+                    await self._disk.call(draft.abandon)
 
-    async def _fetch(self, dataset: DatasetRow, image: ImageRow) -> tuple[bytes | int, int]:
+    async def _fetch(self, dataset: DatasetRow, image: ImageRow, ahead: bool) -> tuple[bytes | int, int]:
         """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""
-        async with self._source.open(dataset, image) as body:
+        async with self._source.open(dataset, image, many=ahead, signed_only=ahead) as body:
             if body.length is not None and body.length > SMALL:
                 return body.length, 0
             data = await body.read_all(SMALL)
@@ -132,7 +163,7 @@ class Downloads:
                 return await self._pass_through(dataset, image)
             stream = self._streams.get(image.id)
             if stream is not None and stream.usable:
-                await trio.to_thread.run_sync(draft.abandon)
+                await self._disk.call(draft.abandon)
             else:
 
                 @asynccontextmanager
@@ -210,7 +241,7 @@ class Downloads:
                     self._disk_failed(error)
             self._images.learn_note(image.key, len(data), crc32c, version, now_ns)
 
-        await trio.to_thread.run_sync(publish)
+        await self._disk.call(publish)
         return data, version
 
     # The shelf.
@@ -247,7 +278,7 @@ class Downloads:
             return None
         while True:
             try:
-                return await trio.to_thread.run_sync(self._shelf.draft, key, size)
+                return await self._disk.call(self._shelf.draft, key, size)
             except Busy:
                 found = self._open(key)
                 if found is not None:

@@ -24,6 +24,10 @@ class Flights:
         value: T = await self.launch(key, work).result()
         return value
 
+    def is_flying(self, key: Hashable) -> bool:
+        """Whether work for `key` is under way."""
+        return key in self._flying
+
     def launch(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> _Flight:
         """Begin `work` unless the key is flying; does not wait."""
         flight = self._flying.get(key)

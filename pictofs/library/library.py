@@ -14,9 +14,11 @@ from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import NoSuchEntry, PictofsError
 from pictofs.library.changes import Changes
+from pictofs.library.disk import Disk
 from pictofs.library.downloads import Downloads
 from pictofs.library.flights import Flights
 from pictofs.library.listing import Listing
+from pictofs.library.prefetch import Mode, Prefetch
 from pictofs.library.reach import Reach
 from pictofs.library.source import Source
 from pictofs.library.tally import Tally
@@ -46,6 +48,8 @@ class Library:
         ttl: float,
         max_retries: int,
         server: str,
+        prefetch: Mode,
+        cache_size: int,
     ) -> None:
         """`ttl`: seconds for which a listing is fresh."""
         self.catalog = catalog
@@ -58,9 +62,30 @@ class Library:
         self._urls = UrlBook(api, flights, clock)
         source = Source(api, storage, self._urls, clock, max_retries)
         self.listing = Listing(api, catalog, self._images, flights, self.reach, self.changes, clock, ttl)
+        self._disk = Disk()
+
+        def prefetcher(downloads: Downloads) -> Prefetch:
+            return Prefetch(catalog, downloads.has, downloads.fetch_ahead, clock, prefetch, cache_size)
+
         self.downloads = Downloads(
-            api, source, shelf, self._images, flights, nursery, self.tally, clock, server
+            api,
+            source,
+            shelf,
+            self._images,
+            flights,
+            nursery,
+            self.tally,
+            clock,
+            self._disk,
+            prefetcher,
+            server,
         )
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the tasks that live as long as the library."""
+        nursery.start_soon(self._disk.serve)
+        nursery.start_soon(self.downloads.prefetch.run)
+        nursery.start_soon(self.tend)
 
     async def tend(self) -> None:
         """Housekeeping for as long as the mount lives: the ledger after crashes, recency, ended streams."""

@@ -51,13 +51,17 @@ class Source:
         end: int | None = None,
         if_range: str | None = None,
         many: bool = False,
+        signed_only: bool = False,
     ) -> AsyncIterator[Body]:
         """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).
 
-        `many`: there will be more requests for this image, so that a signed URL is worth its request.
+        `many`: there will be more requests, so that a signed URL is worth its request. `signed_only`: the
+        keyed route, a request of the hourly limit for each image, is not to be taken: Throttled.
         Raises UrlExpired when storage refused the URL: the next attempt uses another way.
         """
         signed = await self._urls.find(dataset, image, many=many)
+        if signed is None and signed_only:
+            raise Throttled("no signed URL can be had now")
         if signed is None:
             async with self._api.image_stream(image.id, start=start) as body:
                 yield body

@@ -99,6 +99,11 @@ class Catalog:
         rows: list[DirectoryRow] = self._rows(DirectoryRow, sql, (parent, seq, limit))
         return rows
 
+    def directory_keys(self, dataset: int) -> list[int]:
+        """Keys of all directories of a dataset, its root among them."""
+        sql = "SELECT key FROM directory WHERE dataset = ? ORDER BY path"
+        return [row[0] for row in self._reader.execute(sql, (dataset,))]
+
     def image(self, key: int) -> ImageRow | None:
         """The image with that key."""
         row: ImageRow | None = self._row(ImageRow, _IMAGE + "WHERE key = ?", (key,))
@@ -125,6 +130,12 @@ class Catalog:
         """Images in a directory in listing order, from behind `seq`."""
         sql = _IMAGE + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
         rows: list[ImageRow] = self._rows(ImageRow, sql, (directory, seq, limit))
+        return rows
+
+    def next_images(self, row: ImageRow, order: str, limit: int) -> list[ImageRow]:
+        """What follows an image in its directory, in the order of `seq`, `entry` or `key`."""
+        sql = _IMAGE + f"WHERE directory = ? AND {order} > ? ORDER BY {order} LIMIT ?"
+        rows: list[ImageRow] = self._rows(ImageRow, sql, (row.directory, getattr(row, order), limit))
         return rows
 
     def root_images(self, dataset: int) -> int:

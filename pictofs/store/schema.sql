@@ -74,5 +74,6 @@ CREATE TABLE image (
 );
 CREATE UNIQUE INDEX image_entry ON image (directory, entry);
 CREATE INDEX image_directory ON image (directory);  -- with seq as its tail: the order of readdir
+CREATE INDEX image_key ON image (directory, key);  -- the order of cp and tar: by inode number
 CREATE UNIQUE INDEX image_annotation ON image (directory, annotation_entry) WHERE annotation_entry IS NOT NULL;
 CREATE INDEX image_filename ON image (directory, filename) WHERE filename IS NOT NULL;

@@ -118,6 +118,10 @@ class Shelf:
         with suppress(OSError):
             os.unlink(place.path, dir_fd=self._root)
 
+    def has(self, key: str) -> bool:
+        """Whether there is a blob of `key`, sound or not. Inline, 5 us. Raises ShelfUnusable."""
+        return self._room.holds(Place.of_key(key).path)
+
     def draft(self, key: str, size: int | None) -> Draft:
         """Start a download of `size` bytes (None: not known yet) that no other process does too. Blocks.
 

@@ -1,0 +1,165 @@
+"""What the measurements stand on: a stand-in in its own process, mounts, the vendor's SDK, medians."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PYTHON = sys.executable
+PICTOFS = [PYTHON, "-m", "pictofs"]
+
+
+@dataclass
+class Row:
+    """One line of the table: what was done, the two sides, and what was aimed at."""
+
+    work: str
+    ours: str
+    theirs: str
+    ratio: float | None
+    target: str
+    met: bool | None
+
+
+@dataclass
+class Server:
+    """A stand-in in its own process."""
+
+    api: str
+    storage: str
+    key: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")}
+        return clean | {
+            "PICTOGRAPH_API_KEY": self.key,
+            "PICTOGRAPH_BASE_URL": self.api,
+            "NO_PROXY": "127.0.0.1",
+            "PYTHONPATH": os.getcwd(),
+        }
+
+
+@contextmanager
+def server(*arguments: str) -> Iterator[Server]:
+    """A stand-in, for example with `--images 1500 --latency 0.02`."""
+    process = subprocess.Popen([PYTHON, "-m", "standin", *arguments], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        line = json.loads(process.stdout.readline())
+        yield Server(line["api"], line["storage"], line["keys"]["member"])
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@dataclass
+class Mount:
+    """A mount in its own process, with a cache of its own."""
+
+    path: Path
+    cache: Path
+    server: Server
+
+    def status(self) -> dict[str, Any]:
+        return json.loads((self.path / ".pictofs/status.json").read_text())
+
+    @property
+    def pid(self) -> int:
+        return self.status()["pid"]
+
+    def cpu_seconds(self) -> float:
+        """User and system time that the daemon has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss(self) -> float:
+        """Resident MB of the daemon."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1000
+        raise AssertionError
+
+    def api_requests(self) -> int:
+        return self.status()["requests"]["api"]
+
+
+@contextmanager
+def mount(of: Server, cache: Path | None = None, *options: str) -> Iterator[Mount]:
+    """A mount; without `cache` its cache is new, and gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="pictofs-bench-"))
+    point = folder / "mnt"
+    point.mkdir()
+    where = cache or folder / "cache"
+    subprocess.run(
+        [*PICTOFS, "mount", str(point), "--cache-dir", str(where), *options],
+        env=of.environment,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield Mount(point, where, of)
+    finally:
+        subprocess.run([*PICTOFS, "unmount", str(point)], check=True, stdout=subprocess.DEVNULL)
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder that goes afterwards."""
+    with tempfile.TemporaryDirectory(prefix="pictofs-bench-") as name:
+        yield Path(name)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def python(code: str, *arguments: str, env: dict[str, str]) -> Any:
+    """What a program prints last, as JSON; it runs in a process of its own, as a user's would."""
+    done = subprocess.run(
+        [PYTHON, "-c", code, *arguments], env=env, check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+SDK_DOWNLOAD = """
+import json, sys, time
+from pictograph import Client
+client = Client()
+start = time.perf_counter()
+report = client.datasets.download(sys.argv[1], sys.argv[2], mode=sys.argv[3])
+print(json.dumps(time.perf_counter() - start))
+"""
+
+
+def sdk_download(of: Server, dataset: str, mode: str = "images_only") -> float:
+    """Seconds of the vendor's bulk download into a new folder."""
+    with scratch() as folder:
+        return python(SDK_DOWNLOAD, dataset, str(folder), mode, env=of.environment)
+
+
+def median(runs: int, once: Callable[[], float]) -> float:
+    """The median of several runs."""
+    return statistics.median(once() for _ in range(runs))
+
+
+def drop_caches() -> None:
+    """Forget the kernel's page cache, where permitted: a cold reading of the local disk."""
+    if os.geteuid() == 0:
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")

@@ -1,0 +1,72 @@
+"""Blocking calls of many tasks, made together in one thread.
+
+A hop to a thread and back costs 100 to 300 us, more than storing 100 KiB. While one batch is written the calls for
+the next one gather: under load a hop is shared by many files, and a lone call goes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+MOST = 32
+"""Calls in one batch: at 0.2 ms each the first of them is answered after 6 ms at the latest."""
+
+
+class Disk:
+    """A queue in front of a thread. Calls are made one at a time, in order."""
+
+    def __init__(self) -> None:
+        self._waiting: list[_Call] = []
+        self._wake = trio.Event()
+
+    async def call(self, work: Callable[..., T], *args: Any) -> T:
+        """The result of `work(*args)`, or what it raises. A call that has begun is not cancelled."""
+        call = _Call(work, args)
+        self._waiting.append(call)
+        self._wake.set()
+        try:
+            await call.done.wait()
+        except trio.Cancelled:
+            if call in self._waiting:
+                self._waiting.remove(call)
+                raise
+            with trio.CancelScope(shield=True):
+                await call.done.wait()
+        if call.error is not None:
+            raise call.error
+        result: T = call.value
+        return result
+
+    async def serve(self) -> None:
+        """Make the calls, for as long as the library lives."""
+        while True:
+            await self._wake.wait()
+            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            if not self._waiting:
+                self._wake = trio.Event()
+            await trio.to_thread.run_sync(_make, batch)
+            for call in batch:
+                call.done.set()
+
+
+class _Call:
+    __slots__ = ("args", "done", "error", "value", "work")
+
+    def __init__(self, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.work, self.args = work, args
+        self.done = trio.Event()
+        self.value: Any = None
+        self.error: Exception | None = None
+
+
+def _make(batch: list[_Call]) -> None:
+    for call in batch:
+        try:
+            call.value = call.work(*call.args)
+        except Exception as error:
+            call.error = error
