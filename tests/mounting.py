@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -9,7 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +156,6 @@ class Hold:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Wait for `open`."""
-        import asyncio
-
         if re.search(self._query, exchange.scope["query_string"].decode()) and not self._open.is_set():
             self.waiting.set()
             await asyncio.to_thread(self._open.wait, 60)
@@ -167,6 +167,14 @@ def run(*command: str | Path, input: bytes | None = None, **options: Any) -> str
     done = subprocess.run([*map(str, command)], input=input, capture_output=True, timeout=100, **options)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode("utf-8", "surrogateescape")
+
+
+def eventually(look: Callable[[], object], wanted: object) -> None:
+    """Look, until a TTL has passed, for what must be there then."""
+    end = time.monotonic() + 20
+    while (seen := look()) != wanted and time.monotonic() < end:
+        time.sleep(0.05)
+    assert seen == wanted
 
 
 def image_bytes(image: Image) -> bytes:
