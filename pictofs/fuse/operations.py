@@ -32,24 +32,31 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
     @functools.wraps(work)
     async def handle(*args: P.args, **kwargs: P.kwargs) -> T:
         operations: Operations = args[0]  # type: ignore[assignment]
-        try:
-            with trio.fail_after(operations.timeout):
-                return await work(*args, **kwargs)
-        except PictofsError as error:
-            if error.errno not in (errno.ENOENT, errno.ESTALE):
-                log.warning("%s: %s", work.__name__, error)
-            raise pyfuse3.FUSEError(error.errno) from None
-        except trio.TooSlowError:
-            log.warning("%s: no answer within %g s", work.__name__, operations.timeout)
-            raise pyfuse3.FUSEError(errno.ETIMEDOUT) from None
-        except pyfuse3.FUSEError:
-            raise
-        except Exception:
-            operations.bugs += 1
-            log.exception("%s failed in a way that should not happen; please report this", work.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from None
+        # Not trio.fail_after: its generator costs 10 us more, on four requests for each file.
+        with trio.CancelScope(relative_deadline=operations.timeout) as scope:
+            return await _named(work, operations, *args, **kwargs)
+        assert scope.cancelled_caught
+        log.warning("%s: no answer within %g s", work.__name__, operations.timeout)
+        raise pyfuse3.FUSEError(errno.ETIMEDOUT)
 
     return handle
+
+
+async def _named(
+    work: Callable[P, Coroutine[Any, Any, T]], operations: Operations, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    try:
+        return await work(*args, **kwargs)
+    except PictofsError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            log.warning("%s: %s", work.__name__, error)
+        raise pyfuse3.FUSEError(error.errno) from None
+    except pyfuse3.FUSEError:
+        raise
+    except Exception:
+        operations.bugs += 1
+        log.exception("%s failed in a way that should not happen; please report this", work.__name__)
+        raise pyfuse3.FUSEError(errno.EIO) from None
 
 
 class Operations(pyfuse3.Operations):

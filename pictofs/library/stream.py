@@ -101,6 +101,7 @@ class Stream:
         self._writing = trio.Lock()
         self._readers = 0
         self._committing = False
+        self._given_up = False
 
     # What readers do.
 
@@ -114,13 +115,13 @@ class Stream:
         if self._readers == 0 and self._blob is not None:
             self._blob.close()
         elif self._readers == 0 and self._spans.total() < WORTH_FINISHING * self.size:
-            for head in self._heads:
-                head.scope.cancel()
+            self._given_up = True
+            _cancel(self._heads)
 
     @property
     def usable(self) -> bool:
         """Whether a new reader may join."""
-        return self._error is None and self._blob is None and bool(self._heads)
+        return self._error is None and self._blob is None and bool(self._heads) and not self._given_up
 
     async def begin(self) -> None:
         """Start at the first byte; returns when the size is known. Raises what ends the transfer."""
@@ -145,7 +146,7 @@ class Stream:
             there = self._spans.end_of(offset)
             if there < end:
                 self._send_for(there)
-            elif end < self.size or self._spans.first_gap() < self.size:
+            elif not self._committing and (end < self.size or self._spans.first_gap() < self.size):
                 return self._draft.pread(offset, end - offset)
             await self._news.wait()
         return b""
@@ -172,10 +173,12 @@ class Stream:
             with head.scope:
                 await self._source.retried(self._name, lambda: self._transfer(head))
                 if self._spans.first_gap() >= self.size:
-                    await self._complete()
+                    await self._complete(head)
         except PictofsError as error:
-            if self._error is None and self._heads[0] is head:
-                self._error = error
+            if self._heads[0] is head or self._committing:
+                self._error = self._error or error
+            else:
+                self._ranged = False  # no more far seeks: the first transfer gets there too
         finally:
             self._heads.remove(head)
             if not self._heads and self._blob is None:
@@ -192,8 +195,10 @@ class Stream:
                     return
             async with self._open(head.offset, self._etag) as body:
                 self._check(body)
-                if not body.ranged:
-                    self._ranged = head.offset == 0 and self._ranged
+                if not body.ranged and head.offset:
+                    self._ranged = False
+                    if head is not self._heads[0]:
+                        return  # the first transfer gets there no later
                     head.offset = 0
                 await self._receive(head, body)
             if head is not self._heads[0]:
@@ -224,16 +229,19 @@ class Stream:
             self._spans.add(head.offset, head.offset + len(piece))
             head.offset += len(piece)
             self._tell()
+            if body.ranged and self._spans.end_of(head.offset) > head.offset:
+                return  # another transfer has been here
 
-    async def _complete(self) -> None:
+    async def _complete(self, last: _Head) -> None:
         if self._committing:
             return
-        self._committing = True
-        for other in self._heads[1:]:
-            other.scope.cancel()
+        self._committing = True  # from some moment of the commit on the draft's file is the blob's
+        _cancel([head for head in self._heads if head is not last])
         with trio.CancelScope(shield=True):
             async with self._writing:
                 self._blob = await trio.to_thread.run_sync(self._draft.commit, self.size, self._crc32c)
+        if self._readers == 0:
+            self._blob.close()
 
     def _end(self) -> None:
         """No transfer is left and the file is not complete."""
@@ -245,6 +253,11 @@ class Stream:
     def _tell(self) -> None:
         self._news.set()
         self._news = trio.Event()
+
+
+def _cancel(heads: list[_Head]) -> None:
+    for head in heads:
+        head.scope.cancel()
 
 
 class Streamed:

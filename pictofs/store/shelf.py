@@ -24,9 +24,9 @@ from pictofs.store.blob import FOOTER_SIZE, TEMP_MARK, Blob, Place, checksum, re
 from pictofs.store.shelf_draft import Busy, Draft
 from pictofs.store.shelf_room import Room, disk_errors
 from pictofs.store.shelf_seen import Seen
-from pictofs.store.usage import FANS, Reserve, ShelfUnusable, Usage
+from pictofs.store.usage import FANS, Reserve, ShelfUnusable, Usage, WouldBlock
 
-__all__ = ["Audit", "Blob", "Busy", "Draft", "Reserve", "Shelf", "ShelfUnusable", "Usage"]
+__all__ = ["Audit", "Blob", "Busy", "Draft", "Reserve", "Shelf", "ShelfUnusable", "Usage", "WouldBlock"]
 
 _log = logging.getLogger(__name__)
 # O_NONBLOCK: a named pipe in a blob's place must not hang the event loop.
@@ -59,6 +59,7 @@ class Shelf:
         self._clock = clock
         self._seen = Seen(self._root, clock)
         self._room = Room(self._root, limit, reserve, self._seen.flush)
+        self._room_at_once = Room(self._root, limit, reserve, self._seen.flush, at_once=True)
         self.damaged = 0  # blobs that this process found damaged and dropped
 
     def open(self, key: str) -> Blob | None:
@@ -122,18 +123,23 @@ class Shelf:
         """Whether there is a blob of `key`, sound or not. Inline, 5 us. Raises ShelfUnusable."""
         return self._room.holds(Place.of_key(key).path)
 
-    def draft(self, key: str, size: int | None) -> Draft:
+    def draft(self, key: str, size: int | None, *, at_once: bool = False) -> Draft:
         """Start a download of `size` bytes (None: not known yet) that no other process does too. Blocks.
 
+        `at_once`: waits for nobody and evicts nothing, 60 us, but raises WouldBlock; so does the draft's
+        `commit`, until its `take_time` was called.
         Raises Busy when another does, or the blob is here by now; DiskFull when it can't fit; ShelfUnusable.
         """
         place = Place.of_key(key)
         draft = Draft(key, place, self._room, self._seen, self._clock)
+        if at_once:
+            draft.room = self._room_at_once
         draft.start("", size or 0)
         try:
             if self._room.holds(place.path):
                 raise Busy(f"{key} was just downloaded")
-            draft.allocate()
+            if size is None or size > _INLINE:
+                draft.allocate()
         except BaseException:
             draft.abandon()
             raise
@@ -218,6 +224,7 @@ class Shelf:
     def close(self) -> None:
         """Give the descriptors back; open blobs stay readable."""
         self._room.close()
+        self._room_at_once.close()
         os.close(self._root)
 
 

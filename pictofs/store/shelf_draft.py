@@ -41,7 +41,7 @@ class Draft:
         self.key = key
         self.fd = -1
         self._place = place
-        self._room = room
+        self.room = self._room = room
         self._seen = seen
         self._clock = clock
         self._temp = ""
@@ -70,11 +70,11 @@ class Draft:
         while True:
             self.fd = self._create()
             try:
-                if not lock_temp(self._room.root, self.fd, self._temp):
+                if not lock_temp(self.room.root, self.fd, self._temp):
                     raise Busy(f"{self.key} is being downloaded")
                 if os.fstat(self.fd).st_size == 0:
                     return
-                self._room.remove(self._temp, blobs=0)
+                self.room.remove(self._temp, blobs=0)
             except BaseException:
                 self._close()
                 raise
@@ -82,15 +82,19 @@ class Draft:
 
     def _create(self) -> int:
         try:
-            return os.open(self._temp, _CREATE, 0o600, dir_fd=self._room.root)
+            return os.open(self._temp, _CREATE, 0o600, dir_fd=self.room.root)
         except FileNotFoundError:  # the first file of its directory, or someone emptied the cache
             with contextlib.suppress(FileExistsError):
-                os.mkdir(self._temp[:2], 0o700, dir_fd=self._room.root)
-            return os.open(self._temp, _CREATE, 0o600, dir_fd=self._room.root)
+                os.mkdir(self._temp[:2], 0o700, dir_fd=self.room.root)
+            return os.open(self._temp, _CREATE, 0o600, dir_fd=self.room.root)
 
     def _claim(self, size: int) -> None:
-        self._room.claim(self._place.fan, self.fd, self._held, size + FOOTER_SIZE)
+        self.room.claim(self._place.fan, self.fd, self._held, size + FOOTER_SIZE)
         self._held = size + FOOTER_SIZE
+
+    def take_time(self) -> None:
+        """From now on wait for locks, and evict: every method but `pread` then belongs in a thread."""
+        self.room = self._room
 
     def grow(self, size: int) -> None:
         """Claim room for `size` bytes of content in all. Raises DiskFull, ShelfUnusable."""
@@ -145,7 +149,7 @@ class Draft:
             self._write(size, seal(self._place, size, crc))
             now = int(self._clock.wall() * 1e9)
             os.utime(self.fd, ns=(now, now))
-            self._room.publish(self.fd, self._temp, self._place.path, self._held, size + FOOTER_SIZE)
+            self.room.publish(self.fd, self._temp, self._place.path, self._held, size + FOOTER_SIZE)
             self._seen.trust(os.fstat(self.fd))
         fd, self.fd = self.fd, -1
         return Blob(self.key, fd, size, crc, None)
@@ -156,7 +160,7 @@ class Draft:
             return
         try:
             with contextlib.suppress(ShelfUnusable):
-                self._room.remove(self._temp, blobs=0)
+                self.room.remove(self._temp, blobs=0)
         finally:
             self._close()
 

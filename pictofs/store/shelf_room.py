@@ -11,7 +11,7 @@ from stat import S_ISREG
 
 from pictofs.errors import DiskFull
 from pictofs.store.blob import TEMP_MARK
-from pictofs.store.usage import FANS, Ledger, Lock, Reserve, ShelfUnusable, Usage, charge
+from pictofs.store.usage import FANS, Ledger, Lock, Reserve, ShelfUnusable, Usage, WouldBlock, charge
 
 _RW = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SLACK = 10  # evict a tenth more than needed: one scan then pays for many files
@@ -35,10 +35,22 @@ class Room:
     All raise ShelfUnusable when the disk does not work, or a lock can't be had.
     """
 
-    def __init__(self, root: int, limit: int, reserve: Reserve, flush_uses: Callable[[], None]) -> None:
-        """`root` is the descriptor of the shelf's directory; `limit` is in bytes."""
+    def __init__(
+        self,
+        root: int,
+        limit: int,
+        reserve: Reserve,
+        flush_uses: Callable[[], None],
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """`root` is the descriptor of the shelf's directory; `limit` is in bytes.
+
+        `at_once`: neither waits for a lock nor evicts, but raises WouldBlock.
+        """
         self.root = root
-        self.ledger = Ledger(root, self._measure)
+        self._at_once = at_once
+        self.ledger = Ledger(root, self._measure, 0 if at_once else 30)
         self._limit = limit
         self._reserve = reserve
         self._flush_uses = flush_uses
@@ -60,6 +72,8 @@ class Room:
             raise DiskFull(f"{wanted} bytes are more than the cache may hold ({self._limit})")
         with disk_errors("making room"):
             if not self._take(fan, fd, wanted, need):
+                if self._at_once:
+                    raise WouldBlock("room must be made first")
                 self._flush_uses()
                 with self._eviction:
                     self._take_by_evicting(fan, fd, wanted, need)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from pictofs.errors import DiskFull, Invalid
+from pictofs.errors import DiskFull, Invalid, PictofsError
 
 FANS = 256
 _BLOCK = 4096
@@ -27,6 +27,10 @@ _UNITS |= {unit + "I": 1024**power for power, unit in enumerate("KMGT", 1)}
 
 class ShelfUnusable(DiskFull):
     """The disk below the cache does not work: full, read-only, gone. Reads can go on without the cache."""
+
+
+class WouldBlock(PictofsError):
+    """What was asked for at once takes a wait: for another process, or for an eviction."""
 
 
 def charge(file_size: int) -> int:
@@ -72,7 +76,7 @@ class Reserve:
 class Lock:
     """A lock file in the shelf's root: one holder among all threads of all processes. The kernel frees it
     when the holder dies. Waiting ends after `patience` seconds with ShelfUnusable, so that a stopped process
-    can't hang this one."""
+    can't hang this one; a patience of 0 waits for nobody and raises WouldBlock."""
 
     def __init__(self, root: int, name: str, patience: float) -> None:
         """`root` is the descriptor of the shelf's directory."""
@@ -85,6 +89,7 @@ class Lock:
 
     def __enter__(self) -> Self:
         if not self._thread.acquire(timeout=self._patience):
+            self._refuse()
             raise ShelfUnusable(f"the cache's {self._name} lock is held too long")
         try:
             self._acquire()
@@ -95,18 +100,23 @@ class Lock:
         return self
 
     def _acquire(self) -> None:
-        for _ in range(int(self._patience / _POLL)):
+        for _ in range(max(2, int(self._patience / _POLL))):  # twice: the file may be new
             if self.fd < 0:
                 self.fd = os.open(self._name, _OPEN, 0o600, dir_fd=self._root)
             try:
                 fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                self._refuse()
                 time.sleep(_POLL)
                 continue
             if os.fstat(self.fd).st_nlink:
                 return
             self.close()  # someone emptied the directory: a lock on a file without a name excludes nobody
         raise ShelfUnusable(f"the cache's {self._name} lock is held too long by another process")
+
+    def _refuse(self) -> None:
+        if not self._patience:
+            raise WouldBlock(f"the cache's {self._name} lock is held")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -132,9 +142,9 @@ class Ledger(Lock):
     never too low, until the next recount.
     """
 
-    def __init__(self, root: int, measure: Callable[[int], tuple[int, int]]) -> None:
+    def __init__(self, root: int, measure: Callable[[int], tuple[int, int]], patience: float) -> None:
         """`measure` counts a directory anew: (bytes, blobs)."""
-        super().__init__(root, "usage", patience=30)
+        super().__init__(root, "usage", patience)
         self._measure = measure
         self._page = array("q")
 
