@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from urllib.parse import quote
@@ -18,6 +19,7 @@ def is_uuid(slot: str) -> bool:
     return _UUID.fullmatch(slot) is not None
 
 
+@functools.lru_cache(64)
 def is_loopback(host: str) -> bool:
     """Whether `host` is this machine."""
     if host == "localhost":

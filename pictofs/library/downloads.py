@@ -13,7 +13,7 @@ import trio
 from pictofs.api.body import Body
 from pictofs.api.client import Api
 from pictofs.clock import Clock
-from pictofs.errors import Corrupt, DiskFull, PictofsError, Stale
+from pictofs.errors import Corrupt, DiskFull, NoSuchEntry, PictofsError, Stale
 from pictofs.library.content import Content, InMemory, Shelved
 from pictofs.library.disk import Disk
 from pictofs.library.flights import Flights
@@ -23,6 +23,7 @@ from pictofs.library.reach import AWAY
 from pictofs.library.source import Source
 from pictofs.library.stream import Stream, Streamed
 from pictofs.library.tally import Tally
+from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, ImageRow
 from pictofs.store.shelf import Blob, Busy, Draft, Shelf, WouldBlock
@@ -47,6 +48,7 @@ class Downloads:
         api: Api,
         source: Source,
         shelf: Shelf,
+        catalog: Catalog,
         images: ImageTable,
         flights: Flights,
         nursery: trio.Nursery,
@@ -60,14 +62,15 @@ class Downloads:
         self._server = server
         self._disk = disk
         self.prefetch = prefetch(self)
-        self._api, self._source, self._shelf, self._images = api, source, shelf, images
+        self._api, self._source, self._shelf = api, source, shelf
+        self._catalog, self._images = catalog, images
         self._flights, self._nursery, self._tally, self._clock = flights, nursery, tally, clock
         self._streams: dict[str, Stream] = {}
         self._disk_again = 0.0
 
     # Images.
 
-    async def image(self, dataset: DatasetRow, image: ImageRow) -> Content:
+    async def image(self, image: ImageRow) -> Content:
         """Open an image. Its `size` is exact, whatever the listing says."""
         content: Content | None = await self._shelved(self._key(image))
         if content is not None:
@@ -76,12 +79,19 @@ class Downloads:
         else:
             self._tally.misses += 1
             self.prefetch.miss(image)
-            content = await self._download(dataset, image)
+            content = await self._download(image)
         if content.size != image.known_size:
             await self._disk.call(self._images.learn_size, image.key, content.size)
         return content
 
-    async def _download(self, dataset: DatasetRow, image: ImageRow) -> Content:
+    def _dataset(self, image: ImageRow) -> DatasetRow:
+        dataset = self._catalog.dataset(image.dataset)
+        if dataset is None:
+            raise NoSuchEntry("the dataset is gone")
+        return dataset
+
+    async def _download(self, image: ImageRow) -> Content:
+        dataset = self._dataset(image)
         while True:
             if (image.known_size or 0) > SMALL:
                 return await self._large(dataset, image)
@@ -108,11 +118,11 @@ class Downloads:
         except PictofsError:
             return False
 
-    async def fetch_ahead(self, dataset: DatasetRow, image: ImageRow) -> bool:
+    async def fetch_ahead(self, image: ImageRow) -> bool:
         """Fetch a small image onto the shelf; False where it is large, or nobody could keep it."""
         if (image.known_size or 0) > SMALL or self._clock.monotonic() < self._disk_again:
             return False
-        work = partial(self._small, dataset, image, ahead=True)
+        work = partial(self._small, self._dataset(image), image, ahead=True)
         return await self._flights.share(("image", image.id), work) is None
 
     async def _small(

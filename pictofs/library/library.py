@@ -71,6 +71,7 @@ class Library:
             api,
             source,
             shelf,
+            catalog,
             self._images,
             flights,
             nursery,

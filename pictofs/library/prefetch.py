@@ -49,7 +49,7 @@ PAGE = 256
 ORDERS = ("seq", "entry", "key")
 """As `ls -U` and os.scandir give names; sorted, as glob and ImageFolder do; by inode number, as cp and tar do."""
 
-Fetch = Callable[[DatasetRow, ImageRow], Awaitable[bool]]
+Fetch = Callable[[ImageRow], Awaitable[bool]]
 """Fetches an image onto the shelf; whether it is there now."""
 
 
@@ -238,23 +238,19 @@ class Prefetch:
 
     async def _work(self) -> None:
         async for pattern, image in self._receive:
-            dataset = self._catalog.dataset(image.dataset)
-            if dataset is None or pattern.rest_until > self._clock.monotonic():
-                pattern.unused.discard(image.key)
-                continue
             try:
-                if await self._fetch(dataset, image):
+                if pattern.rest_until <= self._clock.monotonic() and await self._fetch(image):
                     self.fetched += 1
                 else:
                     pattern.unused.discard(image.key)
             except PictofsError as error:
                 pattern.unused.discard(image.key)
-                self._pause(pattern, dataset, error)
+                self._pause(pattern, error)
 
-    def _pause(self, pattern: Pattern, dataset: DatasetRow, error: PictofsError) -> None:
+    def _pause(self, pattern: Pattern, error: PictofsError) -> None:
         wait = error.retry_after if isinstance(error, Throttled) and error.retry_after else REST
         if isinstance(error, (Throttled, DiskFull)) or pattern.rest_until == 0.0:
-            log.info("fetching nothing ahead of %s for %.0f s: %s", dataset.name, wait, error)
+            log.info("fetching nothing ahead for %.0f s: %s", wait, error)
         pattern.rest_until = self._clock.monotonic() + wait
 
     def _candidates(self, pattern: Pattern) -> Iterator[ImageRow]:
@@ -289,7 +285,7 @@ class Prefetch:
     def _ordered(self, pattern: Pattern) -> Iterator[ImageRow]:
         assert pattern.order is not None
         while pattern.ahead is not None:
-            rows = self._catalog.next_images(pattern.ahead, pattern.order, PAGE)
+            rows = self._catalog.next_images(pattern.ahead, pattern.order, WORKERS)
             if not rows:
                 return
             for row in rows:
@@ -301,7 +297,7 @@ class Prefetch:
         if not self._fits(dataset):
             return
         for folder, seq in list(pattern.folders.items()):
-            while rows := self._catalog.images_after(folder, seq, PAGE):
+            while rows := self._catalog.images_after(folder, seq, WORKERS):
                 for row in rows:
                     pattern.folders[folder] = seq = row.seq  # noqa: PLW2901
                     if row.key not in pattern.unused and not self._is_there(row):

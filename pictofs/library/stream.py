@@ -229,7 +229,7 @@ class Stream:
             self._spans.add(head.offset, head.offset + len(piece))
             head.offset += len(piece)
             self._tell()
-            if body.ranged and self._spans.end_of(head.offset) > head.offset:
+            if self._ranged and self._spans.end_of(head.offset) > head.offset:
                 return  # another transfer has been here
 
     async def _complete(self, last: _Head) -> None:

@@ -78,8 +78,8 @@ class View(Protocol):
     async def entries(self, inode: Inode, cookie: int) -> Batch:
         """Entries from behind `cookie`, 0 for the first; none at the end. Raises NotADirectory."""
 
-    async def open(self, inode: Inode) -> Content:
-        """The content. Raises IsADirectory, NoSuchEntry, Stale."""
+    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+        """The content, and the attributes as they were known before. Raises IsADirectory, NoSuchEntry, Stale."""
 
 
 class FileView:
@@ -97,6 +97,6 @@ class FileView:
 class FolderView:
     """The half of a view that folders share."""
 
-    async def open(self, inode: Inode) -> Content:
+    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
         """Refused."""
         raise IsADirectory("a folder was opened as a file")

@@ -128,8 +128,7 @@ class Tree:
     async def open(self, number: int) -> OpenFile:
         """A handle for reading a file, whose size is exact. Raises Stale: look the path up again."""
         inode, view = self._node(number)
-        before = await view.attributes(inode)
-        content = await view.open(inode)
+        before, content = await view.open(inode)
         live = inode.kind is Kind.FIXED
         size = content.size
         opened = OpenFile(

@@ -81,11 +81,11 @@ class AnnotationView(FileView):
         self._check(inode, row)
         return annotation_file(row, self._library.listing.fresh_for)
 
-    async def open(self, inode: Inode) -> Content:
+    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
         """The file's version of this inode. Raises Stale when there is a newer one: the path leads to it."""
         row = self._row(inode)
         self._check(inode, row)
-        return await self._library.downloads.note(row)
+        return annotation_file(row, 0.0), await self._library.downloads.note(row)
 
     def _check(self, inode: Inode, row: ImageRow) -> None:
         if row.note_version & 255 != inode.version:

@@ -74,11 +74,11 @@ class FixedView:
             None,
         )
 
-    async def open(self, inode: Inode) -> Content:
+    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
         """status.json as it is now."""
         if inode.key != STATUS:
             raise IsADirectory("a folder was opened as a file")
-        return InMemory(self._document())
+        return await self.attributes(inode), InMemory(self._document())
 
     def _document(self) -> bytes:
         return json.dumps(self._status(), indent=2).encode() + b"\n"

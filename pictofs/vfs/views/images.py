@@ -52,13 +52,10 @@ class ImageView(FileView):
         """Size and time as the listing says; the size that a download has shown, where that is another."""
         return image_file(self._row(inode), self._library.listing.fresh_for)
 
-    async def open(self, inode: Inode) -> Content:
-        """The bytes. A dataset that is gone from the list is still read, as long as storage has it."""
+    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+        """The bytes."""
         row = self._row(inode)
-        dataset = self._library.catalog.dataset(row.dataset)
-        if dataset is None:
-            raise NoSuchEntry("the dataset is gone")
-        return await self._library.downloads.image(dataset, row)
+        return image_file(row, 0.0), await self._library.downloads.image(row)
 
     def _row(self, inode: Inode) -> ImageRow:
         row = self._library.catalog.image(inode.key)
