@@ -240,21 +240,19 @@ class Downloads:
     async def _fetch_note(self, image: ImageRow) -> tuple[bytes, int]:
         data = await self._api.annotation_file(image.id)
         crc32c = google_crc32c.value(data)
-        same = image.note_size is None or (len(data), crc32c) == (image.note_size, image.note_crc)
-        version = image.note_version + (not same)
         keep = self._clock.monotonic() >= self._disk_again
         now_ns = int(self._clock.wall() * 1e9)
 
-        def publish() -> None:
+        def publish() -> int | None:
             if keep:
                 try:
                     self._shelf.put(self._note_key(image, crc32c), data, crc32c).close()
                 except DiskFull as error:
                     self._disk_failed(error)
-            self._images.learn_note(image.key, len(data), crc32c, version, now_ns)
+            return self._images.learn_note(image.key, len(data), crc32c, now_ns)
 
-        await self._disk.call(publish)
-        return data, version
+        version = await self._disk.call(publish)
+        return data, image.note_version if version is None else version
 
     # The shelf.
 

@@ -15,6 +15,7 @@ from pictofs.model.inode import Kind, key_of, number
 from pictofs.model.names import entry_name, storable, tagged
 from pictofs.model.records import Dataset, Directory
 from pictofs.store.database import Database
+from pictofs.store.images import give_way
 from pictofs.store.rows import DatasetRow, DirectoryRow, Gone, ImageRow
 
 _DATASET = "SELECT " + ", ".join(DatasetRow._fields) + " FROM dataset "
@@ -216,12 +217,18 @@ class Catalog:
                 for row in db.execute("SELECT path FROM directory WHERE dataset = ? AND implied", (dataset,))
             }
             root = key_of(dataset_id + ":/")
+            elsewhere = {
+                row[0] for row in db.execute("SELECT key FROM directory WHERE dataset != ?", (dataset,))
+            }
             new = _directory_rows(
-                dataset_id, rows, {row.path: row.key for row in old.values() if row.path in implied}
+                dataset_id,
+                rows,
+                {row.path: row.key for row in old.values() if row.path in implied},
+                elsewhere,
             )
             gone: list[Gone] = []
-            if {key: (path, count) for path, (key, count, _) in new.items()} != {
-                row.key: (row.path, row.image_count) for row in old.values()
+            if {key: (path, count, alone) for path, (key, count, alone) in new.items()} != {
+                row.key: (row.path, row.image_count, row.path in implied) for row in old.values()
             }:
                 gone = _replace_directories(db, dataset, root, old, new)
             db.execute(
@@ -277,9 +284,12 @@ def _delete_dataset(db: Any, key: int) -> None:
 
 
 def _directory_rows(
-    dataset_id: str, rows: Iterable[Directory], implied: dict[str, int]
+    dataset_id: str, rows: Iterable[Directory], implied: dict[str, int], taken: set[int]
 ) -> dict[str, tuple[int, int, int]]:
-    """Path -> (key, image count, implied) of every directory, with all parents, parents first."""
+    """Path -> (key, image count, implied) of every directory, with all parents, parents first.
+
+    An id that comes twice, or that another dataset's directory has (`taken`), is no identity: the path is one.
+    """
     known = {storable(row.path): row for row in rows if row.path != "/"}
     paths: set[str] = set()
     for path in [*known, *implied]:
@@ -289,10 +299,13 @@ def _directory_rows(
     result = {}
     for path in sorted(paths, key=lambda path: (path.count("/"), path)):
         row = known.get(path)
+        own = key_of(f"{dataset_id}:{path}")
         if row is not None:
-            result[path] = (key_of(row.id or f"{dataset_id}:{path}"), row.image_count, 0)
+            key = key_of(row.id) if row.id else own
+            result[path] = (own if key in taken else key, row.image_count, 0)
         else:
-            result[path] = (implied.get(path) or key_of(f"{dataset_id}:{path}"), 0, 1)
+            result[path] = (implied.get(path) or own, 0, 1)
+        taken.add(result[path][0])
     return result
 
 
@@ -307,7 +320,7 @@ def _replace_directories(
     by_path = {row.path: row for row in old.values()}
     parents = {"/": root} | {path: key for path, (key, _, _) in new.items()}
     db.execute("DELETE FROM directory WHERE dataset = ? AND parent IS NOT NULL", (dataset,))
-    entries: set[tuple[int, str]] = set()
+    gone: list[Gone] = []
     kept: dict[int, tuple[int, str]] = {}
     for path, (key, count, implied) in new.items():
         above, _, name = path.rpartition("/")
@@ -332,10 +345,8 @@ def _replace_directories(
                 before and before.listed_signature,
             ),
         )
-        entries.add((parent, entry))
         kept[key] = (parent, entry)
-        _retag_images(db, parent, entry)
-    gone = []
+        gone += give_way(db, parent, entry)
     for row in old.values():
         if kept.get(row.key) != (row.parent, row.entry):
             gone += [
@@ -346,23 +357,3 @@ def _replace_directories(
             if cursor.rowcount:  # they are elsewhere now, or gone: only a new listing tells
                 db.execute("UPDATE dataset SET listed_at = NULL WHERE key = ?", (dataset,))
     return gone
-
-
-def _retag_images(db: Any, directory: int, entry: str) -> None:
-    """Give way: an image, or annotation file, whose entry a directory has now, gets a tag."""
-    for key, identity in db.execute(
-        "SELECT key, id FROM image WHERE directory = ? AND entry = ?", (directory, entry)
-    ).fetchall():
-        name = db.execute("SELECT coalesce(filename, entry) FROM image WHERE key = ?", (key,)).fetchone()[0]
-        db.execute(
-            "UPDATE image SET entry = ?, filename = ? WHERE key = ?",
-            (tagged(name, identity.lower()), name, key),
-        )
-    if entry.endswith(".json"):
-        for key, identity, name in db.execute(
-            "SELECT key, id, coalesce(filename, entry) FROM image WHERE directory = ? AND entry = ?"
-            " AND annotation_entry IS NULL",
-            (directory, entry[:-5]),
-        ).fetchall():
-            other = tagged(name + ".json", identity.lower())
-            db.execute("UPDATE image SET annotation_entry = ? WHERE key = ?", (other, key))

@@ -35,7 +35,7 @@ class Database:
         self.path = path
         try:
             self._open()
-        except (sqlite3.DatabaseError, _OtherVersion) as error:
+        except (OSError, sqlite3.DatabaseError, _OtherVersion) as error:
             aside = path.with_name(f"{path.name}.broken-{time.time_ns()}")
             log.warning("the catalog %s can't be used (%s); kept as %s, making a new one", path, error, aside)
             try:
@@ -45,7 +45,7 @@ class Database:
                 raise DiskFull(f"no catalog can be made at {path}: {again}") from again
 
     def _put_aside(self, aside: Path) -> None:
-        if self.path.exists():
+        if os.path.lexists(self.path):
             self.path.rename(aside)
         for suffix in ("-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from pictofs.model.inode import Kind, key_of, number
-from pictofs.model.names import entry_fits, entry_name, escape, storable, tagged
+from pictofs.model.names import entry_fits, entry_name, escape, storable, tagged, unescape
 from pictofs.model.records import Image
 from pictofs.store.database import Database
 from pictofs.store.rows import Gone, ImageRow
@@ -67,12 +67,14 @@ class ImageTable:
         with self._database.write() as db:
             folders = _Folders(db, dataset, dataset_id)
             unique = {image.id.lower(): image for image in images}
-            gone: list[Gone] = []
+            for image in unique.values():
+                folders.key(image.directory)  # all of them first: images give way to directories
             rows = [_values(dataset, folders, identity, image, seen) for identity, image in unique.items()]
+            gone = folders.gone
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
                 before = _places(db, [row[0] for row in chunk]) if moves else {}
-                _write(db, chunk)
+                gone += _write(db, folders, chunk)
                 if before:
                     gone += _moved(before, _places(db, list(before)))
             return gone
@@ -90,13 +92,15 @@ class ImageTable:
             old = db.execute(f"SELECT {', '.join(ImageRow._fields)} FROM image {where}", values)
             gone = [entry for row in map(ImageRow._make, old) for entry in _entries(row)]
             db.execute(f"DELETE FROM image {where}", values)
+            if directory is None:
+                gone += _drop_implied(db, dataset)
             gone += _untag(db, scope, values[0])
             table, key = ("directory", directory) if directory else ("dataset", dataset)
             db.execute(
                 f"UPDATE {table} SET listed_at = ?, listed_signature = ? WHERE key = ?",
                 (at, signature, key),
             )
-            return gone + (_drop_implied(db, dataset) if directory is None else [])
+            return gone
 
     def put_answer(
         self, dataset: int, dataset_id: str, directory: int, filename: str, images: Sequence[Image], seen: int
@@ -107,7 +111,7 @@ class ImageTable:
         with self._database.write() as db:
             sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND "
             for condition, value in (
-                ("filename = ?", filename),
+                ("filename = ?", storable(filename)),
                 ("entry = ? AND filename IS NULL", escape(filename)),
             ):
                 for row in map(ImageRow._make, db.execute(sql + condition, (directory, value)).fetchall()):
@@ -121,14 +125,21 @@ class ImageTable:
         with self._database.write() as db:
             db.execute("UPDATE image SET true_size = ? WHERE key = ?", (size, key))
 
-    def learn_note(self, key: int, size: int, crc32c: int, version: int, now_ns: int) -> None:
-        """An annotation file was fetched: its size and checksum, and its version, new since `now_ns` or not."""
+    def learn_note(self, key: int, size: int, crc32c: int, now_ns: int) -> int | None:
+        """An annotation file was fetched at `now_ns`: its size and checksum.
+
+        Returns its version, which grows with other bytes; None where the image is gone. Two mounts may learn
+        at once: they must not give one number to two contents.
+        """
+        other = "note_size IS NOT NULL AND (note_size != ?1 OR note_crc != ?2)"
         with self._database.write() as db:
-            db.execute(
-                "UPDATE image SET note_size = ?1, note_crc = ?2, note_stale = 0,"
-                " note_ns = CASE WHEN note_version = ?3 THEN note_ns ELSE ?4 END, note_version = ?3 WHERE key = ?5",
-                (size, crc32c, version, now_ns, key),
-            )
+            found = db.execute(
+                f"UPDATE image SET note_ns = CASE WHEN {other} THEN ?3 ELSE note_ns END,"
+                f" note_version = note_version + ({other}), note_size = ?1, note_crc = ?2, note_stale = 0"
+                " WHERE key = ?4 RETURNING note_version",
+                (size, crc32c, now_ns, key),
+            ).fetchone()
+            return None if found is None else int(found[0])
 
     def seen_in(self, dataset: int, seen: int, directory: int | None) -> int:
         """How many images a pass has seen so far, each once. Inline it would stall the loop."""
@@ -151,6 +162,8 @@ class _Folders:
         sql = "SELECT path, key FROM directory WHERE dataset = ?"
         self._keys: dict[str, int] = dict(db.execute(sql, (dataset,)))
         self._entries: dict[int, set[str]] = {}
+        self.gone: list[Gone] = []
+        """Entries of images that had to give way to a directory."""
 
     def key(self, path: str) -> int:
         path = storable(path)
@@ -160,12 +173,16 @@ class _Folders:
         above, _, name = path.rpartition("/")
         parent = self.key(above or "/") if path != "/" else None
         key = key_of(f"{self._id}:{path}")
+        entry = entry_name(name, path) if parent else ""
         self._db.execute(
             "INSERT INTO directory (key, dataset, parent, path, entry, image_count, implied)"
             " VALUES (?, ?, ?, ?, ?, 0, 1)",
-            (key, self._dataset, parent, path, entry_name(name, path) if parent else ""),
+            (key, self._dataset, parent, path, entry),
         )
         self._keys[path] = key
+        if parent:
+            self._entries.pop(parent, None)
+            self.gone += give_way(self._db, parent, entry)
         return key
 
     def below(self, key: int) -> set[str]:
@@ -205,7 +222,7 @@ def _values(dataset: int, folders: _Folders, identity: str, image: Image, seen: 
     )
 
 
-def _note_entry(filename: str, identity: str, entry: str, taken: set[str]) -> str | None:
+def _note_entry(filename: str, identity: str, entry: str, taken: Container[str]) -> str | None:
     """The annotation file's own entry where it is not the image's with `.json` behind it."""
     plain = entry + ".json"
     if entry_fits(plain) and plain not in taken:
@@ -213,64 +230,94 @@ def _note_entry(filename: str, identity: str, entry: str, taken: set[str]) -> st
     return tagged(filename + ".json", identity)
 
 
-def _write(db: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> None:
+def _write(db: sqlite3.Connection, folders: _Folders, rows: list[tuple[Any, ...]]) -> list[Gone]:
     db.execute("SAVEPOINT chunk")
     before = db.total_changes
     try:
         db.executemany(_UPSERT, rows)
         if db.total_changes - before == len(rows):
             db.execute("RELEASE chunk")
-            return
+            return []
     except (sqlite3.IntegrityError, UnicodeEncodeError):
         pass
     db.execute("ROLLBACK TO chunk")
     db.execute("RELEASE chunk")
+    gone: list[Gone] = []
     for row in rows:
-        _write_one(db, tuple(storable(value) if isinstance(value, str) else value for value in row))
+        values = tuple(storable(value) if isinstance(value, str) else value for value in row)
+        gone += _write_one(db, folders, values)
+    return gone
 
 
-def _write_one(db: sqlite3.Connection, row: tuple[Any, ...]) -> None:
-    """Write a row whose entry another image may have: the older of the two keeps the plain name."""
-    holder = db.execute(
-        "SELECT key, id, created_ns, coalesce(filename, entry) FROM image WHERE directory = ? AND entry = ?",
-        (row[_DIRECTORY], row[_ENTRY]),
-    ).fetchone()
-    if holder is not None and holder[0] != row[0]:
-        if (holder[2], holder[1].lower()) > (row[8], row[1].lower()):
-            _tag(db, holder[0], holder[3], holder[1].lower())
+def _write_one(db: sqlite3.Connection, folders: _Folders, row: tuple[Any, ...]) -> list[Gone]:
+    """Write a row whose entry another image may have: the older of the two keeps the plain name.
+
+    Returns the entries of the other one, where it gave way.
+    """
+    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
+    found = db.execute(sql, (row[_DIRECTORY], row[_ENTRY])).fetchone()
+    holder = found and ImageRow._make(found)
+    gone: list[Gone] = []
+    if holder is not None and holder.key != row[0]:
+        if (holder.created_ns, holder.id.lower()) > (row[8], row[1].lower()):
+            gone += _tag(db, holder, folders.below(row[_DIRECTORY]))
         else:
-            name = row[_FILENAME] or row[_ENTRY]
-            identity = row[1].lower()
-            row = (*row[:_ENTRY], tagged(name, identity), name, None, *row[7:])
+            name, identity = row[_FILENAME] or row[_ENTRY], row[1].lower()
+            entry = tagged(name, identity)
+            note = _note_entry(name, identity, entry, folders.below(row[_DIRECTORY]))
+            row = (*row[:_ENTRY], entry, name, note, *row[7:])
     db.execute(_UPSERT, row)
+    return gone
 
 
-def _tag(db: sqlite3.Connection, key: int, name: str, identity: str) -> None:
+def _tag(db: sqlite3.Connection, row: ImageRow, taken: Container[str]) -> Iterable[Gone]:
+    """Give an image its tagged name; returns the entries that it had."""
+    return _rename(db, row, tagged(row.name, row.id.lower()), taken)
+
+
+def _rename(db: sqlite3.Connection, row: ImageRow, entry: str, taken: Container[str]) -> Iterable[Gone]:
+    note = _note_entry(row.name, row.id.lower(), entry, taken)
     db.execute(
-        "UPDATE image SET entry = ?, filename = ?, annotation_entry = NULL WHERE key = ?",
-        (tagged(name, identity), name, key),
+        "UPDATE image SET entry = ?, filename = ?, annotation_entry = ? WHERE key = ?",
+        (entry, None if entry == row.name else row.name, note, row.key),
     )
+    return _entries(row)
+
+
+def give_way(db: sqlite3.Connection, directory: int, entry: str) -> list[Gone]:
+    """A directory is called `entry` now: an image, and an annotation file, of that name get a tag."""
+    gone: list[Gone] = []
+    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
+    for row in map(ImageRow._make, db.execute(sql, (directory, entry)).fetchall()):
+        gone += _tag(db, row, ())
+    if entry.endswith(".json"):
+        sql += " AND annotation_entry IS NULL"
+        for row in map(ImageRow._make, db.execute(sql, (directory, entry[:-5])).fetchall()):
+            gone += _rename(db, row, row.entry, (entry,))
+    return gone
 
 
 def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[Gone]:
-    """Give back the plain name to images whose rival is gone."""
+    """Give back the plain name to images whose rival is gone, to the oldest first."""
     gone: list[Gone] = []
-    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE {scope} AND filename IS NOT NULL"
+    sql = (
+        f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE {scope} AND filename IS NOT NULL"
+        " ORDER BY created_ns, lower(id)"
+    )
     for row in map(ImageRow._make, db.execute(sql, (value,)).fetchall()):
         plain = entry_name(row.name, row.id.lower())
-        if plain == row.entry:
+        if plain == row.entry or unescape(row.entry) is not None:
             continue
-        taken = db.execute(
-            "SELECT 1 FROM image WHERE directory = ?1 AND entry = ?2"
-            " UNION ALL SELECT 1 FROM directory WHERE parent = ?1 AND entry = ?2",
-            (row.directory, plain),
-        ).fetchone()
-        if taken is None:
-            gone += _entries(row)
-            db.execute(
-                "UPDATE image SET entry = ?, filename = ? WHERE key = ?",
-                (plain, None if plain == row.name else row.name, row.key),
+        taken = {
+            found[0]
+            for found in db.execute(
+                "SELECT entry FROM image WHERE directory = ?1 AND entry = ?2"
+                " UNION ALL SELECT entry FROM directory WHERE parent = ?1 AND entry IN (?2, ?3)",
+                (row.directory, plain, plain + ".json"),
             )
+        }
+        if plain not in taken:
+            gone += _rename(db, row, plain, taken)
     return gone
 
 
