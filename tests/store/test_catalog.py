@@ -1,0 +1,294 @@
+"""What the catalog promises: every item once, under a name that stays, and no item that hides another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from catalog_world import MANY, World, dataset, directory, image
+
+from pictofs.model.inode import Kind, key_of, number
+from pictofs.model.names import NAME_MAX, tagged
+from pictofs.store.catalog import DATASETS
+from pictofs.store.rows import Gone
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World.at(tmp_path / "catalog.db")
+    yield world
+    world.catalog.close()
+
+
+# Datasets.
+
+
+def test_a_dataset_keeps_its_number_when_it_is_renamed(world: World) -> None:
+    before = world.catalog.dataset_by_entry("d")
+    gone = world.catalog.put_datasets([dataset("new name")], 2.0)
+    after = world.catalog.dataset_by_entry("new name")
+    assert before is not None
+    assert after is not None
+    assert (after.key, after.seq) == (before.key, before.seq)
+    assert gone == [Gone(DATASETS, "d")]
+    assert world.catalog.dataset_by_entry("d") is None
+
+
+def test_datasets_swap_their_names(world: World) -> None:
+    world.catalog.put_datasets([dataset("one", 1), dataset("two", 2)], 1.0)
+    gone = world.catalog.put_datasets([dataset("two", 1), dataset("one", 2)], 2.0)
+    assert {row.entry: row.id for row in world.catalog.datasets_after(0, MANY)} == {
+        "two": "d-1",
+        "one": "d-2",
+    }
+    assert set(gone) == {Gone(DATASETS, "one"), Gone(DATASETS, "two")}
+
+
+def test_of_two_datasets_of_one_name_the_older_keeps_it(world: World) -> None:
+    world.catalog.put_datasets([dataset("same", 5), dataset("same", 3)], 1.0)
+    entries = {row.id: row.entry for row in world.catalog.datasets_after(0, MANY)}
+    assert entries == {"d-3": "same", "d-5": tagged("same", "d-5")}
+    gone = world.catalog.put_datasets([dataset("same", 5)], 2.0)
+    assert [row.entry for row in world.catalog.datasets_after(0, MANY)] == ["same"]
+    assert set(gone) == {Gone(DATASETS, "same"), Gone(DATASETS, tagged("same", "d-5"))}
+
+
+def test_a_dataset_that_is_gone_takes_all_with_it(world: World) -> None:
+    world.put(image(1, "a.jpg", "/x"))
+    assert world.catalog.put_datasets([], 2.0) == [Gone(DATASETS, "d")]
+    assert world.catalog.image(key_of("i-1")) is None
+    assert world.catalog.directory_by_path(key_of("d-1"), "/x") is None
+
+
+def test_a_renamed_dataset_puts_its_annotation_files_in_doubt(world: World) -> None:
+    world.put(image(1, "a.jpg"))
+    world.table.learn_note(key_of("i-1"), 5, 6, 7)
+    world.catalog.put_datasets([dataset("other")], 2.0)
+    assert world.row(1).note_stale
+
+
+# Names.
+
+
+def test_an_image_gives_way_to_a_directory_and_gets_its_name_back(world: World) -> None:
+    world.put(image(1, "x"))
+    folder = world.directory("/").key
+    world.directories["/x"] = directory("/x", 1)
+    gone = world.tree()
+    assert world.row(1).entry == tagged("x", "i-1")
+    assert Gone(number(Kind.IMAGES, folder), "x") in gone
+    del world.directories["/x"]
+    world.tree()
+    world.list_dataset()
+    assert world.row(1).entry == "x"
+
+
+def test_an_annotation_file_gives_way_to_a_directory(world: World) -> None:
+    world.put(image(1, "x"))
+    world.directories["/x.json"] = directory("/x.json", 1)
+    gone = world.tree()
+    assert (world.row(1).entry, world.row(1).note_entry) == ("x", tagged("x.json", "i-1"))
+    assert Gone(number(Kind.ANNOTATIONS, world.directory("/").key), "x.json") in gone
+
+
+def test_an_image_gives_way_to_a_directory_that_only_images_name(world: World) -> None:
+    world.put(image(1, "x"))
+    world.put(image(2, "y", "/x"))
+    assert world.shown()["/"] == {"x": "/x", tagged("x", "i-1"): "i-1"}
+
+
+def test_the_oldest_of_one_name_keeps_it_whatever_comes_first(world: World) -> None:
+    world.put(image(3, "same"))
+    world.put(image(1, "same"))
+    world.put(image(2, "same"))
+    assert world.row(1).entry == "same"
+    assert {world.row(n).entry for n in (2, 3)} == {tagged("same", f"i-{n}") for n in (2, 3)}
+
+
+def test_when_the_oldest_is_gone_the_next_gets_the_name(world: World) -> None:
+    world.put(image(1, "same"), image(2, "same"), image(3, "same"))
+    del world.images["i-1"]
+    world.list_dataset()
+    assert (world.row(2).entry, world.row(3).entry) == ("same", tagged("same", "i-3"))
+
+
+def test_annotation_files_of_the_longest_twins_have_names_that_fit(world: World) -> None:
+    name = "l" * (NAME_MAX - 4) + ".jpg"
+    world.put(image(1, name))
+    world.put(image(2, name))
+    for each in (1, 2):
+        assert len(world.row(each).note_entry.encode()) <= NAME_MAX
+    assert world.row(1).note_entry != world.row(2).note_entry
+
+
+def test_a_lone_surrogate_in_a_name_neither_hides_nor_breaks(world: World) -> None:
+    world.put(image(1, "\ud800.jpg"), image(2, "good.jpg"))
+    world.list_dataset()
+    assert world.shown()["/"] == {"‛ud800.jpg": "i-1", "good.jpg": "i-2"}
+    world.ask("/", "\ud800.jpg")
+    assert world.shown()["/"] == {"‛ud800.jpg": "i-1", "good.jpg": "i-2"}
+
+
+# Directories.
+
+
+def test_a_renamed_directory_keeps_its_number_and_its_images(world: World) -> None:
+    world.directories["/old"] = directory("/old", 1)
+    world.tree()
+    world.put(image(1, "a", "/old"))
+    before = world.directory("/old").key
+    world.directories = {"/new": directory("/new", 1)}
+    gone = world.tree()
+    assert world.directory("/new").key == before == world.row(1).directory
+    assert Gone(number(Kind.IMAGES, world.directory("/").key), "old") in gone
+
+
+def test_directories_swap_their_names(world: World) -> None:
+    world.directories = {"/a": directory("/a", 1), "/b": directory("/b", 2)}
+    world.tree()
+    keys = world.directory("/a").key, world.directory("/b").key
+    world.directories = {"/a": directory("/a", 2), "/b": directory("/b", 1)}
+    world.tree()
+    assert (world.directory("/b").key, world.directory("/a").key) == keys
+
+
+def test_a_directory_without_a_row_lasts_as_long_as_its_images(world: World) -> None:
+    world.put(image(1, "a", "/x/y"))
+    world.tree()
+    assert set(world.shown()) == {"/", "/x", "/x/y"}
+    world.images.clear()
+    gone = world.list_dataset()
+    assert set(world.shown()) == {"/"}
+    assert Gone(number(Kind.ANNOTATIONS, world.directory("/").key), "x") in gone
+
+
+def test_a_directory_that_the_server_has_now_outlives_its_images(world: World) -> None:
+    world.put(image(1, "a", "/x"))
+    world.directories["/x"] = directory("/x")  # no id: the same number as before
+    world.images.clear()
+    world.tree()
+    world.list_dataset()
+    assert set(world.shown()) == {"/", "/x"}
+
+
+def test_two_directories_of_one_id_are_both_there(world: World) -> None:
+    world.directories = {"/a": directory("/a", 1), "/b": directory("/b", 1)}
+    world.tree()
+    assert set(world.shown()) == {"/", "/a", "/b"}
+
+
+def test_two_datasets_with_a_directory_of_one_id_are_both_there(world: World) -> None:
+    world.directories["/a"] = directory("/a", 1)
+    world.tree()
+    world.catalog.put_datasets([dataset("d"), dataset("other", 2)], 2.0)
+    world.catalog.put_directories(key_of("d-2"), "d-2", [directory("/b", 1)], "s", 1.0)
+    assert world.catalog.directory_by_path(key_of("d-2"), "/b") is not None
+    assert world.catalog.directory_by_path(world.key, "/a") is not None
+
+
+def test_a_directory_that_is_gone_makes_the_listing_old(world: World) -> None:
+    world.directories["/a"] = directory("/a", 1)
+    world.tree()
+    world.put(image(1, "x", "/a"))
+    world.list_dataset()
+    world.directories.clear()
+    world.tree()
+    row = world.catalog.dataset(world.key)
+    assert row is not None
+    assert row.listed_at is None
+
+
+# Passes.
+
+
+def test_a_pass_over_one_folder_leaves_the_others_alone(world: World) -> None:
+    world.put(image(1, "a", "/x"), image(2, "b", "/x"), image(3, "c", "/y"))
+    del world.images["i-1"]
+    gone = world.list_folder("/x")
+    assert {each for entries in world.shown().values() for each in entries.values()} == {
+        "/x",
+        "/y",
+        "i-2",
+        "i-3",
+    }
+    assert gone == [
+        Gone(number(kind, world.directory("/x").key), name)
+        for kind, name in ((Kind.IMAGES, "a"), (Kind.ANNOTATIONS, "a.json"))
+    ]
+
+
+def test_an_image_that_moved_is_told_and_keeps_its_number(world: World) -> None:
+    world.put(image(1, "a", "/x"))
+    before = world.row(1)
+    gone = world.put(image(1, "b", "/y"))
+    after = world.row(1)
+    assert (after.key, after.seq) == (before.key, before.seq)
+    assert Gone(number(Kind.IMAGES, before.directory), "a") in gone
+
+
+def test_images_swap_their_names_in_one_pass(world: World) -> None:
+    world.put(image(1, "a"), image(2, "b"))
+    world.images |= {"i-1": image(1, "b"), "i-2": image(2, "a")}
+    world.list_dataset(size=1)
+    assert world.shown()["/"] == {"b": "i-1", "a": "i-2"}
+
+
+def test_what_a_newer_pass_of_another_mount_saw_is_not_swept(world: World) -> None:
+    old = world.table.begin_pass()
+    world.put(image(1, "a"))
+    world.table.sweep(world.key, old, directory=None, signature="s", at=1.0)
+    assert world.row(1).entry == "a"
+
+
+def test_an_answer_about_one_name_removes_what_had_it(world: World) -> None:
+    world.put(image(1, "a.jpg"), image(2, "b.jpg"))
+    del world.images["i-1"]
+    gone = world.ask("/", "a.jpg")
+    assert world.shown()["/"] == {"b.jpg": "i-2"}
+    assert Gone(number(Kind.IMAGES, world.directory("/").key), "a.jpg") in gone
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"annotation_count": 4},
+        {"status": "complete"},
+        {"min_confidence": 0.5},
+    ],
+)
+def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
+    world: World, change: dict[str, object]
+) -> None:
+    world.put(image(1, "a.jpg"))
+    world.table.learn_note(key_of("i-1"), 5, 6, 7)
+    world.put(image(1, "a.jpg"))
+    assert not world.row(1).note_stale
+    world.put(image(1, "a.jpg", **change))
+    assert world.row(1).note_stale
+
+
+def test_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: World) -> None:
+    world.put(image(1, "a.jpg"))
+    key = key_of("i-1")
+    assert [world.table.learn_note(key, 5, crc, crc) for crc in (1, 1, 2, 2, 1)] == [0, 0, 1, 1, 2]
+    assert world.row(1).note_ns == 1
+
+
+def test_a_size_that_a_download_taught_lasts_until_the_server_says_another(world: World) -> None:
+    world.put(image(1, "a.jpg", size=10))
+    world.table.learn_size(key_of("i-1"), 12)
+    world.put(image(1, "a.jpg", size=10))
+    assert world.row(1).known_size == 12
+    world.put(image(1, "a.jpg", size=11))
+    assert world.row(1).known_size == 11
+
+
+def test_expiry_of_one_dataset_leaves_the_others_fresh(world: World) -> None:
+    world.put(image(1, "a"))
+    world.list_dataset()
+    world.catalog.expire(key_of("d-2"))
+    row = world.catalog.dataset(world.key)
+    assert row is not None
+    assert row.listed_at is not None
+    assert world.catalog.meta("checked_at") == 0.0
