@@ -142,7 +142,7 @@ class Operations(pyfuse3.Operations):
             # The listing's size was wrong, and the kernel was told to keep it. Attributes alone: no deadlock.
             pyfuse3.invalidate_inode(inode, attr_only=True)
         return pyfuse3.FileInfo(
-            fh=pyfuse3.FileHandleT(opened.handle), keep_cache=not opened.live, direct_io=opened.live
+            fh=pyfuse3.FileHandleT(opened.handle), keep_cache=opened.keep, direct_io=opened.live
         )
 
     @handler

@@ -36,6 +36,8 @@ QUICK = 1 << 20
 """Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
 BUSY_WAIT = 0.02
 """Seconds between looks at a download that another process makes."""
+OTHERS_WAIT = 2.0
+"""Seconds that a reader waits for a large file that another process downloads, before it reads past the cache."""
 DISK_REST = 30.0
 """Seconds for which the disk is left alone after it took no more."""
 
@@ -166,34 +168,34 @@ class Downloads:
         return data, crc32c
 
     async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
-        stream = self._streams.get(image.id)
-        if stream is None or not stream.usable:
-            draft = await self._draft(self._key(image), image.known_size or 0)
-            if isinstance(draft, Blob):
-                return Shelved(draft)
-            if draft is None:
-                return await self._pass_through(dataset, image)
+        key, size = self._key(image), image.known_size or 0
+        give_up = self._clock.monotonic() + OTHERS_WAIT
+        while True:
             stream = self._streams.get(image.id)
             if stream is not None and stream.usable:
-                await self._disk.call(draft.abandon)
-            else:
+                return await _join(stream)
+            try:
+                draft = await self._draft_now(key, size)
+            except Busy:
+                # A stream of ours begins or ends just now, or another process is at it, perhaps for long.
+                found = await self._shelved(key)
+                if found is not None:
+                    return found
+                if self._clock.monotonic() >= give_up:
+                    return await self._pass_through(dataset, image)
+                await self._clock.sleep(BUSY_WAIT)
+                continue
+            if draft is None:
+                return await self._pass_through(dataset, image)
 
-                @asynccontextmanager
-                async def opener(start: int, if_range: str | None) -> AsyncIterator[Body]:
-                    async with self._source.open(dataset, image, start=start, if_range=if_range) as body:
-                        yield body
+            @asynccontextmanager
+            async def opener(start: int, if_range: str | None) -> AsyncIterator[Body]:
+                async with self._source.open(dataset, image, start=start, if_range=if_range) as body:
+                    yield body
 
-                size = image.known_size or 0
-                stream = Stream(image.entry, size, draft, opener, self._source, self._nursery)
-                self._streams[image.id] = stream
-        content = Streamed(stream)
-        try:
-            await stream.begin()
-        except BaseException:
-            content.close()
-            raise
-        content.size = stream.size
-        return content
+            stream = Stream(image.entry, size, draft, opener, self._source, self._nursery)
+            self._streams[image.id] = stream
+            return await _join(stream)
 
     async def _pass_through(self, dataset: DatasetRow, image: ImageRow) -> Content:
         @asynccontextmanager
@@ -284,22 +286,27 @@ class Downloads:
 
     async def _draft(self, key: str, size: int) -> Draft | Blob | None:
         """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
-        if self._clock.monotonic() < self._disk_again:
-            return None
         while True:
             try:
-                if size <= QUICK:
-                    with suppress(WouldBlock):
-                        return self._disk.quick(partial(self._shelf.draft, key, size, at_once=True))
-                return await self._disk.call(self._shelf.draft, key, size)
+                return await self._draft_now(key, size)
             except Busy:
                 found = self._open(key)
                 if found is not None:
                     return found
                 await self._clock.sleep(BUSY_WAIT)
-            except DiskFull as error:
-                self._disk_failed(error)
-                return None
+
+    async def _draft_now(self, key: str, size: int) -> Draft | None:
+        """The same, but Busy is raised and not waited for."""
+        if self._clock.monotonic() < self._disk_again:
+            return None
+        try:
+            if size <= QUICK:
+                with suppress(WouldBlock):
+                    return self._disk.quick(partial(self._shelf.draft, key, size, at_once=True))
+            return await self._disk.call(self._shelf.draft, key, size)
+        except DiskFull as error:
+            self._disk_failed(error)
+            return None
 
     async def _publish(self, draft: Draft, data: bytes, crc32c: int) -> None:
         if len(data) <= QUICK:
@@ -314,6 +321,17 @@ class Downloads:
         if now >= self._disk_again:
             log.warning("reading past the cache: %s", error)
         self._disk_again = now + DISK_REST
+
+
+async def _join(stream: Stream) -> Content:
+    content = Streamed(stream)
+    try:
+        await stream.begin()
+    except BaseException:
+        content.close()
+        raise
+    content.size = stream.size
+    return content
 
 
 def _publish(draft: Draft, data: bytes, crc32c: int) -> None:

@@ -123,6 +123,11 @@ class Stream:
         """Whether a new reader may join."""
         return self._error is None and self._blob is None and bool(self._heads) and not self._given_up
 
+    @property
+    def complete(self) -> bool:
+        """Whether the whole has arrived and its checksum was right."""
+        return self._blob is not None
+
     async def begin(self) -> None:
         """Start at the first byte; returns when the size is known. Raises what ends the transfer."""
         if not self._heads:
@@ -239,9 +244,10 @@ class Stream:
         _cancel([head for head in self._heads if head is not last])
         with trio.CancelScope(shield=True):
             async with self._writing:
-                self._blob = await trio.to_thread.run_sync(self._draft.commit, self.size, self._crc32c)
+                blob = await trio.to_thread.run_sync(self._draft.commit, self.size, self._crc32c)
+        self._blob = blob
         if self._readers == 0:
-            self._blob.close()
+            blob.close()
 
     def _end(self) -> None:
         """No transfer is left and the file is not complete."""
@@ -267,6 +273,11 @@ class Streamed:
         self._stream = stream
         self.size = stream.size
         stream.enter()
+
+    @property
+    def proven(self) -> bool:
+        """Only the checksum of the whole tells."""
+        return self._stream.complete
 
     async def read(self, offset: int, length: int) -> bytes:
         """Bytes as they arrive."""

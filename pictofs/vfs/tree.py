@@ -29,6 +29,8 @@ class OpenFile:
     """Whether stat showed another size before, and promised to stand by it."""
     live: bool
     """Whether the content is made at open, so that the kernel must keep none of it."""
+    keep: bool
+    """Whether pages that the kernel may have of earlier reads are right."""
 
 
 @dataclass
@@ -65,6 +67,8 @@ class Tree:
         self._files: dict[int, OpenFile] = {}
         self._folders: dict[int, _OpenFolder] = {}
         self._by_inode: dict[int, list[OpenFile]] = {}
+        # Files of which bytes were given before their checksum could be known, and it was not right until now.
+        self._doubtful: set[int] = set()
 
     @property
     def open_files(self) -> int:
@@ -137,7 +141,10 @@ class Tree:
             attributes=before._replace(size=size, blocks=-(-size // 512), keep=0.0 if live else FOREVER),
             resized=bool(before.keep) and before.size != size,
             live=live,
+            keep=not live and before.inode not in self._doubtful,
         )
+        if not content.proven:
+            self._doubtful.add(before.inode)
         self._files[opened.handle] = opened
         self._by_inode.setdefault(before.inode, []).append(opened)
         return opened
@@ -156,6 +163,8 @@ class Tree:
         others.remove(opened)
         if not others:
             del self._by_inode[inode]
+        if opened.content.proven:
+            self._doubtful.discard(inode)
         opened.content.close()
 
     def close_all(self) -> None:
