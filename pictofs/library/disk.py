@@ -17,7 +17,7 @@ from pictofs.store.shelf import WouldBlock
 
 T = TypeVar("T")
 
-SLOW = 0.005
+SLOW = 0.05
 """Seconds of one inline call from which on the disk counts as slow: the loop must not stand still."""
 CAUTION = 5.0
 """Seconds for which a slow disk is left to the thread."""
@@ -32,6 +32,7 @@ class Disk:
         self._waiting: list[_Call] = []
         self._wake = trio.Event()
         self._slow_until = 0.0
+        self._ended = False
 
     def quick(self, work: Callable[..., T], *args: Any) -> T:
         """The result of `work(*args)`, made now on the loop. Raises WouldBlock where the disk was slow lately."""
@@ -50,6 +51,8 @@ class Disk:
         call = _Call(work, args)
         self._waiting.append(call)
         self._wake.set()
+        if self._ended:
+            await self._make_waiting()
         try:
             await call.done.wait()
         except trio.Cancelled:
@@ -64,15 +67,23 @@ class Disk:
         return result
 
     async def serve(self) -> None:
-        """Make the calls, for as long as the library lives."""
-        while True:
-            await self._wake.wait()
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-            if not self._waiting:
+        """Make the calls, for as long as the library lives. Who cleans up after that makes its own."""
+        try:
+            while True:
+                await self._wake.wait()
+                await self._make_waiting()
                 self._wake = trio.Event()
-            await trio.to_thread.run_sync(_make, batch)
-            for call in batch:
-                call.done.set()
+        finally:
+            self._ended = True
+            await self._make_waiting()
+
+    async def _make_waiting(self) -> None:
+        with trio.CancelScope(shield=True):  # a call that has begun has somebody waiting for its end
+            while self._waiting:
+                batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                await trio.to_thread.run_sync(_make, batch)
+                for call in batch:
+                    call.done.set()
 
 
 class _Call:
