@@ -1,0 +1,49 @@
+"""The training loop of README.md, as it stands there, on a real mount of the demo's organization."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mounting import Mount, Spent
+
+from standin import PRESETS, StandIn
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_training_loop(
+    serving: Callable[..., StandIn], mounted: Callable[..., Mount], tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    server = serving(PRESETS["sample"]())
+    mount = mounted(server)
+    (tmp_path / "picto").symlink_to(mount.root)
+    (program,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "train.py").write_text(program)
+    signs = server.organization["street-signs"]
+    marked = sum(image.annotation_count for image in signs.images.values())
+
+    done = train(tmp_path)
+    assert done == [f"epoch {epoch}: 240 images, {marked} annotations" for epoch in range(2)]
+
+    spent = Spent(server)
+    assert train(tmp_path) == done
+    assert spent.all == []
+
+
+def train(home: Path) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, home / "train.py"],
+        env={**os.environ, "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
