@@ -25,6 +25,8 @@ class Filling:
     finished: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
     """Why it ended early."""
+    slow: bool = False
+    """Whether someone has waited for it in vain, so that others need not."""
     _grown: trio.Event = field(default_factory=trio.Event)
 
     async def more(self) -> None:

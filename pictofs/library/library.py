@@ -28,6 +28,8 @@ from pictofs.store.images import ImageTable
 from pictofs.store.rows import Gone
 from pictofs.store.shelf import Shelf
 
+NO_DATASET = -1
+"""The key of none."""
 TEND_EVERY = 60.0
 """Seconds between rounds of housekeeping."""
 
@@ -100,11 +102,15 @@ class Library:
     async def refresh(self, entry: str | None) -> int:
         """Ask the server anew for one dataset, by its entry, or for all that were ever listed.
 
-        Returns how many datasets were listed again. Raises NoSuchEntry for an unknown one.
+        Returns how many datasets were listed again. Raises NoSuchEntry for an unknown one, and what keeps the
+        server from answering.
         """
         known = None if entry is None else self.catalog.dataset_by_entry(entry)
-        await trio.to_thread.run_sync(self.catalog.expire, known and known.key)
+        key = None if entry is None else known.key if known else NO_DATASET
+        await trio.to_thread.run_sync(self.catalog.expire, key)
         await self.listing.datasets()
+        if self.reach.error is not None:
+            raise self.reach.error
         rows = self.catalog.datasets_after(0, 1 << 30)
         if entry is not None:
             rows = [row for row in rows if row.entry == entry]

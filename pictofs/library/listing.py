@@ -13,12 +13,12 @@ from cachetools import TTLCache
 
 from pictofs.api.client import Api
 from pictofs.clock import Clock
-from pictofs.errors import NoSuchEntry
+from pictofs.errors import NoSuchEntry, TimedOut
 from pictofs.library.changes import Changes
 from pictofs.library.filling import Filling, Pages, fill
 from pictofs.library.flights import Flights
 from pictofs.library.reach import AWAY, Reach
-from pictofs.model.names import unescape
+from pictofs.model.names import storable, unescape
 from pictofs.model.records import Dataset, Image, Page
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
@@ -139,8 +139,10 @@ class Listing:
             filling = self._begin(dataset, current)
         if had:
             # What was listed once is shown whole: a renewal under way must not make a folder look half full.
-            with trio.move_on_after(PATIENCE):
-                await filling.finished.wait()
+            if not filling.slow:
+                with trio.move_on_after(PATIENCE):
+                    await filling.finished.wait()
+                filling.slow = not filling.finished.is_set()
             return None if isinstance(filling.error, AWAY) or not filling.finished.is_set() else filling
         return filling
 
@@ -274,7 +276,9 @@ class Listing:
         row = read(directory.key, entry)
         if self._is_listed(dataset, current) or (row is not None and self._reach.resting):
             return row
-        if filename is None:  # only a listing knows what the entry stands for
+        if (
+            filename is None or storable(filename) != filename
+        ):  # only a listing knows what the entry stands for
             await self._filled(current)
             return read(directory.key, entry)
         answer = self._answers.get((directory.key, filename))
@@ -331,10 +335,19 @@ class Listing:
         if have and self._reach.resting:
             return
         try:
-            with trio.move_on_after(PATIENCE if have else math.inf):
-                await self._flights.share(key, work)
-            self._reach.answered()
-        except AWAY as error:
-            self._reach.failed(error)
+            with trio.move_on_after(PATIENCE if have else math.inf) as waiting:
+                await self._flights.share(key, partial(self._told, work))
+            if waiting.cancelled_caught:
+                self._reach.failed(TimedOut(f"no answer within {PATIENCE:g} s"))
+        except AWAY:
             if not have:
                 raise
+
+    async def _told(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do `work`, and let the reach know how it went, whoever still waits for it."""
+        try:
+            await work()
+        except AWAY as error:
+            self._reach.failed(error)
+            raise
+        self._reach.answered()

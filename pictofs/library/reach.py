@@ -5,15 +5,24 @@ from __future__ import annotations
 import logging
 
 from pictofs.clock import Clock
-from pictofs.errors import Offline, PictofsError, ServerFault, Throttled, TimedOut, Unauthorized
+from pictofs.errors import (
+    Nonsense,
+    Offline,
+    PictofsError,
+    QuotaSpent,
+    ServerFault,
+    Throttled,
+    TimedOut,
+    Unauthorized,
+)
 
 log = logging.getLogger(__name__)
 
 REST = 15.0
 """Seconds for which what is cached is served without asking again, after the server did not answer."""
 
-AWAY = (Offline, TimedOut, ServerFault, Throttled, Unauthorized)
-"""What does not say that an item is gone: cached data stays valid."""
+AWAY = (Offline, TimedOut, ServerFault, Throttled, Unauthorized, QuotaSpent, Nonsense)
+"""What does not say that an item is gone: cached data stays valid. A captive portal's page is Nonsense."""
 
 
 class Reach:

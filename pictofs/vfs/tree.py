@@ -118,12 +118,11 @@ class Tree:
             batch = await view.entries(inode, cookie)
             if batch.entries or batch.filling is None:
                 return batch.entries
+            await batch.filling.more()
             if batch.filling.finished.is_set():
                 if batch.filling.error is not None:
-                    raise batch.filling.error
-                # Its last rows may have come between the look at the catalog and now.
+                    raise batch.filling.error  # another look would begin another pass
                 return (await view.entries(inode, cookie)).entries
-            await batch.filling.more()
 
     def close_folder(self, handle: int) -> None:
         """Give a folder's handle back."""
