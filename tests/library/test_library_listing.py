@@ -1,0 +1,405 @@
+"""What listings cost, and what they show while the server moves, lies or is away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from rig import Mount, Rig, error_of, expected
+
+from pictofs.errors import NoSuchEntry, PictofsError, Unauthorized
+from standin import Fault, Match, Spec, StandIn
+from standin.exchange import Exchange
+from standin.faults import (
+    MalformedJson,
+    Reset,
+    dropped,
+    duplicated,
+    error,
+    html,
+    throttled,
+    with_fields,
+    without,
+)
+
+IMAGES = "/datasets/small/images"
+LIST, DATASET, TREE, NAME = (
+    "GET /datasets/",
+    "GET /datasets/{dataset}",
+    "GET /directories/{dataset}/tree",
+    "GET /images/",
+)
+
+
+def big(images: int, directories: int = 1) -> Spec:
+    """One dataset so large that a listing takes several requests."""
+    return Spec.uniform(1, images, 1000, directories=directories, annotations=0)
+
+
+# What it costs.
+
+
+async def test_a_first_listing_costs_three_requests(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await mount.list(f"{IMAGES}/part-000")
+        assert mount.asked == [LIST, TREE, DATASET]
+
+
+async def test_all_folders_of_a_dataset_come_with_one_listing(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await mount.walk(read=False)
+        assert sorted(mount.asked) == sorted([LIST, TREE, DATASET])
+
+
+async def test_one_known_path_lists_no_folder(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await mount.read(f"{IMAGES}/part-000/image-000000.jpg")
+        assert mount.asked == [LIST, TREE, NAME, "GET /images/{image_id:uuid}"]
+
+
+async def test_the_third_single_name_is_dearer_than_the_listing(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        for number in (0, 3, 6, 9):
+            await mount.look(f"{IMAGES}/part-000/image-{number:06d}.jpg")
+        assert mount.asked == [LIST, TREE, NAME, NAME, DATASET]
+
+
+async def test_a_missing_name_is_asked_for_once(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        for _ in range(5):
+            with pytest.raises(NoSuchEntry):
+                await mount.look(f"{IMAGES}/part-000/nothing.jpg")
+        assert mount.asked == [LIST, TREE, NAME]
+
+
+async def test_missing_names_of_a_listed_dataset_cost_nothing(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await mount.list(f"{IMAGES}/part-000")
+        mount.forget_log()
+        for name in ("__init__.py", ".git", "image-000000.jpg.bak"):
+            with pytest.raises(NoSuchEntry):
+                await mount.look(f"{IMAGES}/part-001/{name}")
+        assert mount.asked == []
+
+
+async def test_many_who_want_one_listing_share_it(rig: Rig) -> None:
+    async with rig.mount() as mount, trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(mount.list, f"{IMAGES}/part-{number % 3:03d}")
+    assert mount.asked == [LIST, TREE, DATASET]
+
+
+async def test_a_large_dataset_is_listed_by_folders_until_that_is_dearer(tmp_path: Path) -> None:
+    with StandIn(big(20_100, 30)) as standin:
+        async with Rig(standin, tmp_path).mount() as mount:
+            for number in range(5):
+                assert len(await mount.list(f"/datasets/dataset-0/images/part-{number:03d}")) == 670
+            assert mount.asked == [LIST, TREE, NAME, NAME, NAME, DATASET, DATASET, DATASET]
+
+
+async def test_the_first_names_appear_after_the_first_page(tmp_path: Path) -> None:
+    with StandIn(big(30_050)) as standin:
+        rig = Rig(standin, tmp_path)
+        rig.fault(Reset(), "api", "images_offset=20000", times=0)
+        async with rig.mount() as mount:
+            folder = mount.tree.open_folder((await mount.look("/datasets/dataset-0/images")).inode)
+            assert await mount.tree.read_folder(folder, 0)
+            mount.tree.close_folder(folder)
+            assert len(await mount.list("/datasets/dataset-0/images")) == 30_050
+
+
+# Freshness.
+
+
+async def test_within_the_ttl_nothing_is_asked_and_past_it_one_request(rig: Rig) -> None:
+    async with rig.mount(ttl=100) as mount:
+        await mount.walk(read=False)
+        mount.forget_log()
+        mount.clock.advance(90)
+        await mount.walk(read=False)
+        assert mount.asked == []
+        mount.clock.advance(20)
+        await mount.walk(read=False)
+        assert mount.asked == [LIST]
+
+
+async def test_what_changed_shows_after_the_ttl(rig: Rig) -> None:
+    org = rig.standin.organization
+    async with rig.mount(ttl=100) as mount:
+        await mount.walk(read=False)
+        org.add_image(org["small"], "new.jpg", "/fresh")
+        before = set(await mount.walk(read=False))
+        mount.clock.advance(101)
+        assert set(await mount.walk(read=False)) == set(expected(rig.standin)) > before
+
+
+async def test_a_refresh_shows_at_once_what_changed(rig: Rig) -> None:
+    org = rig.standin.organization
+    async with rig.mount() as mount:
+        await mount.walk()
+        image = next(iter(org["small"].images.values()))
+        org.move_image(image, "/elsewhere", "renamed.jpg")
+        org.set_annotations(image, [])
+        org.rename_dataset(org["small"], "large")
+        assert await mount.library.refresh(None) == 1
+        assert await mount.walk() == expected(rig.standin)
+
+
+async def test_a_refresh_of_an_unknown_name_costs_the_others_nothing(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        first = await mount.walk()
+        mount.forget_log()
+        with pytest.raises(NoSuchEntry):
+            await mount.library.refresh("no such dataset")
+        assert await mount.walk() == first
+        assert mount.asked == [LIST]
+
+
+async def test_a_refresh_says_that_the_server_is_away(rig: Rig) -> None:
+    async with rig.mount(max_retries=0) as mount:
+        first = await mount.walk()
+        rig.fault(Reset())
+        assert await error_of(lambda: mount.library.refresh(None))
+        assert await mount.walk() == first
+
+
+async def test_a_new_dataset_shows_after_a_refresh_by_its_name(rig: Rig) -> None:
+    org = rig.standin.organization
+    async with rig.mount() as mount:
+        await mount.walk(read=False)
+        org.add_image(org.add_dataset("added"), "a.jpg")
+        await mount.library.refresh("added")
+        assert set(await mount.walk(read=False)) == set(expected(rig.standin))
+
+
+async def test_names_that_the_kernel_may_hold_are_told_when_they_are_gone(rig: Rig) -> None:
+    org = rig.standin.organization
+    async with rig.mount(ttl=10) as mount:
+        folder = (await mount.look(f"{IMAGES}/part-000")).inode
+        await mount.list(f"{IMAGES}/part-000")
+        org.remove_image(next(i for i in org["small"].images.values() if i.filename == "image-000000.jpg"))
+        mount.clock.advance(11)
+        await mount.list(f"{IMAGES}/part-000")
+        told = {(gone.parent, gone.entry) for gone in drain(mount)}
+        assert (folder, "image-000000.jpg") in told
+
+
+def drain(mount: Mount) -> list[object]:
+    found = []
+    try:
+        while True:
+            found.append(mount.library.changes.incoming.receive_nowait())
+    except trio.WouldBlock:
+        return found
+
+
+# A server that moves while it is read.
+
+
+@pytest.mark.parametrize("change", ["insert", "delete", "move"])
+async def test_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
+    tmp_path: Path, change: str
+) -> None:
+    with StandIn(big(20_010)) as standin:
+        rig, org = Rig(standin, tmp_path), standin.organization
+        dataset = org["dataset-0"]
+
+        class Between:
+            """Someone changes the dataset before a page is answered."""
+
+            async def __call__(self, exchange: Exchange) -> None:
+                newest = list(dataset.images.values())[-1]
+                if change == "insert":
+                    org.add_image(dataset, f"{newest.filename}.new.jpg", size=1000)
+                elif change == "delete":
+                    org.remove_image(newest)
+                else:
+                    org.move_image(newest, "/moved")
+                await exchange.proceed()
+
+        rig.fault(Between(), "api", "images_offset|/datasets/[0-9a-f-]{36}$", times=2)
+        async with rig.mount(ttl=10) as mount:
+            await mount.list("/datasets/dataset-0/images")
+            mount.clock.advance(11)
+            shown = await mount.list("/datasets/dataset-0/images")
+            there = [each for each in dataset.images.values() if each.directory_path == "/"]
+            assert sorted(shown) == sorted(each.filename for each in there) + ["moved"] * (change == "move")
+
+
+@pytest.mark.parametrize("do", [duplicated(3), dropped(3)], ids=["duplicated", "dropped"])
+async def test_a_row_too_many_or_too_few_is_noticed(rig: Rig, do: object) -> None:
+    rig.fault(do, "api", DATASET[4:], times=1)
+    async with rig.mount() as mount:
+        assert set(await mount.walk(read=False)) == set(expected(rig.standin))
+
+
+async def test_a_key_that_sees_a_part_sees_that_part(rig: Rig) -> None:
+    org = rig.standin.organization
+    key = org.add_key("viewer", {org["small"].id: ("/part-001",)})
+    org.add_dataset("not granted")
+    async with rig.mount(key=key.secret) as mount:
+        seen = await mount.walk()
+        assert seen == {
+            path: data
+            for path, data in expected(rig.standin).items()
+            if "part-001" in path or path in ("/datasets/small", IMAGES, "/datasets/small/annotations")
+        }
+        assert mount.asked.count(DATASET) <= 2
+
+
+async def test_empty_directories_and_datasets_are_there(rig: Rig) -> None:
+    org = rig.standin.organization
+    org.add_directory(org["small"], "/hollow/deep")
+    org.add_dataset("nothing")
+    async with rig.mount() as mount:
+        assert set(await mount.walk(read=False)) == set(expected(rig.standin))
+
+
+async def test_a_directory_that_only_images_name_is_there(rig: Rig) -> None:
+    rig.fault(dropped(1), "api", TREE[4:])
+    async with rig.mount() as mount:
+        await mount.walk(read=False)
+        assert set(await mount.walk(read=False)) == set(expected(rig.standin))
+
+
+# A server that fails.
+
+
+@pytest.mark.parametrize("route", [LIST, TREE, DATASET])
+@pytest.mark.parametrize(
+    "do",
+    [
+        error(503),
+        error(500),
+        error(408),
+        throttled(1),
+        throttled(0),
+        throttled(),
+        Reset(),
+        MalformedJson(),
+        html(),
+    ],
+    ids=["503", "500", "408", "429-short", "429-zero", "429", "reset", "cut-json", "html"],
+)
+async def test_a_passing_fault_is_not_seen(rig: Rig, route: str, do: object) -> None:
+    rig.fault(do, "api", route[4:], times=1)
+    async with rig.mount() as mount:
+        if isinstance(do, MalformedJson) or do == html():
+            await error_of(lambda: mount.walk(read=False))  # not retried: the next look asks again
+            mount.clock.advance(16)
+        assert set(await mount.walk(read=False)) == set(expected(rig.standin))
+
+
+@pytest.mark.parametrize("route", [LIST, TREE, DATASET])
+@pytest.mark.parametrize(
+    "do",
+    [error(503), error(401, "unauthorized"), throttled(3000), Reset(), MalformedJson(), html()],
+    ids=["503", "401", "429-long", "reset", "cut-json", "html"],
+)
+async def test_a_lasting_fault_leaves_what_was_listed(rig: Rig, route: str, do: object) -> None:
+    async with rig.mount(ttl=50, max_retries=1) as mount:
+        first = await mount.walk()
+        fault = rig.fault(do, "api", route[4:])
+        rig.standin.organization.add_image(rig.standin.organization["small"], "new.jpg")
+        for _ in range(3):
+            mount.clock.advance(60)
+            assert await mount.walk() == first
+        rig.standin.faults.remove(fault)
+        mount.clock.advance(60)
+        assert await mount.walk() == expected(rig.standin)
+        assert mount.library.reach.offline_since is None
+
+
+@pytest.mark.parametrize("route", [LIST, TREE, DATASET])
+async def test_a_lasting_fault_at_first_sight_has_a_name_and_passes(rig: Rig, route: str) -> None:
+    fault = rig.fault(error(503), "api", route[4:])
+    async with rig.mount(max_retries=1) as mount:
+        with pytest.raises(PictofsError):
+            await mount.walk(read=False)
+        rig.standin.faults.remove(fault)
+        assert set(await mount.walk(read=False)) == set(expected(rig.standin))
+
+
+async def test_one_bad_row_does_not_hide_its_neighbours(rig: Rig) -> None:
+    org = rig.standin.organization
+    bad = org.add_image(org["small"], "bad.jpg")
+    good = set(expected(rig.standin)) - {f"{IMAGES}/bad.jpg", "/datasets/small/annotations/bad.jpg.json"}
+    for lies in ({"filename": None}, {"id": None}, {"id": 7}, {"filename": ["x"]}):
+        bad.lies = lies
+        async with rig.mount(ttl=10) as mount:
+            mount.clock.advance(11)
+            assert set(await mount.walk(read=False)) == good
+
+
+@pytest.mark.parametrize(
+    "do",
+    [
+        without("directory_path"),
+        with_fields(directory_path=None),
+        without("created_at", "file_size", "status"),
+    ],
+    ids=["no-directory", "null-directory", "no-time-size-status"],
+)
+async def test_missing_fields_hide_no_file(rig: Rig, do: object) -> None:
+    rig.fault(do, "api", DATASET[4:])
+    async with rig.mount() as mount:
+        names = {path.rpartition("/")[2] for path in await mount.walk(read=False)}
+        assert {f"image-{n:06d}.jpg" for n in range(12)} <= names
+
+
+async def test_a_revoked_key_serves_the_cache_and_its_return_needs_no_remount(rig: Rig) -> None:
+    async with rig.mount(ttl=50) as mount:
+        first = await mount.walk()
+        for key in rig.standin.organization.keys.values():
+            key.revoked = True
+        mount.clock.advance(60)
+        assert await mount.walk() == first
+        assert isinstance(mount.library.reach.error, Unauthorized)
+        for key in rig.standin.organization.keys.values():
+            key.revoked = False
+        mount.clock.advance(16)
+        rig.standin.organization.add_dataset("meanwhile")
+        assert await mount.walk() == expected(rig.standin)
+
+
+async def test_while_the_server_is_away_it_is_asked_seldom(rig: Rig) -> None:
+    async with rig.mount(ttl=50, max_retries=0) as mount:
+        await mount.walk()
+        rig.fault(Reset())
+        mount.clock.advance(60)
+        mount.forget_log()
+        for _ in range(5):
+            await mount.walk()
+        assert len(mount.asked) == 1
+
+
+async def test_an_archived_dataset_goes_and_comes_back(rig: Rig) -> None:
+    org = rig.standin.organization
+    async with rig.mount(ttl=10) as mount:
+        first = await mount.walk()
+        org.archive_dataset(org["small"])
+        mount.clock.advance(11)
+        assert await mount.walk() == {}
+        org.archive_dataset(org["small"], archived=False)
+        mount.clock.advance(11)
+        assert await mount.walk() == first
+
+
+async def test_a_dataset_that_is_deleted_while_it_is_listed_is_gone(tmp_path: Path) -> None:
+    with StandIn(big(20_010)) as standin:
+        rig, org = Rig(standin, tmp_path), standin.organization
+
+        class Delete:
+            async def __call__(self, exchange: Exchange) -> None:
+                if org.dataset("dataset-0"):
+                    org.remove_dataset(org["dataset-0"])
+                await exchange.proceed()
+
+        standin.faults.add(
+            Fault(Match("api", None, "images_offset|/datasets/[0-9a-f-]{36}"), Delete(), times=1)
+        )
+        async with rig.mount(ttl=10) as mount:
+            await error_of(lambda: mount.walk(read=False))
+            mount.clock.advance(11)
+            assert await mount.walk(read=False) == {}
