@@ -156,10 +156,3 @@ def sdk_download(of: Server, dataset: str, mode: str = "images_only") -> float:
 def median(runs: int, once: Callable[[], float]) -> float:
     """The median of several runs."""
     return statistics.median(once() for _ in range(runs))
-
-
-def drop_caches() -> None:
-    """Forget the kernel's page cache, where permitted: a cold reading of the local disk."""
-    if os.geteuid() == 0:
-        os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3")

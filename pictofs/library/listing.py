@@ -226,7 +226,7 @@ class Listing:
         filling: Filling,
     ) -> None:
         at = self._clock.wall()
-        moves = dataset.tree_signature is not None
+        moves = dataset.listed_signature is not None  # before that no entry was ever promised
 
         def put(images: list[Image], seen: int) -> None:
             self._changes.tell_from_thread(
