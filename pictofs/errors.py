@@ -159,5 +159,9 @@ class UrlExpired(PictofsError):
     """A signed URL is no longer accepted (400, 401 or 403 from storage); a new one is needed."""
 
 
+class Unsigned(PictofsError):
+    """No batch of signed URLs names the image: a request of its own leads to the bytes."""
+
+
 class MountFailed(PictofsError):
     """The mount can't be made; the message says what to do."""

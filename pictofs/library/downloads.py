@@ -13,7 +13,7 @@ import trio
 from pictofs.api.body import Body
 from pictofs.api.client import Api
 from pictofs.clock import Clock
-from pictofs.errors import Corrupt, DiskFull, NoSuchEntry, PictofsError, Stale
+from pictofs.errors import Corrupt, DiskFull, NoSuchEntry, PictofsError, Stale, Unsigned
 from pictofs.library.content import Content, InMemory, Shelved
 from pictofs.library.disk import Disk
 from pictofs.library.flights import Flights
@@ -121,11 +121,14 @@ class Downloads:
             return False
 
     async def fetch_ahead(self, image: ImageRow) -> bool:
-        """Fetch a small image onto the shelf; False where it is large, or nobody could keep it."""
+        """Fetch a small image onto the shelf; False where it is large, costs a request, or can't be kept."""
         if (image.known_size or 0) > SMALL or self._clock.monotonic() < self._disk_again:
             return False
         work = partial(self._small, self._dataset(image), image, ahead=True)
-        return await self._flights.share(("image", image.id), work) is None
+        try:
+            return await self._flights.share(("image", image.id), work) is None
+        except Unsigned:
+            return False
 
     async def _small(
         self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False
@@ -153,6 +156,7 @@ class Downloads:
             return None
         finally:
             if draft is not None and not kept:
+                draft.take_time()
                 with trio.CancelScope(shield=True):
                     await self._disk.call(draft.abandon)
 

@@ -19,6 +19,7 @@ from pictofs.errors import (
     ServerFault,
     Throttled,
     TimedOut,
+    Unsigned,
     UrlExpired,
 )
 from pictofs.library.urls import UrlBook
@@ -56,10 +57,13 @@ class Source:
         """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).
 
         `many`: there will be more requests, so that a signed URL is worth its request. `signed_only`: the
-        keyed route, a request of the hourly limit for each image, is not to be taken: Throttled.
+        keyed route, a request of the hourly limit for each image, is not to be taken: Unsigned, or Throttled
+        where no batch can be had now.
         Raises UrlExpired when storage refused the URL: the next attempt uses another way.
         """
         signed = await self._urls.find(dataset, image, many=many)
+        if signed is None and signed_only and self._urls.has_batch(dataset, image):
+            raise Unsigned(f"no signed URL leads to {image.entry}")
         if signed is None and signed_only:
             raise Throttled("no signed URL can be had now")
         if signed is None:

@@ -45,9 +45,9 @@ class UrlBook:
     async def find(self, dataset: DatasetRow, image: ImageRow, *, many: bool = False) -> SignedUrl | None:
         """A URL that is good now, or None where the keyed byte route is the way."""
         partition = self._partition(dataset, image)
-        batch = self._batches.get(partition)
         now = self._clock.wall()
-        if batch is not None and now < batch.expires_at and batch.refused < REFUSALS:
+        batch = self._good_batch(partition)
+        if batch is not None:
             found = batch.urls.get(image.id)
             return found if found is None or now < found.expires_at else None
         if partition[1] not in (None, *STATUSES):
@@ -62,6 +62,16 @@ class UrlBook:
             log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
             return None
         return self._batches[partition].urls.get(image.id)
+
+    def has_batch(self, dataset: DatasetRow, image: ImageRow) -> bool:
+        """Whether there is a good batch that would name the image if any did."""
+        return self._good_batch(self._partition(dataset, image)) is not None
+
+    def _good_batch(self, partition: tuple[int, str | None]) -> _Batch | None:
+        batch = self._batches.get(partition)
+        if batch is None or self._clock.wall() >= batch.expires_at or batch.refused >= REFUSALS:
+            return None
+        return batch
 
     def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
         """Storage did not take the URL of an image: forget it, and the batch with it when it goes on."""

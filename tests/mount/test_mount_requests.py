@@ -216,7 +216,23 @@ def test_a_dataset_that_storage_has_lost_one_image_of(mounted: Mounting, serving
     server.faults.add(Fault(on=Match(path=lost.id), do=error(404, "not_found")))
     for path, image in chosen:
         if image is lost:
-            with pytest.raises(OSError, match="No such file|Input"):
+            with pytest.raises(OSError, match=r"No such file|Input"):
                 path.read_bytes()
         else:
             read([(path, image)])
+
+
+def test_images_that_no_batch_reaches_keep_nobody_waiting(mounted: Mounting, serving: Serving) -> None:
+    """10,500 images of one status: the last 500 cost a request each, and what is fetched ahead is the rest."""
+    server = serving(Spec.uniform(images=10_500, size=500, statuses="new"))
+    mount = mounted(server)
+    os.listdir(mount.datasets / "dataset-0/images")
+    chosen = files(server, mount)
+    before = Spent(server)
+    read(chosen[:60])
+    assert len(before.api) <= 62
+    before = Spent(server)
+    read(chosen[600:660])
+    assert before.api == []
+    assert "trying again" not in mount.log()
+    assert "fetching nothing ahead" not in mount.log()
