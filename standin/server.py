@@ -133,12 +133,13 @@ class StandIn:
         return self
 
     def stop(self) -> None:
-        """End both hosts and every connection."""
+        """End both hosts and every connection; nothing if that was done."""
+        if self._thread is None:
+            return
         if self._loop is not None and self._stopping is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._thread.join()
+        self._thread = None
 
     def __enter__(self) -> StandIn:
         return self.start()
