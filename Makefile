@@ -24,7 +24,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
 
-# A stamp says for which Python and which pyproject.toml the environment was filled.
+# A stamp says that the environment was filled for this pyproject.toml: for use, or for the tests too.
 $(VENV)/runtime: pyproject.toml .ci/packages
 	@.ci/packages runtime "$(PYTHON)"
 	@.ci/venv "$(PYTHON)" $(VENV)
@@ -32,11 +32,12 @@ $(VENV)/runtime: pyproject.toml .ci/packages
 	@$(PIP) install --editable .
 	@touch $@
 
-$(VENV)/tests: $(VENV)/runtime
+$(VENV)/tests: pyproject.toml .ci/packages
 	@.ci/packages tests "$(PYTHON)"
-	@echo "installing what the tests need into $(VENV); torch is large, give it minutes"
+	@.ci/venv "$(PYTHON)" $(VENV)
+	@echo "installing pictofs and what its tests need into $(VENV); torch is large, give it minutes"
 	@$(PIP) install --editable '.[dev,torch]'
-	@touch $@
+	@touch $(VENV)/runtime $@
 
 demo: $(VENV)/runtime
 	@$(BIN)/pictofs demo
