@@ -83,7 +83,12 @@ class Downloads:
             self.prefetch.miss(image)
             content = await self._download(image)
         if content.size != image.known_size:
-            await self._disk.call(self._images.learn_size, image.key, content.size)
+            try:
+                with suppress(DiskFull):  # the bytes are right all the same
+                    await self._disk.call(self._images.learn_size, image.key, content.size)
+            except BaseException:
+                content.close()
+                raise
         return content
 
     def _dataset(self, image: ImageRow) -> DatasetRow:
@@ -94,6 +99,7 @@ class Downloads:
 
     async def _download(self, image: ImageRow) -> Content:
         dataset = self._dataset(image)
+        patient = False
         while True:
             if (image.known_size or 0) > SMALL:
                 return await self._large(dataset, image)
@@ -101,7 +107,10 @@ class Downloads:
             try:
                 result = await self._flights.share(("image", image.id), partial(self._small, dataset, image))
             except PictofsError:
-                if joined:  # it may have been fetched ahead, with less patience than a reader has
+                if (
+                    joined and not patient
+                ):  # it may have been fetched ahead, with less patience than a reader has
+                    patient = True
                     continue
                 raise
             if isinstance(result, bytes):
@@ -255,7 +264,9 @@ class Downloads:
                     self._shelf.put(self._note_key(image, crc32c), data, crc32c).close()
                 except DiskFull as error:
                     self._disk_failed(error)
-            return self._images.learn_note(image.key, len(data), crc32c, now_ns)
+            with suppress(DiskFull):
+                return self._images.learn_note(image.key, len(data), crc32c, now_ns)
+            return None
 
         version = await self._disk.call(publish)
         return data, image.note_version if version is None else version
@@ -286,6 +297,9 @@ class Downloads:
             except Corrupt:
                 blob.close()
                 return None
+            except BaseException:
+                blob.close()
+                raise
         return Shelved(blob)
 
     async def _draft(self, key: str, size: int) -> Draft | Blob | None:

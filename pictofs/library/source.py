@@ -35,6 +35,14 @@ LONGEST_THROTTLE = 20.0
 """Seconds of Retry-After that a download waits; a longer one is passed on."""
 
 
+class _Final(Exception):
+    """An error that is not to be tried again."""
+
+    def __init__(self, error: PictofsError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class Source:
     """The bytes of images, from storage by signed URL or from the keyed route."""
 
@@ -66,15 +74,23 @@ class Source:
             raise Unsigned(f"no signed URL leads to {image.entry}")
         if signed is None and signed_only:
             raise Throttled("no signed URL can be had now")
-        if signed is None:
-            async with self._api.image_stream(image.id, start=start) as body:
-                yield body
-            return
+        opened = False
         try:
-            async with self._storage.get(signed.url, start=start, end=end, if_range=if_range) as body:
-                yield body
-        except UrlExpired:
-            self._urls.refused(dataset, image)
+            if signed is None:
+                async with self._api.image_stream(image.id, start=start) as body:
+                    opened = True
+                    yield body
+            else:
+                async with self._storage.get(signed.url, start=start, end=end, if_range=if_range) as body:
+                    opened = True
+                    yield body
+        except (UrlExpired, Nonsense):
+            if signed is not None and not opened:
+                self._urls.refused(dataset, image)
+            raise
+        except AGAIN as error:
+            if signed is None and not opened:
+                raise _Final(error) from error  # the API client has tried again already
             raise
 
     async def retried(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
@@ -83,6 +99,8 @@ class Source:
         while True:
             try:
                 return await work()
+            except _Final as final:
+                raise final.error from None
             except AGAIN as error:
                 wait = self._wait(error, attempt)
                 if wait is None:

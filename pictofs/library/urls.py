@@ -18,6 +18,8 @@ BATCH = 10_000
 """Images of one answer of `GET /datasets/{dataset}/download`, its cap; there is no second page."""
 MEMORY = 900.0
 """Seconds for which one lone read of a dataset is remembered: the life of a signed URL."""
+REST = 60.0
+"""Seconds for which no batch is asked for after one that failed: each attempt costs a request, and retries."""
 REFUSALS = 3
 """Refused URLs of one batch after which the batch is given up: signatures were revoked, not one object lost."""
 
@@ -60,6 +62,7 @@ class UrlBook:
             await self._flights.share(("urls", partition), lambda: self._fetch(dataset, partition))
         except PictofsError as error:
             log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
+            self._batches[partition] = _Batch(expires_at=self._clock.wall() + REST)
             return None
         return self._batches[partition].urls.get(image.id)
 
