@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,10 @@ from pictofs.store.shelf import Shelf
 
 NO_DATASET = -1
 """The key of none."""
+log = logging.getLogger(__name__)
+
+RESTART_AFTER = 1.0
+"""Seconds before a task that failed is started again."""
 TEND_EVERY = 60.0
 """Seconds between rounds of housekeeping."""
 
@@ -86,9 +92,17 @@ class Library:
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks that live as long as the library."""
-        nursery.start_soon(self._disk.serve)
-        nursery.start_soon(self.downloads.prefetch.run)
-        nursery.start_soon(self.tend)
+        for task in (self._disk.serve, self.downloads.prefetch.run, self.tend):
+            nursery.start_soon(self._keep, task)
+
+    async def _keep(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task of the library; a bug in one must not end the mount."""
+        while True:
+            try:
+                return await task()
+            except Exception:
+                log.exception("%s failed in a way that should not happen; please report this", task)
+            await self._clock.sleep(RESTART_AFTER)
 
     async def tend(self) -> None:
         """Housekeeping for as long as the mount lives: the ledger after crashes, recency, ended streams."""
@@ -119,6 +133,9 @@ class Library:
         # Below a dropped entry the kernel drops the whole tree.
         self.changes.tell(Gone(DATASETS, row.entry) for row in rows)
         listed = [row for row in rows if row.listed_signature is not None]
+        for row in rows:
+            if row.listed_signature is None:  # an open file keeps its entry: these are told one by one
+                self.changes.tell(await trio.to_thread.run_sync(self._images.entries, row.key))
         for row in listed:
             await self.listing.all_images(row.key)
         return len(listed)

@@ -327,6 +327,8 @@ def _replace_directories(
         parent = parents[above or "/"]
         entry = entry_name(name, path)
         before = old.get(key)
+        if before is not None and before.path != path:  # the annotation files say where their images are
+            db.execute("UPDATE image SET note_stale = 1 WHERE directory = ?", (key,))
         if before is None and path in by_path:  # implied until now: its images move to the server's row
             db.execute("UPDATE image SET directory = ? WHERE directory = ?", (key, by_path[path].key))
         db.execute(

@@ -148,6 +148,14 @@ class ImageTable:
             sql = f"SELECT count(*) FROM image WHERE {scope} AND seen >= ?"
             return int(db.execute(sql, (directory or dataset, seen)).fetchone()[0])
 
+    def entries(self, dataset: int) -> list[Gone]:
+        """All entries of a dataset's images that are known: what the kernel may hold."""
+        with self._database.write() as db:
+            rows = db.execute(
+                f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE dataset = ?", (dataset,)
+            )
+            return [entry for row in map(ImageRow._make, rows) for entry in _entries(row)]
+
     def doubt_note(self, key: int) -> None:
         """An annotation file may have changed: the next open fetches it again."""
         with self._database.write() as db:
