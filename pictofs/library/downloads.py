@@ -203,10 +203,12 @@ class Downloads:
 
             @asynccontextmanager
             async def opener(start: int, if_range: str | None) -> AsyncIterator[Body]:
-                async with self._source.open(dataset, image, start=start, if_range=if_range) as body:
+                async with self._source.open(
+                    dataset, image, start=start, if_range=if_range, many=True
+                ) as body:
                     yield body
 
-            stream = Stream(image.entry, size, draft, opener, self._source, self._nursery)
+            stream = Stream(image.entry, size, draft, self._disk, opener, self._source, self._nursery)
             self._streams[image.id] = stream
             return await _join(stream)
 

@@ -10,6 +10,7 @@ own downloads start at once.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ Mode = Literal["off", "auto", "all"]
 
 WORKERS = 24
 """Downloads at once. At 20 ms a round trip that is 1,200 files a second, more than one process can take in."""
+LEAST = 3
+"""Downloads at once when the loop is busy."""
+TURN, FEEL_EVERY = 0.002, 0.01
+"""Seconds that a turn of the loop may take before fewer downloads are made at once, and between two looks at it."""
 FIRST = 4
 """Reads of a dataset before anything is fetched ahead: a lone `cat` costs nothing more."""
 PER_READ = 8
@@ -114,6 +119,8 @@ class Prefetch:
         self._mode, self._limit = mode, limit
         self._patterns: dict[int, Pattern] = {}
         self._wake = trio.Event()
+        self._at_once = trio.CapacityLimiter(WORKERS)
+        self._felt_at = 0.0
         self._send, self._receive = trio.open_memory_channel[tuple[Pattern, ImageRow]](0)
         self.fetched = 0
         """Images fetched ahead."""
@@ -230,6 +237,23 @@ class Prefetch:
                         progress = True
                         pattern.unused.add(image.key)
                         await self._send.send((pattern, image))
+                        await self._feel()
+
+    async def _feel(self) -> None:
+        """Suit the downloads at once to what the loop can take.
+
+        A turn of the loop runs every task that is ready: with all workers busy on a near server it takes
+        10 ms, and a listing of 3,000 names, which needs 40 turns, 400 ms. Where the server is far, the loop
+        is idle and many downloads cost nobody anything.
+        """
+        start = time.perf_counter()
+        if start - self._felt_at < FEEL_EVERY:
+            return
+        await trio.lowlevel.checkpoint()
+        self._felt_at = time.perf_counter()
+        limit = int(self._at_once.total_tokens)
+        slow = self._felt_at - start > TURN
+        self._at_once.total_tokens = max(LEAST, limit * 2 // 3) if slow else min(WORKERS, limit + 1)
 
     def _rest(self) -> float | None:
         now = self._clock.monotonic()
@@ -239,7 +263,9 @@ class Prefetch:
     async def _work(self) -> None:
         async for pattern, image in self._receive:
             try:
-                if pattern.rest_until <= self._clock.monotonic() and await self._fetch(image):
+                async with self._at_once:
+                    there = pattern.rest_until <= self._clock.monotonic() and await self._fetch(image)
+                if there:
                     self.fetched += 1
                 else:
                     pattern.unused.discard(image.key)

@@ -11,8 +11,9 @@ import trio
 
 from pictofs.api.body import Body
 from pictofs.errors import Corrupt, PictofsError, ServerFault
+from pictofs.library.disk import Disk
 from pictofs.library.source import Source
-from pictofs.store.shelf import Blob, Draft
+from pictofs.store.shelf import Blob, Draft, WouldBlock
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,17 @@ class Stream:
     """The download of one large file, shared by all its readers. It becomes a blob when it is complete."""
 
     def __init__(
-        self, name: str, size: int, draft: Draft, opener: Opener, source: Source, nursery: trio.Nursery
+        self,
+        name: str,
+        size: int,
+        draft: Draft,
+        disk: Disk,
+        opener: Opener,
+        source: Source,
+        nursery: trio.Nursery,
     ) -> None:
         """`draft` has room for `size` bytes, the size by the listing, and is taken over."""
+        self._claimed, self._disk = size, disk
         self.size = size
         """Exact once `opened` is set."""
         self.opened = trio.Event()
@@ -230,12 +239,21 @@ class Stream:
                 return
             piece = piece[: self.size - head.offset]
             async with self._writing:  # one thread at a time writes to a draft
-                await trio.to_thread.run_sync(self._draft.write, head.offset, piece)
+                await self._write(head.offset, piece)
             self._spans.add(head.offset, head.offset + len(piece))
             head.offset += len(piece)
             self._tell()
             if self._ranged and self._spans.end_of(head.offset) > head.offset:
                 return  # another transfer has been here
+
+    async def _write(self, offset: int, piece: bytes) -> None:
+        if offset + len(piece) <= self._claimed:  # beyond that room is claimed, which may wait
+            try:
+                self._disk.quick(self._draft.write, offset, piece)
+                return
+            except WouldBlock:
+                pass
+        await trio.to_thread.run_sync(self._draft.write, offset, piece)
 
     async def _complete(self, last: _Head) -> None:
         if self._committing:
