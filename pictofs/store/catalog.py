@@ -16,10 +16,11 @@ from pictofs.model.names import entry_name, storable, tagged
 from pictofs.model.records import Dataset, Directory
 from pictofs.store.database import Database
 from pictofs.store.images import give_way
-from pictofs.store.rows import DatasetRow, DirectoryRow, Gone, ImageRow
+from pictofs.store.rows import DatasetRow, DirectoryRow, EntryRow, Gone, ImageRow
 
 _DATASET = "SELECT " + ", ".join(DatasetRow._fields) + " FROM dataset "
 _DIRECTORY = "SELECT " + ", ".join(DirectoryRow._fields) + " FROM directory "
+_ENTRY = "SELECT " + ", ".join(EntryRow._fields) + " FROM image "
 _IMAGE = "SELECT " + ", ".join(ImageRow._fields) + " FROM image "
 
 DATASETS = number(Kind.FIXED, 1)
@@ -131,6 +132,12 @@ class Catalog:
         """Images in a directory in listing order, from behind `seq`."""
         sql = _IMAGE + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
         rows: list[ImageRow] = self._rows(ImageRow, sql, (directory, seq, limit))
+        return rows
+
+    def entries_after(self, directory: int, seq: int, limit: int) -> list[EntryRow]:
+        """The same, as far as a listing shows it."""
+        sql = _ENTRY + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
+        rows: list[EntryRow] = self._rows(EntryRow, sql, (directory, seq, limit))
         return rows
 
     def next_images(self, row: ImageRow, order: str, limit: int) -> list[ImageRow]:

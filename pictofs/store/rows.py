@@ -81,6 +81,33 @@ class ImageRow(NamedTuple):
         return self.true_size if self.true_size is not None else self.size or None
 
 
+class EntryRow(NamedTuple):
+    """What a folder's listing shows of an image: half the columns, and so half the time, of a whole row."""
+
+    seq: int
+    key: int
+    entry: str
+    annotation_entry: str | None
+    size: int
+    true_size: int | None
+    created_ns: int
+    annotation_count: int
+    note_size: int | None
+    note_version: int
+    note_ns: int | None
+    note_stale: int
+
+    @property
+    def note_entry(self) -> str:
+        """The annotation file's name in its folder."""
+        return self.annotation_entry or self.entry + ".json"
+
+    @property
+    def known_size(self) -> int | None:
+        """Bytes of the image, None where only a download can tell."""
+        return self.true_size if self.true_size is not None else self.size or None
+
+
 class Gone(NamedTuple):
     """An entry that a folder no longer has: what the kernel may still hold and must forget."""
 

@@ -8,7 +8,7 @@ from pictofs.errors import NoSuchEntry, Stale
 from pictofs.library.content import Content
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.store.rows import DirectoryRow, ImageRow
+from pictofs.store.rows import DirectoryRow, EntryRow, ImageRow
 from pictofs.vfs.node import FOREVER, Attributes, FileView, file, unsized
 from pictofs.vfs.views.tree import TreeView
 
@@ -17,7 +17,7 @@ PLACEHOLDER, PLACEHOLDER_EACH = 1 << 20, 1 << 14
 smaller, so that whoever trusts it (Python's tarfile) runs into the end and says so, and does not cut."""
 
 
-def annotation_file(row: ImageRow, keep_entry: float) -> Attributes:
+def annotation_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
     """Attributes of an annotation file, as far as they are known."""
     inode = number(Kind.ANNOTATION, row.key, row.note_version)
     mtime_ns = row.note_ns or row.created_ns
@@ -60,11 +60,11 @@ class AnnotationsView(TreeView):
         """Attributes of one file, exact where that is asked for."""
         return annotation_file(await self._exact.settled(row), self._library.listing.fresh_for)
 
-    def file(self, row: ImageRow, keep_entry: float) -> Attributes:
+    def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
         """Attributes as far as they are known: a listing fetches nothing."""
         return annotation_file(row, keep_entry)
 
-    def name(self, row: ImageRow) -> str:
+    def name(self, row: ImageRow | EntryRow) -> str:
         """The annotation file's entry."""
         return row.note_entry
 

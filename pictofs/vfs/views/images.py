@@ -6,7 +6,7 @@ from pictofs.errors import NoSuchEntry
 from pictofs.library.content import Content
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.store.rows import DirectoryRow, ImageRow
+from pictofs.store.rows import DirectoryRow, EntryRow, ImageRow
 from pictofs.vfs.node import FOREVER, Attributes, FileView, file, unsized
 from pictofs.vfs.views.tree import TreeView
 
@@ -15,7 +15,7 @@ PLACEHOLDER = 1 << 30
 images have, so that whoever trusts it runs into the file's end and not into a cut file."""
 
 
-def image_file(row: ImageRow, keep_entry: float) -> Attributes:
+def image_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
     """Attributes of an image."""
     inode = number(Kind.IMAGE, row.key)
     size = row.known_size
@@ -33,11 +33,11 @@ class ImagesView(TreeView):
         """The image itself."""
         return await self._library.listing.image(directory, name)
 
-    def file(self, row: ImageRow, keep_entry: float) -> Attributes:
+    def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
         """Attributes of the image."""
         return image_file(row, keep_entry)
 
-    def name(self, row: ImageRow) -> str:
+    def name(self, row: ImageRow | EntryRow) -> str:
         """The image's entry."""
         return row.entry
 

@@ -10,7 +10,7 @@ from abc import abstractmethod
 from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.store.rows import DirectoryRow, ImageRow
+from pictofs.store.rows import DirectoryRow, EntryRow, ImageRow
 from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FolderView, folder
 
 
@@ -27,11 +27,11 @@ class TreeView(FolderView):
         """The image whose file is called `name` here."""
 
     @abstractmethod
-    def file(self, row: ImageRow, keep_entry: float) -> Attributes:
+    def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
         """Attributes of an image's file here, as far as they are known."""
 
     @abstractmethod
-    def name(self, row: ImageRow) -> str:
+    def name(self, row: ImageRow | EntryRow) -> str:
         """The name of an image's file here."""
 
     async def attributes(self, inode: Inode) -> Attributes:
@@ -67,7 +67,7 @@ class TreeView(FolderView):
                 return Batch([Entry(row.entry, self._folder(row, keep), row.seq << 1) for row in below], None)
             cookie = 1
         filling = await self._library.listing.folder(directory)
-        rows = catalog.images_after(directory.key, cookie >> 1, BATCH)
+        rows = catalog.entries_after(directory.key, cookie >> 1, BATCH)
         entries = [Entry(self.name(row), self.file(row, keep), row.seq << 1 | 1) for row in rows]
         return Batch(entries, None if entries else filling)
 
