@@ -17,6 +17,7 @@ from pictofs import __version__
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
+from pictofs.api.nonetwork import NoNetwork
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock
 from pictofs.config import MountSettings
@@ -68,8 +69,9 @@ class _Mount:
             clock=clock,
             meter=meter,
             timeout=settings.timeout * ATTEMPT,
-            max_retries=settings.max_retries,
+            max_retries=0 if settings.offline else settings.max_retries,
             allow_plain_http=settings.allow_plain_http,
+            transport=NoNetwork() if settings.offline else None,
         )
         storage = Storage(
             clock=clock,
@@ -92,6 +94,7 @@ class _Mount:
                     max_retries=settings.max_retries,
                     server=server,
                     prefetch=settings.prefetch,
+                    frozen=settings.frozen,
                     cache_size=settings.cache_size,
                 )
                 library.start(nursery)

@@ -97,6 +97,12 @@ class MountSettings:
         metavar="lazy|exact",
         default="lazy",
     )
+    frozen: bool = setting(
+        "Never ask again for what is known: an epoch is the same as the one before, whatever others change. "
+        "`pictofs refresh` still asks.",
+        panel=_CACHE,
+    )
+    offline: bool = setting("Never use the network: what is cached is there, the rest is not.", panel=_CACHE)
     prefetch: Literal["off", "auto", "all"] = setting(
         "What is fetched before it is read. auto: what follows the reads, within the cache and the request "
         "budget. all: every image of a dataset once one was read.",

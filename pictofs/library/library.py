@@ -58,6 +58,7 @@ class Library:
         server: str,
         prefetch: Mode,
         cache_size: int,
+        frozen: bool = False,
     ) -> None:
         """`ttl`: seconds for which a listing is fresh."""
         self.catalog = catalog
@@ -69,7 +70,9 @@ class Library:
         flights = Flights(nursery)
         self._urls = UrlBook(api, flights, clock)
         source = Source(api, storage, self._urls, clock, max_retries)
-        self.listing = Listing(api, catalog, self._images, flights, self.reach, self.changes, clock, ttl)
+        self.listing = Listing(
+            api, catalog, self._images, flights, self.reach, self.changes, clock, ttl, frozen=frozen
+        )
         self._disk = Disk()
 
         def prefetcher(downloads: Downloads) -> Prefetch:

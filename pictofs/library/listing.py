@@ -52,10 +52,13 @@ class Listing:
         changes: Changes,
         clock: Clock,
         ttl: float,
+        *,
+        frozen: bool = False,
     ) -> None:
+        """`ttl`: seconds for which a listing is fresh. `frozen`: what is known is fresh for ever."""
         self._api, self._catalog, self._images = api, catalog, images
         self._flights, self._reach, self._changes, self._clock = flights, reach, changes, clock
-        self._ttl = ttl
+        self._ttl, self._frozen = ttl, frozen
         self._fillings: dict[int, Filling] = {}  # by the key of a dataset or of a directory
         self._spent: dict[int, int] = {}  # requests for single folders or names, by dataset since its listing
         # Names that were asked for alone, with the answer: found or not. Bounded, and fresh by its TTL.
@@ -66,6 +69,8 @@ class Listing:
     async def datasets(self) -> None:
         """Make sure that the list of datasets is fresh, or as good as it gets while the server is away."""
         checked = self._catalog.meta("checked_at")
+        if checked and self._frozen:
+            return
         if not checked or not 0 <= self._clock.wall() - checked < self._ttl:
             await self._renew("datasets", self._read_datasets, have=checked is not None)
 
@@ -92,6 +97,8 @@ class Listing:
     @property
     def fresh_for(self) -> float:
         """Seconds for which the kernel may keep an entry without asking: until the list is checked again."""
+        if self._frozen:
+            return self._ttl
         if self._reach.resting:
             return 1.0
         checked = self._catalog.meta("checked_at") or 0.0
@@ -326,7 +333,9 @@ class Listing:
     # Freshness.
 
     def _current(self, at: float | None, signature: str | None, now_signature: str) -> bool:
-        if at is None or signature != now_signature:
+        if at is None or self._frozen:
+            return at is not None
+        if signature != now_signature:
             return False
         return 0 <= self._clock.wall() - at < self._ttl * RELIST_AFTER
 
