@@ -27,6 +27,8 @@ class Filling:
     """Why it ended early."""
     slow: bool = False
     """Whether someone has waited for it in vain, so that others need not."""
+    old: frozenset[int] = frozenset()
+    """Directories of which some images were known before it: they need not be there still."""
     _grown: trio.Event = field(default_factory=trio.Event)
 
     async def more(self) -> None:

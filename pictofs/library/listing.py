@@ -151,6 +151,8 @@ class Listing:
                     await filling.finished.wait()
                 filling.slow = not filling.finished.is_set()
             return None if isinstance(filling.error, AWAY) or not filling.finished.is_set() else filling
+        if current.key in filling.old:
+            await filling.finished.wait()
         return filling
 
     async def all_images(self, key: int) -> None:
@@ -206,7 +208,7 @@ class Listing:
         self, dataset: DatasetRow, directory: int | None, limit: int, page: Callable[[int], Awaitable[Pages]]
     ) -> Filling:
         key = directory or dataset.key
-        filling = self._fillings[key] = Filling()
+        filling = self._fillings[key] = Filling(old=self._catalog.directories_with_images(dataset.key))
 
         async def work() -> None:
             try:

@@ -146,6 +146,14 @@ class Catalog:
         rows: list[ImageRow] = self._rows(ImageRow, sql, (row.directory, getattr(row, order), limit))
         return rows
 
+    def directories_with_images(self, dataset: int) -> frozenset[int]:
+        """Keys of a dataset's directories in which some image is known."""
+        sql = (
+            "SELECT key FROM directory WHERE dataset = ?"
+            " AND EXISTS (SELECT 1 FROM image WHERE image.directory = directory.key)"
+        )
+        return frozenset(row[0] for row in self._reader.execute(sql, (dataset,)))
+
     def root_images(self, dataset: int) -> int:
         """Images in no virtual directory, by the server's counts."""
         sql = "SELECT image_count - (SELECT coalesce(sum(image_count), 0) FROM directory WHERE dataset = ?1)"
