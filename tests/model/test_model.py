@@ -1,0 +1,84 @@
+"""Generated stories against plain dictionaries: see `play`."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from play import Steps, invented, play
+from rig import HandClock
+
+from pictofs.api.client import Api
+from pictofs.api.key import ApiKey
+from pictofs.api.meter import Meter
+from pictofs.api.storage import Storage
+from standin import Spec, StandIn
+
+
+@pytest.fixture
+def standin() -> Iterator[StandIn]:
+    with StandIn(Spec()) as running:
+        yield running
+
+
+@asynccontextmanager
+async def doors(standin: StandIn) -> AsyncIterator[tuple[Api, Storage]]:
+    clock, meter, key = HandClock(standin), Meter(), ApiKey(standin.keys["viewer"])
+    async with (
+        Api(standin.api_url, key, clock=clock, meter=meter, timeout=5, max_retries=1) as api,
+        Storage(clock=clock, meter=meter) as storage,
+    ):
+        yield api, storage
+
+
+async def told(steps: Steps, standin: StandIn, both: tuple[Api, Storage]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        await play(steps, standin, both, Path(folder))
+
+
+async def shortened(steps: Steps, failure: Exception, standin: StandIn, both: tuple[Api, Storage]) -> Steps:
+    """The steps without those that the failure does not need."""
+    place, kind = 0, reason(failure)
+    while place < len(steps):
+        fewer = steps[:place] + steps[place + 1 :]
+        try:
+            await told(fewer, standin, both)
+        except Exception as other:
+            if reason(other) == kind:
+                steps = fewer
+                continue
+        place += 1
+    return steps
+
+
+def reason(failure: BaseException) -> str:
+    """What a failure says, but for names and numbers."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return " ".join(re.findall(r"\b[a-z]{2,}\b", str(failure).partition("\n")[0])[:3] or [repr(failure)])
+
+
+async def all_told(seeds: range, length: int, standin: StandIn) -> None:
+    async with doors(standin) as both:
+        for seed in seeds:
+            steps = invented(seed, length)
+            try:
+                await told(steps, standin, both)
+            except Exception as failure:
+                fewer = await shortened(steps, failure, standin, both)
+                raise AssertionError(f"seed {seed} fails, and so do {fewer}: {failure!r}") from failure
+
+
+async def test_short_stories(standin: StandIn) -> None:
+    await all_told(range(150), 25, standin)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(10))
+async def test_long_stories(standin: StandIn, part: int) -> None:
+    await all_told(range(1000 * (part + 1), 1000 * (part + 1) + 300), 60, standin)
