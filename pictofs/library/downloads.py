@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -11,70 +10,51 @@ import google_crc32c
 import trio
 
 from pictofs.api.body import Body
-from pictofs.api.client import Api
 from pictofs.clock import Clock
-from pictofs.errors import Corrupt, DiskFull, NoSuchEntry, PictofsError, Stale, Unsigned
-from pictofs.library.content import Content, InMemory, Shelved
-from pictofs.library.disk import Disk
+from pictofs.errors import Corrupt, DiskFull, NoSuchEntry, PictofsError, Unsigned
+from pictofs.library.cache import BUSY_WAIT, Cache
+from pictofs.library.content import Content, InMemory
 from pictofs.library.flights import Flights
 from pictofs.library.passthrough import PassThrough
 from pictofs.library.prefetch import Prefetch
-from pictofs.library.reach import AWAY
 from pictofs.library.source import Source
 from pictofs.library.stream import Stream, Streamed
 from pictofs.library.tally import Tally
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, ImageRow
-from pictofs.store.shelf import Blob, Busy, Draft, Shelf, WouldBlock
-
-log = logging.getLogger(__name__)
+from pictofs.store.shelf import Blob, Busy
 
 SMALL = 8 << 20
 """Bytes up to which a file is awaited in open(); larger ones stream (the kernel caps reads under way at 12)."""
-QUICK = 1 << 20
-"""Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
-BUSY_WAIT = 0.02
-"""Seconds between looks at a download that another process makes."""
 OTHERS_WAIT = 2.0
 """Seconds that a reader waits for a large file that another process downloads, before it reads past the cache."""
-DISK_REST = 30.0
-"""Seconds for which the disk is left alone after it took no more."""
 
 
 class Downloads:
-    """The contents of images and annotation files."""
+    """The contents of images."""
 
     def __init__(
         self,
-        api: Api,
         source: Source,
-        shelf: Shelf,
+        cache: Cache,
         catalog: Catalog,
         images: ImageTable,
         flights: Flights,
         nursery: trio.Nursery,
         tally: Tally,
         clock: Clock,
-        disk: Disk,
         prefetch: Callable[[Downloads], Prefetch],
-        server: str,
     ) -> None:
-        """`server`: a few hex digits that tell this server's ids from those of another one."""
-        self._server = server
-        self._disk = disk
         self.prefetch = prefetch(self)
-        self._api, self._source, self._shelf = api, source, shelf
+        self._source, self._cache = source, cache
         self._catalog, self._images = catalog, images
         self._flights, self._nursery, self._tally, self._clock = flights, nursery, tally, clock
         self._streams: dict[str, Stream] = {}
-        self._disk_again = 0.0
-
-    # Images.
 
     async def image(self, image: ImageRow) -> Content:
         """Open an image. Its `size` is exact, whatever the listing says."""
-        content: Content | None = await self._shelved(self._key(image))
+        content: Content | None = await self._cache.content(self._cache.image_key(image))
         if content is not None:
             self._tally.hits += 1
             self.prefetch.hit(image)
@@ -85,7 +65,7 @@ class Downloads:
         if content.size != image.known_size:
             try:
                 with suppress(DiskFull):  # the bytes are right all the same
-                    await self._disk.call(self._images.learn_size, image.key, content.size)
+                    await self._cache.disk.call(self._images.learn_size, image.key, content.size)
             except BaseException:
                 content.close()
                 raise
@@ -118,20 +98,17 @@ class Downloads:
             if isinstance(result, int):  # much larger than the listing says
                 image = image._replace(true_size=result)
                 continue
-            content = await self._shelved(self._key(image))
+            content = await self._cache.content(self._cache.image_key(image))
             if content is not None:
                 return content  # otherwise it was evicted in between: once more
 
     def has(self, image: ImageRow) -> bool:
         """Whether the shelf has an image, or it is on its way. Inline."""
-        try:
-            return self._flights.is_flying(("image", image.id)) or self._shelf.has(self._key(image))
-        except PictofsError:
-            return False
+        return self._flights.is_flying(("image", image.id)) or self._cache.has(self._cache.image_key(image))
 
     async def fetch_ahead(self, image: ImageRow) -> bool:
         """Fetch a small image onto the shelf; False where it is large, costs a request, or can't be kept."""
-        if (image.known_size or 0) > SMALL or self._clock.monotonic() < self._disk_again:
+        if (image.known_size or 0) > SMALL or not self._cache.usable:
             return False
         work = partial(self._small, self._dataset(image), image, ahead=True)
         try:
@@ -143,7 +120,7 @@ class Downloads:
         self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False
     ) -> bytes | int | None:
         """Fetch a small image onto the shelf (None), into memory (bytes), or find that it is large (its size)."""
-        draft = await self._draft(self._key(image), image.known_size or 0)
+        draft = await self._cache.draft(self._cache.image_key(image), image.known_size or 0)
         if isinstance(draft, Blob):
             draft.close()
             return None
@@ -157,17 +134,17 @@ class Downloads:
             if draft is None:
                 return data
             try:
-                await self._publish(draft, data, crc32c)
+                await self._cache.publish(draft, data, crc32c)
                 kept = True
             except DiskFull as error:
-                self._disk_failed(error)
+                self._cache.failed(error)
                 return data
             return None
         finally:
             if draft is not None and not kept:
                 draft.take_time()
                 with trio.CancelScope(shield=True):
-                    await self._disk.call(draft.abandon)
+                    await self._cache.disk.call(draft.abandon)
 
     async def _fetch(self, dataset: DatasetRow, image: ImageRow, ahead: bool) -> tuple[bytes | int, int]:
         """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""
@@ -181,17 +158,17 @@ class Downloads:
         return data, crc32c
 
     async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
-        key, size = self._key(image), image.known_size or 0
+        key, size = self._cache.image_key(image), image.known_size or 0
         give_up = self._clock.monotonic() + OTHERS_WAIT
         while True:
             stream = self._streams.get(image.id)
             if stream is not None and stream.usable:
                 return await _join(stream)
             try:
-                draft = await self._draft_now(key, size)
+                draft = await self._cache.draft_now(key, size)
             except Busy:
                 # A stream of ours begins or ends just now, or another process is at it, perhaps for long.
-                found = await self._shelved(key)
+                found = await self._cache.content(key)
                 if found is not None:
                     return found
                 if self._clock.monotonic() >= give_up:
@@ -208,7 +185,7 @@ class Downloads:
                 ) as body:
                     yield body
 
-            stream = Stream(image.entry, size, draft, self._disk, opener, self._source, self._nursery)
+            stream = Stream(image.entry, size, draft, self._cache.disk, opener, self._source, self._nursery)
             self._streams[image.id] = stream
             return await _join(stream)
 
@@ -229,119 +206,6 @@ class Downloads:
         for key in [key for key, stream in self._streams.items() if not stream.usable]:
             del self._streams[key]
 
-    # Annotation files.
-
-    async def note(self, image: ImageRow) -> Content:
-        """Open an annotation file in the version of its row.
-
-        Raises Stale when the server has another version by now: the path then leads to a new inode.
-        """
-        if image.note_size is not None and not image.note_stale:
-            content = await self._shelved(self._note_key(image))
-            if content is not None:
-                self._tally.hits += 1
-                return content
-        self._tally.misses += 1
-        try:
-            data, version = await self._flights.share(("note", image.id), partial(self._fetch_note, image))
-        except AWAY:
-            # The old version is better than none.
-            content = await self._shelved(self._note_key(image)) if image.note_size is not None else None
-            if content is None:
-                raise
-            return content
-        if version != image.note_version:
-            raise Stale(f"{image.note_entry} has a new version")
-        return InMemory(data)
-
-    async def _fetch_note(self, image: ImageRow) -> tuple[bytes, int]:
-        data = await self._api.annotation_file(image.id)
-        crc32c = google_crc32c.value(data)
-        keep = self._clock.monotonic() >= self._disk_again
-        now_ns = int(self._clock.wall() * 1e9)
-
-        def publish() -> int | None:
-            if keep:
-                try:
-                    self._shelf.put(self._note_key(image, crc32c), data, crc32c).close()
-                except DiskFull as error:
-                    self._disk_failed(error)
-            with suppress(DiskFull):
-                return self._images.learn_note(image.key, len(data), crc32c, now_ns)
-            return None
-
-        version = await self._disk.call(publish)
-        return data, image.note_version if version is None else version
-
-    # The shelf.
-
-    def _key(self, image: ImageRow) -> str:
-        return f"{self._server}-{image.id}"
-
-    def _note_key(self, image: ImageRow, crc32c: int | None = None) -> str:
-        """By content, not by version: catalogs of two keys count versions each for itself."""
-        return f"{self._server}-{image.id}.{image.note_crc if crc32c is None else crc32c:08x}"
-
-    def _open(self, key: str) -> Blob | None:
-        try:
-            return self._shelf.open(key)
-        except PictofsError as error:
-            self._disk_failed(error)
-            return None
-
-    async def _shelved(self, key: str) -> Shelved | None:
-        blob = self._open(key)
-        if blob is None:
-            return None
-        if not blob.verified:
-            try:
-                await trio.to_thread.run_sync(blob.verify)
-            except Corrupt:
-                blob.close()
-                return None
-            except BaseException:
-                blob.close()
-                raise
-        return Shelved(blob)
-
-    async def _draft(self, key: str, size: int) -> Draft | Blob | None:
-        """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
-        while True:
-            try:
-                return await self._draft_now(key, size)
-            except Busy:
-                found = self._open(key)
-                if found is not None:
-                    return found
-                await self._clock.sleep(BUSY_WAIT)
-
-    async def _draft_now(self, key: str, size: int) -> Draft | None:
-        """The same, but Busy is raised and not waited for."""
-        if self._clock.monotonic() < self._disk_again:
-            return None
-        try:
-            if size <= QUICK:
-                with suppress(WouldBlock):
-                    return self._disk.quick(partial(self._shelf.draft, key, size, at_once=True))
-            return await self._disk.call(self._shelf.draft, key, size)
-        except DiskFull as error:
-            self._disk_failed(error)
-            return None
-
-    async def _publish(self, draft: Draft, data: bytes, crc32c: int) -> None:
-        if len(data) <= QUICK:
-            with suppress(WouldBlock):
-                self._disk.quick(_publish, draft, data, crc32c)
-                return
-        draft.take_time()
-        await self._disk.call(_publish, draft, data, crc32c)
-
-    def _disk_failed(self, error: PictofsError) -> None:
-        now = self._clock.monotonic()
-        if now >= self._disk_again:
-            log.warning("reading past the cache: %s", error)
-        self._disk_again = now + DISK_REST
-
 
 async def _join(stream: Stream) -> Content:
     content = Streamed(stream)
@@ -352,8 +216,3 @@ async def _join(stream: Stream) -> Content:
         raise
     content.size = stream.size
     return content
-
-
-def _publish(draft: Draft, data: bytes, crc32c: int) -> None:
-    draft.write(0, data)
-    draft.commit(len(data), crc32c).close()

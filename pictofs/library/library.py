@@ -15,11 +15,13 @@ from pictofs.api.meter import Meter
 from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import NoSuchEntry, PictofsError
+from pictofs.library.cache import Cache
 from pictofs.library.changes import Changes
 from pictofs.library.disk import Disk
 from pictofs.library.downloads import Downloads
 from pictofs.library.flights import Flights
 from pictofs.library.listing import Listing
+from pictofs.library.notes import Notes
 from pictofs.library.prefetch import Mode, Prefetch
 from pictofs.library.reach import Reach
 from pictofs.library.source import Source
@@ -41,7 +43,7 @@ TEND_EVERY = 60.0
 
 
 class Library:
-    """What exists (`listing`, `catalog`) and its bytes (`downloads`)."""
+    """What exists (`listing`, `catalog`) and its bytes (`downloads`, `notes`)."""
 
     def __init__(
         self,
@@ -60,7 +62,8 @@ class Library:
         cache_size: int,
         frozen: bool = False,
     ) -> None:
-        """`ttl`: seconds for which a listing is fresh."""
+        """`ttl`: seconds for which a listing is fresh. `server`: a few hex digits that tell this server's ids from
+        those of another one."""
         self.catalog = catalog
         self.changes = Changes()
         self.tally = Tally()
@@ -74,24 +77,15 @@ class Library:
             api, catalog, self._images, flights, self.reach, self.changes, clock, ttl, frozen=frozen
         )
         self._disk = Disk()
+        cache = Cache(shelf, self._disk, clock, server)
 
         def prefetcher(downloads: Downloads) -> Prefetch:
             return Prefetch(catalog, downloads.has, downloads.fetch_ahead, clock, prefetch, cache_size)
 
         self.downloads = Downloads(
-            api,
-            source,
-            shelf,
-            catalog,
-            self._images,
-            flights,
-            nursery,
-            self.tally,
-            clock,
-            self._disk,
-            prefetcher,
-            server,
+            source, cache, catalog, self._images, flights, nursery, self.tally, clock, prefetcher
         )
+        self.notes = Notes(api, cache, self._images, flights, self.tally, clock)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks that live as long as the library."""

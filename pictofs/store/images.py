@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Container, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,14 @@ _UPSERT = f"""
         tags = excluded.tags, seen = max(seen, excluded.seen)
 """
 _ENTRY, _FILENAME, _DIRECTORY = 4, 5, 3  # places in a tuple of values
+
+
+class Learned(NamedTuple):
+    """What a fetched annotation file is like: the key of its image, its bytes and their checksum."""
+
+    key: int
+    size: int
+    crc32c: int
 
 
 class ImageTable:
@@ -125,21 +133,23 @@ class ImageTable:
         with self._database.write() as db:
             db.execute("UPDATE image SET true_size = ? WHERE key = ?", (size, key))
 
-    def learn_note(self, key: int, size: int, crc32c: int, now_ns: int) -> int | None:
-        """An annotation file was fetched at `now_ns`: its size and checksum.
+    def learn_notes(self, learned: Iterable[Learned], now_ns: int) -> list[int | None]:
+        """Annotation files were fetched at `now_ns`.
 
-        Returns its version, which grows with other bytes; None where the image is gone. Two mounts may learn
-        at once: they must not give one number to two contents.
+        Returns the version of each, which grows with other bytes; None where the image is gone. Two mounts may
+        learn at once: they must not give one number to two contents.
         """
         other = "note_size IS NOT NULL AND (note_size != ?1 OR note_crc != ?2)"
+        sql = (
+            f"UPDATE image SET note_ns = CASE WHEN {other} THEN ?3 ELSE note_ns END,"
+            f" note_version = note_version + ({other}), note_size = ?1, note_crc = ?2, note_stale = 0"
+            " WHERE key = ?4 RETURNING note_version"
+        )
         with self._database.write() as db:
-            found = db.execute(
-                f"UPDATE image SET note_ns = CASE WHEN {other} THEN ?3 ELSE note_ns END,"
-                f" note_version = note_version + ({other}), note_size = ?1, note_crc = ?2, note_stale = 0"
-                " WHERE key = ?4 RETURNING note_version",
-                (size, crc32c, now_ns, key),
-            ).fetchone()
-            return None if found is None else int(found[0])
+            rows = [
+                db.execute(sql, (each.size, each.crc32c, now_ns, each.key)).fetchone() for each in learned
+            ]
+            return [None if row is None else int(row[0]) for row in rows]
 
     def seen_in(self, dataset: int, seen: int, directory: int | None) -> int:
         """How many images a pass has seen so far, each once. Inline it would stall the loop."""

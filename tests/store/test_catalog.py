@@ -11,6 +11,7 @@ from catalog_world import MANY, World, dataset, directory, image
 from pictofs.model.inode import Kind, key_of, number
 from pictofs.model.names import NAME_MAX, tagged
 from pictofs.store.catalog import DATASETS
+from pictofs.store.images import Learned
 from pictofs.store.rows import Gone
 
 
@@ -63,7 +64,7 @@ def test_a_dataset_that_is_gone_takes_all_with_it(world: World) -> None:
 
 def test_a_renamed_dataset_puts_its_annotation_files_in_doubt(world: World) -> None:
     world.put(image(1, "a.jpg"))
-    world.table.learn_note(key_of("i-1"), 5, 6, 7)
+    world.table.learn_notes([Learned(key_of("i-1"), 5, 6)], 7)
     world.catalog.put_datasets([dataset("other")], 2.0)
     assert world.row(1).note_stale
 
@@ -261,7 +262,7 @@ def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
     world: World, change: dict[str, object]
 ) -> None:
     world.put(image(1, "a.jpg"))
-    world.table.learn_note(key_of("i-1"), 5, 6, 7)
+    world.table.learn_notes([Learned(key_of("i-1"), 5, 6)], 7)
     world.put(image(1, "a.jpg"))
     assert not world.row(1).note_stale
     world.put(image(1, "a.jpg", **change))
@@ -271,7 +272,13 @@ def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
 def test_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: World) -> None:
     world.put(image(1, "a.jpg"))
     key = key_of("i-1")
-    assert [world.table.learn_note(key, 5, crc, crc) for crc in (1, 1, 2, 2, 1)] == [0, 0, 1, 1, 2]
+    assert [world.table.learn_notes([Learned(key, 5, crc)], crc) for crc in (1, 1, 2, 2, 1)] == [
+        [0],
+        [0],
+        [1],
+        [1],
+        [2],
+    ]
     assert world.row(1).note_ns == 1
 
 

@@ -38,7 +38,7 @@ class Exact:
         """The row with a size that is true, at the price of a request if it was not known."""
         if self.wanted and (row.note_size is None or row.note_stale):
             with suppress(Stale):
-                (await self._library.downloads.note(row)).close()
+                (await self._library.notes.open(row)).close()
             return self._library.catalog.image(row.key) or row
         return row
 
@@ -85,7 +85,7 @@ class AnnotationView(FileView):
         """The file's version of this inode. Raises Stale when there is a newer one: the path leads to it."""
         row = self._row(inode)
         self._check(inode, row)
-        return annotation_file(row, 0.0), await self._library.downloads.note(row)
+        return annotation_file(row, 0.0), await self._library.notes.open(row)
 
     def _check(self, inode: Inode, row: ImageRow) -> None:
         if row.note_version & 255 != inode.version:

@@ -1,0 +1,126 @@
+"""The shelf as the library uses it: what is kept under which name, and going on without it when the disk fails."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from functools import partial
+
+import trio
+
+from pictofs.clock import Clock
+from pictofs.errors import Corrupt, DiskFull, PictofsError
+from pictofs.library.content import Shelved
+from pictofs.library.disk import Disk
+from pictofs.store.rows import ImageRow
+from pictofs.store.shelf import Blob, Busy, Draft, Shelf, WouldBlock
+
+log = logging.getLogger(__name__)
+
+QUICK = 1 << 20
+"""Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
+BUSY_WAIT = 0.02
+"""Seconds between looks at a download that another process makes."""
+DISK_REST = 30.0
+"""Seconds for which the disk is left alone after it took no more."""
+
+
+class Cache:
+    """Blobs of images and annotation files, by row."""
+
+    def __init__(self, shelf: Shelf, disk: Disk, clock: Clock, server: str) -> None:
+        """`server`: a few hex digits that tell this server's ids from those of another one."""
+        self.shelf, self.disk = shelf, disk
+        self._clock, self._server = clock, server
+        self._again = 0.0
+
+    def image_key(self, image: ImageRow) -> str:
+        """The name of an image's blob."""
+        return f"{self._server}-{image.id}"
+
+    def note_key(self, image: ImageRow, crc32c: int | None = None) -> str:
+        """The name of an annotation file's blob, in the version of the row or with that checksum.
+
+        By content, not by version: catalogs of two keys count versions each for itself.
+        """
+        return f"{self._server}-{image.id}.{image.note_crc if crc32c is None else crc32c:08x}"
+
+    @property
+    def usable(self) -> bool:
+        """Whether the disk takes something, as far as is known."""
+        return self._clock.monotonic() >= self._again
+
+    def has(self, key: str) -> bool:
+        """Whether there is a blob, sound or not. Inline."""
+        try:
+            return self.shelf.has(key)
+        except PictofsError:
+            return False
+
+    def blob(self, key: str) -> Blob | None:
+        """The blob, perhaps not verified yet; None where there is none, or the disk fails."""
+        try:
+            return self.shelf.open(key)
+        except PictofsError as error:
+            self.failed(error)
+            return None
+
+    async def content(self, key: str) -> Shelved | None:
+        """The verified content; None where there is none."""
+        blob = self.blob(key)
+        if blob is None:
+            return None
+        if not blob.verified:
+            try:
+                await trio.to_thread.run_sync(blob.verify)
+            except Corrupt:
+                blob.close()
+                return None
+            except BaseException:
+                blob.close()
+                raise
+        return Shelved(blob)
+
+    async def draft(self, key: str, size: int) -> Draft | Blob | None:
+        """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
+        while True:
+            try:
+                return await self.draft_now(key, size)
+            except Busy:
+                found = self.blob(key)
+                if found is not None:
+                    return found
+                await self._clock.sleep(BUSY_WAIT)
+
+    async def draft_now(self, key: str, size: int) -> Draft | None:
+        """The same, but Busy is raised and not waited for."""
+        if not self.usable:
+            return None
+        try:
+            if size <= QUICK:
+                with suppress(WouldBlock):
+                    return self.disk.quick(partial(self.shelf.draft, key, size, at_once=True))
+            return await self.disk.call(self.shelf.draft, key, size)
+        except DiskFull as error:
+            self.failed(error)
+            return None
+
+    async def publish(self, draft: Draft, data: bytes, crc32c: int) -> None:
+        """Make a blob of a draft. Raises DiskFull and Corrupt; the draft is then still to be abandoned."""
+        if len(data) <= QUICK:
+            with suppress(WouldBlock):
+                self.disk.quick(_publish, draft, data, crc32c)
+                return
+        draft.take_time()
+        await self.disk.call(_publish, draft, data, crc32c)
+
+    def failed(self, error: PictofsError) -> None:
+        """The disk took no more, or gave nothing: leave it alone for a while."""
+        if self.usable:
+            log.warning("reading past the cache: %s", error)
+        self._again = self._clock.monotonic() + DISK_REST
+
+
+def _publish(draft: Draft, data: bytes, crc32c: int) -> None:
+    draft.write(0, data)
+    draft.commit(len(data), crc32c).close()
