@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Mounting, Serving
-from mounting import Mount, Spent, eventually, image_bytes, note_bytes, walk
+from mounting import Mount, Spent, eventually, image_bytes, note_bytes, run, walk
 
 from standin import PRESETS, Organization, Spec, StandIn
 
@@ -112,48 +112,45 @@ def test_statfs_is_plausible_and_asks_nobody(mount: Mount, server: StandIn) -> N
     assert before.all == []
 
 
-@pytest.mark.parametrize("said", [0, 1, 9_000, 31_000, 9_000_000])
-def test_a_wrong_size_is_exact_from_open_on(mounted: Mounting, serving: Serving, said: int) -> None:
+def _liar(*said: int, actual: int = ACTUAL) -> Organization:
+    """Images of a size that the listing has wrong, called by what it says."""
     organization = Organization()
     dataset = organization.add_dataset("lies", created_at=EPOCH)
-    image = organization.add_image(dataset, "one.jpg", size=ACTUAL, file_size=said)
-    server = serving(organization)
+    for size in said:
+        organization.add_image(dataset, f"{size}.jpg", size=actual, file_size=size)
+    return organization
+
+
+def test_a_wrong_size_is_exact_from_open_on(mounted: Mounting, serving: Serving) -> None:
+    server = serving(_liar(0, 1, 9_000, 31_000, 9_000_000))
     mount = mounted(server, home="one")
-    path = mount.datasets / "lies/images/one.jpg"
-    assert path.stat().st_size == (said or 1 << 30)
-    with open(path, "rb") as file:
-        assert os.fstat(file.fileno()).st_size == ACTUAL
-        assert file.read() == image_bytes(image)
-        assert file.seek(-10, os.SEEK_END) == ACTUAL - 10
-    assert path.stat().st_size == ACTUAL
-    assert subprocess.check_output(["cat", path]) == image_bytes(image)
+    folder = mount.datasets / "lies/images"
+    for image in server.organization.images.values():
+        path = folder / image.filename
+        assert path.stat().st_size == (image.file_size or 1 << 30)
+        with open(path, "rb") as file:
+            assert os.fstat(file.fileno()).st_size == ACTUAL
+            assert file.read() == image_bytes(image)
+            assert file.seek(-10, os.SEEK_END) == ACTUAL - 10
+        assert path.stat().st_size == ACTUAL
+        assert subprocess.check_output(["cat", path]) == image_bytes(image)
     mount.unmount()
-    again = mounted(server, home="one")
-    assert (again.datasets / "lies/images/one.jpg").stat().st_size == ACTUAL
+    again = mounted(server, home="one").datasets / "lies/images"
+    assert {path.stat().st_size for path in again.iterdir()} == {ACTUAL}
 
 
-@pytest.mark.parametrize("said", [0, 9_000, 31_000])
-def test_a_copy_of_a_file_of_wrong_size_is_exact(
-    mounted: Mounting, serving: Serving, said: int, tmp_path: Path
-) -> None:
-    """The first thing that ever happens to it: no stat before, and stat, read, copy_file_range after."""
-    organization = Organization()
-    dataset = organization.add_dataset("lies")
-    image = organization.add_image(dataset, "one.jpg", size=ACTUAL, file_size=said)
-    folder = mounted(serving(organization)).datasets / "lies/images"
-    subprocess.run(["cp", "-r", folder, tmp_path / "copy"], check=True, timeout=30)
-    assert (tmp_path / "copy/one.jpg").read_bytes() == image_bytes(image)
+def test_a_copy_of_files_of_wrong_size_is_exact(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
+    """The first thing that ever happens to them: cp takes the size from a listing before it opens them."""
+    server = serving(_liar(0, 1, 9_000, 31_000))
+    run("cp", "-r", mounted(server).datasets / "lies/images", tmp_path / "copy")
+    for image in server.organization.images.values():
+        assert (tmp_path / "copy" / image.filename).read_bytes() == image_bytes(image)
 
 
 def test_a_large_file_of_wrong_size(mounted: Mounting, serving: Serving) -> None:
-    organization = Organization()
-    dataset = organization.add_dataset("lies")
-    images = [
-        organization.add_image(dataset, f"{said}.jpg", size=12_000_001, file_size=said)
-        for said in (0, 500, 9_000_000, 30_000_000)
-    ]
-    folder = mounted(serving(organization)).datasets / "lies/images"
-    for image in images:
+    server = serving(_liar(0, 500, 9_000_000, 30_000_000, actual=12_000_001))
+    folder = mounted(server).datasets / "lies/images"
+    for image in server.organization.images.values():
         path = folder / image.filename
         assert subprocess.check_output(["cat", path]) == image_bytes(image)
         assert path.stat().st_size == image.size

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,7 +70,7 @@ def _rename_directory(organization: Organization, dataset: Dataset) -> None:
 
 
 def _remove_directory(organization: Organization, dataset: Dataset) -> None:
-    organization.remove_directory(dataset, "/part-001")
+    organization.remove_directory(dataset, "/part-002")
 
 
 CHANGES = [
@@ -85,16 +84,13 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_change_is_seen_after_the_ttl(
-    mounted: Mounting, server: StandIn, change: Callable[[Organization, Dataset], None]
-) -> None:
+def test_every_change_is_seen_after_the_ttl(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server, "--metadata-ttl", "1")
     dataset = small(server)
     assert files_below(mount.datasets / "small") == expected(server, dataset)
-    change(server.organization, dataset)
-    # The directory goes with its dataset's listing; what is empty may stay.
-    eventually(lambda: _files(mount), expected(server, dataset))
+    for change in CHANGES:
+        change(server.organization, dataset)
+        eventually(lambda: _files(mount), expected(server, dataset))
 
 
 def _files(mount: Mount) -> dict[str, bytes] | None:
@@ -105,18 +101,17 @@ def _files(mount: Mount) -> dict[str, bytes] | None:
         return None
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_change_is_seen_at_once_by_refresh(
-    mounted: Mounting, server: StandIn, change: Callable[[Organization, Dataset], None]
-) -> None:
+def test_every_change_is_seen_at_once_by_refresh(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server)
     dataset = small(server)
     before = expected(server, dataset)
     assert files_below(mount.datasets / "small") == before
-    change(server.organization, dataset)
-    assert files_below(mount.datasets / "small").keys() == before.keys()
-    mount.pictofs("refresh", mount.datasets / "small")
-    assert files_below(mount.datasets / "small") == expected(server, dataset)
+    for change in CHANGES:
+        change(server.organization, dataset)
+        assert files_below(mount.datasets / "small").keys() == before.keys()
+        mount.pictofs("refresh", mount.datasets / "small")
+        before = expected(server, dataset)
+        assert files_below(mount.datasets / "small") == before
 
 
 def test_datasets_come_go_and_change_names(mounted: Mounting, server: StandIn) -> None:

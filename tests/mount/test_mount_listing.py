@@ -7,13 +7,15 @@ import itertools
 import json
 import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Mounting, Serving
-from mounting import Hold, Mount, Spent, active, all_images, eventually, image_bytes, note_bytes, walk
+from mounting import Hold, Mount, Spent, active, all_images, eventually, image_bytes, note_bytes, run, walk
 
 from pictofs.model.names import unescape
 from standin import PRESETS, Organization, Spec, StandIn
@@ -49,6 +51,42 @@ def test_a_reader_that_stops_early_leaves_the_listing_whole(mounted: Mounting, s
     with os.scandir(folder) as entries:
         next(entries)
     assert len(names_in(folder)) == len(set(names_in(folder))) == 12_000
+
+
+def test_readers_of_one_cold_folder_all_see_all_of_it(mounted: Mounting, serving: Serving) -> None:
+    server = serving(Spec.uniform(images=12_000, size=20_000, annotations=0))
+    folder = mounted(server).datasets / "dataset-0/images"
+    readers = [subprocess.Popen(["ls", "-U", folder], stdout=subprocess.PIPE) for _ in range(6)]
+    truth = {f"image-{number:06d}.jpg" for number in range(12_000)}
+    for reader in readers:
+        names = reader.communicate(timeout=60)[0].decode().split()
+        assert len(names) == 12_000
+        assert set(names) == truth
+
+
+def test_a_folder_can_be_read_again_from_any_place(mounted: Mounting, serving: Serving) -> None:
+    """rewinddir, telldir and seekdir, by the C library: in another process, since they hold the interpreter."""
+    script = (
+        "import ctypes, sys\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.opendir.restype = libc.readdir.restype = ctypes.c_void_p\n"
+        "libc.telldir.restype = ctypes.c_long\n"
+        "stream = ctypes.c_void_p(libc.opendir(sys.argv[1].encode()))\n"
+        "def rest():\n"
+        "    names = []\n"
+        "    while entry := libc.readdir(stream):\n"
+        "        names.append(ctypes.string_at(entry + 19))\n"
+        "    return names\n"
+        "for _ in range(300): libc.readdir(stream)\n"
+        "place = ctypes.c_long(libc.telldir(stream))\n"
+        "once = rest()\n"
+        "libc.seekdir(stream, place)\n"
+        "assert rest() == once and len(once) == 700, len(once)\n"
+        "libc.rewinddir(stream)\n"
+        "assert len(set(rest())) == 1000\n"
+    )
+    server = serving(Spec.uniform(images=1000, size=500, annotations=0))
+    run(sys.executable, "-c", script, mounted(server).datasets / "dataset-0/images")
 
 
 class _Between:

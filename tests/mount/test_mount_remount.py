@@ -11,6 +11,7 @@ from conftest import Mounting, Serving
 from mounting import Mount, Spent, expected, files_below, image_bytes, run, walk
 
 from standin import PRESETS, Spec, StandIn
+from standin.faults import Fault, Hang, Match
 
 AWAY = "serving from the cache alone|connect|refused|unreachable|could not be completed|no signed URLs"
 
@@ -78,6 +79,21 @@ def test_offline_a_folder_that_was_never_listed_fails_and_is_not_empty(
     assert os.listdir(mount.datasets) == ["dataset-0"]
     with pytest.raises(OSError, match="Network is unreachable"):
         os.listdir(mount.datasets / "dataset-0/images")
+
+
+def test_a_server_that_hangs_is_a_timeout_and_the_cache_stays_readable(
+    mounted: Mounting, serving: Serving
+) -> None:
+    server = serving(Spec.uniform(images=20, size=500))
+    mount = mounted(server, "--timeout", "1", "--max-retries", "0", "--prefetch", "off")
+    mount.expected += [AWAY, "no answer within", "timed out", "in time"]
+    known = sorted(walk(mount.datasets / "dataset-0/images"))
+    data = known[0].read_bytes()
+    server.faults.add(Fault(on=Match(), do=Hang()))
+    with pytest.raises(TimeoutError):
+        known[1].read_bytes()
+    assert known[0].read_bytes() == data
+    assert sorted(walk(mount.datasets / "dataset-0/images")) == known
 
 
 def test_the_server_comes_back(mounted: Mounting, serving: Serving) -> None:
