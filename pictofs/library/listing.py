@@ -13,7 +13,7 @@ from cachetools import TTLCache
 
 from pictofs.api.client import Api
 from pictofs.clock import Clock
-from pictofs.errors import NoSuchEntry, TimedOut
+from pictofs.errors import DiskFull, Forbidden, Nonsense, NoSuchEntry, TimedOut
 from pictofs.library.changes import Changes
 from pictofs.library.filling import Filling, Pages, fill
 from pictofs.library.flights import Flights
@@ -35,6 +35,8 @@ IMAGE_PAGE = 1000
 RELIST_AFTER = 12
 """TTLs after which a dataset whose signature never moved is listed again: a move, a new status or another
 split need not show in it. With the default TTL that is an hour, and a request an hour per 10,000 images."""
+UNRENEWED = (*AWAY, Forbidden, DiskFull)
+"""What leaves a listing as it was: no answer, none for this key, or no disk to write it to."""
 PATIENCE = 5.0
 """Seconds that a look at something cached waits for its renewal when the server is slow."""
 
@@ -78,7 +80,10 @@ class Listing:
         found: list[Dataset] = []
         at = self._clock.wall()
         while True:
-            page: Page[Dataset] = await self._api.datasets(len(found), DATASET_PAGE)
+            try:
+                page: Page[Dataset] = await self._api.datasets(len(found), DATASET_PAGE)
+            except NoSuchEntry as error:  # a proxy's 404, or another host: no word on any dataset
+                raise Nonsense(f"there is no list of datasets: is the base URL right? {error}") from error
             found += page.rows
             if page.received < DATASET_PAGE or page.has_more is False:
                 break
@@ -350,7 +355,7 @@ class Listing:
                 await self._flights.share(key, partial(self._told, work))
             if waiting.cancelled_caught:
                 self._reach.failed(TimedOut(f"no answer within {PATIENCE:g} s"))
-        except AWAY:
+        except UNRENEWED:
             if not have:
                 raise
 
@@ -358,7 +363,7 @@ class Listing:
         """Do `work`, and let the reach know how it went, whoever still waits for it."""
         try:
             await work()
-        except AWAY as error:
+        except UNRENEWED as error:
             self._reach.failed(error)
             raise
         self._reach.answered()
