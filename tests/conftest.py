@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from mounting import Mount
 
 from standin import Organization, Spec, StandIn
+
+pytest.register_assert_rewrite("mounting")
+from mounting import Mount  # noqa: E402 - it is rewritten only if that was said before
 
 
 class Serving(Protocol):
