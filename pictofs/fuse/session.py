@@ -33,15 +33,18 @@ class Session:
         except RuntimeError as error:
             raise MountFailed(f"{mountpoint} can't be mounted: {error}") from error
         self._clean = False
+        self._serving = trio.CancelScope()
 
     async def serve(self) -> None:
         """Answer the kernel until the mount is unmounted or `stop` is called."""
-        await pyfuse3.main(max_tasks=MAX_TASKS)
+        with self._serving:
+            await pyfuse3.main(max_tasks=MAX_TASKS)
         self._clean = True
 
     def stop(self) -> None:
-        """Ask `serve` to end."""
+        """Ask `serve` to end. Requests under way are dropped: one that waits for the server could take long."""
         pyfuse3.terminate()
+        self._serving.cancel()
 
     def close(self) -> None:
         """Unmount; after a crash leave the mount point broken: an empty folder would pass for a dataset."""
