@@ -9,7 +9,7 @@ from functools import partial
 from cachetools import LRUCache
 
 from pictofs.api.body import Body
-from pictofs.errors import Corrupt, ServerFault
+from pictofs.errors import Corrupt, Invalid, ServerFault
 from pictofs.library.flights import Flights
 from pictofs.library.source import Source
 
@@ -61,7 +61,12 @@ class PassThrough:
     async def _fetched(self, number: int) -> bytes:
         if number in self._blocks or number * BLOCK >= max(self.size, 1):
             return self._blocks.get(number, b"")
-        data = await self._source.retried(self._name, lambda: self._fetch(number * BLOCK))
+        try:
+            data = await self._source.retried(self._name, lambda: self._fetch(number * BLOCK))
+        except Invalid:
+            if number:
+                raise
+            self.size, data = 0, b""  # an empty file has no range at all
         self._blocks[number] = data
         return data
 
@@ -70,7 +75,7 @@ class PassThrough:
             if self._etag is None:
                 self._etag = body.etag
                 self.size = self.size if body.total is None else body.total
-            elif body.etag != self._etag or body.total not in (None, self.size):
+            elif body.etag not in (None, self._etag) or body.total not in (None, self.size):
                 raise Corrupt(f"{self._name} changed while it was read")
             wanted = min(BLOCK, self.size - start)
             # A server that ignores ranges sends it all from the beginning: what comes before is thrown away.

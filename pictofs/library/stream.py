@@ -195,9 +195,13 @@ class Stream:
                 self._ranged = False  # no more far seeks: the first transfer gets there too
         finally:
             self._heads.remove(head)
-            if not self._heads and self._blob is None:
+            failed = not self._heads and self._blob is None
+            if failed:
                 self._end()
             self._tell()
+            if failed:
+                with trio.CancelScope(shield=True):  # also while the mount ends
+                    await trio.to_thread.run_sync(self._draft.abandon)
 
     async def _transfer(self, head: _Head) -> None:
         """Fetch from the head on to the next span, and, for the first head, go on with what is missing."""
@@ -272,7 +276,6 @@ class Stream:
         if self._error is None:
             self._error = ServerFault("the transfer was given up")
         self.opened.set()
-        self._nursery.start_soon(trio.to_thread.run_sync, self._draft.abandon)
 
     def _tell(self) -> None:
         self._news.set()
