@@ -8,12 +8,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+import hypothesis
 import pytest
 
 from standin import Organization, Spec, StandIn
 
 pytest.register_assert_rewrite("mounting")
 from mounting import Mount  # noqa: E402 - it is rewritten only if that was said before
+
+# An example may take long where the machine is busy; that is no failure, and no test here measures time.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 class Serving(Protocol):

@@ -28,7 +28,7 @@ from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session, forget_entries
 from pictofs.library.library import Library
 from pictofs.store.catalog import Catalog
-from pictofs.store.shelf import Reserve, Shelf
+from pictofs.store.shelf import Shelf
 from pictofs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class _Mount:
         shelf = Shelf(
             settings.shelf_dir,
             limit=settings.cache_size,
-            reserve=Reserve(bytes=settings.min_free.bytes, percent=100 * settings.min_free.share),
+            reserve=settings.min_free,
             clock=clock,
         )
         catalog = Catalog(_catalog_path(settings, server, self._key))

@@ -19,14 +19,15 @@ from functools import partial
 from pathlib import Path
 
 from pictofs.clock import Clock
+from pictofs.config import FreeSpace
 from pictofs.errors import Corrupt, Invalid
 from pictofs.store.blob import FOOTER_SIZE, TEMP_MARK, Blob, Place, checksum, read_footer
 from pictofs.store.shelf_draft import Busy, Draft
 from pictofs.store.shelf_room import Room, disk_errors
 from pictofs.store.shelf_seen import Seen
-from pictofs.store.usage import FANS, Reserve, ShelfUnusable, Usage, WouldBlock
+from pictofs.store.usage import FANS, ShelfUnusable, Usage, WouldBlock
 
-__all__ = ["Audit", "Blob", "Busy", "Draft", "Reserve", "Shelf", "ShelfUnusable", "Usage", "WouldBlock"]
+__all__ = ["Audit", "Blob", "Busy", "Draft", "Shelf", "ShelfUnusable", "Usage", "WouldBlock"]
 
 _log = logging.getLogger(__name__)
 # O_NONBLOCK: a named pipe in a blob's place must not hang the event loop.
@@ -49,7 +50,7 @@ class Shelf:
     """The cache directory. `open` and `flush_uses` never wait for another process; methods that say "blocks"
     may wait for locks, scan and evict, and belong in a thread. Every failure is a PictofsError."""
 
-    def __init__(self, root: Path, *, limit: int, reserve: Reserve, clock: Clock) -> None:
+    def __init__(self, root: Path, *, limit: int, reserve: FreeSpace, clock: Clock) -> None:
         """Open or make the directory `root` for at most `limit` bytes, temp files included. Blocks shortly.
 
         Raises Invalid when the directory is a link or another user's, ShelfUnusable when the disk fails.

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from stat import S_ISREG
 
+from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull
 from pictofs.store.blob import TEMP_MARK
-from pictofs.store.usage import FANS, Ledger, Lock, Reserve, ShelfUnusable, Usage, WouldBlock, charge
+from pictofs.store.usage import FANS, Ledger, Lock, ShelfUnusable, Usage, WouldBlock, charge
 
 _RW = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _SLACK = 10  # evict a tenth more than needed: one scan then pays for many files
@@ -39,7 +40,7 @@ class Room:
         self,
         root: int,
         limit: int,
-        reserve: Reserve,
+        reserve: FreeSpace,
         flush_uses: Callable[[], None],
         *,
         at_once: bool = False,
@@ -100,7 +101,7 @@ class Room:
     def _excess(self, ledger: Ledger, need: int) -> int:
         """The bytes that must go before `need` more may come."""
         disk = os.statvfs(self.root)
-        short = need + self._reserve.of(disk) - disk.f_bavail * disk.f_frsize
+        short = need + self._reserve.of(disk.f_blocks * disk.f_frsize) - disk.f_bavail * disk.f_frsize
         return max(ledger.taken + need - self._limit, short)
 
     def publish(self, fd: int, temp: str, path: str, held: int, final: int) -> None:

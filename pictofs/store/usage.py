@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import threading
 import time
 from array import array
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from pictofs.errors import DiskFull, Invalid, PictofsError
+from pictofs.errors import DiskFull, PictofsError
 
 FANS = 256
 _BLOCK = 4096
@@ -21,8 +20,6 @@ _PAGE = FANS * 16  # bytes of the ledger: 256 byte counts, then 256 file counts,
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL = 0.002  # seconds between two attempts at another process's lock
 _LONG = 0.005  # seconds of holding a lock after which the holder lets the others have a turn
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
-_UNITS |= {unit + "I": 1024**power for power, unit in enumerate("KMGT", 1)}
 
 
 class ShelfUnusable(DiskFull):
@@ -49,28 +46,6 @@ class Usage:
     files: int
     limit: int
     free: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """The space that the cache leaves free on its file system: `bytes`, or a `percent` of its size."""
-
-    bytes: int = 0
-    percent: float = 0.0
-
-    @classmethod
-    def parse(cls, text: str) -> Reserve:
-        """Read `5%`, `2GB`, `512MiB` or a number of bytes. Raises Invalid."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:(%)|([KMGT]?I?)B?)", text.strip().upper())
-        if match is None or match[3] == "I" or (match[2] and float(match[1]) > 100):
-            raise Invalid(f"not an amount of disk space: {text!r} (say 5% or 2GB)")
-        if match[2]:
-            return cls(percent=float(match[1]))
-        return cls(bytes=int(float(match[1]) * _UNITS[match[3]]))
-
-    def of(self, disk: os.statvfs_result) -> int:
-        """The bytes to leave free on `disk`."""
-        return self.bytes + int(disk.f_blocks * disk.f_frsize * self.percent / 100)
 
 
 class Lock:

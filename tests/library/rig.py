@@ -17,12 +17,13 @@ from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
 from pictofs.api.storage import Storage
+from pictofs.config import FreeSpace
 from pictofs.errors import PictofsError, Stale
 from pictofs.library.library import Library
 from pictofs.library.prefetch import Mode
 from pictofs.model.inode import ROOT
 from pictofs.store.catalog import Catalog
-from pictofs.store.shelf import Reserve, Shelf
+from pictofs.store.shelf import Shelf
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import OpenFile, Tree
 from standin import Fault, Match, StandIn
@@ -195,7 +196,7 @@ class Rig:
     ) -> AsyncIterator[Mount]:
         """`doors`: the API and the storage client of another mount, to save their making."""
         meter = Meter()
-        shelf = Shelf(self.cache / "blobs", limit=cache_size, reserve=Reserve(), clock=self.clock)
+        shelf = Shelf(self.cache / "blobs", limit=cache_size, reserve=FreeSpace(), clock=self.clock)
         catalog = Catalog(self.cache / "catalog.db")
         try:
             async with (

@@ -11,8 +11,9 @@ from hashlib import blake2b
 from pathlib import Path
 
 from pictofs.clock import SystemClock
+from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull
-from pictofs.store.shelf import Busy, Reserve, Shelf
+from pictofs.store.shelf import Busy, Shelf
 
 
 def content(key: str) -> bytes:
@@ -64,7 +65,7 @@ def step(shelf: Shelf, chance: random.Random) -> str:
 
 
 def main(task: str, root: str, limit: str, seed: str) -> None:
-    shelf = Shelf(Path(root), limit=int(limit), reserve=Reserve(), clock=SystemClock())
+    shelf = Shelf(Path(root), limit=int(limit), reserve=FreeSpace(), clock=SystemClock())
     chance = random.Random(int(seed))
     if task == "hold":
         draft = shelf.draft("aa", 1000)

@@ -15,8 +15,9 @@ import pytest
 from shelf_worker import content
 
 from pictofs.clock import SystemClock
+from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull
-from pictofs.store.shelf import Busy, Reserve, Shelf, ShelfUnusable
+from pictofs.store.shelf import Busy, Shelf, ShelfUnusable
 from pictofs.store.usage import Lock, charge
 
 WORKER = Path(__file__).with_name("shelf_worker.py")
@@ -33,7 +34,7 @@ def work(task: str, root: Path, seed: int, limit: int = LIMIT) -> subprocess.Pop
 
 
 def shelf_at(root: Path, limit: int = LIMIT) -> Shelf:
-    return Shelf(root, limit=limit, reserve=Reserve(), clock=SystemClock())
+    return Shelf(root, limit=limit, reserve=FreeSpace(), clock=SystemClock())
 
 
 @contextmanager
@@ -215,7 +216,7 @@ def test_a_full_disk_is_an_error_with_a_name_and_spoils_nothing(small_disk):
 
 def test_the_mount_never_fills_the_disk(small_disk):
     root = small_disk / "shelf"
-    shelf = Shelf(root, limit=1 << 30, reserve=Reserve.parse("25%"), clock=SystemClock())
+    shelf = Shelf(root, limit=1 << 30, reserve=FreeSpace(share=0.25), clock=SystemClock())
     for number in range(60):
         shelf.put(f"{number:08x}", content(f"{number:08x}"), None).close()
         assert shelf.usage().free >= (2 << 20) // 4 - 4096
@@ -248,7 +249,7 @@ def test_a_read_only_disk_serves_what_it_has(small_disk):
     shelf.put("bb", b"data", None).close()
     shelf.close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    shelf = Shelf(root, limit=LIMIT, reserve=Reserve(), clock=LaterClock())
+    shelf = Shelf(root, limit=LIMIT, reserve=FreeSpace(), clock=LaterClock())
     with shelf.open("aa") as blob:
         assert blob.pread(0, 4) == b"data"
     shelf.flush_uses()
