@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pictofs.errors import Invalid, Nonsense, PictofsError, ServerFault
 
 _STRONG_TAG = re.compile(r'"[!#-~]*"')
+_PAGES = ("text/html", "application/json")
+"""What no image is: a captive portal's page, an error that calls itself a success."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
@@ -122,6 +124,8 @@ def described(
     """
     if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
         raise Nonsense("the server sent compressed bytes where plain ones were asked for")
+    if headers.get("content-type", "").strip().lower().startswith(_PAGES):
+        raise Nonsense("a page came in place of the bytes that were asked for")
     length = _content_length(headers.get("content-length"))
     etag = headers.get("etag")
     if etag is not None and not _STRONG_TAG.fullmatch(etag):
