@@ -19,6 +19,7 @@ from standin.faults import (
     Reset,
     Truncate,
     error,
+    html,
     redirect,
     throttled,
     with_fields,
@@ -43,6 +44,7 @@ FAULTS = {
     "close-mid": Close(after=5000),
     "overrun-hidden": Overrun(announced=False),
     "drip": Drip(400_000),
+    "html": html(),
 }
 """What another attempt outlives, on either route."""
 LIES = {

@@ -93,6 +93,14 @@ FOUND: dict[str, Steps] = {
         ("read", 2161),
         ("refresh", 0),
     ],
+    "a page of HTML in place of an image": [
+        ("make_dataset", 0),
+        ("upload", 17),
+        ("upload", 34),
+        ("list", 6777),
+        ("fail", 9),
+        ("read", 9746),
+    ],
 }
 """Stories that went wrong once."""
 
