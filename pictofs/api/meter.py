@@ -24,20 +24,37 @@ _WINDOW = 3600.0
 _UNSTATED_RESET = 60.0
 """Seconds after which an answer without a reset time is too old to hold anyone back."""
 
-_background: ContextVar[bool] = ContextVar("background", default=False)
+_purpose: ContextVar[str] = ContextVar("purpose", default="foreground")
+_yields: ContextVar[bool] = ContextVar("yields", default=False)
 
 
 @contextmanager
-def background() -> Iterator[None]:
+def background(purpose: str = "background") -> Iterator[None]:
     """Mark the requests made inside, child tasks included, as work that nobody waits for.
 
-    Such a request raises `Throttled` instead of eating the reserve.
+    Such a request raises `Throttled` instead of eating the reserve. It is counted under `purpose`.
     """
-    token = _background.set(True)
+    token, yields = _purpose.set(purpose), _yields.set(True)
     try:
         yield
     finally:
-        _background.reset(token)
+        _purpose.reset(token)
+        _yields.reset(yields)
+
+
+@contextmanager
+def owed() -> Iterator[None]:
+    """Let the requests made inside background work pass: they put right what it has begun."""
+    yields = _yields.set(False)
+    try:
+        yield
+    finally:
+        _yields.reset(yields)
+
+
+def is_background() -> bool:
+    """Whether requests made here leave the reserve alone."""
+    return _yields.get()
 
 
 class Meter:
@@ -64,7 +81,13 @@ class Meter:
 
     def sent(self, host: Host, route: str) -> None:
         """Count one request on its way."""
-        self.requests[host, route, "background" if _background.get() else "foreground"] += 1
+        self.requests[host, route, _purpose.get()] += 1
+
+    def spent(self, purpose: str) -> int:
+        """Requests sent to the API for `purpose`, retries included."""
+        return sum(
+            count for (host, _, why), count in self.requests.items() if host == "api" and why == purpose
+        )
 
     def failed(self, error: PictofsError) -> None:
         """Count a failure that the caller gets to see."""
@@ -93,7 +116,7 @@ class Meter:
 
     def admit(self, now: float) -> None:
         """Raise `Throttled` where a background request would eat the reserve; foreground always passes."""
-        if not _background.get():
+        if not _yields.get():
             return
         until = self.throttled_until
         if self.remaining is not None and self.remaining <= self.reserve:

@@ -6,8 +6,9 @@ import logging
 from dataclasses import dataclass, field
 
 from pictofs.api.client import Api
+from pictofs.api.meter import is_background
 from pictofs.clock import Clock
-from pictofs.errors import PictofsError
+from pictofs.errors import PictofsError, Throttled
 from pictofs.library.flights import Flights
 from pictofs.model.records import STATUSES, SignedUrl
 from pictofs.store.rows import DatasetRow, ImageRow
@@ -61,6 +62,8 @@ class UrlBook:
         try:
             await self._flights.share(("urls", partition), lambda: self._fetch(dataset, partition))
         except PictofsError as error:
+            if isinstance(error, Throttled) and is_background():
+                raise  # the keyed route would eat the reserve just as well
             log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
             self._batches[partition] = _Batch(expires_at=self._clock.wall() + REST)
             return None
