@@ -190,18 +190,30 @@ def download_url(body: bytes) -> str:
 
 
 def annotation_file(body: bytes) -> bytes:
-    """What the vendor's SDK writes to disk for the body of `GET /annotations/{image}/file`.
+    """What the vendor's SDK writes to disk for the body of `GET /annotations/{image}/file`. Raises `Nonsense`."""
+    return annotation_text(annotation_document(body))
 
-    That is `json.dump(body, file, indent=2)`: ASCII-escaped, in the server's order, without a final newline.
-    Raises `Nonsense`.
-    """
+
+def annotation_document(body: bytes) -> dict[str, Any]:
+    """The object of an annotation file, as the API or an export archive sends it. Raises `Nonsense`."""
     try:
         document = json.loads(body)
-        if not isinstance(document, dict):
-            raise Nonsense("the API sent an annotation file that is not an object")
-        return json.dumps(document, indent=2).encode("ascii")
     except (ValueError, RecursionError) as error:
         raise Nonsense("the API sent an annotation file that is not JSON") from error
+    if not isinstance(document, dict):
+        raise Nonsense("the API sent an annotation file that is not an object")
+    return document
+
+
+def annotation_text(document: dict[str, Any]) -> bytes:
+    """An annotation file's bytes: `json.dump(document, file, indent=2)`, as the vendor's SDK makes them.
+
+    That is ASCII-escaped, in the server's order, without a final newline. Raises `Nonsense`.
+    """
+    try:
+        return json.dumps(document, indent=2).encode("ascii")
+    except (ValueError, RecursionError) as error:
+        raise Nonsense("the API sent an annotation file that can't be written") from error
 
 
 def time_ns(value: Any) -> int:

@@ -96,6 +96,7 @@ class _Mount:
                     prefetch=settings.prefetch,
                     frozen=settings.frozen,
                     cache_size=settings.cache_size,
+                    bulk_annotations=settings.bulk_annotations == "export",
                 )
                 library.start(nursery)
                 await self._check_access(library)

@@ -112,6 +112,15 @@ class MountSettings:
         default="auto",
     )
 
+    bulk_annotations: Literal["off", "export"] = setting(
+        "export: the third annotation read of a dataset fetches all of them by one export archive, for some ten "
+        "requests. Needs the role member.",
+        panel=_CACHE,
+        parse=values.one_of("off", "export"),
+        metavar="off|export",
+        default="off",
+    )
+
     allow_other: bool = setting(
         "Let other users in. Needs user_allow_other in /etc/fuse.conf unless root mounts.", panel=_MOUNT
     )

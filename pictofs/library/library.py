@@ -15,10 +15,12 @@ from pictofs.api.meter import Meter
 from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import NoSuchEntry, PictofsError
+from pictofs.library.archive import Bounds
 from pictofs.library.cache import Cache
 from pictofs.library.changes import Changes
 from pictofs.library.disk import Disk
 from pictofs.library.downloads import Downloads
+from pictofs.library.export import Exports
 from pictofs.library.flights import Flights
 from pictofs.library.listing import Listing
 from pictofs.library.notes import Notes
@@ -36,6 +38,7 @@ NO_DATASET = -1
 """The key of none."""
 log = logging.getLogger(__name__)
 
+EXPORT_BOUNDS = Bounds()
 RESTART_AFTER = 1.0
 """Seconds before a task that failed is started again."""
 TEND_EVERY = 60.0
@@ -61,9 +64,11 @@ class Library:
         prefetch: Mode,
         cache_size: int,
         frozen: bool = False,
+        bulk_annotations: bool = False,
+        export_bounds: Bounds = EXPORT_BOUNDS,
     ) -> None:
         """`ttl`: seconds for which a listing is fresh. `server`: a few hex digits that tell this server's ids from
-        those of another one."""
+        those of another one. `bulk_annotations`: whether reads may begin an export."""
         self.catalog = catalog
         self.changes = Changes()
         self.tally = Tally()
@@ -86,6 +91,20 @@ class Library:
             source, cache, catalog, self._images, flights, nursery, self.tally, clock, prefetcher
         )
         self.notes = Notes(api, cache, self._images, flights, self.tally, clock)
+        self.exports = Exports(
+            api,
+            storage,
+            source,
+            self.listing,
+            catalog,
+            cache,
+            self.notes,
+            flights,
+            clock,
+            automatic=bulk_annotations,
+            bounds=export_bounds,
+        )
+        self.notes.on_miss.append(self.exports.missed)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks that live as long as the library."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -24,8 +24,16 @@ class Notes:
     """The contents of annotation files."""
 
     def __init__(
-        self, api: Api, cache: Cache, images: ImageTable, flights: Flights, tally: Tally, clock: Clock
+        self,
+        api: Api,
+        cache: Cache,
+        images: ImageTable,
+        flights: Flights,
+        tally: Tally,
+        clock: Clock,
     ) -> None:
+        self.on_miss: list[Callable[[ImageRow], None]] = []
+        """Whoever wants to hear of each file that a reader waits for. Inline."""
         self._api, self._cache, self._images = api, cache, images
         self._flights, self._tally, self._clock = flights, tally, clock
 
@@ -40,6 +48,8 @@ class Notes:
                 self._tally.hits += 1
                 return content
         self._tally.misses += 1
+        for tell in self.on_miss:
+            tell(image)
         try:
             data, version = await self._fetched(image)
         except AWAY:
@@ -57,6 +67,10 @@ class Notes:
         """Whether the file is cached, and no newer version is known of. Inline."""
         known = image.note_size is not None and not image.note_stale
         return known and self._cache.has(self._cache.note_key(image))
+
+    def is_coming(self, image: ImageRow) -> bool:
+        """Whether the file is being fetched by a request of its own."""
+        return self._flights.is_flying(("note", image.id))
 
     async def fetch(self, image: ImageRow) -> bytes:
         """Fetch a file onto the shelf, for one request, or share the one under way."""

@@ -193,8 +193,10 @@ class Rig:
         prefetch: Mode = "off",
         key: str | None = None,
         doors: tuple[Api, Storage] | None = None,
+        **library: Any,
     ) -> AsyncIterator[Mount]:
-        """`doors`: the API and the storage client of another mount, to save their making."""
+        """`doors`: the API and the storage client of another mount, to save their making; `library`: what else
+        the library is to be told."""
         meter = Meter()
         shelf = Shelf(self.cache / "blobs", limit=cache_size, reserve=FreeSpace(), clock=self.clock)
         catalog = Catalog(self.cache / "catalog.db")
@@ -203,7 +205,7 @@ class Rig:
                 self._doors(doors, key, meter, timeout, max_retries) as (api, storage),
                 trio.open_nursery() as nursery,
             ):
-                library = Library(
+                made = Library(
                     api,
                     storage,
                     catalog,
@@ -216,10 +218,11 @@ class Rig:
                     server="5e21e500",
                     prefetch=prefetch,
                     cache_size=cache_size,
+                    **library,
                 )
-                library.start(nursery)
-                tree = Tree(library, status=lambda: {}, exact_annotation_sizes=exact, started_ns=1)
-                yield Mount(self.standin, self.clock, library, tree, catalog, shelf, meter, nursery)
+                made.start(nursery)
+                tree = Tree(made, status=lambda: {}, exact_annotation_sizes=exact, started_ns=1)
+                yield Mount(self.standin, self.clock, made, tree, catalog, shelf, meter, nursery)
                 tree.close_all()
                 nursery.cancel_scope.cancel()
         finally:
