@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pictofs.api.key import ApiKey
-from pictofs.app import daemon, mounts
+from pictofs.app import cache_folder, daemon, mounts
 from pictofs.cli.failure import warn
 from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, with_mount_settings
 from pictofs.config import MountSettings, find_access
@@ -48,6 +48,7 @@ def run(settings: MountSettings, api_key: str) -> None:
         PictofsError: the mount can't be made.
     """
     key = ApiKey(api_key)
+    cache_folder.claim(settings.cache_dir)
     if settings.foreground:
         if settings.log_file:
             daemon.log_to_file(settings.log_file, settings.log_level)
