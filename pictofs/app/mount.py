@@ -25,7 +25,7 @@ from pictofs.control.place import new_socket
 from pictofs.control.server import ControlServer
 from pictofs.errors import PictofsError, Unauthorized
 from pictofs.fuse.operations import Operations
-from pictofs.fuse.session import Session, forget_entries
+from pictofs.fuse.session import Session
 from pictofs.library.library import Library
 from pictofs.store.catalog import Catalog
 from pictofs.store.shelf import Shelf
@@ -143,7 +143,7 @@ class _Mount:
         await nursery.start(ControlServer(socket, handlers).serve)
         session = Session(operations, settings.mountpoint, allow_other=settings.allow_other)
         try:
-            nursery.start_soon(forget_entries, library.changes.incoming)
+            nursery.start_soon(session.forget_entries, library.changes.incoming)
             await nursery.start(_stop_on_signals, session)
             self._on_ready()
             log.info("mounted %s at %s", settings.base_url, settings.mountpoint)

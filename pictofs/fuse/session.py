@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pyfuse3
 import trio
-import trio.lowlevel
 
 from pictofs.errors import MountFailed
 from pictofs.fuse.operations import Operations
@@ -17,6 +18,12 @@ log = logging.getLogger(__name__)
 
 MAX_TASKS = 512
 """Requests handled at once. With the default of 99 and 50 ms of delay a mount served half as many files."""
+
+
+BATCH = 64
+"""Entries that one hop to a thread makes the kernel forget."""
+LAST_WORD = 1.0
+"""Seconds that closing waits for a notification under way."""
 
 
 class Session:
@@ -34,6 +41,8 @@ class Session:
             raise MountFailed(f"{mountpoint} can't be mounted: {error}") from error
         self._clean = False
         self._serving = trio.CancelScope()
+        self._telling = threading.Lock()
+        self._closed = False
 
     async def serve(self) -> None:
         """Answer the kernel until the mount is unmounted or `stop` is called."""
@@ -48,16 +57,32 @@ class Session:
 
     def close(self) -> None:
         """Unmount; after a crash leave the mount point broken: an empty folder would pass for a dataset."""
+        # Not while a thread is in a notification. The kernel may hold one until a request is answered, which nobody
+        # does any more: hence the bound.
+        told = self._telling.acquire(timeout=LAST_WORD)
+        self._closed = True
         pyfuse3.close(unmount=self._clean)
+        if told:
+            self._telling.release()
 
+    async def forget_entries(self, incoming: trio.MemoryReceiveChannel[Gone]) -> None:
+        """Pass on to the kernel what folders no longer have, until cancelled."""
+        async for first in incoming:
+            batch = [first]
+            with suppress(trio.WouldBlock):
+                while len(batch) < BATCH:
+                    batch.append(incoming.receive_nowait())
+            # In a thread: on the loop, which answers requests, it can deadlock.
+            await trio.to_thread.run_sync(self._forget, batch, abandon_on_cancel=True)
 
-async def forget_entries(incoming: trio.MemoryReceiveChannel[Gone]) -> None:
-    """Pass on to the kernel what folders no longer have. Never from inside a handler: that can deadlock."""
-    async for parent, entry in incoming:
-        try:
-            pyfuse3.invalidate_entry_async(
-                pyfuse3.InodeT(parent), pyfuse3.FileNameT(entry.encode()), ignore_enoent=True
-            )
-        except OSError as error:
-            log.debug("the kernel did not take a change: %s", error)
-        await trio.lowlevel.checkpoint()
+    def _forget(self, batch: list[Gone]) -> None:
+        for parent, entry in batch:
+            with self._telling:
+                if self._closed:
+                    return
+                try:
+                    pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(entry.encode()))
+                except FileNotFoundError:
+                    pass  # the kernel had not heard of it
+                except OSError as error:
+                    log.debug("the kernel did not take a change: %s", error)
