@@ -9,7 +9,7 @@ import trio
 from pictofs.store.rows import Gone
 
 QUEUE = 100_000
-"""Entries that may wait. Past that the oldest news is dropped: the kernel's own timeouts end it."""
+"""Entries that may wait. Past that news is dropped: the kernel's own timeouts end what it would have told."""
 
 
 class Changes:

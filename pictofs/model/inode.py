@@ -60,7 +60,7 @@ def number(kind: Kind, key: int, version: int = 0) -> int:
 def key_of(identity: str) -> int:
     """51 bits of a hash of an item's identity: an id in lower case, or `dataset id:path` for a directory.
 
-    Among a million items two share a key with a chance of 2e-4; the catalog gives the later one the next free key.
+    Among a million items two share a key with a chance of 2e-4; one of the two is then not shown.
     """
     digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") & KEY_MASK
