@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import hypothesis
 import pytest
@@ -14,23 +14,11 @@ import pytest
 from standin import Organization, Spec, StandIn
 
 pytest.register_assert_rewrite("mounting")
-from mounting import Mount  # noqa: E402 - it is rewritten only if that was said before
+from mounting import Mount, Mounting, Serving  # noqa: E402 - it is rewritten only if that was said before
 
 # An example may take long where the machine is busy; that is no failure, and no test here measures time.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
-
-
-class Serving(Protocol):
-    """Starts stand-ins: `serving(spec, storage_latency=0.02)`."""
-
-    def __call__(self, made_of: Organization | Spec, **switches: Any) -> StandIn: ...
-
-
-class Mounting(Protocol):
-    """Makes mounts: `mounted(server, "--metadata-ttl", "1")`."""
-
-    def __call__(self, server: StandIn, *options: str, **settings: Any) -> Mount: ...
 
 
 @contextmanager

@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pictofs.app import mounts
-from standin import StandIn
+from standin import Spec, StandIn
 from standin.dataset import Dataset
 from standin.exchange import Exchange
 from standin.organization import Organization
@@ -227,3 +227,15 @@ def all_images(organization: Organization) -> list[Image]:
     """The images of every dataset that is shown."""
     shown = [dataset for dataset in organization.datasets.values() if not dataset.is_archived]
     return [image for dataset in shown for image in active(dataset)]
+
+
+class Serving(Protocol):
+    """Starts stand-ins: `serving(spec, storage_latency=0.02)`."""
+
+    def __call__(self, made_of: Organization | Spec, **switches: Any) -> StandIn: ...
+
+
+class Mounting(Protocol):
+    """Makes mounts: `mounted(server, "--metadata-ttl", "1")`."""
+
+    def __call__(self, server: StandIn, *options: str, **settings: Any) -> Mount: ...

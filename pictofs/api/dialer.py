@@ -109,6 +109,8 @@ class Dialer:
         if self._ssl is None:
             self._ssl = httpx.create_ssl_context()
             self._ssl.set_alpn_protocols(["http/1.1"])
+        # Python before 3.11.4 sets it: a body without a length that was cut would pass for a whole one.
+        self._ssl.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         secured = trio.SSLStream(stream, self._ssl, server_hostname=origin.host)
         try:
             await secured.do_handshake()

@@ -280,7 +280,7 @@ def _write_one(db: sqlite3.Connection, folders: _Folders, row: tuple[Any, ...]) 
         if (holder.created_ns, holder.id.lower()) > (row[8], row[1].lower()):
             gone += _tag(db, holder, folders.below(row[_DIRECTORY]))
         else:
-            name, identity = row[_FILENAME] or row[_ENTRY], row[1].lower()
+            name, identity = row[_ENTRY] if row[_FILENAME] is None else row[_FILENAME], row[1].lower()
             entry = tagged(name, identity)
             note = _note_entry(name, identity, entry, folders.below(row[_DIRECTORY]))
             row = (*row[:_ENTRY], entry, name, note, *row[7:])

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
+SECRET = "pk_live_0123456789abcdefSECRET"
+
 
 class FakeClock:
     """Time stands still but for `sleep`, which is noted and takes none."""

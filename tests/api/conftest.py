@@ -5,12 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from api_server import FakeClock
+from api_server import SECRET, FakeClock
 
 from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
-
-SECRET = "pk_live_0123456789abcdefSECRET"
 
 
 @pytest.fixture

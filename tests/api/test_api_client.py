@@ -13,8 +13,7 @@ from urllib.parse import unquote
 import httpx
 import pytest
 import trio
-from api_server import FakeClock, Peer, always, answer, enveloped, once, served, silent
-from conftest import SECRET
+from api_server import SECRET, FakeClock, Peer, always, answer, enveloped, once, served, silent
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import SECRET
+from api_server import SECRET
 
 from pictofs.api.key import ApiKey
 from pictofs.errors import Invalid

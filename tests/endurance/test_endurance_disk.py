@@ -10,8 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, Spent, expected, files_below, run, walk
+from mounting import Mount, Mounting, Serving, Spent, expected, files_below, run, walk
 
 from standin import PRESETS, Spec, StandIn
 

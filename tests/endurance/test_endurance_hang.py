@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, eventually, run, walk
+from mounting import Mount, Mounting, Serving, eventually, run, walk
 
 from pictofs.app import mounts
 from standin import Spec, StandIn

@@ -15,8 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, files_below, run, walk
+from mounting import Mount, Mounting, Serving, files_below, run, walk
 
 from pictofs.app import mounts
 from standin import PRESETS, StandIn

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, active, eventually, image_bytes, note_bytes
+from mounting import Mount, Mounting, Serving, active, eventually, image_bytes, note_bytes
 
 from pictofs.store.blob import TEMP_MARK
 from standin import Spec, StandIn

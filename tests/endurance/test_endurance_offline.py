@@ -6,8 +6,7 @@ import os
 import time
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Spent, eventually, expected, files_below, walk
+from mounting import Mounting, Serving, Spent, eventually, expected, files_below, walk
 
 from standin import PRESETS, Spec
 from standin.faults import Fault, Match, error

@@ -12,8 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, active, eventually
+from mounting import Mount, Mounting, Serving, active, eventually
 from soak_reader import content
 
 from standin import Organization

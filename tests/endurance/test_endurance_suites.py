@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, run
+from mounting import Mount, Mounting, Serving, run, walk
 
 from standin import Organization
 
-FIO = shutil.which("fio")
+FIO, GO = shutil.which("fio"), shutil.which("go")
 needs_fio = pytest.mark.skipif(FIO is None, reason="needs fio, of Debian's package of that name")
+needs_go = pytest.mark.skipif(GO is None, reason="needs go, of Debian's package golang-go")
 SIZES = {"small.bin": 65_536, "middle.bin": 1 << 20, "large.bin": 12 << 20}
 """One of a single piece, one of many, one above 8 MiB that is served while it arrives."""
 BLOCK = 4096
@@ -87,3 +88,25 @@ def test_r1_fio_can_not_write(mount: Mount) -> None:
     done = subprocess.run(command, cwd=mount.datasets / "fio/images", capture_output=True, timeout=60)
     assert done.returncode != 0
     assert b"Read-only file system" in done.stdout + done.stderr
+
+
+@needs_go
+def test_l2_r1_gos_test_of_read_only_file_systems(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
+    program = tmp_path / "fstest"
+    source = Path(__file__).with_name("fstest.go")
+    cache = {**os.environ, "GOCACHE": str(tmp_path / "go"), "GO111MODULE": "off", "CGO_ENABLED": "0"}
+    run(str(GO), "build", "-o", program, source, env=cache)
+    organization = Organization()
+    for name in ("one", "other"):
+        dataset = organization.add_dataset(name)
+        for number in reversed(range(12)):  # the newest is listed first, and Go wants folders in order
+            organization.add_image(dataset, f"{number:03d}.jpg", f"/part-{number % 3}", size=5000)
+    # Go compares what a folder says of a file with what the file says once it is open.
+    mount = mounted(serving(organization), "--annotation-sizes", "exact")
+    names = [str(path.relative_to(mount.datasets)) for path in walk(mount.datasets)]
+    assert len(names) == 48
+    run(program, mount.datasets, *names)
+    with pytest.raises(AssertionError):
+        run(program, mount.datasets, "one/images/that-is-not-there.jpg")

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, Spent, eventually, image_bytes, note_bytes, run, walk
+from mounting import Mount, Mounting, Serving, Spent, eventually, image_bytes, note_bytes, run, walk
 
 from standin import PRESETS, Organization, Spec, StandIn
 

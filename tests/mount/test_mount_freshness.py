@@ -7,8 +7,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, Spent, eventually, expected, files_below, image_bytes, note_bytes
+from mounting import (
+    Mount,
+    Mounting,
+    Serving,
+    Spent,
+    eventually,
+    expected,
+    files_below,
+    image_bytes,
+    note_bytes,
+)
 
 from standin import PRESETS, Organization, StandIn
 from standin.dataset import Dataset

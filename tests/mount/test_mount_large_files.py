@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Spent, run
+from mounting import Mounting, Serving, Spent, run
 
 from standin import Organization, StandIn
 from standin.exchange import Exchange, Message

@@ -14,8 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Hold, Mount, Spent, active, all_images, eventually, image_bytes, note_bytes, run, walk
+from mounting import (
+    Hold,
+    Mount,
+    Mounting,
+    Serving,
+    Spent,
+    active,
+    all_images,
+    eventually,
+    image_bytes,
+    note_bytes,
+    run,
+    walk,
+)
 
 from pictofs.model.names import unescape
 from standin import PRESETS, Organization, Spec, StandIn

@@ -7,8 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, Spent, expected, files_below, image_bytes, run, walk
+from mounting import Mount, Mounting, Serving, Spent, expected, files_below, image_bytes, run, walk
 
 from standin import PRESETS, Spec, StandIn
 from standin.faults import Fault, Hang, Match

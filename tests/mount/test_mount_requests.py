@@ -8,8 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, Spent, active, eventually, image_bytes, note_bytes
+from mounting import Mount, Mounting, Serving, Spent, active, eventually, image_bytes, note_bytes
 
 from standin import Organization, Spec, StandIn
 from standin.faults import Fault, Match, error, throttled

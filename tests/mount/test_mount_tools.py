@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pictograph
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, Spent, expected, files_below, image_bytes, note_bytes, run
+from mounting import Mount, Mounting, Serving, Spent, expected, files_below, image_bytes, note_bytes, run
 from PIL import Image as Pillow
 
 from standin import Organization, StandIn

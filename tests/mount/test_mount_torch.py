@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Spent, image_bytes
+from mounting import Mounting, Serving, Spent, image_bytes
 
 from standin import Spec
 
