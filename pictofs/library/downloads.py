@@ -102,22 +102,37 @@ class Downloads:
             if content is not None:
                 return content  # otherwise it was evicted in between: once more
 
+    def is_small(self, image: ImageRow) -> bool:
+        """Whether an image is fetched whole before it is read, and not streamed."""
+        return (image.known_size or 0) <= SMALL
+
     def has(self, image: ImageRow) -> bool:
         """Whether the shelf has an image, or it is on its way. Inline."""
         return self._flights.is_flying(("image", image.id)) or self._cache.has(self._cache.image_key(image))
 
-    async def fetch_ahead(self, image: ImageRow) -> bool:
-        """Fetch a small image onto the shelf; False where it is large, costs a request, or can't be kept."""
-        if (image.known_size or 0) > SMALL or not self._cache.usable:
-            return False
-        work = partial(self._small, self._dataset(image), image, ahead=True)
-        try:
-            return await self._flights.share(("image", image.id), work) is None
-        except Unsigned:
-            return False
+    def renew(self, image: ImageRow) -> bool:
+        """The same; one that is there counts as used now, so that it is evicted late. Inline."""
+        flying = self._flights.is_flying(("image", image.id))
+        return flying or self._cache.renew(self._cache.image_key(image))
+
+    async def fetch_ahead(self, image: ImageRow, *, keyed: bool) -> bool:
+        """Fetch a small image onto the shelf; False where it is large, or costs a request of its own.
+
+        `keyed`: such a request may be made. Raises DiskFull where nothing can be kept, Throttled where the rest
+        of the budget is for readers.
+        """
+        if self._cache.usable:
+            work = partial(self._small, self._dataset(image), image, ahead=True, keyed=keyed)
+            try:
+                result = await self._flights.share(("image", image.id), work)
+            except Unsigned:
+                return False
+            if not isinstance(result, bytes):
+                return result is None
+        raise DiskFull("the disk takes nothing now")
 
     async def _small(
-        self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False
+        self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False, keyed: bool = True
     ) -> bytes | int | None:
         """Fetch a small image onto the shelf (None), into memory (bytes), or find that it is large (its size)."""
         draft = await self._cache.draft(self._cache.image_key(image), image.known_size or 0)
@@ -127,7 +142,7 @@ class Downloads:
         kept = False
         try:
             data, crc32c = await self._source.retried(
-                image.entry, partial(self._fetch, dataset, image, ahead)
+                image.entry, partial(self._fetch, dataset, image, ahead, keyed)
             )
             if isinstance(data, int):
                 return data
@@ -146,9 +161,11 @@ class Downloads:
                 with trio.CancelScope(shield=True):
                     await self._cache.disk.call(draft.abandon)
 
-    async def _fetch(self, dataset: DatasetRow, image: ImageRow, ahead: bool) -> tuple[bytes | int, int]:
+    async def _fetch(
+        self, dataset: DatasetRow, image: ImageRow, ahead: bool, keyed: bool
+    ) -> tuple[bytes | int, int]:
         """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""
-        async with self._source.open(dataset, image, many=ahead, signed_only=ahead) as body:
+        async with self._source.open(dataset, image, ahead=ahead, keyed=keyed) as body:
             if body.length is not None and body.length > SMALL:
                 return body.length, 0
             data = await body.read_all(SMALL)

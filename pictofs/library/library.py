@@ -85,7 +85,7 @@ class Library:
         cache = Cache(shelf, self._disk, clock, server)
 
         def prefetcher(downloads: Downloads) -> Prefetch:
-            return Prefetch(catalog, downloads.has, downloads.fetch_ahead, clock, prefetch, cache_size)
+            return Prefetch(catalog, downloads, self.listing.all_images, clock, prefetch, cache_size)
 
         self.downloads = Downloads(
             source, cache, catalog, self._images, flights, nursery, self.tally, clock, prefetcher
@@ -181,5 +181,6 @@ class Library:
             "errors": meter["errors"],
             "bytes": {"downloaded": sum(meter["bytes_in"].values()), "read": self.tally.bytes_read},
             "cache": cache,
+            "prefetch": self.downloads.prefetch.status(),
             "rate": {key: rate[key] for key in ("limit", "remaining", "reset_at", "reserve")},
         }

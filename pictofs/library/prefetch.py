@@ -3,25 +3,27 @@
 What no generic file system knows: a dataset is read whole, again and again. Once a few of its images were read, more
 are fetched: those that follow in the order of the reads, or any of the folders that are being read when there is no
 order and they fit into the cache. Each use of something fetched ahead allows more of it, so that a few previews in a
-file manager cost a few images, and an epoch is soon fetched as fast as it comes. Readers never wait for this: their
-own downloads start at once.
+file manager cost a few images, and an epoch is soon fetched as fast as it comes. Where the user has told the order,
+that is followed and nothing guessed. Readers never wait for any of this: their own downloads start at once.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Literal
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Any, Literal, Protocol
 
 import trio
 
 from pictofs.api.meter import background
 from pictofs.clock import Clock
-from pictofs.errors import DiskFull, PictofsError, Throttled
+from pictofs.errors import Conflict, DiskFull, PictofsError, Throttled
+from pictofs.library.ahead import Plan
+from pictofs.library.pace import MOST as WORKERS
+from pictofs.library.pace import Pace
+from pictofs.library.pattern import Pattern
+from pictofs.library.told import Told
 from pictofs.store.catalog import Catalog
 from pictofs.store.rows import DatasetRow, ImageRow
 
@@ -29,77 +31,40 @@ log = logging.getLogger(__name__)
 
 Mode = Literal["off", "auto", "all"]
 
-WORKERS = 24
-"""Downloads at once. At 20 ms a round trip that is 1,200 files a second, more than one process can take in."""
-LEAST = 3
-"""Downloads at once when the loop is busy."""
-TURN, FEEL_EVERY = 0.002, 0.01
-"""Seconds that a turn of the loop may take before fewer downloads are made at once, and between two looks at it."""
-FIRST = 4
-"""Reads of a dataset before anything is fetched ahead: a lone `cat` costs nothing more."""
-PER_READ = 8
-"""Images that may lie unused for each one that was read: the window doubles every eighth read."""
-NEAR = 16
-"""A read counts as the next one in an order when it is one of so many."""
-CERTAIN = 3
-"""Reads in a row that decide an order."""
-SHARE_ALL, SHARE_AHEAD = 0.8, 0.25
-"""Of the cache: what folders read in no order may take altogether, and what may lie unused."""
+SLICE = 64
+"""Rows that are looked at before others have a turn: 2 ms."""
+SHARE_ALL, SHARE_AHEAD, SHARE_TOLD = 0.8, 0.25, 0.5
+"""Of the cache: what folders read in no order may take altogether; what may lie unused; what may, as the user asks."""
+LEAST = 64
+"""Images that are kept ahead in an order that was told, where they take no more than SHARE_TOLD."""
+UNKNOWN_SIZE = 1 << 20
+"""Bytes of an image where the server does not say how large a dataset is."""
+BLOCK = 4096
+"""Bytes that a file takes at least."""
 IDLE = 300.0
-"""Seconds without a read after which a dataset's pattern is forgotten."""
+"""Seconds without a read after which a dataset's pattern is forgotten, and an order that was told stands aside."""
+MOST_TOLD = 16
+"""Orders at once: one for each process of a training. The one unused for longest goes."""
 REST = 30.0
 """Seconds of rest after a failure; a throttle says itself how long."""
-PAGE = 256
-
-ORDERS = ("seq", "entry", "key")
-"""As `ls -U` and os.scandir give names; sorted, as glob and ImageFolder do; by inode number, as cp and tar do."""
-
-Fetch = Callable[[ImageRow], Awaitable[bool]]
-"""Fetches an image onto the shelf; whether it is there now."""
+FAILURES = 3
+"""Failures in a row that are not one image's own."""
 
 
-@dataclass
-class Pattern:
-    """How one dataset is being read."""
+class Fetcher(Protocol):
+    """What brings images onto the shelf."""
 
-    dataset: int
-    reads: int = 0
-    """Downloads that readers waited for, and uses of what was fetched ahead."""
-    unused: set[int] = field(default_factory=set)
-    """Keys of what was fetched ahead, or is about to be, and was not read yet."""
-    last: ImageRow | None = None
-    order: str | None = None
-    agreement: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ORDERS, 0))
-    folders: dict[int, int] = field(default_factory=dict)
-    """Directories that were read in, with how far each one is fetched (a `seq`), while there is no order."""
-    ahead: ImageRow | None = None
-    """How far an ordered read is fetched."""
-    told: Told | None = None
-    read_at: float = 0.0
-    rest_until: float = 0.0
+    def is_small(self, image: ImageRow) -> bool:
+        """Whether an image is one to fetch whole."""
 
+    def has(self, image: ImageRow) -> bool:
+        """Whether the shelf has an image, or it is on its way. Inline."""
 
-@dataclass
-class Told:
-    """An order that the user told, as keys of images, and how far it is read and fetched."""
+    def renew(self, image: ImageRow) -> bool:
+        """The same; one that is there is evicted later than what is there unused. Inline."""
 
-    keys: list[int]
-    most: int
-    """Images fetched ahead of the reader."""
-    read: int = 0
-    fetched: int = 0
-    places: dict[int, deque[int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for place, key in enumerate(self.keys):
-            self.places.setdefault(key, deque()).append(place)
-
-    def use(self, key: int) -> None:
-        """The image is being read."""
-        places = self.places.get(key)
-        if places:
-            # Workers run ahead of each other by less than a batch or two; the furthest of them sets the pace.
-            self.read = max(self.read, places.popleft() + 1)
+    async def fetch_ahead(self, image: ImageRow, *, keyed: bool) -> bool:
+        """Fetch an image; whether it is there now. `keyed`: also by a request of its own."""
 
 
 class Prefetch:
@@ -108,106 +73,144 @@ class Prefetch:
     def __init__(
         self,
         catalog: Catalog,
-        is_there: Callable[[ImageRow], bool],
-        fetch: Fetch,
+        fetcher: Fetcher,
+        list_images: Callable[[int], Awaitable[None]],
         clock: Clock,
         mode: Mode,
         limit: int,
     ) -> None:
-        """`is_there`: whether the shelf has an image, inline. `limit`: bytes of the cache."""
-        self._catalog, self._is_there, self._fetch, self._clock = catalog, is_there, fetch, clock
-        self._mode, self._limit = mode, limit
+        """`list_images` brings a dataset into the catalog. `limit`: bytes of the cache."""
+        self._catalog, self._fetcher, self._clock = catalog, fetcher, clock
+        self._list_images, self._mode, self._limit = list_images, mode, limit
         self._patterns: dict[int, Pattern] = {}
+        self._told: dict[str, Told] = {}
+        self._numbers = 0
+        self._unlisted: list[Pattern] = []
+        self._pace = Pace()
         self._wake = trio.Event()
-        self._at_once = trio.CapacityLimiter(WORKERS)
-        self._felt_at = 0.0
-        self._send, self._receive = trio.open_memory_channel[tuple[Pattern, ImageRow]](0)
+        self._send, self._receive = trio.open_memory_channel[tuple[Pattern | Told, ImageRow]](0)
         self.fetched = 0
         """Images fetched ahead."""
         self.used = 0
-        """Of these, how many were read."""
+        """Images read that were fetched ahead, or kept, for that."""
 
     # What readers tell: inline, on every open.
 
     def hit(self, image: ImageRow) -> None:
         """The cache had what a reader opened."""
         pattern = self._patterns.get(image.dataset)
-        if pattern is None:
-            return
-        if pattern.told is not None:
-            pattern.told.use(image.key)
-            self._wake.set()
-        if image.key in pattern.unused:
-            pattern.unused.discard(image.key)
+        expected = pattern is not None and pattern.ahead.use(image.key)
+        if self._told and self._expected(image, waited=False):
+            self.used += 1
+        elif expected and pattern is not None:
             self.used += 1
             self._read(pattern, image)
 
     def miss(self, image: ImageRow) -> None:
         """A reader waits for a download."""
-        if self._mode == "off" and image.dataset not in self._patterns:
+        if self._told:
+            self._expected(image, waited=True)
+        if self._mode == "off":
             return
-        pattern = self._patterns.setdefault(image.dataset, Pattern(image.dataset))
-        if pattern.told is not None:
-            pattern.told.use(image.key)
-        pattern.unused.discard(image.key)
+        pattern = self._patterns.get(image.dataset)
+        if pattern is None:
+            pattern = self._patterns[image.dataset] = Pattern(self._catalog, image.dataset)
+        pattern.ahead.drop(image.key)
         self._read(pattern, image)
 
     def _read(self, pattern: Pattern, image: ImageRow) -> None:
         now = self._clock.monotonic()
-        if now - pattern.read_at > IDLE and pattern.told is None:
-            told, pattern.reads = pattern.told, 0
-            self._patterns[image.dataset] = pattern = Pattern(image.dataset, told=told)
+        if pattern.reads and now - pattern.read_at > IDLE:
+            self._patterns[image.dataset] = pattern = Pattern(self._catalog, image.dataset)
         pattern.read_at = now
-        pattern.reads += 1
-        pattern.folders.setdefault(image.directory, 0)
+        pattern.read(image)
         if self._mode == "all" and pattern.reads == 1:
-            for folder in self._catalog.directory_keys(image.dataset):
-                pattern.folders.setdefault(folder, 0)
-        if pattern.order is None and pattern.reads <= PAGE:
-            self._compare(pattern, image)
-        elif pattern.order is not None and not self._follows(pattern, image):
-            pattern.order, pattern.ahead, pattern.reads = None, None, pattern.reads // 2
-            pattern.agreement = dict.fromkeys(ORDERS, 0)
-        if pattern.ahead is not None and pattern.ahead.directory != image.directory:
-            pattern.ahead = image
-        pattern.last = image
+            self._unlisted.append(pattern)
         self._wake.set()
 
-    def _compare(self, pattern: Pattern, image: ImageRow) -> None:
-        """Count which orders this read agrees with."""
-        last = pattern.last
-        if last is None or last.directory != image.directory:
-            return
-        for order in ORDERS:
-            near = self._catalog.next_images(last, order, NEAR)
-            agrees = any(row.key == image.key for row in near)
-            pattern.agreement[order] = pattern.agreement[order] + 1 if agrees else 0
-            if pattern.agreement[order] >= CERTAIN:
-                pattern.order, pattern.ahead = order, image
-                return
+    def _expected(self, image: ImageRow, *, waited: bool) -> bool:
+        """Let the orders that were told know of a read; whether one of them had it next."""
+        expected = False
+        for told in list(self._told.values()):
+            if image.dataset not in told.datasets:
+                continue
+            if told.read(image.key, waited):
+                expected = True
+                told.used_at = self._clock.monotonic()
+            if told.finished:
+                del self._told[told.name]
+            self._wake.set()
+        return expected
 
-    def _follows(self, pattern: Pattern, image: ImageRow) -> bool:
-        """Whether an ordered read went on in its order: it was fetched ahead, or is not far."""
-        last = pattern.last
-        if last is None or last.directory != image.directory:
-            return True  # the next folder; its images follow in the same order
-        assert pattern.order is not None
-        at, before = getattr(image, pattern.order), getattr(last, pattern.order)
-        if pattern.ahead is not None and pattern.ahead.directory == image.directory:
-            return bool(
-                at <= getattr(pattern.ahead, pattern.order) or self._is_near(last, image, pattern.order)
-            )
-        return bool(at > before)
+    # What users tell.
 
-    def _is_near(self, last: ImageRow, image: ImageRow, order: str) -> bool:
-        return any(row.key == image.key for row in self._catalog.next_images(last, order, NEAR))
+    def begin(self, name: str, ahead: int | None) -> Told:
+        """A new order, in place of the one that `name` told before; to be filled by `extend`.
 
-    def tell(self, dataset: int, keys: list[int], ahead: int) -> None:
-        """The user says in which order images will be read from now on. An empty one ends the last."""
-        pattern = self._patterns.setdefault(dataset, Pattern(dataset))
-        pattern.told = Told(keys, ahead) if keys else None
-        pattern.unused.clear()
+        `ahead`: images to keep ahead of the reader, None for what the cache allows.
+        """
+        self.end(name)
+        if len(self._told) >= MOST_TOLD:
+            del self._told[min(self._told.values(), key=lambda told: told.used_at).name]
+        self._numbers += 1
+        told = self._told[name] = Told(name, self._numbers)
+        told.asked, told.used_at = ahead, self._clock.monotonic()
+        return told
+
+    def end(self, name: str) -> None:
+        """Follow the order that `name` told no longer."""
+        self._told.pop(name, None)
+
+    def told(self, name: str, number: int) -> Told:
+        """An order that was begun. Raises Conflict where another one has replaced it."""
+        told = self._told.get(name)
+        if told is None or told.number != number:
+            raise Conflict("another order has taken the place of this one")
+        return told
+
+    def extend(self, told: Told, images: Iterable[tuple[int, int]], *, complete: bool) -> None:
+        """More of an order: pairs of the keys of a dataset and of an image. `complete`: that is all."""
+        pairs = list(images)
+        told.datasets.update(dataset for dataset, _ in pairs)
+        told.extend(key for _, key in pairs)
+        told.complete = told.complete or complete
+        told.used_at = self._clock.monotonic()
+        if told.finished:
+            self.end(told.name)
         self._wake.set()
+
+    def kept_ahead(self, told: Told) -> int:
+        """Images of an order that may lie unused: as many as asked for, within its part of the cache."""
+        each = self._mean_size(told.datasets)
+        parts = max(1, sum(self._is_live(other) for other in self._told.values()))
+        most = int(SHARE_TOLD * self._limit / parts) // each
+        wanted = told.asked
+        if wanted is None:
+            wanted = max(LEAST, int(SHARE_AHEAD * self._limit / parts) // each)
+        return max(1, min(wanted, most))
+
+    def _is_live(self, told: Told) -> bool:
+        return self._clock.monotonic() - told.used_at <= IDLE
+
+    def _mean_size(self, datasets: Iterable[int]) -> int:
+        rows = [row for row in map(self._catalog.dataset, datasets) if row is not None]
+        images, size = sum(row.image_count for row in rows), sum(row.total_size for row in rows)
+        mean = -(-size // images) if size and images else UNKNOWN_SIZE
+        return -(-mean // BLOCK) * BLOCK
+
+    def status(self) -> dict[str, Any]:
+        """What it did and is at, JSON-ready."""
+        orders = [
+            {
+                "images": told.images,
+                "left": told.left,
+                "ahead": len(told.ahead),
+                "keeps": self.kept_ahead(told),
+                "complete": told.complete,
+            }
+            for told in self._told.values()
+        ]
+        return {"fetched": self.fetched, "used": self.used, "orders": orders}
 
     # What is fetched.
 
@@ -217,124 +220,126 @@ class Prefetch:
             async with trio.open_nursery() as nursery:
                 for _ in range(WORKERS):
                     nursery.start_soon(self._work)
-                await self._plan()
+                await self._plan(nursery)
 
-    async def _plan(self) -> None:
+    async def _plan(self, nursery: trio.Nursery) -> None:
         while True:
             wake = self._wake
-            rest = self._rest()
-            if rest is None:
+            with trio.move_on_after(self._rest()):
                 await wake.wait()
-            else:
-                with trio.move_on_after(rest):
-                    await wake.wait()
             self._wake = trio.Event()
             progress = True
             while progress:
                 progress = False
-                for pattern in list(self._patterns.values()):
-                    for image in islice(self._candidates(pattern), WORKERS):
-                        progress = True
-                        pattern.unused.add(image.key)
-                        await self._send.send((pattern, image))
-                        await self._feel()
+                while self._unlisted:
+                    nursery.start_soon(self._take_whole, self._unlisted.pop())
+                for plan in self._plans():
+                    if not self._rests(plan):
+                        progress |= await self._advance(plan)
 
-    async def _feel(self) -> None:
-        """Suit the downloads at once to what the loop can take.
+    def _plans(self) -> list[Told | Pattern]:
+        return [*self._told.values(), *self._patterns.values()]
 
-        A turn of the loop runs every task that is ready: with all workers busy on a near server it takes
-        10 ms, and a listing of 3,000 names, which needs 40 turns, 400 ms. Where the server is far, the loop
-        is idle and many downloads cost nobody anything.
-        """
-        start = time.perf_counter()
-        if start - self._felt_at < FEEL_EVERY:
-            return
-        await trio.lowlevel.checkpoint()
-        self._felt_at = time.perf_counter()
-        limit = int(self._at_once.total_tokens)
-        slow = self._felt_at - start > TURN
-        self._at_once.total_tokens = max(LEAST, limit * 2 // 3) if slow else min(WORKERS, limit + 1)
+    def _rests(self, plan: Plan) -> bool:
+        return self._clock.monotonic() < plan.rest_until
 
-    def _rest(self) -> float | None:
+    def _rest(self) -> float:
+        """Seconds until the first plan that rests goes on."""
         now = self._clock.monotonic()
-        waits = [pattern.rest_until - now for pattern in self._patterns.values() if pattern.rest_until > now]
-        return min(waits, default=None)
+        return min((plan.rest_until - now for plan in self._plans() if self._rests(plan)), default=math.inf)
 
-    async def _work(self) -> None:
-        async for pattern, image in self._receive:
-            try:
-                async with self._at_once:
-                    there = pattern.rest_until <= self._clock.monotonic() and await self._fetch(image)
-                if there:
-                    self.fetched += 1
-                else:
-                    pattern.unused.discard(image.key)
-            except PictofsError as error:
-                pattern.unused.discard(image.key)
-                self._pause(pattern, error)
+    async def _take_whole(self, pattern: Pattern) -> None:
+        try:
+            await self._list_images(pattern.dataset)
+        except PictofsError as error:
+            log.info("not every image is fetched ahead: %s", error)
+        pattern.take_whole()
+        self._wake.set()
 
-    def _pause(self, pattern: Pattern, error: PictofsError) -> None:
-        wait = error.retry_after if isinstance(error, Throttled) and error.retry_after else REST
-        if isinstance(error, (Throttled, DiskFull)) or pattern.rest_until == 0.0:
-            log.info("fetching nothing ahead for %.0f s: %s", wait, error)
-        pattern.rest_until = self._clock.monotonic() + wait
+    async def _advance(self, plan: Pattern | Told) -> bool:
+        """Have the next images of one plan fetched; whether there may be more of it."""
+        candidates = self._next_told(plan) if isinstance(plan, Told) else self._next_guessed(plan)
+        looked_at = 0
+        wanted: list[ImageRow] = []
+        for row in candidates:
+            looked_at += 1
+            if row is not None:
+                wanted.append(row)
+            if looked_at == SLICE or len(wanted) == WORKERS:
+                break
+        for row in wanted:
+            await self._send.send((plan, row))
+            await self._pace.feel()
+        await trio.lowlevel.checkpoint()
+        return looked_at > 0
 
-    def _candidates(self, pattern: Pattern) -> Iterator[ImageRow]:
-        """Images worth fetching now, at most as many as the pattern allows."""
-        if pattern.rest_until > self._clock.monotonic():
-            return
+    def _next_told(self, told: Told) -> Iterator[ImageRow | None]:
+        """The next images of an order, None for those that need not be fetched."""
+        most = self.kept_ahead(told)
+        while told.left and len(told.ahead) < most:
+            key = told.take()
+            row = None if key in told.ahead else self._catalog.image(key)
+            if row is None or not self._fetcher.is_small(row):
+                yield None
+                continue
+            told.ahead.add(key)
+            yield None if self._fetcher.renew(row) else row
+
+    def _next_guessed(self, pattern: Pattern) -> Iterator[ImageRow | None]:
+        """The next images of a pattern, None for those that need not be fetched."""
+        if any(pattern.dataset in told.datasets and self._is_live(told) for told in self._told.values()):
+            return  # nothing is guessed where the order is known
         dataset = self._catalog.dataset(pattern.dataset)
         if dataset is None:
             self._patterns.pop(pattern.dataset, None)
             return
-        if pattern.told is not None:
-            yield from self._told(pattern.told)
+        fits = self._fits()
+        room = self._room(pattern, dataset, fits)
+        upcoming = pattern.upcoming(whole=fits)
+        while len(pattern.ahead) < room and (row := next(upcoming, None)) is not None:
+            if row.key in pattern.ahead or not self._fetcher.is_small(row) or self._fetcher.has(row):
+                yield None
+                continue
+            pattern.ahead.add(row.key)
+            yield row
+
+    def _room(self, pattern: Pattern, dataset: DatasetRow, fits: bool) -> int:
+        """How many images may lie unused."""
+        most = int(self._limit * (SHARE_ALL if fits else SHARE_AHEAD)) // self._mean_size([dataset.key])
+        return min(most, most if self._mode == "all" and pattern.reads else pattern.window)
+
+    def _fits(self) -> bool:
+        """Whether the cache takes every dataset that is being read, whole."""
+        now = self._clock.monotonic()
+        read = {key for key, pattern in self._patterns.items() if now - pattern.read_at <= IDLE}
+        for told in self._told.values():
+            read |= told.datasets
+        rows = map(self._catalog.dataset, read)
+        return sum(row.total_size for row in rows if row is not None) <= SHARE_ALL * self._limit
+
+    async def _work(self) -> None:
+        async for plan, image in self._receive:
+            there = False
+            try:
+                async with self._pace.limiter:
+                    if not self._rests(plan):
+                        there = await self._fetcher.fetch_ahead(image, keyed=isinstance(plan, Told))
+                        plan.failures = 0
+            except PictofsError as error:
+                self._failed(plan, image, error)
+            if there:
+                self.fetched += 1
+            else:
+                plan.ahead.drop(image.key)
+                self._wake.set()
+
+    def _failed(self, plan: Plan, image: ImageRow, error: PictofsError) -> None:
+        """Rest where the server or the disk does not work; one bad image is no reason."""
+        plan.failures += 1
+        if plan.failures < FAILURES and not isinstance(error, (Throttled, DiskFull)):
+            log.info("%s is not fetched ahead: %s", image.entry, error)
             return
-        room = self._room(pattern, dataset)
-        if room > 0:
-            rows = self._ordered(pattern) if pattern.order else self._unordered(pattern, dataset)
-            yield from islice(rows, room)
-
-    def _room(self, pattern: Pattern, dataset: DatasetRow) -> int:
-        """How many more images may lie unused."""
-        if self._mode == "off" or pattern.reads < (1 if self._mode == "all" else FIRST):
-            return 0
-        each = max(1, dataset.total_size // max(1, dataset.image_count))
-        share = SHARE_ALL if self._fits(dataset) else SHARE_AHEAD
-        most = int(self._limit * share) // each
-        wanted = most if self._mode == "all" else PER_READ * pattern.reads
-        return min(wanted, most) - len(pattern.unused)
-
-    def _fits(self, dataset: DatasetRow) -> bool:
-        return dataset.total_size <= SHARE_ALL * self._limit
-
-    def _ordered(self, pattern: Pattern) -> Iterator[ImageRow]:
-        assert pattern.order is not None
-        while pattern.ahead is not None:
-            rows = self._catalog.next_images(pattern.ahead, pattern.order, WORKERS)
-            if not rows:
-                return
-            for row in rows:
-                pattern.ahead = row
-                if row.key not in pattern.unused and not self._is_there(row):
-                    yield row
-
-    def _unordered(self, pattern: Pattern, dataset: DatasetRow) -> Iterator[ImageRow]:
-        if not self._fits(dataset):
-            return
-        for folder, seq in list(pattern.folders.items()):
-            while rows := self._catalog.images_after(folder, seq, WORKERS):
-                for row in rows:
-                    pattern.folders[folder] = seq = row.seq  # noqa: PLW2901
-                    if row.key not in pattern.unused and not self._is_there(row):
-                        yield row
-
-    def _told(self, told: Told) -> Iterator[ImageRow]:
-        while told.fetched < min(len(told.keys), told.read + told.most):
-            told.fetched = max(told.fetched, told.read)
-            if told.fetched >= len(told.keys):
-                return
-            row = self._catalog.image(told.keys[told.fetched])
-            told.fetched += 1
-            if row is not None and not self._is_there(row):
-                yield row
+        wait = error.retry_after if isinstance(error, Throttled) and error.retry_after else REST
+        if not self._rests(plan):
+            log.info("fetching nothing ahead for %.0f s: %s", wait, error)
+        plan.rest_until = max(plan.rest_until, self._clock.monotonic() + wait)

@@ -60,20 +60,22 @@ class Source:
         end: int | None = None,
         if_range: str | None = None,
         many: bool = False,
-        signed_only: bool = False,
+        ahead: bool = False,
+        keyed: bool = True,
     ) -> AsyncIterator[Body]:
         """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).
 
-        `many`: there will be more requests, so that a signed URL is worth its request. `signed_only`: the
-        keyed route, a request of the hourly limit for each image, is not to be taken: Unsigned, or Throttled
-        where no batch can be had now.
+        `many`: there will be more requests, so that a signed URL is worth its request. `ahead`: nobody waits for
+        it; a throttle is passed on at once, because a reader may come to wait for the same download. `keyed`:
+        the keyed route, a request of the hourly limit for each image, may be taken; else Unsigned.
         Raises UrlExpired when storage refused the URL: the next attempt uses another way.
         """
-        signed = await self._urls.find(dataset, image, many=many)
-        if signed is None and signed_only and self._urls.has_batch(dataset, image):
+        try:
+            signed = await self._urls.find(dataset, image, many=many, ahead=ahead)
+        except Throttled as error:
+            raise _Final(error) from error
+        if signed is None and not keyed:
             raise Unsigned(f"no signed URL leads to {image.entry}")
-        if signed is None and signed_only:
-            raise Throttled("no signed URL can be had now")
         opened = False
         try:
             if signed is None:

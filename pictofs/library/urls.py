@@ -30,6 +30,8 @@ class _Batch:
     urls: dict[str, SignedUrl] = field(default_factory=dict)
     refused: int = 0
     expires_at: float = 0.0
+    failed: bool = False
+    """Whether it is empty because the API did not answer."""
 
 
 class UrlBook:
@@ -45,33 +47,50 @@ class UrlBook:
         self._batches: dict[tuple[int, str | None], _Batch] = {}
         self._lone: dict[int, float] = {}  # when a dataset last had a read over the keyed route
 
-    async def find(self, dataset: DatasetRow, image: ImageRow, *, many: bool = False) -> SignedUrl | None:
-        """A URL that is good now, or None where the keyed byte route is the way."""
+    async def find(
+        self, dataset: DatasetRow, image: ImageRow, *, many: bool = False, ahead: bool = False
+    ) -> SignedUrl | None:
+        """A URL that is good now, or None where the keyed byte route is the way.
+
+        `many`: a batch is worth its request. `ahead`: nobody waits for the image; Throttled, with the time to wait,
+        where no batch can be had now.
+        """
         partition = self._partition(dataset, image)
         now = self._clock.wall()
         batch = self._good_batch(partition)
-        if batch is not None:
-            found = batch.urls.get(image.id)
-            return found if found is None or now < found.expires_at else None
-        if partition[1] not in (None, *STATUSES):
-            return None  # `status_filter` knows no other
-        last = self._lone.get(dataset.key)
-        if not many and (last is None or now - last > MEMORY):
-            self._lone[dataset.key] = now
+        if batch is None and partition[1] in (None, *STATUSES):  # `status_filter` knows no other
+            last = self._lone.get(dataset.key)
+            if not (many or ahead) and (last is None or now - last > MEMORY):
+                self._lone[dataset.key] = now
+                return None
+            batch = await self._ask(dataset, partition, ahead)
+        if batch is None:
             return None
-        try:
-            await self._flights.share(("urls", partition), lambda: self._fetch(dataset, partition))
-        except PictofsError as error:
-            if isinstance(error, Throttled) and is_background():
-                raise  # the keyed route would eat the reserve just as well
-            log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
-            self._batches[partition] = _Batch(expires_at=self._clock.wall() + REST)
-            return None
-        return self._batches[partition].urls.get(image.id)
+        if ahead and batch.failed:
+            raise Throttled("no signed URLs can be had now", retry_after=max(1.0, batch.expires_at - now))
+        found = batch.urls.get(image.id)
+        return found if found is None or now < found.expires_at else None
 
-    def has_batch(self, dataset: DatasetRow, image: ImageRow) -> bool:
-        """Whether there is a good batch that would name the image if any did."""
-        return self._good_batch(self._partition(dataset, image)) is not None
+    async def _ask(self, dataset: DatasetRow, partition: tuple[int, str | None], ahead: bool) -> _Batch:
+        """A new batch, an empty one where that fails. Raises Throttled where no reader waits for it."""
+        flight = ("urls", partition)
+        while True:
+            joined = self._flights.is_flying(flight)
+            try:
+                await self._flights.share(flight, lambda: self._fetch(dataset, partition))
+            except Throttled as error:
+                if ahead or is_background():
+                    raise  # the keyed route would eat the reserve just as well
+                if joined:  # by what was fetched ahead, which may spend less than a reader
+                    continue
+                self._failed(dataset, partition, error)
+            except PictofsError as error:
+                self._failed(dataset, partition, error)
+            return self._batches[partition]
+
+    def _failed(self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError) -> None:
+        log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
+        self._batches[partition] = _Batch(expires_at=self._clock.wall() + REST, failed=True)
 
     def _good_batch(self, partition: tuple[int, str | None]) -> _Batch | None:
         batch = self._batches.get(partition)

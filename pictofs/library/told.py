@@ -1,0 +1,98 @@
+"""An order of reading that the user told."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+from pictofs.library.ahead import Plan
+
+TRIM = 1 << 16
+"""Keys that were taken, after which their memory is given back."""
+REACH = 8192
+"""Places in which a reader is looked for that is ahead of what was fetched."""
+OVERTAKEN = 16
+"""Reads in a row, all ahead of what was fetched, that show where the reader is."""
+NEAR = 4096
+"""Places by which these may lie apart: several workers, each in a batch of its own."""
+
+
+class Told(Plan):
+    """Keys of images in the order in which they will be read, and how far they are fetched.
+
+    What is fetched ahead is counted, not placed: each image of it that is read allows one more. So nothing is
+    lost where several workers read a few batches at a time, where an image comes twice, where some are left out,
+    or where somebody else reads the same images in another order.
+    """
+
+    def __init__(self, name: str, number: int) -> None:
+        """`name`: of who told it. `number`: tells it from every other order of this mount."""
+        super().__init__()
+        self.name, self.number = name, number
+        self.datasets: set[int] = set()
+        """Those that it has images of."""
+        self.asked: int | None = None
+        """Images to keep ahead, as the user wishes; None: what the cache allows."""
+        self.images = 0
+        """Images in it, each as often as it comes."""
+        self.complete = False
+        """Whether no more is to come."""
+        self.used_at = 0.0
+        """Seconds of the monotonic clock at which it was told, or an image of it read, for the last time."""
+        self._keys = array("q")
+        self._next = 0
+        self._overtaken: list[int] = []
+
+    def extend(self, keys: Iterable[int]) -> None:
+        """More images, behind the last one."""
+        before = len(self._keys)
+        self._keys.extend(keys)
+        self.images += len(self._keys) - before
+
+    @property
+    def left(self) -> int:
+        """Images that are not fetched yet."""
+        return len(self._keys) - self._next
+
+    @property
+    def finished(self) -> bool:
+        """Whether its end is reached."""
+        return self.complete and not self.left and not self.ahead
+
+    def take(self) -> int:
+        """The next key. Not to be called where none is left."""
+        key = self._keys[self._next]
+        self._next += 1
+        if self._next == TRIM:
+            self._skip_to(self._next)
+        return key
+
+    def read(self, key: int, waited: bool) -> bool:
+        """An image of one of its datasets is read, `waited`: by a download. Whether it was expected."""
+        expected = self.ahead.use(key)
+        if expected:
+            self._overtaken.clear()
+        elif waited:
+            self._look_ahead(key)
+        # At the end of an order what is left out would be waited for: there every read counts.
+        if expected or (self.complete and not self.left):
+            self.ahead.count_read()
+        return expected
+
+    def _look_ahead(self, key: int) -> None:
+        """Find the reader where it has overtaken us, as after a rest: it must not be followed from behind."""
+        try:
+            place = self._keys.index(key, self._next, self._next + REACH)
+        except ValueError:
+            return
+        if self._overtaken and abs(place - self._overtaken[-1]) > NEAR:
+            self._overtaken.clear()
+        self._overtaken.append(place)
+        if len(self._overtaken) == OVERTAKEN:
+            self.ahead.clear()
+            self._skip_to(min(self._overtaken))
+
+    def _skip_to(self, place: int) -> None:
+        del self._keys[:place]
+        self._next = 0
+        self._overtaken.clear()
