@@ -2,57 +2,50 @@
 
 from __future__ import annotations
 
-SLACK = 256
-"""Reads by which one may come later than its turn: several workers, each in a batch of its own."""
+from abc import ABC, abstractmethod
 
 
 class Ahead:
-    """What was not read yet: keys of images that lie ready, or are about to, in the order in which they are expected.
+    """What was not read yet: keys of images that lie ready, or are about to, in the order they were asked for.
 
-    One that is not read in twice the reads that were due before it was passed over: it must not take the place of
-    others for good.
+    Each has a mark, which grows from one to the next, so that those that were passed over can be given up: they
+    must not take the place of others for good.
     """
 
     def __init__(self) -> None:
-        self._due: dict[int, int] = {}  # key -> the count of reads at which it is given up
-        self._reads = 0
+        self._marks: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self._marks)
 
     def __contains__(self, key: int) -> bool:
-        return key in self._due
+        return key in self._marks
 
-    def add(self, key: int) -> None:
-        """One more, to be read after all that are here."""
-        self._due[key] = self._reads + 2 * len(self._due) + SLACK
+    def add(self, key: int, mark: int) -> None:
+        """One more."""
+        self._marks[key] = mark
 
-    def use(self, key: int) -> bool:
-        """An image is read; whether it was here."""
-        return self._due.pop(key, None) is not None
+    def take(self, key: int) -> int | None:
+        """An image is read, or is not there after all: its mark, None where it was not expected."""
+        return self._marks.pop(key, None)
 
-    def drop(self, key: int) -> None:
-        """It could not be fetched, or is no longer there."""
-        self._due.pop(key, None)
-
-    def count_read(self) -> int:
-        """Count a read; how many were given up by it, at most two."""
-        self._reads += 1
-        given_up = 0
-        while self._due and given_up < 2:
-            oldest = next(iter(self._due))
-            if self._due[oldest] > self._reads:
+    def give_up(self, mark: int) -> int:
+        """Expect none any more that is marked lower, as far as they come first; how many those were."""
+        passed = 0
+        while self._marks:
+            oldest = next(iter(self._marks))
+            if self._marks[oldest] >= mark:
                 break
-            del self._due[oldest]
-            given_up += 1
-        return given_up
+            del self._marks[oldest]
+            passed += 1
+        return passed
 
     def clear(self) -> None:
         """Expect nothing."""
-        self._due.clear()
+        self._marks.clear()
 
 
-class Plan:
+class Plan(ABC):
     """Something that says what to fetch next: a pattern in the reads, or an order that was told."""
 
     def __init__(self) -> None:
@@ -61,3 +54,7 @@ class Plan:
         """In a row."""
         self.rest_until = 0.0
         """Seconds of the monotonic clock before which nothing of it is fetched."""
+
+    @abstractmethod
+    def expect(self, key: int) -> None:
+        """An image will lie ready."""

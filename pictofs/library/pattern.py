@@ -13,12 +13,16 @@ FIRST = 4
 """Reads of a dataset before anything is fetched ahead: a lone `cat` costs nothing more."""
 PER_READ = 8
 """Images that may lie unused for each one that was read: the window doubles every eighth read."""
-NEAR = 8
-"""A read counts as the next one in an order when it is one of so many behind another one."""
+NEAR = 6
+"""A read counts as the next one in an order when it is one of so many behind the last one."""
 RECENT = 8
-"""Reads that it may be behind: several processes read in one order, each at a place of its own."""
-CERTAIN = 4
-"""Reads in a row that decide an order."""
+"""Reads of which it may be right behind one: several processes read in one order, each at a place of its own."""
+CERTAIN = 5
+"""Reads in a row that decide an order. Of a hundred images in no order so many agree by chance once in 20,000."""
+LAG = 64
+"""Images by which a process may be behind another one. What is left out is given up so much later."""
+MODEST = 16
+"""Reads to which their count shrinks where what was fetched ahead is not read."""
 LOOKED_AT = 256
 """Reads in which an order is looked for."""
 PAGE = 24
@@ -39,6 +43,7 @@ class Pattern(Plan):
         self.read_at = 0.0
         """Seconds of the monotonic clock."""
         self._catalog = catalog
+        self._number = 0
         self._recent: deque[ImageRow] = deque(maxlen=RECENT)
         self._agreement = dict.fromkeys(ORDERS, 0)
         self._folders: dict[
@@ -51,6 +56,19 @@ class Pattern(Plan):
         """Images that may lie unused, as far as the reads go."""
         return PER_READ * self.reads if self.reads >= FIRST else 0
 
+    def expect(self, key: int) -> None:
+        """An image will lie ready."""
+        self._number += 1
+        self.ahead.add(key, self._number)
+
+    def use(self, key: int) -> bool:
+        """An image is read that was there; whether it was fetched for that."""
+        mark = self.ahead.take(key)
+        if mark is not None and self.order is not None:  # without one, each may come last
+            passed = self.ahead.give_up(mark - LAG)
+            self.reads = max(min(self.reads, MODEST), self.reads - passed)
+        return mark is not None
+
     def read(self, image: ImageRow) -> None:
         """An image is read that a reader waits for, or that was fetched ahead."""
         self.reads += 1
@@ -58,14 +76,11 @@ class Pattern(Plan):
         if self.order is None:
             if self.reads <= LOOKED_AT:
                 self._compare(image)
-        else:
-            # Without an order each is as likely as the other to come last: none was passed over.
-            self.reads = max(FIRST, self.reads - self.ahead.count_read())
-            if not self._follows(image):
-                self.order, self._reached, self.reads = None, None, self.reads // 2
-                self._agreement = dict.fromkeys(ORDERS, 0)
-            elif self._reached is None or self._reached.directory != image.directory:
-                self._reached = image
+        elif not self._follows(image):
+            self.order, self._reached, self.reads = None, None, self.reads // 2
+            self._agreement = dict.fromkeys(ORDERS, 0)
+        elif self._reached is None or self._reached.directory != image.directory:
+            self._reached = image
         self._recent.append(image)
 
     def take_whole(self) -> None:
@@ -84,8 +99,9 @@ class Pattern(Plan):
                 return
 
     def _is_next(self, image: ImageRow, order: str) -> bool:
-        before = {row.key for row in self._catalog.next_images(image, order, NEAR, back=True)}
-        return any(row.key in before for row in self._recent)
+        before = [row.key for row in self._catalog.next_images(image, order, NEAR, back=True)]
+        near = bool(self._recent) and self._recent[-1].key in before
+        return near or any(row.key in before[:1] for row in self._recent)
 
     def _follows(self, image: ImageRow) -> bool:
         """Whether an ordered read went on in its order: it was fetched ahead, or is not far."""

@@ -99,7 +99,7 @@ class Prefetch:
     def hit(self, image: ImageRow) -> None:
         """The cache had what a reader opened."""
         pattern = self._patterns.get(image.dataset)
-        expected = pattern is not None and pattern.ahead.use(image.key)
+        expected = pattern is not None and pattern.use(image.key)
         if self._told and self._expected(image, waited=False):
             self.used += 1
         elif expected and pattern is not None:
@@ -115,7 +115,7 @@ class Prefetch:
         pattern = self._patterns.get(image.dataset)
         if pattern is None:
             pattern = self._patterns[image.dataset] = Pattern(self._catalog, image.dataset)
-        pattern.ahead.drop(image.key)
+        pattern.ahead.take(image.key)
         self._read(pattern, image)
 
     def _read(self, pattern: Pattern, image: ImageRow) -> None:
@@ -282,7 +282,7 @@ class Prefetch:
             if row is None or not self._fetcher.is_small(row):
                 yield None
                 continue
-            told.ahead.add(key)
+            told.expect(key)
             yield None if self._fetcher.renew(row) else row
 
     def _next_guessed(self, pattern: Pattern) -> Iterator[ImageRow | None]:
@@ -300,7 +300,7 @@ class Prefetch:
             if row.key in pattern.ahead or not self._fetcher.is_small(row) or self._fetcher.has(row):
                 yield None
                 continue
-            pattern.ahead.add(row.key)
+            pattern.expect(row.key)
             yield row
 
     def _room(self, pattern: Pattern, dataset: DatasetRow, fits: bool) -> int:
@@ -314,8 +314,9 @@ class Prefetch:
         read = {key for key, pattern in self._patterns.items() if now - pattern.read_at <= IDLE}
         for told in self._told.values():
             read |= told.datasets
-        rows = map(self._catalog.dataset, read)
-        return sum(row.total_size for row in rows if row is not None) <= SHARE_ALL * self._limit
+        rows = [row for row in map(self._catalog.dataset, read) if row is not None]
+        taken = sum(row.image_count * self._mean_size([row.key]) for row in rows)
+        return taken <= SHARE_ALL * self._limit
 
     async def _work(self) -> None:
         async for plan, image in self._receive:
@@ -330,7 +331,7 @@ class Prefetch:
             if there:
                 self.fetched += 1
             else:
-                plan.ahead.drop(image.key)
+                plan.ahead.take(image.key)
                 self._wake.set()
 
     def _failed(self, plan: Plan, image: ImageRow, error: PictofsError) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from pictofs.library.ahead import Plan
 
+SLACK = 256
+"""Reads by which an image may come later than its turn: several workers, each in a batch of its own."""
 TRIM = 1 << 16
 """Keys that were taken, after which their memory is given back."""
 REACH = 8192
@@ -39,6 +41,7 @@ class Told(Plan):
         """Whether no more is to come."""
         self.used_at = 0.0
         """Seconds of the monotonic clock at which it was told, or an image of it read, for the last time."""
+        self._reads = 0
         self._keys = array("q")
         self._next = 0
         self._overtaken: list[int] = []
@@ -67,16 +70,21 @@ class Told(Plan):
             self._skip_to(self._next)
         return key
 
+    def expect(self, key: int) -> None:
+        """An image will lie ready. It is given up when twice the reads have passed that were due before it."""
+        self.ahead.add(key, self._reads + 2 * len(self.ahead) + SLACK)
+
     def read(self, key: int, waited: bool) -> bool:
         """An image of one of its datasets is read, `waited`: by a download. Whether it was expected."""
-        expected = self.ahead.use(key)
+        expected = self.ahead.take(key) is not None
         if expected:
             self._overtaken.clear()
         elif waited:
             self._look_ahead(key)
         # At the end of an order what is left out would be waited for: there every read counts.
         if expected or (self.complete and not self.left):
-            self.ahead.count_read()
+            self._reads += 1
+            self.ahead.give_up(self._reads)
         return expected
 
     def _look_ahead(self, key: int) -> None:
