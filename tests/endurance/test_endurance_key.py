@@ -150,10 +150,13 @@ def test_k3_plain_http_to_another_machine_is_refused(mounted: Mounting, server: 
     mount = mounted(server)
     free = mount.root.parent / "free"
     free.mkdir()
-    for url in ("http://example.com", "http://192.0.2.1:80", "http://127.0.0.1.example.com"):
-        for options, environ in ((["--base-url", url], {}), ([], {"PICTOGRAPH_BASE_URL": url})):
-            said = fails(mount, "mount", *options, free, **environ)
-            assert "would get your key unencrypted: write https://" in said
+    near = "http://127.0.0.1.example.com"
+    for options, environ in (
+        (["--base-url", "http://192.0.2.1:80"], {}),
+        ([], {"PICTOGRAPH_BASE_URL": near}),
+    ):
+        said = fails(mount, "mount", *options, free, **environ)
+        assert "would get your key unencrypted: write https://" in said
 
 
 def test_k4_everything_is_closed_to_others(mounted: Mounting, server: StandIn) -> None:
