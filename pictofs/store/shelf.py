@@ -147,8 +147,7 @@ class Shelf:
         try:
             if self._room.holds(place.path):
                 raise Busy(f"{key} was just downloaded")
-            if size is None or size > _INLINE:
-                draft.allocate()
+            draft.allocate()  # or the free space would not show what is on its way
         except BaseException:
             draft.abandon()
             raise
