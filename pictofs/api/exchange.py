@@ -191,9 +191,9 @@ class Exchange:
 
     async def _open(self, name: str, request: httpx.Request, *, safe: bool) -> httpx.Response:
         """The head of a 2xx answer. Raises `_Failed`."""
-        self._meter.sent("api", name)
         try:
-            response = await self._client.send(request, stream=True)
+            with self._meter.ask(name):
+                response = await self._client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise _Failed(self._transport_failure(name, error), again=safe) from error
         self._meter.limits(response.headers, self._clock.wall())

@@ -67,6 +67,8 @@ class Meter:
         """Body bytes received, after decompression."""
         self.errors: Counter[str] = Counter()
         """Failures that left this package, by class name."""
+        self.asking = 0
+        """Requests to the API that are not answered yet: `remaining` does not know of them."""
         self.retries = 0
         self.throttles = 0
         """Answers 429."""
@@ -82,6 +84,16 @@ class Meter:
     def sent(self, host: Host, route: str) -> None:
         """Count one request on its way."""
         self.requests[host, route, _purpose.get()] += 1
+
+    @contextmanager
+    def ask(self, route: str) -> Iterator[None]:
+        """A request to the API is made inside, until the head of its answer is there."""
+        self.sent("api", route)
+        self.asking += 1
+        try:
+            yield
+        finally:
+            self.asking -= 1
 
     def spent(self, purpose: str) -> int:
         """Requests sent to the API for `purpose`, retries included."""
@@ -119,7 +131,7 @@ class Meter:
         if not _yields.get():
             return
         until = self.throttled_until
-        if self.remaining is not None and self.remaining <= self.reserve:
+        if self.remaining is not None and self.remaining - self.asking <= self.reserve:
             until = max(until, self.reset_at)
         if now < until:
             raise Throttled(
