@@ -19,10 +19,11 @@ from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
 from pictofs.api.nonetwork import NoNetwork
 from pictofs.api.storage import Storage
+from pictofs.app.warm import WarmCommand
 from pictofs.clock import SystemClock
 from pictofs.config import MountSettings
 from pictofs.control.place import new_socket
-from pictofs.control.server import ControlServer
+from pictofs.control.server import ControlServer, Handler
 from pictofs.errors import PictofsError, Unauthorized
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
@@ -139,7 +140,10 @@ class _Mount:
         operations = Operations(
             tree, timeout=settings.timeout, uid=settings.uid, gid=settings.gid, umask=settings.umask
         )
-        handlers = {"refresh": _Refresh(library)}
+        handlers: dict[str, Handler] = {
+            "refresh": _Refresh(library),
+            "warm": WarmCommand(library, nursery),
+        }
         await nursery.start(ControlServer(socket, handlers).serve)
         session = Session(operations, settings.mountpoint, allow_other=settings.allow_other)
         try:

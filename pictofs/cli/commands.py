@@ -13,6 +13,7 @@ from pictofs.cli.mount import mount
 from pictofs.cli.refresh import refresh
 from pictofs.cli.status import status
 from pictofs.cli.unmount import unmount
+from pictofs.cli.warm import warm
 
 app = typer.Typer(
     name="pictofs",
@@ -45,5 +46,6 @@ app.command()(mount)
 app.command()(unmount)
 app.command()(status)
 app.command()(refresh)
+app.command()(warm)
 app.command()(demo)
 app.add_typer(cache.app, name="cache")

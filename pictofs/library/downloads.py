@@ -27,6 +27,8 @@ from pictofs.store.shelf import Blob, Busy
 
 SMALL = 8 << 20
 """Bytes up to which a file is awaited in open(); larger ones stream (the kernel caps reads under way at 12)."""
+PIECE = 1 << 20
+"""Bytes of a large file that are looked at in one go while it is fetched."""
 OTHERS_WAIT = 2.0
 """Seconds that a reader waits for a large file that another process downloads, before it reads past the cache."""
 
@@ -61,7 +63,8 @@ class Downloads:
         else:
             self._tally.misses += 1
             self.prefetch.miss(image)
-            content = await self._download(image)
+            with self._tally.wait():
+                content = await self._download(image)
         if content.size != image.known_size:
             try:
                 with suppress(DiskFull):  # the bytes are right all the same
@@ -110,6 +113,10 @@ class Downloads:
         """Whether the shelf has an image, or it is on its way. Inline."""
         return self._flights.is_flying(("image", image.id)) or self._cache.has(self._cache.image_key(image))
 
+    def is_kept(self, image: ImageRow) -> bool:
+        """Whether the shelf has an image. Inline."""
+        return self._cache.has(self._cache.image_key(image))
+
     def renew(self, image: ImageRow) -> bool:
         """The same; one that is there counts as used now, so that it is evicted late. Inline."""
         flying = self._flights.is_flying(("image", image.id))
@@ -130,6 +137,25 @@ class Downloads:
             if not isinstance(result, bytes):
                 return result is None
         raise DiskFull("the disk takes nothing now")
+
+    async def fetch(self, image: ImageRow) -> None:
+        """Fetch an image of any size onto the shelf, with a request of its own where that is the only way.
+
+        Raises DiskFull where it can't be kept, and what keeps it from coming.
+        """
+        if self.is_small(image) and await self.fetch_ahead(image, keyed=True):
+            return
+        # Large, by the listing or in truth: whoever reads it through sees it complete.
+        content = await self._download(image)
+        try:
+            if not isinstance(content, PassThrough):
+                offset = 0
+                while offset < content.size:
+                    offset += len(await content.read(offset, PIECE))
+        finally:
+            content.close()
+        if not self.is_kept(image):
+            raise DiskFull("the cache can't take it")
 
     async def _small(
         self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False, keyed: bool = True

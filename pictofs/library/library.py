@@ -73,24 +73,25 @@ class Library:
         self.changes = Changes()
         self.tally = Tally()
         self.reach = Reach(clock)
-        self._clock, self._meter, self._shelf = clock, meter, shelf
-        self._images = ImageTable(catalog.database)
+        self.clock, self.meter, self._shelf = clock, meter, shelf
+        self.cache_size = cache_size
+        self.images = ImageTable(catalog.database)
         flights = Flights(nursery)
-        self._urls = UrlBook(api, flights, clock)
-        source = Source(api, storage, self._urls, clock, max_retries)
+        self.urls = UrlBook(api, flights, clock)
+        source = Source(api, storage, self.urls, clock, max_retries)
         self.listing = Listing(
-            api, catalog, self._images, flights, self.reach, self.changes, clock, ttl, frozen=frozen
+            api, catalog, self.images, flights, self.reach, self.changes, clock, ttl, frozen=frozen
         )
         self._disk = Disk()
-        cache = Cache(shelf, self._disk, clock, server)
+        self.cache = cache = Cache(shelf, self._disk, clock, server)
 
         def prefetcher(downloads: Downloads) -> Prefetch:
             return Prefetch(catalog, downloads, self.listing.all_images, clock, prefetch, cache_size)
 
         self.downloads = Downloads(
-            source, cache, catalog, self._images, flights, nursery, self.tally, clock, prefetcher
+            source, cache, catalog, self.images, flights, nursery, self.tally, clock, prefetcher
         )
-        self.notes = Notes(api, cache, self._images, flights, self.tally, clock)
+        self.notes = Notes(api, cache, self.images, flights, self.tally, clock)
         self.exports = Exports(
             api,
             storage,
@@ -118,14 +119,14 @@ class Library:
                 return await task()
             except Exception:
                 log.exception("%s failed in a way that should not happen; please report this", task)
-            await self._clock.sleep(RESTART_AFTER)
+            await self.clock.sleep(RESTART_AFTER)
 
     async def tend(self) -> None:
         """Housekeeping for as long as the mount lives: the ledger after crashes, recency, ended streams."""
         with suppress(PictofsError):  # the first download tells the user
             await trio.to_thread.run_sync(self._shelf.recount)
         while True:
-            await self._clock.sleep(TEND_EVERY)
+            await self.clock.sleep(TEND_EVERY)
             self.downloads.sweep_streams()
             await trio.to_thread.run_sync(self._shelf.flush_uses)
 
@@ -151,14 +152,14 @@ class Library:
         listed = [row for row in rows if row.listed_signature is not None]
         for row in rows:
             if row.listed_signature is None:  # an open file keeps its entry: these are told one by one
-                self.changes.tell(await trio.to_thread.run_sync(self._images.entries, row.key))
+                self.changes.tell(await trio.to_thread.run_sync(self.images.entries, row.key))
         for row in listed:
             await self.listing.all_images(row.key)
         return len(listed)
 
     def status(self, cache_dir: Path) -> dict[str, Any]:
         """Everything worth telling an operator, JSON-ready."""
-        meter = self._meter.snapshot()
+        meter = self.meter.snapshot()
         by_host = dict.fromkeys(("api", "storage"), 0)
         by_route: dict[str, int] = {}
         for entry in meter["requests"]:

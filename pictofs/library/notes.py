@@ -51,7 +51,8 @@ class Notes:
         for tell in self.on_miss:
             tell(image)
         try:
-            data, version = await self._fetched(image)
+            with self._tally.wait():
+                data, version = await self._fetched(image)
         except AWAY:
             # The old version is better than none.
             old = image.note_size is not None

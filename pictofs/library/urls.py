@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pictofs.api.client import Api
@@ -104,13 +105,35 @@ class UrlBook:
         if batch is not None and batch.urls.pop(image.id, None) is not None:
             batch.refused += 1
 
+    def price(
+        self, dataset: DatasetRow, missing: Mapping[str, int], there: Mapping[str, int]
+    ) -> tuple[int, int]:
+        """Requests that fetching images takes: for batches, and, at most, for images that no batch names.
+
+        `missing`: how many are to be fetched, by status. `there`: how many the dataset has.
+        """
+        batches = alone = 0
+        for partition in {self._partition_of(dataset, status) for status in missing}:
+            status = partition[1]
+            wanted = sum(missing.values()) if status is None else missing[status]
+            if status not in (None, *STATUSES):
+                alone += wanted
+                continue
+            batches += self._good_batch(partition) is None
+            if status is not None:
+                alone += min(wanted, max(0, there.get(status, 0) - BATCH))
+        return batches, alone
+
     def forget(self, dataset: int) -> None:
         """Drop a dataset's URLs."""
         for partition in [partition for partition in self._batches if partition[0] == dataset]:
             del self._batches[partition]
 
     def _partition(self, dataset: DatasetRow, image: ImageRow) -> tuple[int, str | None]:
-        return dataset.key, image.status if dataset.image_count > BATCH else None
+        return self._partition_of(dataset, image.status)
+
+    def _partition_of(self, dataset: DatasetRow, status: str) -> tuple[int, str | None]:
+        return dataset.key, status if dataset.image_count > BATCH else None
 
     async def _fetch(self, dataset: DatasetRow, partition: tuple[int, str | None]) -> None:
         rows = await self._api.download_items(dataset.id, status=partition[1], limit=BATCH)

@@ -166,6 +166,13 @@ class ImageTable:
             )
             return [entry for row in map(ImageRow._make, rows) for entry in _entries(row)]
 
+    def count_by_status(self, dataset: int) -> dict[str, int]:
+        """How many images of a dataset the catalog has, by status."""
+        scope = "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+        with self._database.write() as db:
+            sql = f"SELECT status, count(*) FROM image WHERE {scope} GROUP BY status"
+            return dict(db.execute(sql, (dataset,)))
+
     def doubt_note(self, key: int) -> None:
         """An annotation file may have changed: the next open fetches it again."""
         with self._database.write() as db:

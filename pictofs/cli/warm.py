@@ -1,0 +1,129 @@
+"""`pictofs warm`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pictofs.app import mounts
+from pictofs.cli.refresh import control_socket
+from pictofs.cli.warm_view import BarView, Facts, JsonView, LineView, View, dropped, found, outcome, plan
+from pictofs.control.client import request
+from pictofs.errors import Invalid, NoSuchEntry
+
+ANSWER_SECONDS = 60.0
+"""How long the mount may say nothing. It tells its progress four times a second."""
+
+
+def warm(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(metavar="PATH...", show_default=False, help="Datasets, folders or files in a mount."),
+    ],
+    images: Annotated[bool, typer.Option("--images", metavar="", help="Only images.")] = False,
+    annotations: Annotated[
+        bool, typer.Option("--annotations", metavar="", help="Only annotations: one API request each.")
+    ] = False,
+    status: Annotated[
+        str | None,
+        typer.Option(metavar="STATUS", help="Only images of this status: new, annotate, review, complete."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="SPLIT", help="Only images of this split: train, val, test.")
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, max=24, help="Downloads at once.")] = 16,
+    bulk_annotations: Annotated[
+        bool,
+        typer.Option(
+            "--bulk-annotations",
+            metavar="",
+            help="Fetch annotations by one export archive of each dataset. Needs the role member.",
+        ),
+    ] = False,
+    no_wait: Annotated[
+        bool,
+        typer.Option("--no-wait", metavar="", help="End with exit code 8 when the request budget is spent."),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", metavar="", help="List, and say what would be fetched and what it costs."),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", metavar="", help="Fetch nothing; exit with 1 unless everything is cached."),
+    ] = False,
+    evict: Annotated[
+        bool, typer.Option("--evict", metavar="", help="Drop it from the cache instead.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print progress and result as JSON, an object a line.")
+    ] = False,
+) -> int:
+    """Fetch everything below PATH into the cache, so that reading it needs no server.
+
+    Goes on where an earlier run ended. Ctrl-C ends it and keeps what has come. Programs that read meanwhile go first.
+    Exits with 0 only when everything is there.
+    """
+    if dry_run + check + evict > 1:
+        raise Invalid("--dry-run, --check and --evict exclude each other")
+    message: Facts = {
+        "op": "warm",
+        "mode": "evict" if evict else "look" if dry_run or check else "fetch",
+        "kinds": _kinds(images, annotations),
+        "status": status,
+        "split": split,
+        "workers": workers,
+        "bulk": bulk_annotations,
+        "wait": not no_wait,
+    }
+    incomplete = False
+    for mount, below in _by_mount(paths).items():
+        view = _view(as_json)
+        answers = request(control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS)
+        try:
+            for result in answers:
+                if "failures" not in result:
+                    if not result.get("done"):
+                        view.show(result)
+                    continue
+                view.close()
+                incomplete |= message["mode"] != "evict" and not dry_run and result["missing"] > 0
+                if as_json:
+                    view.show(result)
+                    continue
+                say = plan if dry_run else found if check else dropped if evict else outcome
+                print("\n".join(say({**result, "path": str(mount)})), flush=True)
+        except KeyboardInterrupt:
+            view.close()
+            print("stopped: what has come stays, and the same command goes on from there", file=sys.stderr)
+            raise
+        finally:
+            view.close()
+    return int(incomplete)
+
+
+def _view(as_json: bool) -> View:
+    if as_json:
+        return JsonView()
+    return BarView() if sys.stderr.isatty() else LineView()
+
+
+def _kinds(images: bool, annotations: bool) -> list[str] | None:
+    named = {"images": images, "annotations": annotations}
+    return [kind for kind, wanted in named.items() if wanted] or None
+
+
+def _by_mount(paths: Iterable[Path]) -> dict[Path, list[str]]:
+    """The paths below each mount point."""
+    found: dict[Path, list[str]] = {}
+    for each in paths:
+        path = mounts.resolve(each)
+        mount = mounts.mount_of(path)
+        if mount is None or not mount.ours:
+            raise NoSuchEntry(f"{path} lies in no pictofs mount")
+        found.setdefault(mount.path, []).append(str(path.relative_to(mount.path)))
+    return found

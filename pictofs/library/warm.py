@@ -1,0 +1,303 @@
+"""Fetches everything below some paths, so that nothing is left to wait for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+import trio
+
+from pictofs.api.meter import background, owed
+from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Throttled
+from pictofs.library.export import REQUESTS as EXPORT_REQUESTS
+from pictofs.library.library import Library
+from pictofs.library.pace import Pace
+from pictofs.library.reach import AWAY
+from pictofs.library.scope import Choice, Item, Scope
+from pictofs.library.survey import Survey, seconds_of_budget, survey
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+PURPOSE = "warm"
+STEADFAST = 4
+"""One in so many workers goes on while readers wait for the server: a training must not stop the rest for good."""
+GIVE_WAY = 0.01
+"""Seconds between two looks at whether readers still wait."""
+UNSTATED = 60.0
+"""Seconds of rest after a throttle that does not say how long."""
+NAP = 15.0
+"""Seconds slept at once while the budget is spent."""
+AWAY_MOST = 20
+"""Files in a row that the server did not answer for, after which it counts as gone."""
+RESTS_MOST = 5
+"""Rests in a row without a file that came, where there is budget left."""
+TOLD = 1000
+"""Failures that are told one by one."""
+
+State = Literal["listing", "looking", "exporting", "fetching", "waiting", "done"]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be fetched, and how."""
+
+    paths: tuple[tuple[str, ...], ...] = ((),)
+    """Each in parts, from the mount point on."""
+    choice: Choice = field(default_factory=Choice)
+    workers: int = 16
+    bulk: bool = False
+    """Whether annotations may come by exports."""
+    wait: bool = True
+    """Whether to wait when the request budget is spent, and not end."""
+
+
+class Warm:
+    """One run. `look`, `fetch` or `evict` is the work of a task of its own; the rest may be asked meanwhile."""
+
+    def __init__(self, library: Library, wish: Wish) -> None:
+        self._library, self._wish = library, wish
+        self._scope = Scope(library.catalog, wish.choice)
+        self._cancel = trio.CancelScope()
+        self._state: State = "listing"
+        self._before = library.meter.spent(PURPOSE)
+        self._survey = Survey()
+        self._landed = self._landed_bytes = self._failed = self._evicted = 0
+        self._away = self._rests = 0
+        self._failures: list[dict[str, str]] = []
+        self._until = 0.0
+        self._notice: str | None = None
+        self.finished = trio.Event()
+        self.error: Exception | None = None
+        """What ended the run early."""
+
+    # What can be asked.
+
+    @property
+    def missing(self) -> int:
+        """Files that are not there."""
+        return self._survey.missing - self._landed
+
+    def progress(self) -> dict[str, Any]:
+        """How far it is, JSON-ready."""
+        now = self._library.clock.wall()
+        images = self._survey.images
+        return {
+            "state": "waiting" if self._until > now and not self.finished.is_set() else self._state,
+            "files": self._survey.files,
+            "files_done": self._survey.files - self.missing,
+            "bytes": images.bytes,
+            "bytes_done": images.bytes_present + self._landed_bytes,
+            "failed": self._failed,
+            "requests": self._library.meter.spent(PURPOSE) - self._before,
+            "until": self._until if self._until > now else None,
+            "notice": self._notice,
+        }
+
+    def result(self) -> dict[str, Any]:
+        """How it ended, JSON-ready."""
+        meter, price = self._library.meter, self._survey.price
+        return {
+            **self.progress(),
+            **self._survey.shown(),
+            "missing": self.missing,
+            "fits": self._fits,
+            "evicted": self._evicted,
+            "failures": self._failures,
+            "budget": {
+                "limit": meter.limit,
+                "remaining": meter.remaining,
+                "reserve": meter.reserve,
+                "seconds": seconds_of_budget(meter, price.total, self._library.clock.wall()),
+            },
+        }
+
+    @property
+    def _fits(self) -> bool:
+        # What is there is in use: it would be evicted for the rest, and the rest for it.
+        survey = self._survey
+        return survey.bytes_missing + survey.images.bytes_present <= self._library.cache_size
+
+    def cancel(self) -> None:
+        """End the run where it is; what has landed stays."""
+        self._cancel.cancel()
+
+    # What it does.
+
+    async def look(self) -> None:
+        """List, and count what is there and what is missing."""
+        async with self._running():
+            await self._look(ask=True)
+
+    async def fetch(self) -> None:
+        """Fetch what is missing."""
+        async with self._running():
+            await self._look(ask=True)
+            self._check_room()
+            if self._wish.bulk:
+                await self._export()
+            self._state = "fetching"
+            await self._fetch_files()
+            await self._survey_again()  # others may have fetched, or evicted, meanwhile
+
+    async def evict(self) -> None:
+        """Drop from the cache what is there, as far as it is listed."""
+        async with self._running():
+            await self._look(ask=False)
+            cache = self._library.cache
+            for key in self._scope.parts:
+                for page in self._scope.pages(key):
+                    images = [cache.image_key(row) for kind, row in page if kind == "images"]
+                    notes = [
+                        cache.note_key(row)
+                        for kind, row in page
+                        if kind == "annotations" and row.note_crc is not None
+                    ]
+                    self._evicted += await cache.disk.call(_remove, cache.shelf.remove, images + notes)
+
+    @asynccontextmanager
+    async def _running(self) -> AsyncIterator[None]:
+        """Keep what goes wrong for whoever asks: nothing of it may end the mount."""
+        try:
+            with self._cancel, background(PURPOSE):
+                yield
+        except PictofsError as error:
+            self.error = self.error or error
+        except Exception as error:
+            self.error = error
+        finally:
+            self._state = "done"
+            self.finished.set()
+
+    async def _look(self, *, ask: bool) -> None:
+        listing = self._library.listing
+        for path in self._wish.paths:
+            await self._patiently(partial(self._admitted, partial(self._scope.add, path, listing)))
+        if ask:
+            for key in self._scope.parts:
+                await self._patiently(partial(self._admitted, partial(self._scope.bring, key, listing)))
+        await self._survey_again()
+
+    async def _admitted(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Begin a listing only while there is budget to spare, and then end it: readers may wait for it, too."""
+        self._library.meter.admit(self._library.clock.wall())
+        with owed():
+            await work()
+
+    async def _survey_again(self) -> None:
+        self._state = "looking"
+        self._survey = await survey(self._library, self._scope, bulk=self._wish.bulk)
+        self._landed = self._landed_bytes = 0
+
+    def _check_room(self) -> None:
+        if not self._fits:
+            raise DiskFull(
+                f"{self._survey.bytes_missing} bytes are missing and the cache holds {self._library.cache_size} "
+                "at most: name less, or mount with a larger --cache-size"
+            )
+
+    async def _export(self) -> None:
+        self._state = "exporting"
+        for key, missing in self._survey.unfetched.items():
+            if missing <= EXPORT_REQUESTS:
+                continue
+            try:
+                fetch = partial(self._library.exports.fetch, key, self._wish.choice.status)
+                await self._patiently(fetch)
+            except (Throttled, DiskFull):
+                raise
+            except PictofsError as error:
+                self._notice = f"annotations come one by one, their export failed: {error}"
+        await self._survey_again()
+
+    async def _fetch_files(self) -> None:
+        send, receive = trio.open_memory_channel[Item](0)
+        pace = Pace()
+        async with trio.open_nursery() as nursery:
+            for number in range(self._wish.workers):
+                nursery.start_soon(self._work, number, receive.clone(), pace)
+            async with send:
+                receive.close()
+                for key in self._scope.parts:
+                    for page in self._scope.pages(key):
+                        for item in page:
+                            if not self._is_there(item):
+                                await send.send(item)
+                                await pace.feel()
+                        await trio.lowlevel.checkpoint()
+
+    def _is_there(self, item: Item) -> bool:
+        if item.kind == "images":
+            return self._library.downloads.is_kept(item.image)
+        return self._library.notes.has(item.image)
+
+    async def _work(self, number: int, items: trio.MemoryReceiveChannel[Item], pace: Pace) -> None:
+        async with items:
+            async for item in items:
+                while number % STEADFAST and self._library.tally.waiting:
+                    await self._library.clock.sleep(GIVE_WAY)
+                try:
+                    async with pace.limiter:
+                        await self._patiently(partial(self._fetch, item))
+                except PictofsError as error:
+                    self._fail(item, error)
+
+    async def _fetch(self, item: Item) -> None:
+        # As it is now: it may have waited for long.
+        image = self._library.catalog.image(item.image.key)
+        if image is None:
+            raise NoSuchEntry("the image is gone")
+        if item.kind == "images":
+            await self._library.downloads.fetch(image)
+            self._landed_bytes += image.known_size or 0
+        else:
+            await self._library.notes.fetch(image)
+            now = self._library.catalog.image(image.key)
+            if now is not None and not self._library.notes.has(now):
+                raise DiskFull("the cache takes no more")
+        self._landed += 1
+        self._away = self._rests = 0
+
+    def _fail(self, item: Item, error: PictofsError) -> None:
+        self._away = self._away + 1 if isinstance(error, AWAY) else 0
+        if isinstance(error, (DiskFull, Throttled)) or self._away >= AWAY_MOST:
+            self.error = self.error or error
+            self._cancel.cancel()
+            return
+        self._failed += 1
+        if len(self._failures) < TOLD:
+            self._failures.append({"path": self._scope.path_of(item), "error": str(error)})
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work`, after the budget has room for it where that is waited for."""
+        clock = self._library.clock
+        while True:
+            while (left := self._until - clock.wall()) > 0:
+                await clock.sleep(min(left, NAP))
+            try:
+                return await work()
+            except Throttled as error:
+                if not self._wish.wait:
+                    raise
+                self._rests += 1
+                if self._rests > RESTS_MOST and not self._is_spent():
+                    raise
+                wait = UNSTATED if error.retry_after is None else max(1.0, error.retry_after)
+                log.info("warming waits for %.0f s: %s", wait, error)
+                self._until = max(self._until, clock.wall() + wait)
+
+    def _is_spent(self) -> bool:
+        """Whether it is the request budget that is waited for, which comes back, and not a server that fails."""
+        try:
+            self._library.meter.admit(self._library.clock.wall())
+        except Throttled:
+            return True
+        return False
+
+
+def _remove(remove: Callable[[str], bool], keys: list[str]) -> int:
+    return sum(map(remove, keys))

@@ -1,0 +1,242 @@
+"""`pictofs warm` on real mounts of the stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Mounting, Serving
+from mounting import Mount, Spent, expected, files_below
+
+from standin import Spec
+from standin.faults import Fault, Match, error
+from standin.spec import DatasetSpec
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
+
+SMALL = Spec((DatasetSpec("small", images=30, size=5000, directories=3),))
+
+
+def start(mount: Mount, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pictofs", "warm", *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=mount.environ, stdout=pipe, stderr=pipe, text=True, **options)
+
+
+def warm(mount: Mount, *arguments: str | Path) -> tuple[int, str, str]:
+    process = start(mount, *arguments)
+    out, err = process.communicate(timeout=90)
+    assert "Traceback" not in err
+    assert mount.key not in out + err
+    return process.returncode, out, err
+
+
+def objects(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_everything_lands_and_is_read_without_a_request(mounted: Mounting, serving: Serving) -> None:
+    server = serving(SMALL)
+    mount = mounted(server)
+    folder = mount.datasets / "small"
+    code, out, _ = warm(mount, folder)
+    assert code == 0
+    assert re.search(r"60 of 60 files, 150 kB of 150 kB of images, 33 API requests$", out.strip())
+    before = Spent(server)
+    assert files_below(folder) == expected(server, server.organization["small"])
+    assert before.all == []
+    code, out, _ = warm(mount, "--check", mount.root)
+    assert (code, out) == (0, f"{mount.root}: all 60 files are cached\n")
+    code, out, _ = warm(mount, folder)
+    assert (code, "0 API requests" in out) == (0, True)
+
+
+def test_dry_run_then_run(mounted: Mounting, serving: Serving) -> None:
+    server = serving(SMALL)
+    mount = mounted(server)
+    code, out, _ = warm(mount, "--dry-run", mount.datasets)
+    assert code == 0
+    assert "images: 30 files, 30 missing, 150 kB" in out
+    assert "annotations: 30 files, 30 missing" in out
+    assert "requests: 31 (1 for signed URLs, 30 for annotations)" in out
+    assert "it allows all of them now" in out
+    before = Spent(server)
+    assert warm(mount, mount.datasets)[0] == 0
+    assert len(before.api) == 31
+
+
+def test_json(mounted: Mounting, serving: Serving) -> None:
+    mount = mounted(serving(SMALL))
+    code, out, err = warm(mount, "--json", "--images", mount.datasets / "small/annotations/part-001")
+    assert (code, err) == (0, "")
+    *progress, result = objects(out)
+    assert all(each["state"] in {"listing", "looking", "fetching", "done"} for each in progress)
+    assert (result["state"], result["files"], result["missing"], result["failures"]) == ("done", 10, 0, [])
+
+
+def test_check_and_evict(mounted: Mounting, serving: Serving) -> None:
+    server = serving(SMALL)
+    mount = mounted(server)
+    folder = mount.datasets / "small"
+    code, out, _ = warm(mount, "--check", folder)
+    assert (code, "60 of 60 files are missing" in out) == (1, True)
+    warm(mount, folder)
+    code, out, _ = warm(mount, "--evict", folder / "images")
+    assert (code, "dropped 30 files" in out) == (0, True)
+    code, out, _ = warm(mount, "--check", folder)
+    assert (code, "30 of 60 files are missing" in out, "images: 30 files, 30 missing" in out) == (
+        1,
+        True,
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["datasets/no"], 4),
+        ([".pictofs"], 6),
+        (["datasets", "--check", "--evict"], 6),
+        (["datasets", "--workers", "0"], 6),
+    ],
+)
+def test_what_can_t_be_done(mounted: Mounting, serving: Serving, arguments: list[str], code: int) -> None:
+    mount = mounted(serving(SMALL))
+    path, *options = arguments
+    got, out, err = warm(mount, mount.root / path, *options)
+    assert (got, out, err.count("\n")) == (code, "", 1), err
+
+
+def test_a_path_outside_of_any_mount(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
+    mount = mounted(serving(SMALL))
+    assert warm(mount, tmp_path)[0] == 4
+
+
+def test_failures_are_told_at_the_end(mounted: Mounting, serving: Serving) -> None:
+    server = serving(SMALL)
+    mount = mounted(server)
+    lost = list(server.organization["small"].images.values())[4]
+    fault = server.faults.add(Fault(on=Match(path=lost.id), do=error(404, "not_found")))
+    code, out, _ = warm(mount, "--images", mount.datasets)
+    assert code == 1
+    assert f"datasets/small/images{lost.directory_path}/{lost.filename}: " in out
+    assert "29 of 30 files" in out
+    server.faults.remove(fault)
+    assert warm(mount, mount.datasets)[0] == 0
+
+
+def test_a_spent_budget_ends_it_with_8(mounted: Mounting, serving: Serving) -> None:
+    server = serving(SMALL, hourly_limit=65)
+    mount = mounted(server)
+    code, out, err = warm(mount, "--no-wait", mount.datasets)
+    assert code == 8
+    assert "kept for interactive use" in err
+    assert re.search(r" of 60 files", out)
+    # A person's own reads still pass.
+    assert (mount.datasets / "small/annotations/part-000/image-000000.jpg.json").read_bytes()
+
+
+def test_it_says_until_when_it_waits(mounted: Mounting, serving: Serving) -> None:
+    server = serving(SMALL, hourly_limit=65)
+    mount = mounted(server)
+    process = start(mount, mount.datasets)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if re.match(r"waiting for the request budget until \d\d:\d\d:\d\d: ", line):
+            break
+    else:
+        raise AssertionError("it did not wait")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+
+
+def test_ctrl_c_ends_the_mount_s_side_too(mounted: Mounting, serving: Serving) -> None:
+    server = serving(Spec.uniform(images=2000, size=500), storage_latency=0.05)
+    mount = mounted(server)
+    process = start(mount, "--images", "--workers", "4", "--json", mount.datasets)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["files_done"] > 20:
+            break
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    time.sleep(1.5)
+    before = Spent(server)
+    time.sleep(0.5)
+    assert before.all == []
+    code, out, _ = warm(mount, "--images", "--json", mount.datasets)
+    result = objects(out)[-1]
+    assert (code, result["missing"]) == (0, 0)
+    assert len(server.log.requests(host="storage")) <= 2005
+
+
+def test_a_bar_on_a_terminal(mounted: Mounting, serving: Serving) -> None:
+    mount = mounted(serving(SMALL, storage_latency=0.2))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pictofs", "warm", "--workers", "2", str(mount.datasets)],
+        env=mount.environ | {"TERM": "xterm", "COLUMNS": "150"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    os.close(ours)
+    assert process.wait(30) == 0
+    text = shown.decode()
+    assert "fetching" in text
+    assert "━" in text
+    assert "60 of 60 files" in text
+
+
+def test_bulk_annotations(mounted: Mounting, serving: Serving) -> None:
+    server = serving(Spec.uniform(images=500, size=500, directories=3))
+    mount = mounted(server, key=server.keys["admin"])
+    before = Spent(server)
+    code, out, _ = warm(mount, "--annotations", "--bulk-annotations", mount.datasets)
+    assert code == 0
+    assert "500 of 500 files" in out
+    assert len(before.api) <= 9
+    assert server.organization.exports == {}
+    folder = mount.datasets / "dataset-0/annotations"
+    files = {f"annotations/{name}": data for name, data in files_below(folder).items()}
+    everything = expected(server, server.organization["dataset-0"])
+    assert files == {name: data for name, data in everything.items() if name.startswith("annotations/")}
+    assert len(before.api) <= 9
+
+
+def test_reads_in_bulk(mounted: Mounting, serving: Serving) -> None:
+    """`--bulk-annotations` of the mount: after three reads the rest comes by an export."""
+    server = serving(Spec.uniform(images=500, size=500))
+    mount = mounted(server, "--bulk-annotations", "export", "--prefetch", "off", key=server.keys["member"])
+    folder = mount.datasets / "dataset-0/annotations"
+    names = sorted(os.listdir(folder))
+    for name in names[:3]:
+        (folder / name).read_bytes()
+    end = time.monotonic() + 20
+    while warm(mount, "--check", folder)[0] and time.monotonic() < end:
+        time.sleep(0.2)
+    before = Spent(server)
+    for name in names:
+        (folder / name).read_bytes()
+    assert before.api == []
+    fetched = server.log.requests(host="api", route="/annotations/{image_id:uuid}/file")
+    assert len(fetched) == 4

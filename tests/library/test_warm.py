@@ -1,0 +1,433 @@
+"""Warming: exact requests, everything there afterwards, and a fitting end whatever the server does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import trio
+from rig import Mount, Rig, expected
+
+from pictofs.errors import DiskFull, Invalid, NoSuchEntry, Offline, PictofsError, ServerFault, Throttled
+from pictofs.library.scope import Choice
+from pictofs.library.warm import Warm, Wish
+from standin import Organization, Spec, StandIn
+from standin.faults import Corrupt, Delay, Fault, Hang, Match, Reset, error, throttled
+from standin.records import Image
+from standin.spec import DatasetSpec
+
+FILE, BATCH = "GET /annotations/{image_id:uuid}/file", "GET /datasets/{dataset}/download"
+LISTING = ["GET /datasets/", "GET /directories/{dataset}/tree", "GET /datasets/{dataset}"]
+ALL: tuple[tuple[str, ...], ...] = (("datasets", "small"),)
+
+
+@pytest.fixture
+def standin() -> Iterator[StandIn]:
+    """Thirty images, in three directories of `small`."""
+    with StandIn(Spec((DatasetSpec("small", images=30, size=500, directories=3),))) as running:
+        yield running
+
+
+def images(rig: Rig) -> list[Image]:
+    return list(rig.standin.organization["small"].images.values())
+
+
+async def warm(mount: Mount, *paths: tuple[str, ...], mode: str = "fetch", **wish: Any) -> Warm:
+    """A run, to its end."""
+    choice = Choice(**{name: wish.pop(name) for name in ("kinds", "status", "split") if name in wish})
+    run = Warm(mount.library, Wish(paths or ALL, choice, **wish))
+    await getattr(run, mode)()
+    return run
+
+
+async def landed(mount: Mount, *paths: tuple[str, ...], **wish: Any) -> dict[str, Any]:
+    """A run in which everything landed; its result."""
+    run = await warm(mount, *paths, **wish)
+    result = run.result()
+    assert run.error is None
+    assert (result["missing"], result["failed"], result["failures"]) == (0, 0, [])
+    assert result["files_done"] == result["files"]
+    return result
+
+
+async def all_read(mount: Mount, rig: Rig) -> None:
+    """Everything is right and needs no request."""
+    mount.forget_log()
+    assert await mount.walk() == {**expected(rig.standin), "/datasets/small": None}
+    assert mount.asked == []
+    assert mount.standin.log.requests("storage") == []
+
+
+# What it costs.
+
+
+async def test_a_dataset_costs_its_listing_one_batch_and_its_annotations(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        result = await landed(mount)
+        assert sorted(mount.asked) == sorted([*LISTING, BATCH, *[FILE] * 30])
+        assert result["requests"] == 34
+        assert (result["files"], result["bytes"], result["bytes_done"]) == (60, 15_000, 15_000)
+        await all_read(mount, rig)
+        again = await landed(mount)
+        assert (again["requests"], again["files_done"]) == (0, 60)
+    async with rig.mount() as mount:
+        await landed(mount)
+        assert mount.asked == []
+        await all_read(mount, rig)
+
+
+async def test_12_500_images_of_mixed_status_cost_8_requests(rig: Rig) -> None:
+    with StandIn(Spec.uniform(images=12_500, size=100, directories=3)) as standin:
+        rig = Rig(standin, rig.cache)
+        async with rig.mount() as mount:
+            planned = await warm(mount, ("datasets",), mode="look", kinds={"images"})
+            assert planned.result()["requests_needed"] == {
+                "urls": 4,
+                "images": 0,
+                "annotations": 0,
+                "total": 4,
+            }
+            assert sorted(mount.asked) == sorted([*LISTING, LISTING[2]])
+            await landed(mount, ("datasets",), kinds={"images"})
+            assert len(mount.asked) == 8
+
+
+@pytest.mark.parametrize("role", ["member", "admin"])
+async def test_5_000_annotations_in_bulk_cost_at_most_20_requests(rig: Rig, role: str) -> None:
+    with StandIn(Spec.uniform(images=5000, size=100, directories=7)) as standin:
+        rig = Rig(standin, rig.cache)
+        async with rig.mount(key=standin.keys[role]) as mount:
+            result = await landed(mount, ("datasets",), kinds={"annotations"}, bulk=True)
+            assert result["requests"] == len(mount.asked) == 9
+            assert len(standin.organization.exports) == (role == "member")
+            mount.forget_log()
+            await landed(mount, ("datasets",), kinds={"annotations"})
+            assert mount.asked == []
+
+
+async def test_a_viewer_s_annotations_come_one_by_one(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        result = await landed(mount, bulk=True)
+        assert "export failed" in result["notice"]
+        assert mount.asked.count(FILE) == 30
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_the_price_is_what_it_then_costs(rig: Rig, bulk: bool) -> None:
+    async with rig.mount(key=rig.standin.keys["admin"]) as mount:
+        await mount.read("/datasets/small/images/part-000/image-000000.jpg")
+        await mount.read("/datasets/small/annotations/part-000/image-000003.jpg.json")
+        price = (await warm(mount, mode="look", bulk=bulk)).result()
+        assert price["images"] == {
+            "files": 30,
+            "missing": 29,
+            "bytes": 15_000,
+            "bytes_missing": 14_500,
+            "unsized": 0,
+        }
+        mount.forget_log()
+        result = await landed(mount, bulk=bulk)
+        assert (
+            result["requests"] == len(mount.asked) == price["requests_needed"]["total"] == (7 if bulk else 30)
+        )
+
+
+async def test_each_run_counts_its_own_requests_and_no_reader_s(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await mount.read("/datasets/small/annotations/part-000/image-000003.jpg.json")
+        assert (await landed(mount, ("datasets", "small", "annotations"))).get("requests") == 30
+
+
+# Which files.
+
+
+@pytest.mark.parametrize(
+    ("path", "wish", "files"),
+    [
+        ((), {}, 60),
+        (("datasets",), {}, 60),
+        (("datasets", "small"), {"kinds": {"images"}}, 30),
+        (("datasets", "small", "images"), {}, 30),
+        (("datasets", "small", "annotations"), {}, 30),
+        (("datasets", "small", "images", "part-001"), {}, 10),
+        (("datasets", "small", "annotations", "part-001"), {}, 10),
+        (("datasets", "small", "images", "part-001"), {"kinds": {"annotations", "images"}}, 20),
+        (("datasets", "small", "images", "part-001", "image-000001.jpg"), {}, 1),
+        (("datasets", "small", "annotations", "part-001", "image-000001.jpg.json"), {}, 1),
+        (("datasets", "small", "images", "part-001", "image-000001.jpg"), {"kinds": {"annotations"}}, 1),
+    ],
+    ids=str,
+)
+async def test_paths(rig: Rig, path: tuple[str, ...], wish: dict[str, Any], files: int) -> None:
+    async with rig.mount() as mount:
+        assert (await landed(mount, path, **wish))["files"] == files
+        assert (await landed(mount, path, path, ("datasets", "small"), kinds=set()))["files"] == 0
+
+
+async def test_what_is_named_twice_counts_once(rig: Rig) -> None:
+    top = ("datasets", "small")
+    paths = [
+        top,
+        (*top, "images"),
+        (*top, "images", "part-001"),
+        (*top, "images", "part-001", "image-000001.jpg"),
+    ]
+    async with rig.mount() as mount:
+        assert (await landed(mount, *paths))["files"] == 60
+
+
+@pytest.mark.parametrize("status", ["new", "complete", "nothing-like-that"])
+async def test_a_status(rig: Rig, status: str) -> None:
+    async with rig.mount() as mount:
+        count = sum(image.status == status for image in images(rig))
+        assert (await landed(mount, status=status))["files"] == 2 * count
+
+
+async def test_a_split(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        count = sum(image.split == "train" for image in images(rig))
+        assert 0 < count < 30
+        assert (await landed(mount, split="train", kinds={"images"}))["files"] == count
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (("datasets", "no"), NoSuchEntry),
+        (("datasets", "small", "images", "no"), NoSuchEntry),
+        (("datasets", "small", "images", "no", "no.jpg"), NoSuchEntry),
+        (("datasets", "small", "other"), Invalid),
+        ((".pictofs", "status.json"), Invalid),
+    ],
+)
+async def test_paths_that_hold_nothing(rig: Rig, path: tuple[str, ...], kind: type[PictofsError]) -> None:
+    async with rig.mount() as mount:
+        assert isinstance((await warm(mount, path)).error, kind)
+
+
+async def test_a_large_image_comes_whole(rig: Rig) -> None:
+    organization = Organization()
+    dataset = organization.add_dataset("small")
+    organization.add_image(dataset, "large.bin", size=20_000_000)
+    organization.add_image(dataset, "lied.bin", size=9_000_000, file_size=10)
+    with StandIn(organization) as standin:
+        rig = Rig(standin, rig.cache)
+        async with rig.mount() as mount:
+            await landed(mount)
+            await all_read(mount, rig)
+
+
+# What is there.
+
+
+async def test_check_and_evict(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        assert (await warm(mount, mode="look")).missing == 60
+        await landed(mount)
+        mount.forget_log()
+        assert (await warm(mount, mode="look")).missing == 0
+        gone = await warm(mount, ("datasets", "small", "images", "part-001"), mode="evict")
+        assert gone.result()["evicted"] == 10
+        run = await warm(mount, mode="look")
+        assert (run.missing, run.result()["images"]["missing"]) == (10, 10)
+        assert mount.asked == []
+        assert (await warm(mount, mode="evict")).result()["evicted"] == 50
+        await landed(mount)
+        await all_read(mount, rig)
+
+
+async def test_annotations_in_doubt_are_fetched_again(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await landed(mount)
+        rig.standin.organization.set_annotations(images(rig)[3], [])
+        await mount.library.refresh("small")
+        mount.forget_log()
+        await landed(mount)
+        assert mount.asked.count(FILE) == 30
+        await all_read(mount, rig)
+
+
+async def test_a_cache_that_is_too_small_is_told_before_anything_is_fetched(rig: Rig) -> None:
+    async with rig.mount(cache_size=100_000) as mount:
+        planned = (await warm(mount, mode="look")).result()
+        assert not planned["fits"]
+        mount.forget_log()
+        assert isinstance((await warm(mount)).error, DiskFull)
+        assert mount.asked == []
+
+
+async def test_a_cache_that_fills_ends_the_run(rig: Rig) -> None:
+    for image in images(rig):
+        image.lies = {"file_size": 1}
+    async with rig.mount(cache_size=30 * 4096 + 20_000) as mount:
+        run = await warm(mount, kinds={"images"})
+        assert run.error is None or isinstance(run.error, DiskFull)
+
+
+# Servers that fail.
+
+
+async def test_one_bad_image_is_told_and_the_rest_lands(rig: Rig) -> None:
+    lost = images(rig)[4]
+    async with rig.mount() as mount:
+        rig.fault(error(404, "not_found"), path=lost.id)
+        run = await warm(mount)
+        result = run.result()
+        assert run.error is None
+        assert (result["failed"], result["missing"]) == (2, 2)
+        where = f"{lost.directory_path}/{lost.filename}"
+        assert sorted(each["path"] for each in result["failures"]) == [
+            f"datasets/small/annotations{where}.json",
+            f"datasets/small/images{where}",
+        ]
+        rig.standin.faults.clear()
+        await landed(mount)
+        await all_read(mount, rig)
+
+
+@pytest.mark.parametrize("fault", [error(503), Reset(), Reset(after=100), Corrupt(), throttled(2)], ids=str)
+async def test_faults_now_and_then_are_not_noticed(rig: Rig, fault: Any) -> None:
+    async with rig.mount() as mount:
+        rig.standin.faults.add(Fault(Match("storage"), fault, probability=0.2, seed=3))
+        await landed(mount)
+        await all_read(mount, rig)
+
+
+@pytest.mark.parametrize("fault", [error(503), Reset()], ids=str)
+async def test_a_server_that_is_gone_ends_the_run(rig: Rig, fault: Any) -> None:
+    async with rig.mount(max_retries=0) as mount:
+        await warm(mount, mode="look")
+        rig.fault(fault, "api")
+        run = await warm(mount, kinds={"annotations"})
+        assert isinstance(run.error, (ServerFault, Offline))
+        assert run.result()["missing"] == 30
+        rig.standin.faults.clear()
+        rig.clock.advance(60)
+        await landed(mount)
+
+
+async def test_storage_that_is_gone_ends_the_run(rig: Rig) -> None:
+    async with rig.mount(max_retries=0) as mount:
+        rig.fault(error(500), "storage")
+        run = await warm(mount, kinds={"images"})
+        assert isinstance(run.error, ServerFault)
+
+
+async def test_urls_that_can_t_be_had_end_the_run(rig: Rig) -> None:
+    async with rig.mount(max_retries=0) as mount:
+        rig.fault(error(500), "api", "/datasets/{dataset}/download")
+        run = await warm(mount, kinds={"images"})
+        assert isinstance(run.error, PictofsError)
+
+
+# The budget.
+
+
+async def test_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig) -> None:
+    rig.standin.organization.switches.hourly_limit = 70
+    async with rig.mount() as mount:
+        planned = (await warm(mount, mode="look")).result()
+        assert planned["budget"]["seconds"] > 3000
+        run = await warm(mount, wait=False)
+        assert isinstance(run.error, Throttled)
+        assert run.error.exit_code == 8
+        assert run.result()["until"] is None
+        assert mount.meter.remaining == mount.meter.reserve == 50
+        assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
+
+
+async def test_it_waits_for_the_budget_and_says_until_when(rig: Rig) -> None:
+    rig.standin.organization.switches.hourly_limit = 70
+    async with rig.mount() as mount:
+        run = Warm(mount.library, Wish(ALL))
+        seen = []
+        sleep = rig.clock.sleep
+
+        async def noting(seconds: float) -> None:
+            seen.append(run.progress())
+            await sleep(seconds)
+
+        rig.clock.sleep = noting  # type: ignore[method-assign]
+        await run.fetch()
+        assert run.error is None
+        assert run.missing == 0
+        waiting = [each for each in seen if each["state"] == "waiting"]
+        assert waiting
+        assert all(each["until"] > 0 for each in waiting)
+        assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
+        assert sum(rig.clock.sleeps) > 1800
+
+
+async def test_a_throttle_is_waited_for(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        rig.fault(throttled(300), "api", "/annotations/{image_id:uuid}/file", times=3)
+        await landed(mount)
+        assert sum(rig.clock.sleeps) >= 300
+
+
+async def test_a_throttle_of_storage_is_waited_for(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        rig.fault(throttled(50), "storage", times=3)
+        await landed(mount)
+
+
+def test_seconds_of_budget() -> None:
+    from pictofs.api.meter import Meter
+    from pictofs.library.survey import seconds_of_budget
+
+    meter = Meter()
+    assert seconds_of_budget(meter, 5, 0.0) is None
+    meter.limits(
+        {"x-ratelimit-limit": "1000", "x-ratelimit-remaining": "400", "x-ratelimit-reset": "600"}, 0.0
+    )
+    assert seconds_of_budget(meter, 300, 0.0) == 0
+    assert seconds_of_budget(meter, 301, 0.0) == 600
+    assert seconds_of_budget(meter, 300 + 900, 0.0) == 600
+    assert seconds_of_budget(meter, 300 + 901, 0.0) == 600 + 3600
+    assert seconds_of_budget(meter, 900, 601.0) == 0
+    assert not math.isnan(seconds_of_budget(meter, 10**9, 0.0) or 0)
+
+
+# Others.
+
+
+async def test_a_run_that_is_cancelled_keeps_what_has_come(rig: Rig) -> None:
+    rig.standin.organization.switches.storage_latency = 0.02
+    async with rig.mount() as mount:
+        run = Warm(mount.library, Wish(ALL, Choice(frozenset({"images"})), workers=2))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run.fetch)
+            while run.progress()["files_done"] < 5:  # noqa: ASYNC110 - nothing tells it
+                await trio.sleep(0.005)
+            run.cancel()
+        assert run.finished.is_set()
+        assert 5 <= 30 - run.missing < 30
+        await mount.settle()
+        mount.forget_log()
+        rig.standin.organization.switches.storage_latency = 0
+        await landed(mount)
+        assert len(rig.standin.log.requests("storage")) < 26
+
+
+async def test_readers_go_first(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await warm(mount, mode="look")
+        rig.fault(Hang(), "storage", times=4)
+        with mount.library.tally.wait(), trio.move_on_after(0.5):
+            # The four steadfast ones hang; the others stand aside for the reader that waits.
+            await warm(mount, kinds={"images"}, workers=16)
+        assert len(rig.standin.log.requests("storage")) == 4
+
+
+async def test_a_reader_shares_a_download_under_way(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        rig.fault(Delay(0.2), "storage")
+        path = "/datasets/small/images/part-000/image-000000.jpg"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(landed, mount)
+            await trio.sleep(0.1)
+            await mount.read(path)
+        fetched = [each.path for each in rig.standin.log.requests("storage")]
+        assert len(fetched) == len(set(fetched)) == 30
