@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def request(path: Path, message: Mapping[str, Any], timeout: float) -> Iterator[
         connection.settimeout(timeout)
         try:
             connection.connect(str(path))
-            connection.sendall(json.dumps(message).encode() + b"\n")
+            with suppress(BrokenPipeError):  # refused before it was heard: the reason is there to be read
+                connection.sendall(json.dumps(message).encode() + b"\n")
             for line in connection.makefile("rb"):
                 answer = _parse(line)
                 yield answer
