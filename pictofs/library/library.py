@@ -24,6 +24,7 @@ from pictofs.library.export import Exports
 from pictofs.library.flights import Flights
 from pictofs.library.listing import Listing
 from pictofs.library.notes import Notes
+from pictofs.library.notes_ahead import NOTES, NoteFetcher
 from pictofs.library.prefetch import Mode, Prefetch
 from pictofs.library.reach import Reach
 from pictofs.library.source import Source
@@ -105,11 +106,21 @@ class Library:
             automatic=bulk_annotations,
             bounds=export_bounds,
         )
-        self.notes.on_miss.append(self.exports.missed)
+        self.notes_ahead = Prefetch(
+            catalog,
+            NoteFetcher(catalog, self.notes, self.exports.is_running),
+            self.listing.all_images,
+            clock,
+            "off" if prefetch == "off" else "auto",
+            cache_size,
+            NOTES,
+        )
+        self.notes.on_miss += (self.exports.missed, self.notes_ahead.miss)
+        self.notes.on_hit.append(self.notes_ahead.hit)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start the tasks that live as long as the library."""
-        for task in (self._disk.serve, self.downloads.prefetch.run, self.tend):
+        for task in (self._disk.serve, self.downloads.prefetch.run, self.notes_ahead.run, self.tend):
             nursery.start_soon(self._keep, task)
 
     async def _keep(self, task: Callable[[], Awaitable[None]]) -> None:

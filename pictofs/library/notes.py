@@ -33,7 +33,8 @@ class Notes:
         clock: Clock,
     ) -> None:
         self.on_miss: list[Callable[[ImageRow], None]] = []
-        """Whoever wants to hear of each file that a reader waits for. Inline."""
+        self.on_hit: list[Callable[[ImageRow], None]] = []
+        """Whoever wants to hear of each file that a reader waits for, and of each that is cached. Inline."""
         self._api, self._cache, self._images = api, cache, images
         self._flights, self._tally, self._clock = flights, tally, clock
 
@@ -46,6 +47,8 @@ class Notes:
             content = await self._cache.content(self._cache.note_key(image))
             if content is not None:
                 self._tally.hits += 1
+                for tell in self.on_hit:
+                    tell(image)
                 return content
         self._tally.misses += 1
         for tell in self.on_miss:

@@ -43,7 +43,10 @@ class Pattern(Plan):
         self.read_at = 0.0
         """Seconds of the monotonic clock."""
         self._catalog = catalog
-        self._number = 0
+        self.total = 0
+        """The same, all of them."""
+        self.expected = 0
+        """Images that were to be fetched ahead, all of them."""
         self._recent: deque[ImageRow] = deque(maxlen=RECENT)
         self._agreement = dict.fromkeys(ORDERS, 0)
         self._folders: dict[
@@ -58,8 +61,8 @@ class Pattern(Plan):
 
     def expect(self, key: int) -> None:
         """An image will lie ready."""
-        self._number += 1
-        self.ahead.add(key, self._number)
+        self.expected += 1
+        self.ahead.add(key, self.expected)
 
     def use(self, key: int) -> bool:
         """An image is read that was there; whether it was fetched for that."""
@@ -72,6 +75,7 @@ class Pattern(Plan):
     def read(self, image: ImageRow) -> None:
         """An image is read that a reader waits for, or that was fetched ahead."""
         self.reads += 1
+        self.total += 1
         self._folders.setdefault(image.directory, 0)
         if self.order is None:
             if self.reads <= LOOKED_AT:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import trio
@@ -51,8 +52,24 @@ FAILURES = 3
 """Failures in a row that are not one image's own."""
 
 
+@dataclass(frozen=True)
+class Terms:
+    """How boldly something is fetched ahead."""
+
+    size: Callable[[DatasetRow], int]
+    """Bytes of all of it in a dataset; 0 where nobody knows."""
+    window: Callable[[Pattern], int]
+    """How many may lie unused, as far as the reads go."""
+    workers: int
+
+
+IMAGES = Terms(
+    size=lambda dataset: dataset.total_size, window=lambda pattern: pattern.window, workers=WORKERS
+)
+
+
 class Fetcher(Protocol):
-    """What brings images onto the shelf."""
+    """What brings images, or what belongs to them, onto the shelf."""
 
     def is_small(self, image: ImageRow) -> bool:
         """Whether an image is one to fetch whole."""
@@ -78,8 +95,10 @@ class Prefetch:
         clock: Clock,
         mode: Mode,
         limit: int,
+        terms: Terms = IMAGES,
     ) -> None:
         """`list_images` brings a dataset into the catalog. `limit`: bytes of the cache."""
+        self._terms = terms
         self._catalog, self._fetcher, self._clock = catalog, fetcher, clock
         self._list_images, self._mode, self._limit = list_images, mode, limit
         self._patterns: dict[int, Pattern] = {}
@@ -194,7 +213,7 @@ class Prefetch:
 
     def _mean_size(self, datasets: Iterable[int]) -> int:
         rows = [row for row in map(self._catalog.dataset, datasets) if row is not None]
-        images, size = sum(row.image_count for row in rows), sum(row.total_size for row in rows)
+        images, size = sum(row.image_count for row in rows), sum(map(self._terms.size, rows))
         mean = -(-size // images) if size and images else UNKNOWN_SIZE
         return -(-mean // BLOCK) * BLOCK
 
@@ -218,7 +237,7 @@ class Prefetch:
         """Plan and fetch for as long as the library lives."""
         with background():
             async with trio.open_nursery() as nursery:
-                for _ in range(WORKERS):
+                for _ in range(self._terms.workers):
                     nursery.start_soon(self._work)
                 await self._plan(nursery)
 
@@ -265,7 +284,7 @@ class Prefetch:
             looked_at += 1
             if row is not None:
                 wanted.append(row)
-            if looked_at == SLICE or len(wanted) == WORKERS:
+            if looked_at == SLICE or len(wanted) == self._terms.workers:
                 break
         for row in wanted:
             await self._send.send((plan, row))
@@ -306,7 +325,7 @@ class Prefetch:
     def _room(self, pattern: Pattern, dataset: DatasetRow, fits: bool) -> int:
         """How many images may lie unused."""
         most = int(self._limit * (SHARE_ALL if fits else SHARE_AHEAD)) // self._mean_size([dataset.key])
-        return min(most, most if self._mode == "all" and pattern.reads else pattern.window)
+        return min(most, most if self._mode == "all" and pattern.reads else self._terms.window(pattern))
 
     def _fits(self) -> bool:
         """Whether the cache takes every dataset that is being read, whole."""
