@@ -223,8 +223,8 @@ class Rig:
                 made.start(nursery)
                 tree = Tree(made, status=lambda: {}, exact_annotation_sizes=exact, started_ns=1)
                 yield Mount(self.standin, self.clock, made, tree, catalog, shelf, meter, nursery)
-                tree.close_all()
                 nursery.cancel_scope.cancel()
+            tree.close_all()  # an open that was about to return does so in spite of being cancelled
         finally:
             catalog.close()
             shelf.close()
