@@ -19,6 +19,7 @@ from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
 from pictofs.api.nonetwork import NoNetwork
 from pictofs.api.storage import Storage
+from pictofs.app.orders import Orders
 from pictofs.app.warm import WarmCommand
 from pictofs.clock import SystemClock
 from pictofs.config import MountSettings
@@ -143,6 +144,7 @@ class _Mount:
         handlers: dict[str, Handler] = {
             "refresh": _Refresh(library),
             "warm": WarmCommand(library, nursery),
+            "order": Orders(library, nursery),
         }
         await nursery.start(ControlServer(socket, handlers).serve)
         session = Session(operations, settings.mountpoint, allow_other=settings.allow_other)

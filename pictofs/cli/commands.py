@@ -10,6 +10,7 @@ from pictofs import __version__
 from pictofs.cli import cache
 from pictofs.cli.demo import demo
 from pictofs.cli.mount import mount
+from pictofs.cli.prefetch import prefetch
 from pictofs.cli.refresh import refresh
 from pictofs.cli.status import status
 from pictofs.cli.unmount import unmount
@@ -47,5 +48,6 @@ app.command()(unmount)
 app.command()(status)
 app.command()(refresh)
 app.command()(warm)
+app.command()(prefetch)
 app.command()(demo)
 app.add_typer(cache.app, name="cache")

@@ -125,6 +125,15 @@ def describe(document: Facts, now: float) -> list[tuple[str, str]]:
         lines.append(("hit rate", share_text(hits, hits + misses)))
         if cache.get("dir"):
             lines.append(("cache folder", str(cache["dir"])))
+    ahead = _table(document, "prefetch")
+    orders = [order for order in ahead.get("orders") or () if isinstance(order, dict)]
+    if _number(ahead, "fetched"):
+        lines.append(
+            ("fetched ahead", f"{ahead['fetched']:,}, of which {_number(ahead, 'used') or 0:,.0f} were read")
+        )
+    for order in orders:
+        told, to_come = _number(order, "images") or 0, _number(order, "left") or 0
+        lines.append(("order told", f"{told:,.0f} images, {to_come:,.0f} not fetched yet"))
     left, of, reset = (_number(rate, key) for key in ("remaining", "limit", "reset_at"))
     if left is not None:
         total = f" of {of:,.0f}" if of is not None else ""

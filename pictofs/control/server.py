@@ -23,7 +23,8 @@ IDLE_SECONDS = 30.0
 
 Request = Mapping[str, Any]
 Handler = Callable[[Request], Awaitable[Mapping[str, Any]] | AsyncGenerator[Mapping[str, Any], None]]
-"""An async function that returns the answer, or an async generator that yields progress."""
+"""An async function that returns the answer, or an async generator that yields progress. What it is given holds
+`peer` too: the id of the process that asked, 0 where it has none that we can see."""
 
 _log = logging.getLogger("pictofs.control")
 
@@ -87,7 +88,7 @@ class ControlServer:
         if handler is None:
             known = ", ".join(sorted(self._handlers))
             raise Invalid(f"this mount knows no operation {request['op']!r}, only {known}")
-        answer = handler(request)
+        answer = handler({**request, "peer": peer.process()})
         if isinstance(answer, AsyncGenerator):
             async with contextlib.aclosing(answer) as progress:
                 async for item in progress:
@@ -114,9 +115,18 @@ class _Peer:
 
     def uid(self) -> int:
         """The user of the peer's process, as the kernel saw it connect."""
+        return self._credentials()[1]
+
+    def process(self) -> int:
+        """The id of the peer's process."""
+        return self._credentials()[0]
+
+    def _credentials(self) -> tuple[int, int, int]:
         size = struct.calcsize("3i")  # struct ucred: pid, uid, gid
-        credentials = self._stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return int(struct.unpack("3i", credentials)[1])
+        pid, uid, gid = struct.unpack(
+            "3i", self._stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        )
+        return pid, uid, gid
 
     async def read_line(self) -> bytes | None:
         """The next line; None at the end. A line that is too long is the last one."""

@@ -19,7 +19,7 @@ import trio
 
 from pictofs.api.meter import background
 from pictofs.clock import Clock
-from pictofs.errors import Conflict, DiskFull, PictofsError, Throttled
+from pictofs.errors import DiskFull, PictofsError, Throttled
 from pictofs.library.ahead import Plan
 from pictofs.library.pace import MOST as WORKERS
 from pictofs.library.pace import Pace
@@ -180,13 +180,6 @@ class Prefetch:
         """Follow the order that `name` told no longer."""
         self._told.pop(name, None)
 
-    def told(self, name: str, number: int) -> Told:
-        """An order that was begun. Raises Conflict where another one has replaced it."""
-        told = self._told.get(name)
-        if told is None or told.number != number:
-            raise Conflict("another order has taken the place of this one")
-        return told
-
     def extend(self, told: Told, images: Iterable[tuple[int, int]], *, complete: bool) -> None:
         """More of an order: pairs of the keys of a dataset and of an image. `complete`: that is all."""
         pairs = list(images)
@@ -194,7 +187,7 @@ class Prefetch:
         told.extend(key for _, key in pairs)
         told.complete = told.complete or complete
         told.used_at = self._clock.monotonic()
-        if told.finished:
+        if told.finished and self._told.get(told.name) is told:
             self.end(told.name)
         self._wake.set()
 

@@ -44,7 +44,8 @@ class Told(Plan):
         self._reads = 0
         self._keys = array("q")
         self._next = 0
-        self._overtaken: list[int] = []
+        self._trimmed = 0
+        self._overtaken = self._overtaken_at = 0
 
     def extend(self, keys: Iterable[int]) -> None:
         """More images, behind the last one."""
@@ -78,7 +79,7 @@ class Told(Plan):
         """An image of one of its datasets is read, `waited`: by a download. Whether it was expected."""
         expected = self.ahead.take(key) is not None
         if expected:
-            self._overtaken.clear()
+            self._overtaken = 0
         elif waited:
             self._look_ahead(key)
         # At the end of an order what is left out would be waited for: there every read counts.
@@ -90,17 +91,18 @@ class Told(Plan):
     def _look_ahead(self, key: int) -> None:
         """Find the reader where it has overtaken us, as after a rest: it must not be followed from behind."""
         try:
-            place = self._keys.index(key, self._next, self._next + REACH)
+            found = self._keys.index(key, self._next, self._next + REACH)
         except ValueError:
             return
-        if self._overtaken and abs(place - self._overtaken[-1]) > NEAR:
-            self._overtaken.clear()
-        self._overtaken.append(place)
-        if len(self._overtaken) == OVERTAKEN:
+        place = self._trimmed + found
+        if abs(place - self._overtaken_at) > NEAR:
+            self._overtaken = 0
+        self._overtaken, self._overtaken_at = self._overtaken + 1, place
+        if self._overtaken >= OVERTAKEN:
             self.ahead.clear()
-            self._skip_to(min(self._overtaken))
+            self._skip_to(found + 1)
 
     def _skip_to(self, place: int) -> None:
         del self._keys[:place]
         self._next = 0
-        self._overtaken.clear()
+        self._trimmed += place

@@ -1,0 +1,109 @@
+"""`pictofs prefetch`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+
+from pictofs.app import mounts
+from pictofs.cli.failure import warn
+from pictofs.cli.refresh import control_socket
+from pictofs.control.order import Heard, Spelling, tell
+from pictofs.errors import Invalid, NoSuchEntry
+
+PIECE_SECONDS = 120.0
+"""Listing a large dataset takes several requests."""
+BLOCK = 1 << 16
+
+
+def prefetch(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            show_default=False,
+            help="A folder in a mount; paths in FILE that are not absolute are relative to it.",
+        ),
+    ],
+    order: Annotated[
+        str,
+        typer.Option(
+            "--order",
+            metavar="FILE",
+            show_default=False,
+            help="The images in the order in which they will be read, one path a line, or each ended by NUL; "
+            "- for standard input. An empty one ends the last.",
+        ),
+    ],
+    ahead: Annotated[
+        int | None,
+        typer.Option(
+            "--ahead",
+            metavar="N",
+            min=0,
+            show_default=False,
+            help="Images to keep ahead of the reader. 0 ends the last order. "
+            "Default: what a quarter of the cache holds.",
+        ),
+    ] = None,
+) -> None:
+    """Tell a mount which images will be read next: they are fetched in that order, ahead of the reader.
+
+    The order takes the place of the last one at once, and ends when its last image is read.
+    """
+    base = mounts.resolve(path)
+    mount = mounts.mount_of(base)
+    if mount is None or not mount.ours:
+        raise NoSuchEntry(f"{base} lies in no pictofs mount")
+    socket = control_socket(mount.path)
+    spelling = Spelling(mount.path, base)
+    heard = Heard()
+    with ExitStack() as stack:
+        stream = _opened(order, stack)
+        names = _lines(stream) if ahead != 0 else iter(())
+        paths = map(spelling, names)
+        for each in tell(socket, paths, by="", ahead=ahead, bound=False, timeout=PIECE_SECONDS):
+            heard = each
+    _report(heard)
+
+
+def _opened(name: str, stack: ExitStack) -> BinaryIO:
+    if name == "-":
+        return sys.stdin.buffer
+    try:
+        return stack.enter_context(open(name, "rb"))
+    except OSError as error:
+        raise Invalid(f"can't read {name}: {error.strerror}") from None
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    """The paths; a name may hold any byte but NUL, so `find -print0` is heard too."""
+    rest, end = b"", b""
+    while block := stream.read(BLOCK):
+        end = end or (b"\0" if b"\0" in block else b"\n")
+        *whole, rest = (rest + block).split(end)
+        yield from map(os.fsdecode, filter(None, whole))
+    if rest:
+        yield os.fsdecode(rest)
+
+
+def _report(heard: Heard) -> None:
+    if heard.unknown:
+        example = f", the first of them {heard.example}" if heard.example else ""
+        warn(f"{heard.unknown:,} paths lead to no image of this mount{example}")
+    if heard.annotations:
+        warn(f"{heard.annotations:,} annotation files are left out: each would cost a request")
+    if heard.images:
+        print(
+            f"{heard.images:,} images will be fetched in this order, up to {heard.ahead:,} ahead of the reader"
+        )
+    elif heard.unknown or heard.annotations:
+        raise NoSuchEntry("the order names no image of this mount; nothing is fetched by it")
+    else:
+        print("no order is followed any more")

@@ -1,0 +1,98 @@
+"""The images behind many paths: for who names a whole dataset, and must not pay for each name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+import trio
+
+from pictofs.errors import NoSuchEntry
+from pictofs.library.library import Library
+from pictofs.model.inode import Kind
+from pictofs.model.names import storable
+from pictofs.store.rows import DatasetRow
+from pictofs.vfs.views.dataset import PARTS
+
+STEP = 256
+"""Paths that are looked up before others have a turn: 2 ms."""
+REMEMBERED = 65_536
+"""Folders that are remembered."""
+
+
+class Other(Enum):
+    """What a path leads to, if not to an image."""
+
+    NOTE = "an annotation file"
+    UNKNOWN = "nothing, or a folder"
+
+
+class Found(NamedTuple):
+    """An image: its key and its dataset's."""
+
+    dataset: int
+    image: int
+
+
+class Paths:
+    """Looks paths up in the catalog, after one listing of each dataset that they name."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._folders: dict[str, tuple[int, int] | Other] = {}  # path -> keys of its dataset and directory
+
+    async def find(self, paths: Sequence[str]) -> list[Found | Other]:
+        """What each path, relative to the mount point, leads to, with the same price for one or a million.
+
+        Raises what keeps a dataset from being listed that never was.
+        """
+        found: list[Found | Other] = []
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            place = self._folders.get(folder)
+            if place is None:
+                if len(self._folders) >= REMEMBERED:
+                    self._folders.clear()
+                place = self._folders[folder] = await self._folder(folder)
+            if storable(name) != name:  # no entry is called so: names are escaped
+                place = Other.UNKNOWN
+            if isinstance(place, Other):
+                found.append(place)
+            else:
+                dataset, directory = place
+                key = self._library.catalog.image_key(directory, name)
+                found.append(Other.UNKNOWN if key is None else Found(dataset, key))
+            if len(found) % STEP == 0:
+                await trio.lowlevel.checkpoint()
+        return found
+
+    async def _folder(self, path: str) -> tuple[int, int] | Other:
+        """The keys of the dataset and the directory that are `images/...` of a dataset."""
+        if storable(path) != path:
+            return Other.UNKNOWN
+        top, _, below = path.partition("/")
+        entry, _, below = below.partition("/")
+        part, _, below = below.partition("/")
+        if top != "datasets" or part not in PARTS:
+            return Other.UNKNOWN
+        if PARTS[part] is Kind.ANNOTATIONS:
+            return Other.NOTE
+        await self._library.listing.datasets()
+        dataset = self._library.catalog.dataset_by_entry(entry)
+        if dataset is None:
+            return Other.UNKNOWN
+        directory = await self._directory(dataset, below)
+        return Other.UNKNOWN if directory is None else (dataset.key, directory)
+
+    async def _directory(self, dataset: DatasetRow, path: str) -> int | None:
+        try:
+            await self._library.listing.all_images(dataset.key)
+        except NoSuchEntry:
+            return None
+        directory = self._library.catalog.directory_by_path(dataset.key, "/")
+        for entry in path.split("/") if path else []:
+            if directory is None:
+                return None
+            directory = self._library.catalog.directory_by_entry(directory.key, entry)
+        return directory and directory.key
