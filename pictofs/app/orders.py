@@ -6,14 +6,35 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import trio
 
 from pictofs.errors import Conflict, Invalid
 from pictofs.library.library import Library
 from pictofs.library.told import Told
 from pictofs.vfs.paths import Found, Other, Paths
+
+
+class OrderRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A piece of an order, as short as a request must be."""
+
+    op: str
+    by: str
+    """Whose order it is."""
+    paths: list[str]
+    """Relative to the mount point."""
+    order: int | None = None
+    """What the answer to the first piece said; None in the first piece: what `by` told before is forgotten."""
+    ahead: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Images to keep ahead of the reader; None for what the cache allows, 0 for none, which ends the order."""
+    last: bool = False
+    """No more is to come."""
+    bound: bool = False
+    """The order ends with the process that sends it."""
+    peer: int = 0
+    """That process."""
 
 
 @dataclass
@@ -25,12 +46,7 @@ class _Coming:
 
 
 class Orders:
-    """Takes orders, one after another from each who tells them, in pieces as long as a request may be.
-
-    A request holds `by`, a name for who tells it, and `paths`, relative to the mount point. The first one of an
-    order has no `order`: what `by` told before is forgotten. The others have the number that its answer held.
-    `ahead`: images to keep ahead of the reader; null for what the cache allows, 0 for none, which ends it.
-    `last`: no more is to come. `bound`: the order ends with the process that sends it.
+    """Takes orders in pieces, one order after another from each who tells them.
 
     The answer counts the paths of the request: `images`, `annotations` and `unknown`, the first of which is
     `example`; and it says how many images are kept `ahead`.
@@ -44,38 +60,27 @@ class Orders:
 
     async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take a piece of an order."""
-        by, ahead, number = request.get("by"), request.get("ahead"), request.get("order")
-        paths = request.get("paths", [])
-        if (
-            not isinstance(by, str)
-            or not (number is None or isinstance(number, int))
-            or not (ahead is None or (isinstance(ahead, int) and ahead >= 0))
-            or not isinstance(paths, list)
-            or not all(isinstance(path, str) for path in paths)
-        ):
-            raise Invalid(
-                "an order is told by a name, as a list of paths, with a number of images to keep ahead"
-            )
-        last = bool(request.get("last"))
-        if number is None:
-            if ahead == 0 or (last and not paths):
-                self._end(by)
-                return _answer(0, [], paths, 0)
-            coming = self._begin(by, ahead)
-            if request.get("bound"):
-                self._bind(by, request.get("peer"))
-        else:
-            coming = self._find(by, number)
-        found = await coming.paths.find(paths)
-        self._find(by, coming.told.number)  # that took a while: another one may have come
+        try:
+            piece = msgspec.convert(request, OrderRequest)
+        except msgspec.ValidationError as error:
+            raise Invalid(f"the request can't be understood: {error}") from None
+        if piece.order is None and (piece.ahead == 0 or (piece.last and not piece.paths)):
+            self._end(piece.by)
+            return _answer(0, [], [], 0)
+        coming = self._begin(piece) if piece.order is None else self._find(piece.by, piece.order)
+        found = await coming.paths.find(piece.paths)
+        self._find(piece.by, coming.told.number)  # that took a while: another one may have come
         images = [each for each in found if isinstance(each, Found)]
-        self._prefetch.extend(coming.told, images, complete=last)
-        if last:
-            del self._coming[by]
-        return _answer(coming.told.number, found, paths, self._prefetch.kept_ahead(coming.told))
+        self._prefetch.extend(coming.told, images, complete=piece.last)
+        if piece.last:
+            del self._coming[piece.by]
+        return _answer(coming.told.number, found, piece.paths, self._prefetch.kept_ahead(coming.told))
 
-    def _begin(self, by: str, ahead: int | None) -> _Coming:
-        coming = self._coming[by] = _Coming(self._prefetch.begin(by, ahead), Paths(self._library))
+    def _begin(self, piece: OrderRequest) -> _Coming:
+        told = self._prefetch.begin(piece.by, piece.ahead)
+        coming = self._coming[piece.by] = _Coming(told, Paths(self._library))
+        if piece.bound:
+            self._bind(piece.by, piece.peer)
         return coming
 
     def _find(self, by: str, number: int) -> _Coming:
@@ -88,12 +93,12 @@ class Orders:
         self._coming.pop(by, None)
         self._prefetch.end(by)
 
-    def _bind(self, by: str, process: Any) -> None:
+    def _bind(self, by: str, process: int) -> None:
         """Have an order end with a process, unless that can't be seen from here."""
         if process in self._bound:
             self._bound[process].add(by)
             return
-        with suppress(OSError, ValueError, TypeError):  # 0: in a namespace that is not below ours
+        with suppress(OSError):  # 0: in a namespace that is not below ours
             descriptor = os.pidfd_open(process)
             self._bound[process] = {by}
             self._nursery.start_soon(self._outlive, process, descriptor)
@@ -108,7 +113,7 @@ class Orders:
 
 
 def _answer(number: int, found: list[Found | Other], paths: list[str], ahead: int) -> Mapping[str, Any]:
-    unknown = [path for path, each in zip(paths, found, strict=False) if each is Other.UNKNOWN]
+    unknown = [path for path, each in zip(paths, found, strict=True) if each is Other.UNKNOWN]
     return {
         "order": number,
         "images": sum(isinstance(each, Found) for each in found),

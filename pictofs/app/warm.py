@@ -33,6 +33,8 @@ class WarmRequest(msgspec.Struct, forbid_unknown_fields=True):
     workers: int = 16
     bulk: bool = False
     wait: bool = True
+    peer: int = 0
+    """The process that asks."""
 
 
 class WarmCommand:

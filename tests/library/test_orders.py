@@ -54,7 +54,7 @@ def listed(standin: StandIn) -> list[str]:
 
 
 async def ask(orders: Orders, **request: Any) -> dict[str, Any]:
-    return dict(await orders({"op": "order", "by": "me", "peer": os.getpid(), **request}))
+    return dict(await orders({"op": "order", "by": "me", "paths": [], "peer": os.getpid(), **request}))
 
 
 def status(mount: Mount) -> list[dict[str, Any]]:
