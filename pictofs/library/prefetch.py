@@ -108,6 +108,7 @@ class Prefetch:
         self._pace = Pace()
         self._wake = trio.Event()
         self._send, self._receive = trio.open_memory_channel[tuple[Pattern | Told, ImageRow]](0)
+        self._under_way = 0
         self.fetched = 0
         """Images fetched ahead."""
         self.used = 0
@@ -119,7 +120,7 @@ class Prefetch:
         """The cache had what a reader opened."""
         pattern = self._patterns.get(image.dataset)
         expected = pattern is not None and pattern.use(image.key)
-        if self._told and self._expected(image, waited=False):
+        if self._told and self._expected(image):
             self.used += 1
         elif expected and pattern is not None:
             self.used += 1
@@ -128,7 +129,7 @@ class Prefetch:
     def miss(self, image: ImageRow) -> None:
         """A reader waits for a download."""
         if self._told:
-            self._expected(image, waited=True)
+            self._expected(image)
         if self._mode == "off":
             return
         pattern = self._patterns.get(image.dataset)
@@ -147,13 +148,13 @@ class Prefetch:
             self._unlisted.append(pattern)
         self._wake.set()
 
-    def _expected(self, image: ImageRow, *, waited: bool) -> bool:
+    def _expected(self, image: ImageRow) -> bool:
         """Let the orders that were told know of a read; whether one of them had it next."""
         expected = False
         for told in list(self._told.values()):
             if image.dataset not in told.datasets:
                 continue
-            if told.read(image.key, waited):
+            if told.read(image.key):
                 expected = True
                 told.used_at = self._clock.monotonic()
             if told.finished:
@@ -222,7 +223,12 @@ class Prefetch:
             }
             for told in self._told.values()
         ]
-        return {"fetched": self.fetched, "used": self.used, "orders": orders}
+        return {
+            "fetched": self.fetched,
+            "used": self.used,
+            "under_way": self._under_way,
+            "orders": orders,
+        }
 
     # What is fetched.
 
@@ -279,6 +285,7 @@ class Prefetch:
                 wanted.append(row)
             if looked_at == SLICE or len(wanted) == self._terms.workers:
                 break
+        self._under_way += len(wanted)
         for row in wanted:
             await self._send.send((plan, row))
             await self._pace.feel()
@@ -294,8 +301,12 @@ class Prefetch:
             if row is None or not self._fetcher.is_small(row):
                 yield None
                 continue
+            there = self._fetcher.renew(row)
+            if told.was_read(key) and there:
+                yield None
+                continue
             told.expect(key)
-            yield None if self._fetcher.renew(row) else row
+            yield None if there else row
 
     def _next_guessed(self, pattern: Pattern) -> Iterator[ImageRow | None]:
         """The next images of a pattern, None for those that need not be fetched."""
@@ -332,19 +343,27 @@ class Prefetch:
 
     async def _work(self) -> None:
         async for plan, image in self._receive:
-            there = False
             try:
-                async with self._pace.limiter:
-                    if not self._rests(plan):
-                        there = await self._fetcher.fetch_ahead(image, keyed=isinstance(plan, Told))
-                        plan.failures = 0
-            except PictofsError as error:
-                self._failed(plan, image, error)
+                there = await self._try(plan, image)
+            finally:
+                self._under_way -= 1
             if there:
                 self.fetched += 1
             else:
                 plan.ahead.take(image.key)
                 self._wake.set()
+
+    async def _try(self, plan: Plan, image: ImageRow) -> bool:
+        try:
+            async with self._pace.limiter:
+                if self._rests(plan):
+                    return False
+                there = await self._fetcher.fetch_ahead(image, keyed=isinstance(plan, Told))
+        except PictofsError as error:
+            self._failed(plan, image, error)
+            return False
+        plan.failures = 0
+        return there
 
     def _failed(self, plan: Plan, image: ImageRow, error: PictofsError) -> None:
         """Rest where the server or the disk does not work; one bad image is no reason."""

@@ -11,12 +11,10 @@ SLACK = 256
 """Reads by which an image may come later than its turn: several workers, each in a batch of its own."""
 TRIM = 1 << 16
 """Keys that were taken, after which their memory is given back."""
-REACH = 8192
-"""Places in which a reader is looked for that is ahead of what was fetched."""
-OVERTAKEN = 16
-"""Reads in a row, all ahead of what was fetched, that show where the reader is."""
-NEAR = 4096
-"""Places by which these may lie apart: several workers, each in a batch of its own."""
+REACH = 4096
+"""Places in which an image is looked for that is read before it was fetched: 40 us."""
+OVERTAKEN, NEAR = 64, 512
+"""So many of these in a row, each so many places from the one before, show where the reader is."""
 
 
 class Told(Plan):
@@ -45,6 +43,7 @@ class Told(Plan):
         self._keys = array("q")
         self._next = 0
         self._trimmed = 0
+        self._early: set[int] = set()
         self._overtaken = self._overtaken_at = 0
 
     def extend(self, keys: Iterable[int]) -> None:
@@ -75,12 +74,12 @@ class Told(Plan):
         """An image will lie ready. It is given up when twice the reads have passed that were due before it."""
         self.ahead.add(key, self._reads + 2 * len(self.ahead) + SLACK)
 
-    def read(self, key: int, waited: bool) -> bool:
-        """An image of one of its datasets is read, `waited`: by a download. Whether it was expected."""
+    def read(self, key: int) -> bool:
+        """An image of one of its datasets is read. Whether it was expected."""
         expected = self.ahead.take(key) is not None
         if expected:
             self._overtaken = 0
-        elif waited:
+        else:
             self._look_ahead(key)
         # At the end of an order what is left out would be waited for: there every read counts.
         if expected or (self.complete and not self.left):
@@ -88,18 +87,27 @@ class Told(Plan):
             self.ahead.give_up(self._reads)
         return expected
 
+    def was_read(self, key: int) -> bool:
+        """Whether an image that was just taken was read already. It is forgotten: it may come again."""
+        if key in self._early:
+            self._early.discard(key)
+            return True
+        return False
+
     def _look_ahead(self, key: int) -> None:
-        """Find the reader where it has overtaken us, as after a rest: it must not be followed from behind."""
+        """Note a read that came before its image was fetched, and go on from there when we are far behind."""
         try:
             found = self._keys.index(key, self._next, self._next + REACH)
         except ValueError:
             return
+        self._early.add(key)
         place = self._trimmed + found
         if abs(place - self._overtaken_at) > NEAR:
             self._overtaken = 0
         self._overtaken, self._overtaken_at = self._overtaken + 1, place
         if self._overtaken >= OVERTAKEN:
             self.ahead.clear()
+            self._early.difference_update(self._keys[self._next : found + 1])
             self._skip_to(found + 1)
 
     def _skip_to(self, place: int) -> None:

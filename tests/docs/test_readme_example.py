@@ -24,7 +24,7 @@ def test_the_training_loop(
     server = serving(PRESETS["sample"]())
     mount = mounted(server)
     (tmp_path / "picto").symlink_to(mount.root)
-    (program,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    program, _ = blocks()
     (tmp_path / "train.py").write_text(program)
     signs = server.organization["street-signs"]
     marked = sum(image.annotation_count for image in signs.images.values())
@@ -35,6 +35,24 @@ def test_the_training_loop(
     spent = Spent(server)
     assert train(tmp_path) == done
     assert spent.all == []
+
+
+def test_the_order_told(
+    serving: Callable[..., StandIn], mounted: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """Nothing is guessed, and still something is fetched ahead."""
+    pytest.importorskip("torch")
+    mount = mounted(serving(PRESETS["sample"]()), "--prefetch", "off")
+    (tmp_path / "picto").symlink_to(mount.root)
+    loop, told = blocks()
+    ending = "for epoch in range(2):\n    print(sum(len(pixels) for pixels, _ in loader))\n"
+    (tmp_path / "train.py").write_text(loop.partition("if __name__")[0] + told + ending)
+    assert train(tmp_path) == ["240", "240"]
+    assert mount.status()["prefetch"]["fetched"] > 50
+
+
+def blocks() -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def train(home: Path) -> list[str]:

@@ -103,6 +103,20 @@ async def test_several_workers_do_not_lose_the_place(tmp_path: Path, workers: in
         assert readers.downloads == 640
 
 
+async def test_more_workers_than_are_kept_ahead(tmp_path: Path) -> None:
+    """Each image is downloaded once all the same, by whoever comes first, and the order ends with its end."""
+    async with reading(tmp_path, THREE_HUNDRED, holds=200, mode="off") as readers:
+        order = shuffled(await readers.images())
+        readers.tell(order, ahead=10)
+        await readers.quiet()
+        batches = [order[at : at + 25] for at in range(0, 300, 25)]
+        for at in range(0, len(batches), 4):
+            await readers.read(image for row in zip(*batches[at : at + 4], strict=True) for image in row)
+        assert readers.downloads == 300
+        assert readers.misses < 225
+        assert readers.prefetch.status()["orders"] == []
+
+
 async def test_images_may_come_twice(tmp_path: Path) -> None:
     """Sampling with replacement."""
     async with reading(tmp_path, THREE_HUNDRED, holds=200) as readers:
@@ -323,29 +337,35 @@ class TestTold:
         assert told.left == 50_000
         assert len(told._keys) < 70_000
 
-    def test_a_stray_download_does_not_move_it(self) -> None:
-        told = Told("", 1)
-        told.extend(range(10_000))
-        for key in range(5000, 5000 + OVERTAKEN - 1):
-            told.read(key, waited=True)
-        assert told.take() == 0
-        told.expect(0)
-        assert told.read(0, waited=False)
-        told.read(6000, waited=True)
-        assert told.take() == 1
-
-    def test_a_row_of_them_does(self) -> None:
-        told = Told("", 1)
-        told.extend(range(10_000))
-        for key in range(5000, 5000 + OVERTAKEN):
-            told.read(key, waited=True)
-        assert told.take() == 5000 + OVERTAKEN
-        told.read(5100, waited=True)
-        assert told.take() == 5101
-
-    def test_downloads_all_over_the_order_do_not(self) -> None:
+    def test_strays_do_not_move_it(self) -> None:
         told = Told("", 1)
         told.extend(range(8000))
-        for key in (0, 7000) * OVERTAKEN:
-            told.read(key, waited=True)
+        for key in (100, 4000) * OVERTAKEN:
+            told.read(key)
+        for key in range(1000, 1000 + OVERTAKEN - 1):
+            told.read(key)
         assert told.take() == 0
+        told.expect(0)
+        assert told.read(0)
+        told.read(2000)
+        assert told.take() == 1
+
+    def test_a_reader_far_ahead_does(self) -> None:
+        told = Told("", 1)
+        told.extend(range(8000))
+        for key in range(1000, 1000 + OVERTAKEN):
+            told.read(key)
+        assert told.take() == 1000 + OVERTAKEN
+        told.read(1100)
+        assert told.take() == 1101
+
+    def test_what_is_read_early_is_not_waited_for(self) -> None:
+        told = Told("", 1)
+        told.extend([1, 2, 3, 2])
+        told.read(2)
+        assert [(told.take(), told.was_read(key)) for key in (1, 2, 3, 2)] == [
+            (1, False),
+            (2, True),
+            (3, False),
+            (2, False),
+        ]
