@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Mounting, Serving
-from mounting import Mount, Spent, expected, files_below
+from mounting import Mount, Mounting, Serving, Spent, expected, files_below
 
 from standin import Spec
 from standin.faults import Fault, Match, error
