@@ -10,7 +10,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import listing, reading
+from benchmarks import listing, order, reading
 from benchmarks.rig import Row
 
 ALL = {
@@ -21,6 +21,7 @@ ALL = {
     "warm": reading.warm,
     "scan": listing.scan,
     "million": listing.million,
+    "order": order.told_order,
     "responsive": reading.responsive,
 }
 
