@@ -112,7 +112,9 @@ def _stand_in() -> Iterator[tuple[str, str]]:
 def _mounted(path: Path, cache: Path, url: str, key: str) -> Iterator[None]:
     given = {"base_url": url, "cache_dir": str(cache), "cache_size": "1GB"}
     try:
-        run(MountSettings.load(path, given, {}), key)  # a signal may come when it is mounted and has not said so
+        run(
+            MountSettings.load(path, given, {}), key
+        )  # a signal may come when it is mounted and has not said so
         yield
     finally:
         if mounts.mount_at(path):
