@@ -133,17 +133,19 @@ class Speed:
             self._seen.popleft()
 
     def text(self, progress: Facts) -> str:
-        """Bytes a second, and the time left; empty as long as nobody can tell."""
+        """Bytes or files a second, and the time left; empty as long as nobody can tell."""
         if len(self._seen) < 2:
             return ""
         (start, files, size), (end, files_now, bytes_now) = self._seen[0], self._seen[-1]
         if end <= start or files_now <= files:
             return ""
-        waits = [(progress["files"] - files_now) * (end - start) / (files_now - files)]
+        took = end - start
+        waits = [(progress["files"] - files_now) * took / (files_now - files)]
+        rate = f"{(files_now - files) / took:,.0f} files/s"
         if bytes_now > size:
-            waits.append((progress["bytes"] - bytes_now) * (end - start) / (bytes_now - size))
-        rate = bytes_text((bytes_now - size) / (end - start))
-        return f", {rate}/s, {duration_text(max(waits))} left"
+            waits.append((progress["bytes"] - bytes_now) * took / (bytes_now - size))
+            rate = f"{bytes_text((bytes_now - size) / took)}/s"
+        return f", {rate}, {duration_text(max(waits))} left"
 
 
 def heading(progress: Facts) -> str:
@@ -157,9 +159,11 @@ def heading(progress: Facts) -> str:
 def how_far(progress: Facts) -> str:
     """Files, bytes, requests."""
     files = f"{progress['files_done']:,} of {progress['files']:,} files"
-    size = f"{bytes_text(progress['bytes_done'])} of {bytes_text(progress['bytes'])} of images"
+    size = ""
+    if progress["bytes"]:
+        size = f", {bytes_text(progress['bytes_done'])} of {bytes_text(progress['bytes'])} of images"
     failed = f", {progress['failed']:,} failed" if progress["failed"] else ""
-    return f"{files}, {size}{failed}, {_requests(progress['requests'])}"
+    return f"{files}{size}{failed}, {_requests(progress['requests'])}"
 
 
 def outcome(result: Facts) -> list[str]:
