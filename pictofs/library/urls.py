@@ -124,11 +124,6 @@ class UrlBook:
                 alone += min(wanted, max(0, there.get(status, 0) - BATCH))
         return batches, alone
 
-    def forget(self, dataset: int) -> None:
-        """Drop a dataset's URLs."""
-        for partition in [partition for partition in self._batches if partition[0] == dataset]:
-            del self._batches[partition]
-
     def _partition(self, dataset: DatasetRow, image: ImageRow) -> tuple[int, str | None]:
         return self._partition_of(dataset, image.status)
 

@@ -73,11 +73,6 @@ class Catalog:
         rows: list[DatasetRow] = self._rows(DatasetRow, sql, (seq, limit))
         return rows
 
-    def dataset_raw(self, key: int) -> bytes | None:
-        """The API's object of a dataset, JSON."""
-        row = self._reader.execute("SELECT raw FROM dataset WHERE key = ?", (key,)).fetchone()
-        return None if row is None else bytes(row[0])
-
     def directory(self, key: int) -> DirectoryRow | None:
         """The directory with that key."""
         row: DirectoryRow | None = self._row(DirectoryRow, _DIRECTORY + "WHERE key = ?", (key,))

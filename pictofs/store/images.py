@@ -173,11 +173,6 @@ class ImageTable:
             sql = f"SELECT status, count(*) FROM image WHERE {scope} GROUP BY status"
             return dict(db.execute(sql, (dataset,)))
 
-    def doubt_note(self, key: int) -> None:
-        """An annotation file may have changed: the next open fetches it again."""
-        with self._database.write() as db:
-            db.execute("UPDATE image SET note_stale = 1 WHERE key = ?", (key,))
-
 
 class _Folders:
     """Keys of a dataset's directories by path; makes a row for one that only an image names."""
