@@ -4,6 +4,7 @@
 #   make check       ruff, mypy, import-linter
 #   make test        the tests, but for the long ones
 #   make test-long   the long ones
+#   make docs        write docs/reference.md anew
 #   make bench       measure against the vendor's SDK, rclone and the local disk
 #   make clean       remove what these targets made
 #
@@ -20,7 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: help demo check test test-long bench clean
+.PHONY: help demo check test test-long docs bench clean
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
 
@@ -53,6 +54,9 @@ test: $(VENV)/tests
 
 test-long: $(VENV)/tests
 	$(BIN)/pytest -m long $(ARGS)
+
+docs: $(VENV)/runtime
+	@$(BIN)/python docs/reference.py
 
 bench: $(VENV)/tests
 	$(BIN)/python -m benchmarks $(ARGS)

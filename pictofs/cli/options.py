@@ -26,7 +26,7 @@ ApiKeyFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Take the key from this file. Or set PICTOGRAPH_API_KEY.",
+        help="Take the key from this file, not from PICTOGRAPH_API_KEY.",
         rich_help_panel="Pictograph",
     ),
 ]

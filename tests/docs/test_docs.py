@@ -6,11 +6,11 @@ import ast
 import errno
 import inspect
 import re
+import runpy
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import option_table
 import pytest
 import typer
 
@@ -31,8 +31,9 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def test_the_options_are_those_declared() -> None:
-    assert option_table.table() in OPERATIONS, "run: python tests/docs/option_table.py"
+def test_the_reference_is_that_of_the_code() -> None:
+    made: str = runpy.run_path(str(ROOT / "docs/reference.py"))["page"]()
+    assert made == (ROOT / "docs/reference.md").read_text(), "run make docs"
 
 
 def test_the_errors_are_those_of_the_code() -> None:
@@ -97,20 +98,6 @@ def test_anchors_lead_somewhere(page: Path) -> None:
         text = (page.parent / target if target else page).read_text()
         heads = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
         assert anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
-
-
-def commands() -> list[str]:
-    """Every command, as one types it."""
-    root = typer.main.get_command(app)
-    names = []
-    for name, command in root.commands.items():  # type: ignore[attr-defined]
-        names += [f"{name} {below}" for below in getattr(command, "commands", {})] or [name]
-    return names
-
-
-def test_every_command_is_listed() -> None:
-    listed = re.findall(r"^\| `pictofs ([a-z ]+)", OPERATIONS, re.MULTILINE)
-    assert sorted(name.strip() for name in listed) == sorted(commands())
 
 
 def test_pages_name_no_option_that_does_not_exist() -> None:
