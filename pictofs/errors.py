@@ -165,3 +165,22 @@ class Unsigned(PictofsError):
 
 class MountFailed(PictofsError):
     """The mount can't be made; the message says what to do."""
+
+
+_BY_EXIT_CODE: dict[int, type[PictofsError]] = {
+    2: Unauthorized,
+    3: Forbidden,
+    4: NoSuchEntry,
+    5: Conflict,
+    6: Invalid,
+    7: QuotaSpent,
+    8: Throttled,
+    9: Offline,
+}
+
+
+def from_exit_code(exit_code: int, message: str) -> PictofsError:
+    """The error that another process has ended by, as far as its exit code tells."""
+    failure = _BY_EXIT_CODE.get(exit_code, PictofsError)(message)
+    failure.exit_code = exit_code
+    return failure

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pictofs.config import MountSettings
-from pictofs.errors import Invalid, MountFailed, PictofsError, TimedOut
+from pictofs.errors import Invalid, MountFailed, PictofsError, TimedOut, from_exit_code
 
 LOG_BYTES = 10_000_000
 LOG_FILES = 3
@@ -115,9 +115,7 @@ def start(serve: Serve, settings: MountSettings, seconds: float) -> int:
         raise MountFailed(f"the mount's process ended at once ({_ending(status)}); its log is {log}")
     if report.error:
         os.waitpid(pid, 0)
-        failure = PictofsError(report.error)
-        failure.exit_code = report.exit_code
-        raise failure
+        raise from_exit_code(report.exit_code, report.error)
     return pid
 
 

@@ -77,7 +77,7 @@ def test_ready_returns_at_once_and_the_process_stays(tmp_path: Path) -> None:
 
 def test_a_named_error_arrives_with_its_exit_code(tmp_path: Path) -> None:
     said = start(tmp_path, 'raise Unauthorized("the key is refused")')
-    assert said == "2 PictofsError the key is refused"
+    assert said == "2 Unauthorized the key is refused"
     assert "the key is refused" in log(tmp_path)
 
 

@@ -24,7 +24,7 @@ def test_the_training_loop(
     server = serving(PRESETS["sample"]())
     mount = mounted(server)
     (tmp_path / "picto").symlink_to(mount.root)
-    program, _ = blocks()
+    _, program, _ = blocks()
     (tmp_path / "train.py").write_text(program)
     signs = server.organization["street-signs"]
     marked = sum(image.annotation_count for image in signs.images.values())
@@ -44,11 +44,23 @@ def test_the_order_told(
     pytest.importorskip("torch")
     mount = mounted(serving(PRESETS["sample"]()), "--prefetch", "off")
     (tmp_path / "picto").symlink_to(mount.root)
-    loop, told = blocks()
+    _, loop, told = blocks()
     ending = "for epoch in range(2):\n    print(sum(len(pixels) for pixels, _ in loader))\n"
     (tmp_path / "train.py").write_text(loop.partition("if __name__")[0] + told + ending)
     assert train(tmp_path) == ["240", "240"]
     assert mount.status()["prefetch"]["fetched"] > 50
+
+
+def test_the_notebook(
+    serving: Callable[..., StandIn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serving(PRESETS["sample"]())
+    monkeypatch.setenv("PICTOGRAPH_BASE_URL", server.api_url)
+    monkeypatch.setenv("PICTOGRAPH_API_KEY", server.keys["viewer"])
+    notebook, *_ = blocks()
+    (tmp_path / "train.py").write_text(notebook)
+    datasets = server.organization.datasets.values()
+    assert train(tmp_path) == [str(sorted(each.name for each in datasets if not each.is_archived))]
 
 
 def blocks() -> list[str]:

@@ -1,0 +1,136 @@
+"""A mount for the length of a block, from a notebook or a program.
+
+    import pictofs
+
+    with pictofs.mounted() as root:
+        print(sorted(path.name for path in (root / "datasets").iterdir()))
+
+It runs the commands `pictofs mount` and `pictofs unmount`. Nothing is forked here: a notebook has threads and a running
+event loop, which a fork would tear apart.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from pictofs.config import MountSettings, Setting, declared, values
+from pictofs.errors import Conflict, NoSuchEntry, from_exit_code
+
+__all__ = ["mounted"]
+
+_WARNING = "pictofs: warning: "
+
+
+@contextmanager
+def mounted(
+    base_url: str | None = None,
+    *,
+    profile: str | None = None,
+    api_key_file: str | os.PathLike[str] | None = None,
+    mountpoint: str | os.PathLike[str] | None = None,
+    **settings: object,
+) -> Iterator[Path]:
+    """Mount as `pictofs mount` does, yield the mount point, and unmount at the end, lazily where files are in use.
+
+    `mountpoint`: an empty folder; by default a new temporary one, which goes with the mount. `settings`: those of
+    `pictofs mount`, by name: `cache_size="20GB"`, `metadata_ttl=30`, `offline=True`.
+
+    The key is found as `pictofs mount` finds it. The mount's own process outlives this one when it is killed:
+    `pictofs unmount` ends it.
+
+    Raises:
+        TypeError: there is no such setting.
+        PictofsError: it can't be mounted; words and exit code are those of the command.
+    """
+    options = _options({"base_url": base_url, **settings})
+    options += [f"--profile={profile}"] if profile is not None else []
+    options += [f"--api-key-file={os.path.expanduser(api_key_file)}"] if api_key_file is not None else []
+    path = Path(mountpoint or tempfile.mkdtemp(prefix="pictofs-")).expanduser().absolute()
+    try:
+        _pictofs("mount", *options, "--", str(path))
+        at_exit = atexit.register(partial(_unmount, path))  # for a block that is left open
+        try:
+            yield path
+        finally:
+            atexit.unregister(at_exit)
+            _unmount(path)
+    finally:
+        if mountpoint is None:
+            _remove(path)
+
+
+def _options(settings: dict[str, object]) -> list[str]:
+    known = {item.name: item for item in declared(MountSettings)}
+    del known["foreground"]  # it would hold up the block for ever
+    options = []
+    for name, value in settings.items():
+        if name not in known:
+            raise TypeError(f"{name!r} is no setting of a mount; there is: {', '.join(known)}{_hint(name)}")
+        if value is not None:
+            options += _option(known[name], value)
+    return options
+
+
+def _hint(name: str) -> str:
+    return ". A key belongs in PICTOGRAPH_API_KEY, a profile or a file" if "key" in name else ""
+
+
+def _option(item: Setting, value: object) -> list[str]:
+    if item.parse is None:
+        if not isinstance(value, bool):
+            raise TypeError(f"{item.name} is True or False, not {value!r}")
+        return [item.flag] if value else []
+    octal = item.parse is values.octal and isinstance(value, int)
+    return [f"{item.flag}={value:o}" if octal else f"{item.flag}={value}"]
+
+
+def _unmount(path: Path) -> None:
+    with suppress(NoSuchEntry):  # somebody was faster
+        try:
+            _pictofs("unmount", "--", str(path))
+        except Conflict:
+            _pictofs("unmount", "--lazy", "--", str(path))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.rmdir()
+    except OSError:  # busy: an interruption came when it was mounted and had not said so
+        _unmount(path)
+        with suppress(OSError):
+            path.rmdir()
+
+
+def _pictofs(*arguments: str) -> None:
+    """Run a command of `pictofs`. Raises PictofsError with what it says is wrong."""
+    process = subprocess.Popen(  # noqa: S603 - this very program
+        [sys.executable, "-m", "pictofs", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    try:
+        _, said = process.communicate()
+    except BaseException:  # Ctrl-C, which a notebook sends to this process alone
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        raise
+    lines = said.splitlines()
+    for line in lines:
+        if line.startswith(_WARNING):
+            warnings.warn(line.removeprefix(_WARNING), stacklevel=4)
+    if process.returncode:
+        words = [line.removeprefix("pictofs: ") for line in lines if not line.startswith(_WARNING)]
+        raise from_exit_code(process.returncode, " ".join(words))
