@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import signal
@@ -14,29 +13,20 @@ from typing import Any
 import trio
 
 from pictofs import __version__
-from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
-from pictofs.api.nonetwork import NoNetwork
-from pictofs.api.storage import Storage
+from pictofs.app.library import only, open_library
 from pictofs.app.orders import Orders
 from pictofs.app.warm import WarmCommand
-from pictofs.clock import SystemClock
 from pictofs.config import MountSettings
 from pictofs.control.place import new_socket
 from pictofs.control.server import ControlServer, Handler
-from pictofs.errors import PictofsError, Unauthorized
+from pictofs.errors import Unauthorized
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
 from pictofs.library.library import Library
-from pictofs.store.catalog import Catalog
-from pictofs.store.shelf import Shelf
 from pictofs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
-
-ATTEMPT = 1 / 3
-"""Share of an operation's deadline that one silent connection may take, so that another can be tried."""
 
 
 def serve(settings: MountSettings, key: ApiKey, on_ready: Callable[[], None]) -> None:
@@ -47,7 +37,7 @@ def serve(settings: MountSettings, key: ApiKey, on_ready: Callable[[], None]) ->
     try:
         trio.run(_Mount(settings, key, on_ready).run)
     except BaseExceptionGroup as group:  # of the nursery, however few are in it
-        raise _only(group) from group
+        raise only(group) from group
 
 
 class _Mount:
@@ -56,57 +46,19 @@ class _Mount:
         self._started = time.time()
 
     async def run(self) -> None:
-        settings, clock, meter = self._settings, SystemClock(), Meter()
-        server = _fingerprint(settings.base_url)
-        shelf = Shelf(
-            settings.shelf_dir,
-            limit=settings.cache_size,
-            reserve=settings.min_free,
-            clock=clock,
-        )
-        catalog = Catalog(_catalog_path(settings, server, self._key))
-        api = Api(
-            settings.base_url,
+        settings = self._settings
+        opened = open_library(
+            settings,
             self._key,
-            clock=clock,
-            meter=meter,
-            timeout=settings.timeout * ATTEMPT,
-            max_retries=0 if settings.offline else settings.max_retries,
-            allow_plain_http=settings.allow_plain_http,
-            transport=NoNetwork() if settings.offline else None,
+            prefetch=settings.prefetch,
+            frozen=settings.frozen,
+            offline=settings.offline,
+            bulk_annotations=settings.bulk_annotations == "export",
         )
-        storage = Storage(
-            clock=clock,
-            meter=meter,
-            connect_timeout=settings.timeout * ATTEMPT,
-            inactivity_timeout=settings.timeout * ATTEMPT,
-            allow_plain_http=settings.allow_plain_http,
-        )
-        try:
-            async with api, storage, trio.open_nursery() as nursery:
-                library = Library(
-                    api,
-                    storage,
-                    catalog,
-                    shelf,
-                    nursery,
-                    clock,
-                    meter,
-                    ttl=settings.metadata_ttl,
-                    max_retries=settings.max_retries,
-                    server=server,
-                    prefetch=settings.prefetch,
-                    frozen=settings.frozen,
-                    cache_size=settings.cache_size,
-                    bulk_annotations=settings.bulk_annotations == "export",
-                )
-                library.start(nursery)
-                await self._check_access(library)
-                await self._serve(library, nursery)
-                nursery.cancel_scope.cancel()
-        finally:
-            catalog.close()
-            shelf.close()
+        async with opened as (library, nursery):
+            library.start(nursery)
+            await self._check_access(library)
+            await self._serve(library, nursery)
 
     async def _check_access(self, library: Library) -> None:
         """One request, which the mount needs anyway. A cached organization is mounted without a server."""
@@ -172,15 +124,6 @@ class _Refresh:
         return {"datasets": await self._library.refresh(entry)}
 
 
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first failure with a name, or else the first one, or the whole group."""
-    named = group.subgroup(PictofsError) or group
-    error: BaseException = named
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 async def _stop_on_signals(
     session: Session, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
@@ -189,22 +132,3 @@ async def _stop_on_signals(
         async for number in signals:
             log.info("stopping on %s", signal.Signals(number).name)
             session.stop()
-
-
-def _fingerprint(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-
-
-def _catalog_path(settings: MountSettings, server: str, key: ApiKey) -> Path:
-    """One catalog for each server and key: another key may see other items.
-
-    The name holds a hash of the key with 64 bits, of which nothing of the key can be told.
-    """
-    owner = hashlib.blake2b(key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]).hexdigest()
-    folder = settings.cache_dir / "catalog"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise PictofsError(f"the cache folder {folder} can't be used: {error.strerror}") from error
-    return folder / f"{server}-{owner}.db"

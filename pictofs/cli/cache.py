@@ -12,7 +12,7 @@ import typer
 
 from pictofs.cli.options import CacheDir
 from pictofs.cli.words import bytes_text
-from pictofs.config import FreeSpace, MountSettings
+from pictofs.config import FreeSpace, LibrarySettings, resolve
 from pictofs.errors import NoSuchEntry
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _open(cache_dir: str | None) -> tuple[Shelf, Path]:
     from pictofs.clock import SystemClock
     from pictofs.store.shelf import Shelf
 
-    settings = MountSettings.load(Path("/"), {"cache_dir": cache_dir}, os.environ)
+    settings = LibrarySettings(**resolve(LibrarySettings, {"cache_dir": cache_dir}, os.environ))
     root = settings.shelf_dir
     if not root.exists():
         raise NoSuchEntry(f"there is no cache in {settings.cache_dir}: name another by --cache-dir")

@@ -11,7 +11,7 @@ from pathlib import Path
 from pictofs.api.key import ApiKey
 from pictofs.app import cache_folder, daemon, mounts
 from pictofs.cli.failure import warn
-from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, with_mount_settings
+from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, with_settings
 from pictofs.config import MountSettings, find_access
 from pictofs.errors import MountFailed, TimedOut
 
@@ -19,7 +19,7 @@ START_SECONDS = 30.0
 """How long a mount may take to start, on top of the deadline of one operation."""
 
 
-@with_mount_settings
+@with_settings(MountSettings)
 def mount(
     mountpoint: Mountpoint,
     profile: Profile = None,

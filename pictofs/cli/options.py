@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from pictofs.config import MountSettings, Setting, declared
+from pictofs.config import Setting, declared
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,17 +36,21 @@ CacheDir = Annotated[
 ]
 
 
-def with_mount_settings(command: F) -> F:
-    """Give `command`, in the place of its `**given`, an option for each setting of a mount.
+def with_settings(settings: type) -> Callable[[F], F]:
+    """A decorator that gives a command, in the place of its `**given`, an option for each setting of a dataclass.
 
     It gets what was written, by the setting's name: text, True for a switch, None where it was left out.
     """
-    signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    options = [_parameter(item) for item in declared(MountSettings)]
-    command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
-    return command
+
+    def decorate(command: F) -> F:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        options = [_parameter(item) for item in declared(settings)]
+        command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+        return command
+
+    return decorate
 
 
 def _help(item: Setting) -> str:

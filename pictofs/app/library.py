@@ -1,0 +1,115 @@
+"""A library, put together from settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from pictofs.api.client import Api
+from pictofs.api.key import ApiKey
+from pictofs.api.meter import Meter
+from pictofs.api.nonetwork import NoNetwork
+from pictofs.api.storage import Storage
+from pictofs.clock import SystemClock
+from pictofs.config import LibrarySettings
+from pictofs.errors import PictofsError
+from pictofs.library.library import Library
+from pictofs.library.prefetch import Mode
+from pictofs.store.catalog import Catalog
+from pictofs.store.shelf import Shelf
+
+ATTEMPT = 1 / 3
+"""Share of an operation's deadline that one silent connection may take, so that another can be tried."""
+
+
+@asynccontextmanager
+async def open_library(
+    settings: LibrarySettings,
+    key: ApiKey,
+    *,
+    prefetch: Mode = "off",
+    frozen: bool = False,
+    offline: bool = False,
+    bulk_annotations: bool = False,
+) -> AsyncIterator[tuple[Library, trio.Nursery]]:
+    """A library with the user's cache and catalog, and the nursery that it lives in, which is cancelled at the end.
+
+    `start` is left to the caller. What the body raises comes out in groups, see `only`. Raises PictofsError where
+    the cache can't be used.
+    """
+    clock, meter = SystemClock(), Meter()
+    server = _fingerprint(settings.base_url)
+    shelf = Shelf(settings.shelf_dir, limit=settings.cache_size, reserve=settings.min_free, clock=clock)
+    catalog = Catalog(_catalog_path(settings, server, key))
+    api = Api(
+        settings.base_url,
+        key,
+        clock=clock,
+        meter=meter,
+        timeout=settings.timeout * ATTEMPT,
+        max_retries=0 if offline else settings.max_retries,
+        allow_plain_http=settings.allow_plain_http,
+        transport=NoNetwork() if offline else None,
+    )
+    storage = Storage(
+        clock=clock,
+        meter=meter,
+        connect_timeout=settings.timeout * ATTEMPT,
+        inactivity_timeout=settings.timeout * ATTEMPT,
+        allow_plain_http=settings.allow_plain_http,
+    )
+    try:
+        async with api, storage, trio.open_nursery() as nursery:
+            library = Library(
+                api,
+                storage,
+                catalog,
+                shelf,
+                nursery,
+                clock,
+                meter,
+                ttl=settings.metadata_ttl,
+                max_retries=settings.max_retries,
+                server=server,
+                prefetch=prefetch,
+                frozen=frozen,
+                cache_size=settings.cache_size,
+                bulk_annotations=bulk_annotations,
+            )
+            yield library, nursery
+            nursery.cancel_scope.cancel()
+    finally:
+        catalog.close()
+        shelf.close()
+
+
+def only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first failure with a name, or else the first one, or the whole group."""
+    named = group.subgroup(PictofsError) or group
+    error: BaseException = named
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def _catalog_path(settings: LibrarySettings, server: str, key: ApiKey) -> Path:
+    """One catalog for each server and key: another key may see other items.
+
+    The name holds a hash of the key with 64 bits, of which nothing of the key can be told.
+    """
+    owner = hashlib.blake2b(key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]).hexdigest()
+    folder = settings.cache_dir / "catalog"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise PictofsError(f"the cache folder {folder} can't be used: {error.strerror}") from error
+    return folder / f"{server}-{owner}.db"
