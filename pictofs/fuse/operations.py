@@ -104,6 +104,26 @@ class Operations(pyfuse3.Operations):
         """What stat shows."""
         return self._entry(await self._tree.attributes(inode))
 
+    @handler
+    async def getxattr(
+        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext
+    ) -> bytes:
+        """An extended attribute."""
+        if not name.startswith(b"user."):
+            # `ls -l` asks for an ACL of each file of a device, until it hears that there are none.
+            raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
+        value = (await self._tree.xattrs(inode)).get(name.decode(errors="replace"))
+        if value is None:
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        return value
+
+    @handler
+    async def listxattr(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> Sequence[pyfuse3.XAttrNameT]:
+        """The names of all extended attributes."""
+        return [pyfuse3.XAttrNameT(name.encode()) for name in await self._tree.xattrs(inode)]
+
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         """Nothing is kept for an inode that is not open."""
 

@@ -62,6 +62,12 @@ class Catalog:
         row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE key = ?", (key,))
         return row
 
+    def dataset_object(self, key: int) -> dict[str, Any]:
+        """The API's object of a dataset, as it came; empty where there is no such dataset."""
+        row = self._reader.execute("SELECT raw FROM dataset WHERE key = ?", (key,)).fetchone()
+        found: dict[str, Any] = json.loads(row[0]) if row else {}
+        return found
+
     def dataset_by_entry(self, entry: str) -> DatasetRow | None:
         """The dataset listed as `entry`."""
         row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE entry = ?", (entry,))
@@ -257,8 +263,14 @@ class Catalog:
         """A newer object of a known dataset came; its name is left for `put_datasets`. Blocks."""
         with self.database.write() as db:
             db.execute(
-                "UPDATE dataset SET image_count = ?, total_size = ?, signature = ? WHERE key = ?",
-                (dataset.image_count, dataset.total_size, dataset.signature, key_of(dataset.id.lower())),
+                "UPDATE dataset SET image_count = ?, total_size = ?, signature = ?, raw = ? WHERE key = ?",
+                (
+                    dataset.image_count,
+                    dataset.total_size,
+                    dataset.signature,
+                    json.dumps(dataset.raw).encode(),
+                    key_of(dataset.id.lower()),
+                ),
             )
 
     def expire(self, dataset: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from pictofs.errors import IsADirectory, NotADirectory
@@ -81,8 +82,19 @@ class View(Protocol):
     async def open(self, inode: Inode) -> tuple[Attributes, Content]:
         """The content, and the attributes as they were known before. Raises IsADirectory, NoSuchEntry, Stale."""
 
+    async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
+        """Extended attributes by name, for no more requests than `attributes`. Raises NoSuchEntry, Stale."""
 
-class FileView:
+
+class Plain:
+    """A view without extended attributes."""
+
+    async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
+        """None."""
+        return {}
+
+
+class FileView(Plain):
     """The half of a view that files share."""
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
@@ -94,7 +106,7 @@ class FileView:
         raise NotADirectory("a file was listed")
 
 
-class FolderView:
+class FolderView(Plain):
     """The half of a view that folders share."""
 
     async def open(self, inode: Inode) -> tuple[Attributes, Content]:

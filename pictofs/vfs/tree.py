@@ -88,6 +88,11 @@ class Tree:
         inode, view = self._node(parent)
         return await view.lookup(inode, name)
 
+    async def xattrs(self, number: int) -> Mapping[str, bytes]:
+        """Extended attributes by name."""
+        inode, view = self._node(number)
+        return await view.xattrs(inode)
+
     def open_folder(self, number: int) -> int:
         """A handle for reading a folder."""
         handle = next(self._numbers)

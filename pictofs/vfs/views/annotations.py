@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 from pictofs.errors import NoSuchEntry, Stale
@@ -10,6 +11,7 @@ from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.store.rows import DirectoryRow, EntryRow, ImageRow
 from pictofs.vfs.node import FOREVER, Attributes, FileView, file, unsized
+from pictofs.vfs.views.images import image_xattrs
 from pictofs.vfs.views.tree import TreeView
 
 PLACEHOLDER, PLACEHOLDER_EACH = 1 << 20, 1 << 14
@@ -86,6 +88,12 @@ class AnnotationView(FileView):
         row = self._row(inode)
         self._check(inode, row)
         return annotation_file(row, 0.0), await self._library.notes.open(row)
+
+    async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
+        """What the API says of the image."""
+        row = self._row(inode)
+        self._check(inode, row)
+        return image_xattrs(self._library.catalog, row)
 
     def _check(self, inode: Inode, row: ImageRow) -> None:
         if row.note_version & 255 != inode.version:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.store.rows import DatasetRow
+from pictofs.vfs import xattrs
 from pictofs.vfs.node import Attributes, Batch, Entry, FolderView, folder
 
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
@@ -25,6 +28,11 @@ class DatasetView(FolderView):
     async def attributes(self, inode: Inode) -> Attributes:
         """Of the folder."""
         return dataset_folder(await self._library.listing.dataset(inode.key), self._library.listing.fresh_for)
+
+    async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
+        """What the API says of the dataset."""
+        await self._library.listing.dataset(inode.key)
+        return xattrs.of_dataset(self._library.catalog.dataset_object(inode.key))
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
         """`images` or `annotations`."""

@@ -11,7 +11,7 @@ from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
 from pictofs.library.content import Content, InMemory
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.vfs.node import BATCH, FOREVER, Attributes, Batch, Entry, folder
+from pictofs.vfs.node import BATCH, FOREVER, Attributes, Batch, Entry, Plain, folder
 from pictofs.vfs.views.dataset import dataset_folder
 
 ROOT, DATASETS, OWN, STATUS = range(4)
@@ -23,7 +23,7 @@ _TREE: dict[int, dict[str, int]] = {
 }
 
 
-class FixedView:
+class FixedView(Plain):
     """The top of the tree."""
 
     def __init__(self, library: Library, status: Callable[[], dict[str, Any]], started_ns: int) -> None:

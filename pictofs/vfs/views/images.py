@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pictofs.errors import NoSuchEntry
 from pictofs.library.content import Content
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
+from pictofs.store.catalog import Catalog
 from pictofs.store.rows import DirectoryRow, EntryRow, ImageRow
+from pictofs.vfs import xattrs
 from pictofs.vfs.node import FOREVER, Attributes, FileView, file, unsized
 from pictofs.vfs.views.tree import TreeView
 
@@ -42,6 +46,11 @@ class ImagesView(TreeView):
         return row.entry
 
 
+def image_xattrs(catalog: Catalog, row: ImageRow) -> Mapping[str, bytes]:
+    """What the API says of an image."""
+    return xattrs.of_image(row, catalog.dataset(row.dataset), catalog.directory(row.directory))
+
+
 class ImageView(FileView):
     """An image."""
 
@@ -56,6 +65,10 @@ class ImageView(FileView):
         """The bytes."""
         row = self._row(inode)
         return image_file(row, 0.0), await self._library.downloads.image(row)
+
+    async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
+        """What the API says of the image."""
+        return image_xattrs(self._library.catalog, self._row(inode))
 
     def _row(self, inode: Inode) -> ImageRow:
         row = self._library.catalog.image(inode.key)

@@ -1,0 +1,82 @@
+"""`user.pictograph.*`: what the API says of a dataset or an image, as extended attributes.
+
+A scalar is plain text, a list or an object compact JSON. What the API leaves out or gives as null is no attribute.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pictofs.model.names import storable
+from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
+
+PREFIX = "user.pictograph."
+VALUE_MAX = 1 << 16
+"""Bytes of the longest value that the kernel takes (XATTR_SIZE_MAX); a longer one is left out."""
+DATASET = (
+    "id",
+    "organization_id",
+    "name",
+    "description",
+    "readme",
+    "annotation_types",
+    "classes",
+    "tags",
+    "image_count",
+    "completed_image_count",
+    "archived_image_count",
+    "total_size",
+    "storage_class",
+    "is_public",
+    "is_archived",
+    "archived_at",
+    "created_at",
+    "updated_at",
+)
+"""The fields of a dataset that are shown, by the API's names."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def of_dataset(raw: Mapping[str, Any]) -> dict[str, bytes]:
+    """Those of a dataset. `raw` is the API's object."""
+    return _attributes({name: raw.get(name) for name in DATASET})
+
+
+def of_image(row: ImageRow, dataset: DatasetRow | None, directory: DirectoryRow | None) -> dict[str, bytes]:
+    """Those of an image, and of its annotation file."""
+    return _attributes(
+        {
+            "id": row.id,
+            "dataset_id": dataset and dataset.id,
+            "filename": row.name,
+            "directory_path": directory and directory.path,
+            "status": row.status,
+            "split": row.split,
+            "tags": json.loads(row.tags or "[]"),
+            "size": row.known_size,
+            "width": row.width,
+            "height": row.height,
+            "content_type": row.content_type,
+            "annotation_count": row.annotation_count,
+            "min_confidence": row.min_confidence,
+            "created_at": _moment(row.created_ns) if row.created_ns else None,
+        }
+    )
+
+
+def _attributes(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    values = {PREFIX + name: _text(value) for name, value in fields.items() if value is not None}
+    return {name: value for name, value in values.items() if len(value) <= VALUE_MAX}
+
+
+def _text(value: Any) -> bytes:
+    if not isinstance(value, str):
+        value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return storable(value).encode()
+
+
+def _moment(ns: int) -> str:
+    return (_EPOCH + timedelta(microseconds=ns // 1000)).isoformat()

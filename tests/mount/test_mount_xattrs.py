@@ -1,0 +1,100 @@
+"""`getfattr` on a mount: the API's fields, no request, no message for what nobody has."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from mounting import Mount, Mounting, Serving, Spent, active, run
+
+from standin import PRESETS, StandIn
+
+PREFIX = "user.pictograph."
+
+
+@pytest.fixture(scope="module")
+def server(module_serving: Serving) -> StandIn:
+    return module_serving(PRESETS["small"]())
+
+
+@pytest.fixture(scope="module")
+def mount(module_mounted: Mounting, server: StandIn) -> Mount:
+    return module_mounted(server)
+
+
+def dumped(path: Path) -> dict[str, str]:
+    """What `getfattr -d` shows, by name."""
+    said = run("getfattr", "-d", "--absolute-names", path)
+    return {
+        name: value.replace('\\"', '"')
+        for name, value in re.findall(r'^user\.pictograph\.(\w+)="(.*)"$', said, re.M)
+    }
+
+
+def test_x1_getfattr_shows_every_field(mount: Mount, server: StandIn) -> None:
+    dataset = server.organization["small"]
+    found = dumped(mount.datasets / "small")
+    assert found["id"] == dataset.id
+    assert found["image_count"] == str(dataset.counts().images)
+    assert {name for name, _ in os_xattrs(mount.datasets / "small").items()} == {
+        PREFIX + name for name in found
+    }
+    run("find", mount.datasets)  # lists it
+    before = Spent(server)
+    for image in active(dataset):
+        place = Path(image.directory_path.strip("/"), image.filename)
+        found = dumped(mount.datasets / "small/images" / place)
+        assert (found["id"], found["dataset_id"]) == (image.id, dataset.id)
+        assert (found["status"], found.get("split")) == (image.status, image.split)
+        assert (found["filename"], found["directory_path"]) == (image.filename, image.directory_path)
+        assert (found["size"], found["annotation_count"]) == (str(image.size), str(image.annotation_count))
+        assert dumped(mount.datasets / "small/annotations" / f"{place}.json") == found
+    assert before.all == []
+
+
+def os_xattrs(path: Path) -> dict[str, bytes]:
+    return {name: os.getxattr(path, name) for name in os.listxattr(path)}
+
+
+def test_x2_other_names_and_other_nodes(mount: Mount) -> None:
+    assert os.listxattr(mount.root) == os.listxattr(mount.datasets / "small/images") == []
+    with pytest.raises(OSError, match="No data") as caught:
+        os.getxattr(mount.datasets / "small", "user.other")
+    assert caught.value.errno == errno.ENODATA
+    for name in ("system.posix_acl_access", "security.selinux", "trusted.x"):
+        with pytest.raises(OSError, match="not supported") as caught:
+            os.getxattr(mount.datasets / "small", name)
+        assert caught.value.errno == errno.EOPNOTSUPP
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_x3_ls_asks_a_device_once_for_each_name(mount: Mount) -> None:
+    """What a program asks is what the daemon is asked: the kernel keeps no extended attribute."""
+    folder = mount.datasets / "small/images"
+    said = subprocess.run(
+        ["strace", "-f", "-e", "trace=getxattr,lgetxattr,fgetxattr", "ls", "-lR", folder],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    asked = re.findall(r'getxattr\(".*", "(.*?)",.* (E\w+) \(', said)
+    assert len(asked) == len({name for name, _ in asked}) <= 2
+    assert {code for _, code in asked} <= {"EOPNOTSUPP"}
+
+
+def test_x1_a_copy_keeps_them(mount: Mount, tmp_path: Path) -> None:
+    """`cp --preserve=xattr` writes them onto a file system that takes them."""
+    source = next(path for path in (mount.datasets / "small/images").rglob("*") if path.is_file())
+    probe = tmp_path / "probe"
+    probe.touch()
+    try:
+        os.setxattr(probe, "user.x", b"1")
+    except OSError:
+        pytest.skip("the temporary folder takes no extended attributes")
+    run("cp", "--preserve=xattr", source, tmp_path / "copy")
+    assert os_xattrs(tmp_path / "copy") == os_xattrs(source)
