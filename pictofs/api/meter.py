@@ -19,6 +19,8 @@ RESERVE_SHARE = 0.1
 """The part of the hourly limit that is kept for a person at a prompt."""
 RESERVE_LEAST = 50
 """Requests kept on the smallest plan: a listing of some datasets and a few files."""
+UNANSWERED = "none"
+"""In the place of a status, where no answer came: a broken connection, a deadline."""
 _WINDOW = 3600.0
 """Seconds of the server's sliding window: no reset is believed to be further away."""
 _UNSTATED_RESET = 60.0
@@ -63,6 +65,10 @@ class Meter:
     def __init__(self) -> None:
         self.requests: Counter[tuple[Host, str, str]] = Counter()
         """Requests sent, retries included, by host, route template and purpose."""
+        self.answers: Counter[tuple[Host, str, str, str]] = Counter()
+        """How they ended: the same, and the HTTP status, or `UNANSWERED`."""
+        self.contact_at = 0.0
+        """Wall-clock seconds of the last answer of the API, whatever it said."""
         self.bytes_in: Counter[Host] = Counter()
         """Body bytes received, after decompression."""
         self.errors: Counter[str] = Counter()
@@ -92,8 +98,21 @@ class Meter:
         self.asking += 1
         try:
             yield
+        except BaseException:
+            self.ended("api", route, UNANSWERED)
+            raise
         finally:
             self.asking -= 1
+
+    def answered(self, route: str, status: int, headers: Mapping[str, str], now: float) -> None:
+        """Count an answer of the API and take in what it says of the rate limit; `now` in wall-clock seconds."""
+        self.ended("api", route, str(status))
+        self.contact_at = now
+        self.limits(headers, now)
+
+    def ended(self, host: Host, route: str, status: str) -> None:
+        """Count how a request ended: its HTTP status, or `UNANSWERED`."""
+        self.answers[host, route, _purpose.get(), status] += 1
 
     def spent(self, purpose: str) -> int:
         """Requests sent to the API for `purpose`, retries included."""

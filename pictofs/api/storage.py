@@ -23,7 +23,7 @@ from pictofs.api.connection import Connection, Gone, Head
 from pictofs.api.dialer import PORTS, Dialer, Origin, authorization
 from pictofs.api.exchange import USER_AGENT
 from pictofs.api.failure import retry_after
-from pictofs.api.meter import Meter
+from pictofs.api.meter import UNANSWERED, Meter
 from pictofs.clock import Clock
 from pictofs.errors import (
     Invalid,
@@ -158,8 +158,11 @@ class Storage:
             self._meter.sent("storage", "GET")
             try:
                 with trio.fail_after(self._inactivity):
-                    return connection, await connection.ask(request)
+                    head = await connection.ask(request)
+                self._meter.ended("storage", "GET", str(head.status))
+                return connection, head
             except Gone as gone:
+                self._meter.ended("storage", "GET", UNANSWERED)
                 connection.close()
                 if fresh:
                     raise ServerFault(f"{origin.host}: {gone}") from gone
@@ -167,9 +170,11 @@ class Storage:
                 self._meter.retries += 1
                 connection = None
             except trio.TooSlowError:
+                self._meter.ended("storage", "GET", UNANSWERED)
                 connection.close()
                 raise TimedOut(f"{origin.host}: no answer within {self._inactivity:g} s") from None
             except BaseException:
+                self._meter.ended("storage", "GET", UNANSWERED)
                 connection.close()
                 raise
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import trio
 from pictofs import __version__
 from pictofs.api.key import ApiKey
 from pictofs.app.library import only, open_library
+from pictofs.app.metrics import Metrics
 from pictofs.app.orders import Orders
 from pictofs.app.warm import WarmCommand
 from pictofs.config import MountSettings
@@ -81,35 +84,64 @@ class _Mount:
                 "control_socket": str(socket),
                 "open_files": tree.open_files,
                 "bugs": operations.bugs,
+                "operations": {
+                    name: {"ended": counts.total, "failed": counts.failed, "under_way": counts.under_way}
+                    for name, counts in operations.counts.items()
+                },
                 **library.status(settings.cache_dir),
             }
 
+        def exposition() -> bytes:
+            return metrics.text()
+
         tree = Tree(
             library,
-            status=status,
+            documents={
+                "status.json": lambda: json.dumps(status(), indent=2).encode() + b"\n",
+                "metrics": exposition,
+            },
             exact_annotation_sizes=settings.annotation_sizes == "exact",
             started_ns=int(self._started * 1e9),
         )
         operations = Operations(
             tree, timeout=settings.timeout, uid=settings.uid, gid=settings.gid, umask=settings.umask
         )
+        metrics = Metrics(
+            library,
+            operations.counts,
+            mountpoint=str(settings.mountpoint),
+            open_files=lambda: tree.open_files,
+            bugs=lambda: operations.bugs,
+        )
         handlers: dict[str, Handler] = {
             "refresh": _Refresh(library),
+            "status": _Status(status),
             "warm": WarmCommand(library, nursery),
             "order": Orders(library, nursery),
         }
         await nursery.start(ControlServer(socket, handlers).serve)
-        session = Session(operations, settings.mountpoint, allow_other=settings.allow_other)
-        try:
-            nursery.start_soon(session.forget_entries, library.changes.incoming)
-            await nursery.start(_stop_on_signals, session)
-            self._on_ready()
-            log.info("mounted %s at %s", settings.base_url, settings.mountpoint)
-            await session.serve()
-        finally:
-            session.close()
-            tree.close_all()
+        async with metrics.served(settings.metrics_port) if settings.metrics_port else nullcontext():
+            session = Session(operations, settings.mountpoint, allow_other=settings.allow_other)
+            try:
+                nursery.start_soon(session.forget_entries, library.changes.incoming)
+                await nursery.start(_stop_on_signals, session)
+                self._on_ready()
+                log.info("mounted %s at %s", settings.base_url, settings.mountpoint)
+                await session.serve()
+            finally:
+                session.close()
+                tree.close_all()
         log.info("unmounted %s", settings.mountpoint)
+
+
+class _Status:
+    """The control operation `status`: status.json, without a request of the kernel that it would count."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
+        self._status = status
+
+    async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._status()
 
 
 class _Refresh:

@@ -99,6 +99,15 @@ class MountSettings(LibrarySettings):
         default="info",
     )
 
+    metrics_port: int | None = setting(
+        "Serve the figures of .pictofs/metrics at this port of 127.0.0.1, to everybody on this machine.",
+        panel=_LOG,
+        parse=values.port,
+        metavar="PORT",
+        default="not served",
+        make=lambda: None,
+    )
+
     @classmethod
     def load(
         cls, mountpoint: Path, given: Mapping[str, str | bool | None], environ: Mapping[str, str]

@@ -104,6 +104,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """A TCP port."""
+    if not re.fullmatch("[0-9]{1,5}", text.strip()) or not 0 < int(text) < 65536:
+        raise ValueError("write a port from 1 to 65535")
+    return int(text)
+
+
 def numeric_id(text: str) -> int:
     """A numeric user or group id."""
     try:

@@ -6,13 +6,16 @@ import errno
 import functools
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
+from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
 import trio
 
 from pictofs.errors import PictofsError
+from pictofs.fuse.counts import Counts
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import Tree
 
@@ -28,16 +31,26 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
 
     Anything but a FUSEError that leaves a handler would end the whole mount.
     """
+    name = work.__name__
 
     @functools.wraps(work)
     async def handle(*args: P.args, **kwargs: P.kwargs) -> T:
         operations: Operations = args[0]  # type: ignore[assignment]
-        # Not trio.fail_after: its generator costs 10 us more, on four requests for each file.
-        with trio.CancelScope(relative_deadline=operations.timeout) as scope:
-            return await _named(work, operations, *args, **kwargs)
-        assert scope.cancelled_caught
-        log.warning("%s: no answer within %g s", work.__name__, operations.timeout)
-        raise pyfuse3.FUSEError(errno.ETIMEDOUT)
+        counts = operations.counts[name]
+        counts.under_way += 1
+        code, started = 0, perf_counter()
+        try:
+            # Not trio.fail_after: its generator costs 10 us more, on four requests for each file.
+            with trio.CancelScope(relative_deadline=operations.timeout) as scope:
+                return await _named(work, operations, *args, **kwargs)
+            assert scope.cancelled_caught
+            log.warning("%s: no answer within %g s", name, operations.timeout)
+            raise pyfuse3.FUSEError(errno.ETIMEDOUT)
+        except pyfuse3.FUSEError as error:
+            code = error.errno
+            raise
+        finally:
+            counts.done(code, perf_counter() - started)
 
     return handle
 
@@ -70,6 +83,8 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self.timeout = timeout
         self.bugs = 0
+        self.counts: defaultdict[str, Counts] = defaultdict(Counts)
+        """Requests by kind: the handler's name."""
         self._tree = tree
         self._uid, self._gid, self._mask = uid, gid, ~umask
 

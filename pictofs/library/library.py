@@ -191,7 +191,12 @@ class Library:
             "requests": {**by_host, "by_route": by_route},
             "retries": meter["retries"],
             "errors": meter["errors"],
-            "bytes": {"downloaded": sum(meter["bytes_in"].values()), "read": self.tally.bytes_read},
+            "bytes": {
+                "downloaded": sum(meter["bytes_in"].values()),
+                "storage": self.meter.bytes_in["storage"],
+                "read": self.tally.bytes_read,
+            },
+            "waiting": {"readers": self.tally.waiting, "api": self.meter.asking},
             "cache": cache,
             "prefetch": self.downloads.prefetch.status(),
             "rate": {key: rate[key] for key in ("limit", "remaining", "reset_at", "reserve")},

@@ -176,6 +176,11 @@ class Shelf:
         """What the cache takes. 20 us, but may wait for another process's lock. Raises ShelfUnusable."""
         return self._room.usage()
 
+    @property
+    def evicted(self) -> tuple[int, int]:
+        """Blobs that this process removed to make room, and their bytes."""
+        return self._room.evicted, self._room.evicted_bytes
+
     def flush_uses(self) -> None:
         """Write what was used, for the order of eviction, to the disk. Blocks; never fails."""
         self._seen.flush()

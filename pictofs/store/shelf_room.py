@@ -56,6 +56,7 @@ class Room:
         self._reserve = reserve
         self._flush_uses = flush_uses
         self._eviction = Lock(root, "eviction", patience=60)
+        self.evicted = self.evicted_bytes = 0  # blobs that this process removed to make room, and their bytes
 
     def usage(self) -> Usage:
         """What is taken and what is free; 20 us unless another process holds the ledger."""
@@ -242,9 +243,13 @@ class Room:
         for fan in range(FANS):
             if target <= 0:
                 return
-            target -= self._drop_from(fan, target, cutoff)
+            freed, blobs = self._drop_from(fan, target, cutoff)
+            target -= freed
+            self.evicted += blobs
+            self.evicted_bytes += freed
 
-    def _drop_from(self, fan: int, target: int, cutoff: float) -> int:
+    def _drop_from(self, fan: int, target: int, cutoff: float) -> tuple[int, int]:
+        """Remove such blobs of one directory; the bytes and the blobs that went."""
         freed = blobs = 0
         with self.ledger as ledger:
             for name, stat in self._files(fan):
@@ -254,7 +259,7 @@ class Room:
                     freed += charge(stat.st_size)
                     blobs += 1
             ledger.add(fan, -freed, -blobs)
-        return freed
+        return freed, blobs
 
     def close(self) -> None:
         """Give the descriptors back."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
 
 from pictofs.errors import NoSuchEntry
 from pictofs.library.content import Content
@@ -14,7 +13,7 @@ from pictofs.model.inode import Inode, Kind
 from pictofs.vfs.node import FOREVER, Attributes, Entry, View
 from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
 from pictofs.vfs.views.dataset import DatasetView
-from pictofs.vfs.views.fixed import FixedView
+from pictofs.vfs.views.fixed import Documents, FixedView
 from pictofs.vfs.views.images import ImagesView, ImageView
 
 
@@ -49,14 +48,14 @@ class Tree:
         self,
         library: Library,
         *,
-        status: Callable[[], dict[str, Any]],
+        documents: Documents,
         exact_annotation_sizes: bool,
         started_ns: int,
     ) -> None:
         self._library = library
         exact = Exact(library, exact_annotation_sizes)
         self._views: Mapping[Kind, View] = {
-            Kind.FIXED: FixedView(library, status, started_ns),
+            Kind.FIXED: FixedView(library, documents, started_ns),
             Kind.DATASET: DatasetView(library),
             Kind.IMAGES: ImagesView(library),
             Kind.ANNOTATIONS: AnnotationsView(library, exact),

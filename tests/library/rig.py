@@ -221,7 +221,12 @@ class Rig:
                     **library,
                 )
                 made.start(nursery)
-                tree = Tree(made, status=lambda: {}, exact_annotation_sizes=exact, started_ns=1)
+                tree = Tree(
+                    made,
+                    documents={"status.json": lambda: b"{}\n", "metrics": lambda: b""},
+                    exact_annotation_sizes=exact,
+                    started_ns=1,
+                )
                 yield Mount(self.standin, self.clock, made, tree, catalog, shelf, meter, nursery)
                 nursery.cancel_scope.cancel()
             tree.close_all()  # an open that was about to return does so in spite of being cancelled

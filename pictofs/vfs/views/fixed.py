@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import stat
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
 from pictofs.library.content import Content, InMemory
@@ -14,29 +12,30 @@ from pictofs.model.inode import Inode, Kind, number
 from pictofs.vfs.node import BATCH, FOREVER, Attributes, Batch, Entry, Plain, folder
 from pictofs.vfs.views.dataset import dataset_folder
 
-ROOT, DATASETS, OWN, STATUS = range(4)
+ROOT, DATASETS, OWN, STATUS, METRICS = range(5)
 """Keys of inodes of the kind FIXED; they must not change."""
 
 _TREE: dict[int, dict[str, int]] = {
     ROOT: {"datasets": DATASETS, ".pictofs": OWN},
-    OWN: {"status.json": STATUS},
+    OWN: {"status.json": STATUS, "metrics": METRICS},
 }
+
+Documents = Mapping[str, Callable[[], bytes]]
+"""What each file in `.pictofs` holds now, by its name; asks nobody."""
 
 
 class FixedView(Plain):
     """The top of the tree."""
 
-    def __init__(self, library: Library, status: Callable[[], dict[str, Any]], started_ns: int) -> None:
-        """`status` gives what status.json shows; `started_ns` is the age of everything here."""
-        self._library, self._status, self._started_ns = library, status, started_ns
+    def __init__(self, library: Library, documents: Documents, started_ns: int) -> None:
+        """`started_ns` is the age of everything here."""
+        self._library, self._started_ns = library, started_ns
+        self._documents = {_TREE[OWN][name]: document for name, document in documents.items()}
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Of a folder, or of status.json as it is now."""
-        if inode.key == STATUS:
-            ino = number(Kind.FIXED, STATUS)
-            return Attributes(
-                ino, stat.S_IFREG | 0o444, len(self._document()), 0, self._started_ns, 0.0, FOREVER
-            )
+        """Of a folder, or of a file as it is now."""
+        if inode.key in self._documents:
+            return self._file(inode.key, self._documents[inode.key]())
         if inode.key not in (ROOT, DATASETS, OWN):
             raise NoSuchEntry("there is no such node")
         return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER)
@@ -52,7 +51,9 @@ class FixedView(Plain):
         try:
             key = _TREE[inode.key][name]
         except KeyError:
-            raise (NotADirectory if inode.key == STATUS else NoSuchEntry)(f"no entry {name!r}") from None
+            raise (NotADirectory if inode.key in self._documents else NoSuchEntry)(
+                f"no entry {name!r}"
+            ) from None
         return await self.attributes(Inode(Kind.FIXED, key, 0))
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
@@ -75,10 +76,12 @@ class FixedView(Plain):
         )
 
     async def open(self, inode: Inode) -> tuple[Attributes, Content]:
-        """status.json as it is now."""
-        if inode.key != STATUS:
+        """A file as it is now."""
+        if inode.key not in self._documents:
             raise IsADirectory("a folder was opened as a file")
-        return await self.attributes(inode), InMemory(self._document())
+        text = self._documents[inode.key]()
+        return self._file(inode.key, text), InMemory(text)
 
-    def _document(self) -> bytes:
-        return json.dumps(self._status(), indent=2).encode() + b"\n"
+    def _file(self, key: int, text: bytes) -> Attributes:
+        ino = number(Kind.FIXED, key)
+        return Attributes(ino, stat.S_IFREG | 0o444, len(text), 0, self._started_ns, 0.0, FOREVER)

@@ -1,0 +1,199 @@
+"""What a mount knows of itself, as Prometheus reads it. Nothing is counted here, and nobody is asked."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from itertools import accumulate
+
+import trio
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pictofs import __version__
+from pictofs.errors import Conflict, MountFailed, PictofsError
+from pictofs.fuse.counts import BOUNDS, Counts
+from pictofs.library.library import Library
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
+
+
+class Metrics(Collector):
+    """Every figure of a mount, taken where it is counted at the moment of asking."""
+
+    def __init__(
+        self,
+        library: Library,
+        operations: Mapping[str, Counts],
+        *,
+        mountpoint: str,
+        open_files: Callable[[], int],
+        bugs: Callable[[], int],
+    ) -> None:
+        self._library, self._operations = library, operations
+        self._mountpoint, self._open_files, self._bugs = mountpoint, open_files, bugs
+        self._token = trio.lowlevel.current_trio_token()
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        """The text exposition, format 0.0.4."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterable[Metric]:
+        """Every family, as it is at one moment of the loop, whichever thread asks."""
+        if trio.lowlevel.in_trio_run():
+            return list(self._families())
+        with suppress(trio.RunFinishedError):  # the mount ends while it is asked
+            return trio.from_thread.run_sync(lambda: list(self._families()), trio_token=self._token)
+        return []
+
+    def _families(self) -> Iterator[Metric]:
+        yield _gauge("info", "The mount.", 1, version=__version__, mountpoint=self._mountpoint)
+        yield from self._kernel()
+        yield from self._cache()
+        yield from self._traffic()
+        yield from self._server()
+
+    def _kernel(self) -> Iterator[Metric]:
+        ended = CounterMetricFamily(
+            "pictofs_operations", "Requests of the kernel that have ended.", labels=["operation", "errno"]
+        )
+        took = HistogramMetricFamily(
+            "pictofs_operation_duration_seconds", "How long they took.", labels=["operation"]
+        )
+        under_way = GaugeMetricFamily(
+            "pictofs_operations_in_flight", "Requests of the kernel under way.", labels=["operation"]
+        )
+        bounds = [*map(str, BOUNDS), "+Inf"]
+        for name, counts in self._operations.items():
+            for code, count in counts.outcomes.items():
+                ended.add_metric([name, errno.errorcode.get(code, str(code)) if code else "OK"], count)
+            buckets = list(zip(bounds, map(float, accumulate(counts.buckets)), strict=True))
+            took.add_metric([name], buckets, counts.seconds)
+            under_way.add_metric([name], counts.under_way)
+        yield from (ended, took, under_way)
+        tally = self._library.tally
+        yield _counter(
+            "read_bytes", "Bytes given to readers; the kernel's page cache gives more.", tally.bytes_read
+        )
+        yield _gauge("readers_waiting", "Opens that wait for the server.", tally.waiting)
+        yield _gauge("open_files", "File handles.", self._open_files())
+        yield _counter("bugs", "Failures without a name, which readers see as EIO.", self._bugs())
+
+    def _cache(self) -> Iterator[Metric]:
+        shelf, tally = self._library.cache.shelf, self._library.tally
+        yield _counter("cache_hits", "Opens that the cache answered.", tally.hits)
+        yield _counter("cache_misses", "Opens that needed the server.", tally.misses)
+        evicted, evicted_bytes = shelf.evicted
+        yield _counter("cache_evictions", "Files that this mount removed to make room.", evicted)
+        yield _counter("cache_evicted_bytes", "Bytes of them.", evicted_bytes)
+        yield _counter("cache_damaged", "Files whose checksum was wrong, removed.", shelf.damaged)
+        with suppress(PictofsError):  # a disk that fails takes these away and no others
+            usage = shelf.usage()
+            yield _gauge("cache_bytes", "What the cache takes, of all its mounts.", usage.bytes)
+            yield _gauge("cache_files", "Files in it.", usage.files)
+            yield _gauge("cache_limit_bytes", "What it may take.", usage.limit)
+            yield _gauge("cache_disk_free_bytes", "What its disk has free.", usage.free)
+        fetched = CounterMetricFamily(
+            "pictofs_prefetch_fetched", "Files fetched before they were read.", labels=["kind"]
+        )
+        used = CounterMetricFamily("pictofs_prefetch_used", "Those of them that were read.", labels=["kind"])
+        for kind, ahead in (
+            ("images", self._library.downloads.prefetch),
+            ("annotations", self._library.notes_ahead),
+        ):
+            fetched.add_metric([kind], ahead.fetched)
+            used.add_metric([kind], ahead.used)
+        yield from (fetched, used)
+
+    def _traffic(self) -> Iterator[Metric]:
+        meter = self._library.meter
+        api = CounterMetricFamily(
+            "pictofs_api_requests",
+            "Requests to the API, retries included. Status none: no answer came.",
+            labels=["method", "route", "purpose", "status"],
+        )
+        storage = CounterMetricFamily(
+            "pictofs_storage_requests", "Requests to storage, likewise.", labels=["purpose", "status"]
+        )
+        for (host, name, purpose, status), count in meter.answers.items():
+            if host == "api":
+                method, _, route = name.partition(" ")
+                api.add_metric([method, route, purpose, status], count)
+            else:
+                storage.add_metric([purpose, status], count)
+        yield from (api, storage)
+        yield _gauge("api_requests_in_flight", "Requests to the API without an answer yet.", meter.asking)
+        yield _counter("api_received_bytes", "Bytes of the API's answers.", meter.bytes_in["api"])
+        yield _counter("storage_received_bytes", "Bytes of storage's answers.", meter.bytes_in["storage"])
+        yield _counter("storage_connections", "Connections opened to storage.", meter.connections)
+        yield _counter("request_retries", "Requests made again.", meter.retries)
+        failures = CounterMetricFamily(
+            "pictofs_request_failures",
+            "Requests that failed for good, by the error's name.",
+            labels=["error"],
+        )
+        for error, count in meter.errors.items():
+            failures.add_metric([error], count)
+        yield failures
+
+    def _server(self) -> Iterator[Metric]:
+        meter, reach = self._library.meter, self._library.reach
+        yield _gauge(
+            "server_reachable", "Whether the API answers, as far as is known.", reach.offline_since is None
+        )
+        if meter.contact_at:
+            yield _gauge(
+                "server_last_contact_timestamp_seconds", "When the API answered last.", meter.contact_at
+            )
+        # What the API has not told is left out: a made-up limit would raise alarms.
+        if meter.limit is not None:
+            yield _gauge("rate_limit_requests", "Requests of an hour, as the API says.", meter.limit)
+        if meter.remaining is not None:
+            yield _gauge("rate_remaining_requests", "Requests left of them.", meter.remaining)
+            yield _gauge("rate_reserve_requests", "Those that background work leaves alone.", meter.reserve)
+            yield _gauge("rate_reset_timestamp_seconds", "When all are there again.", meter.reset_at)
+
+    @asynccontextmanager
+    async def served(self, port: int) -> AsyncIterator[None]:
+        """`/metrics` is answered at `port` of the loopback inside.
+
+        Raises:
+            Conflict: something else listens there.
+            MountFailed: it can't be listened at.
+        """
+        # In threads: it looks up a name when it starts, and waits for its loop when it ends.
+        start = partial(start_http_server, port, LOOPBACK, registry=self._registry)
+        try:
+            server, _ = await trio.to_thread.run_sync(start)
+        except OSError as error:
+            kind = Conflict if error.errno == errno.EADDRINUSE else MountFailed
+            raise kind(
+                f"metrics can't be served at {LOOPBACK}:{port}: {error.strerror}; "
+                "name another port by --metrics-port"
+            ) from None
+        log.info("metrics are served at http://%s:%s/metrics", LOOPBACK, port)
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(server.shutdown)
+            server.server_close()
+
+
+def _gauge(name: str, help: str, value: float, **labels: str) -> Metric:
+    family = GaugeMetricFamily(f"pictofs_{name}", help, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _counter(name: str, help: str, value: float) -> Metric:
+    return CounterMetricFamily(f"pictofs_{name}", help, value)
