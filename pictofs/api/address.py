@@ -54,11 +54,15 @@ def slot(value: str) -> str:
 
     Raises `Invalid` for a name that no path carries: the item is to be addressed by its id.
     """
-    # `.` and `..` are resolved by HTTP clients, `%2F` is decoded by routers, and an id with blanks around it
-    # is taken for the id: each would address something else.
-    if value in ("", ".", "..") or "/" in value or (value != value.strip() and is_uuid(value.strip())):
+    if not is_addressable(value):
         raise Invalid(f"the API can't address {value!r} by name; use its id")
-    try:
-        return quote(value, safe="")
-    except UnicodeEncodeError as error:
-        raise Invalid(f"the API can't address {value!r} by name; use its id") from error
+    return quote(value, safe="")
+
+
+def is_addressable(value: str) -> bool:
+    """Whether a path can carry `value` as one segment."""
+    # `.` and `..` are resolved by HTTP clients, `%2F` is decoded by routers, and an id with blanks around it
+    # is taken for the id: each would address something else. A lone surrogate has no UTF-8.
+    if value in ("", ".", "..") or "/" in value or (value != value.strip() and is_uuid(value.strip())):
+        return False
+    return not any("\ud800" <= char <= "\udfff" for char in value)

@@ -116,6 +116,7 @@ class _Mount:
         handlers: dict[str, Handler] = {
             "refresh": _Refresh(library),
             "status": _Status(status),
+            "datasets": _Datasets(library, frozen=settings.frozen),
             "warm": WarmCommand(library, nursery),
             "order": Orders(library, nursery),
         }
@@ -154,6 +155,18 @@ class _Refresh:
         parts = Path(str(request.get("path", "."))).parts
         entry = parts[1] if len(parts) > 1 and parts[0] == "datasets" else None
         return {"datasets": await self._library.refresh(entry)}
+
+
+class _Datasets:
+    """The control operation `datasets`: another program has changed the list of datasets, so look at it now."""
+
+    def __init__(self, library: Library, *, frozen: bool) -> None:
+        self._library, self._frozen = library, frozen
+
+    async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self._frozen:  # which shows what was, whoever changes it
+            await self._library.refresh_list()
+        return {}
 
 
 async def _stop_on_signals(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pictofs import __version__
-from pictofs.cli import cache
+from pictofs.cli import cache, dataset
 from pictofs.cli.demo import demo
 from pictofs.cli.mount import mount
 from pictofs.cli.prefetch import prefetch
@@ -50,4 +50,5 @@ app.command()(refresh)
 app.command()(warm)
 app.command()(prefetch)
 app.command()(demo)
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(cache.app, name="cache")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,12 @@ import typer
 from pictofs.app import mounts
 from pictofs.cli.status import read_status
 from pictofs.control.client import request
-from pictofs.errors import MountFailed, NoSuchEntry
+from pictofs.errors import MountFailed, NoSuchEntry, PictofsError
 
 REFRESH_SECONDS = 120.0
 """Listing a large dataset anew takes several requests."""
+CHANGE_SECONDS = 5.0
+"""Looking at the list of datasets takes one request."""
 
 
 def refresh(
@@ -39,3 +42,17 @@ def control_socket(mountpoint: Path) -> Path:
     if not isinstance(socket, str):
         raise MountFailed(f"the mount at {mountpoint} takes no commands: it is another user's, or it hangs")
     return Path(socket)
+
+
+def show_change(base_url: str) -> None:
+    """Have the user's mounts of a server look at its list of datasets anew: one request each.
+
+    A mount that can't is left to its TTL, whatever keeps it from it.
+    """
+    for mount in mounts.all_mounts():
+        status = mount.ours and read_status(mount.path)
+        if not status or status.get("base_url") != base_url:
+            continue
+        with suppress(PictofsError):
+            for _ in request(Path(str(status.get("control_socket"))), {"op": "datasets"}, CHANGE_SECONDS):
+                pass

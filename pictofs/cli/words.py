@@ -29,3 +29,8 @@ def duration_text(seconds: float) -> str:
 def share_text(part: float, whole: float) -> str:
     """A percentage, or a dash where there is nothing to divide by."""
     return f"{100 * part / whole:.1f} %" if whole > 0 else "-"
+
+
+def printable(text: str) -> str:
+    """`text` of a server on one line, with what would move the cursor or can't be encoded written out."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

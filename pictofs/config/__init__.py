@@ -3,6 +3,7 @@
 from pictofs.config.access import Access, find_access
 from pictofs.config.library import LibrarySettings, default_cache_dir
 from pictofs.config.mount import MountSettings
+from pictofs.config.server import ServerSettings
 from pictofs.config.setting import Setting, declared, resolve, setting
 from pictofs.config.values import FreeSpace
 
@@ -11,6 +12,7 @@ __all__ = [
     "FreeSpace",
     "LibrarySettings",
     "MountSettings",
+    "ServerSettings",
     "Setting",
     "declared",
     "default_cache_dir",

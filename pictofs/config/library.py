@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pictofs.config import values
+from pictofs.config.server import ServerSettings
 from pictofs.config.setting import setting
-from pictofs.errors import Invalid
 
-_API, _CACHE = "Pictograph", "Cache"
+_CACHE = "Cache"
 
 
 def default_cache_dir() -> Path:
@@ -22,36 +22,8 @@ def default_cache_dir() -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LibrarySettings:
+class LibrarySettings(ServerSettings):
     """What everybody needs to know who asks the server and uses the cache, apart from the key."""
-
-    base_url: str = setting(
-        "Where the API is.",
-        panel=_API,
-        parse=values.url,
-        metavar="URL",
-        default="https://api.pictograph.io",
-        env="PICTOGRAPH_BASE_URL",
-    )
-    timeout: float = setting(
-        "How long a file operation may wait for the server before it fails.",
-        panel=_API,
-        parse=values.positive_seconds,
-        metavar="SECONDS",
-        default="30",
-        env="PICTOGRAPH_TIMEOUT",
-    )
-    max_retries: int = setting(
-        "How often a failed request is tried again.",
-        panel=_API,
-        parse=values.count,
-        metavar="N",
-        default="3",
-        env="PICTOGRAPH_MAX_RETRIES",
-    )
-    allow_plain_http: bool = setting(
-        "Send the key over unencrypted http to a host other than this machine.", panel=_API
-    )
 
     cache_dir: Path = setting(
         "Where downloaded bytes and listings are kept. Several mounts may share it.",
@@ -84,14 +56,6 @@ class LibrarySettings:
         metavar="SECONDS",
         default="300",
     )
-
-    def __post_init__(self) -> None:
-        plain = self.base_url.startswith("http://") and not values.is_loopback(self.base_url)
-        if plain and not self.allow_plain_http:
-            raise Invalid(
-                f"{self.base_url} would get your key unencrypted: write https://, "
-                "or --allow-plain-http if you trust every network on the way"
-            )
 
     @property
     def shelf_dir(self) -> Path:

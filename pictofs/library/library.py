@@ -168,6 +168,11 @@ class Library:
             await self.listing.all_images(row.key)
         return len(listed)
 
+    async def refresh_list(self) -> None:
+        """Ask the server anew which datasets there are, and nothing else."""
+        await trio.to_thread.run_sync(self.catalog.expire, NO_DATASET)
+        await self.listing.datasets()
+
     def status(self, cache_dir: Path) -> dict[str, Any]:
         """Everything worth telling an operator, JSON-ready."""
         meter = self.meter.snapshot()

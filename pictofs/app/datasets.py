@@ -1,0 +1,111 @@
+"""Datasets by the API alone: what `pictofs dataset` does needs no mount."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import trio
+
+from pictofs.api.address import is_addressable, is_uuid
+from pictofs.api.client import Api
+from pictofs.api.key import ApiKey
+from pictofs.api.meter import Meter
+from pictofs.app.library import ATTEMPT, only
+from pictofs.clock import SystemClock
+from pictofs.config import ServerSettings
+from pictofs.errors import Invalid, NoSuchEntry, TimedOut
+from pictofs.model.records import Dataset
+
+T = TypeVar("T")
+
+PAGE = 1000
+"""Datasets of one page, the API's cap."""
+
+
+def run(settings: ServerSettings, key: ApiKey, work: Callable[[Datasets], Awaitable[T]]) -> T:
+    """What `work` returns. Raises PictofsError, and KeyboardInterrupt on Ctrl-C."""
+
+    async def opened() -> T:
+        api = Api(
+            settings.base_url,
+            key,
+            clock=SystemClock(),
+            meter=Meter(),
+            timeout=settings.timeout * ATTEMPT,
+            max_retries=settings.max_retries,
+            allow_plain_http=settings.allow_plain_http,
+        )
+        async with api:
+            return await work(Datasets(api, settings.timeout))
+
+    try:
+        return trio.run(opened)
+    except BaseExceptionGroup as group:  # of a nursery in the HTTP library, on Ctrl-C
+        raise only(group) from group
+
+
+class Datasets:
+    """The datasets of an organization. Each method raises what `Api` does, and TimedOut."""
+
+    def __init__(self, api: Api, timeout: float) -> None:
+        """`timeout`: seconds that one call of the API may take, its retries included."""
+        self._api, self._timeout = api, timeout
+
+    async def rows(self, limit: int | None = None, *, archived: bool = False) -> list[Dataset]:
+        """All active datasets, or all archived ones, or the first `limit` of them, in the server's order."""
+        found: dict[str, Dataset] = {}  # rows that come twice, because others came meanwhile, are shown once
+        offset = 0
+        while limit is None or len(found) < limit:
+            wanted = PAGE if limit is None else min(PAGE, limit - len(found))
+            page = await self._in_time(self._api.datasets(offset, wanted, archived=archived))
+            found |= {row.id: row for row in page.rows}
+            offset += page.received
+            if page.received < wanted or page.has_more is False:
+                break
+        return [*found.values()][:limit]
+
+    async def by_id(self, identity: str) -> Dataset:
+        """The dataset of an id. Raises Invalid for what is no UUID."""
+        if not is_uuid(identity):
+            raise Invalid(f"{identity!r} is no id: write a UUID, or the dataset's name without --id")
+        return await self._in_time(self._api.dataset(identity))
+
+    async def find(self, name: str) -> Dataset:
+        """The dataset of a name, or of an id.
+
+        A text that looks like an id is taken for one first, as the API does. A name that the API can't address
+        (with `/`, `.` and `..`, one that looks like an id) is looked for in the lists.
+        """
+        if is_addressable(name):
+            try:
+                return await self._in_time(self._api.dataset(name))
+            except NoSuchEntry:
+                if not is_uuid(name):
+                    raise
+        for archived in (False, True):
+            for row in await self.rows(archived=archived):
+                if row.name == name:
+                    return row
+        raise NoSuchEntry(f"there is no dataset {name!r}, or the API key may not see it")
+
+    async def create(self, name: str, description: str | None) -> Dataset:
+        """A new dataset. Raises AlreadyExists."""
+        return await self._in_time(self._api.create_dataset(name, description))
+
+    async def update(self, name: str, *, rename: str | None, description: str | None) -> Dataset:
+        """Another name or description; None leaves it. Raises AlreadyExists for a name that is taken."""
+        identity = name if is_addressable(name) and not is_uuid(name) else (await self.find(name)).id
+        changed = self._api.update_dataset(identity, new_name=rename, description=description)
+        return await self._in_time(changed)
+
+    async def delete(self, dataset: Dataset) -> None:
+        """Delete a dataset with all of its images, for good: by its id, which no other ever gets."""
+        await self._in_time(self._api.delete_dataset(dataset.id))
+
+    async def _in_time(self, call: Awaitable[T]) -> T:
+        try:
+            with trio.fail_after(self._timeout):
+                return await call
+        except trio.TooSlowError:
+            raise TimedOut(f"no answer within {self._timeout:g} s; check the network") from None

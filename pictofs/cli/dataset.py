@@ -1,0 +1,226 @@
+"""`pictofs dataset`."""
+
+# ruff: noqa: PLC0415 - trio, httpx and rich are imported only by who uses them, never for --help
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from pictofs.cli.failure import warn
+from pictofs.cli.options import ApiKeyFile, Profile, with_settings
+from pictofs.cli.refresh import show_change
+from pictofs.cli.words import bytes_text, printable
+from pictofs.config import ServerSettings, find_access, resolve
+from pictofs.errors import Invalid
+
+if TYPE_CHECKING:
+    from pictofs.app.datasets import Datasets
+    from pictofs.model.records import Dataset
+
+T = TypeVar("T")
+Given = str | bool | None
+
+app = typer.Typer(help="List, show, make, change and delete datasets. No mount is needed.")
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", show_default=False, help="The dataset's name, or its id.")
+]
+Description = Annotated[
+    str | None, typer.Option("--description", metavar="TEXT", help="What it holds, in words.")
+]
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print the API's objects as JSON.")]
+
+
+@app.command("list")
+@with_settings(ServerSettings)
+def list_(
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="At most so many.", show_default=False)
+    ] = None,
+    archived: Annotated[
+        bool, typer.Option("--archived", metavar="", help="Archived ones instead of active ones.")
+    ] = False,
+    as_json: AsJson = False,
+    profile: Profile = None,
+    api_key_file: ApiKeyFile = None,
+    **given: Given,
+) -> None:
+    """List the datasets of the organization, newest first as a rule: 1,000 for a request."""
+    settings, key = _access(profile, api_key_file, given)
+    rows = _run(settings, key, lambda datasets: datasets.rows(limit, archived=archived))
+    if as_json:
+        print(json.dumps([row.raw for row in rows], indent=2))
+    else:
+        _print_rows(rows)
+
+
+@app.command()
+@with_settings(ServerSettings)
+def show(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", show_default=False, help="The dataset's name, or its id."),
+    ] = None,
+    identity: Annotated[
+        str | None, typer.Option("--id", metavar="UUID", help="The dataset's id, in place of its name.")
+    ] = None,
+    as_json: AsJson = False,
+    profile: Profile = None,
+    api_key_file: ApiKeyFile = None,
+    **given: Given,
+) -> None:
+    """Show one dataset. With --json exactly what its dataset.json in a mount holds."""
+    if (name is None) == (identity is None):
+        raise Invalid("name the dataset, either by NAME or by --id")
+
+    def find(datasets: Datasets) -> Awaitable[Dataset]:
+        return datasets.find(name or "") if identity is None else datasets.by_id(identity)
+
+    row = _run(*_access(profile, api_key_file, given), find)
+    if as_json:
+        from pictofs.model.document import document
+
+        sys.stdout.write(document(row.raw).decode())
+    else:
+        _print_one(row)
+
+
+@app.command()
+@with_settings(ServerSettings)
+def create(
+    name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
+    description: Description = None,
+    profile: Profile = None,
+    api_key_file: ApiKeyFile = None,
+    **given: Given,
+) -> None:
+    """Make an empty dataset. Needs the role member."""
+    settings, key = _access(profile, api_key_file, given)
+    row = _run(settings, key, lambda datasets: datasets.create(name, description))
+    show_change(settings.base_url)
+    print(f"created {printable(row.name)} ({row.id})")
+
+
+@app.command()
+@with_settings(ServerSettings)
+def update(
+    name: Name,
+    rename: Annotated[str | None, typer.Option("--rename", metavar="NEW", help="Its new name.")] = None,
+    description: Description = None,
+    profile: Profile = None,
+    api_key_file: ApiKeyFile = None,
+    **given: Given,
+) -> None:
+    """Rename a dataset or describe it. Needs the role member."""
+    if rename is None and description is None:
+        raise Invalid("nothing to change: name it by --rename or --description")
+    settings, key = _access(profile, api_key_file, given)
+    row = _run(settings, key, lambda datasets: datasets.update(name, rename=rename, description=description))
+    show_change(settings.base_url)
+    print(f"updated {printable(row.name)} ({row.id})")
+
+
+@app.command()
+@with_settings(ServerSettings)
+def delete(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", metavar="", help="Don't ask.")] = False,
+    profile: Profile = None,
+    api_key_file: ApiKeyFile = None,
+    **given: Given,
+) -> None:
+    """Delete a dataset with all of its images and annotations, for good. Needs the role admin.
+
+    Asks on a terminal, by having its name typed. Without a terminal it needs --yes.
+    """
+    if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Invalid("there is no terminal to ask on: say --yes to delete the dataset with all its images")
+    settings, key = _access(profile, api_key_file, given)
+    row = _run(settings, key, lambda datasets: datasets.find(name))
+    if not yes:
+        _ask(row)
+    _run(settings, key, lambda datasets: datasets.delete(row))
+    show_change(settings.base_url)
+    print(f"deleted {printable(row.name)} ({row.id})")
+
+
+def _access(
+    profile: str | None, key_file: Path | None, given: dict[str, Given]
+) -> tuple[ServerSettings, str]:
+    access = find_access(profile=profile, key_file=key_file, environ=os.environ, home=Path.home())
+    for warning in access.warnings:
+        warn(warning)
+    given["base_url"] = given["base_url"] or access.base_url
+    return ServerSettings(**resolve(ServerSettings, given, os.environ)), access.api_key
+
+
+def _run(settings: ServerSettings, key: str, work: Callable[[Datasets], Awaitable[T]]) -> T:
+    from pictofs.api.key import ApiKey
+    from pictofs.app import datasets
+
+    return datasets.run(settings, ApiKey(key), work)
+
+
+def _ask(row: Dataset) -> None:
+    """Raise Invalid unless the dataset's name is typed."""
+    images = f"{row.image_count:,} images"
+    if row.archived_image_count:
+        images += f" and {row.archived_image_count:,} archived ones"
+    name = printable(row.name)
+    print(f"{name} goes for good, with {images}, {bytes_text(row.total_size)}.", file=sys.stderr)
+    print("Type its name to delete it: ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().rstrip("\n") not in (row.name, name):
+        raise Invalid("nothing was deleted: that is not its name")
+
+
+def _print_rows(rows: list[Dataset]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("name", overflow="fold")
+    for column in ("images", "complete", "size", "created"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        counts = (f"{row.image_count:,}", f"{row.completed_image_count:,}", bytes_text(row.total_size))
+        table.add_row(Text(printable(row.name)), *counts, _moment(row.created_ns))
+    # Into a pipe each dataset is one line, however long.
+    Console(width=None if sys.stdout.isatty() else 100_000, soft_wrap=False).print(table)
+
+
+def _print_one(row: Dataset) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in (
+        ("name", row.name),
+        ("id", row.id),
+        ("description", row.description or "-"),
+        ("images", f"{row.image_count:,}, of which {row.completed_image_count:,} complete"),
+        ("archived images", f"{row.archived_image_count:,}"),
+        ("size", bytes_text(row.total_size)),
+        ("storage", row.storage_class),
+        ("created", _moment(row.created_ns)),
+        ("updated", row.updated_at or "-"),
+        ("archived", "yes" if row.is_archived else "no"),
+    ):
+        table.add_row(name, Text(printable(value)))
+    Console().print(table)
+
+
+def _moment(ns: int) -> str:
+    """A time of the server, UTC, to the minute; a dash where it told none."""
+    return f"{datetime.fromtimestamp(ns / 1e9, UTC):%Y-%m-%d %H:%M}" if ns else "-"
