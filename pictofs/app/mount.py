@@ -125,6 +125,7 @@ class _Mount:
             session = Session(operations, settings.mountpoint, allow_other=settings.allow_other)
             try:
                 nursery.start_soon(session.forget_entries, library.changes.incoming)
+                nursery.start_soon(operations.asking.watch)
                 await nursery.start(_stop_on_signals, session)
                 self._on_ready()
                 log.info("mounted %s at %s", settings.base_url, settings.mountpoint)

@@ -15,6 +15,7 @@ import pyfuse3
 import trio
 
 from pictofs.errors import PictofsError
+from pictofs.fuse.asking import Asking
 from pictofs.fuse.counts import Counts
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import Tree
@@ -42,8 +43,15 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
         try:
             # Not trio.fail_after: its generator costs 10 us more, on four requests for each file.
             with trio.CancelScope(relative_deadline=operations.timeout) as scope:
-                return await _named(work, operations, *args, **kwargs)
+                operations.asking.enter(scope, operations.thread_of(args))
+                try:
+                    return await _named(work, operations, *args, **kwargs)
+                finally:
+                    interrupted = operations.asking.leave(scope)
             assert scope.cancelled_caught
+            if interrupted:
+                log.info("%s: given up, a signal ends who asked", name)
+                raise pyfuse3.FUSEError(errno.EINTR)
             log.warning("%s: no answer within %g s", name, operations.timeout)
             raise pyfuse3.FUSEError(errno.ETIMEDOUT)
         except pyfuse3.FUSEError as error:
@@ -85,8 +93,18 @@ class Operations(pyfuse3.Operations):
         self.bugs = 0
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
         """Requests by kind: the handler's name."""
+        self.asking = Asking()
         self._tree = tree
+        self._openers: dict[int, int] = {}  # handle -> thread: pyfuse3 does not say who reads
         self._uid, self._gid, self._mask = uid, gid, ~umask
+
+    def thread_of(self, arguments: tuple[Any, ...]) -> int:
+        """The number of the thread that makes a request with these arguments, 0 where it is not known."""
+        last = arguments[-1]
+        if type(last) is pyfuse3.RequestContext:
+            thread: int = last.pid
+            return thread
+        return self._openers.get(arguments[1], 0)
 
     def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
@@ -145,7 +163,9 @@ class Operations(pyfuse3.Operations):
     @handler
     async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
         """A handle for a folder."""
-        return pyfuse3.FileHandleT(self._tree.open_folder(inode))
+        handle = self._tree.open_folder(inode)
+        self._openers[handle] = ctx.pid
+        return pyfuse3.FileHandleT(handle)
 
     @handler
     async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
@@ -163,6 +183,7 @@ class Operations(pyfuse3.Operations):
 
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
         """A folder is closed."""
+        self._openers.pop(fh, None)
         self._tree.close_folder(fh)
 
     @handler
@@ -173,6 +194,7 @@ class Operations(pyfuse3.Operations):
         if flags & (os.O_WRONLY | os.O_RDWR):
             raise pyfuse3.FUSEError(errno.EROFS)
         opened = await self._tree.open(inode)
+        self._openers[opened.handle] = ctx.pid
         if opened.resized:
             # The listing's size was wrong, and the kernel was told to keep it. Attributes alone: no deadlock.
             pyfuse3.invalidate_inode(inode, attr_only=True)
@@ -187,6 +209,7 @@ class Operations(pyfuse3.Operations):
 
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
         """A file is closed."""
+        self._openers.pop(fh, None)
         self._tree.close(fh)
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

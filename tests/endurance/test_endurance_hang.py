@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -69,12 +68,6 @@ def test_t1_a_stalled_read_fails_and_all_else_goes_on(mount: Mount, server: Stan
     assert time.monotonic() - start < ENOUGH
     # The same file, once storage answers: nobody was left waiting for the one that failed.
     assert len(known[-1].read_bytes()) == 500
-
-
-def test_t3_a_stalled_reader_ends_by_ctrl_c_within_the_deadline(mount: Mount, server: StandIn) -> None:
-    with stalled(mount, server) as reader:
-        reader.send_signal(signal.SIGINT)
-        assert reader.wait(ENOUGH) == -signal.SIGINT
 
 
 def test_t3_several_stalled_readers_end_together(mount: Mount, server: StandIn) -> None:
