@@ -16,6 +16,7 @@ import trio
 
 from pictofs import __version__
 from pictofs.api.key import ApiKey
+from pictofs.app import systemd
 from pictofs.app.library import only, open_library
 from pictofs.app.metrics import Metrics
 from pictofs.app.orders import Orders
@@ -129,11 +130,19 @@ class _Mount:
                 await nursery.start(_stop_on_signals, session)
                 self._on_ready()
                 log.info("mounted %s at %s", settings.base_url, settings.mountpoint)
+                self._tell_systemd(
+                    "READY=1", f"STATUS={settings.base_url} is mounted at {settings.mountpoint}"
+                )
                 await session.serve()
             finally:
+                self._tell_systemd("STOPPING=1")
                 session.close()
                 tree.close_all()
         log.info("unmounted %s", settings.mountpoint)
+
+    def _tell_systemd(self, *lines: str) -> None:
+        if self._settings.foreground:  # in the background we may run in somebody else's unit
+            systemd.tell(*lines)
 
 
 class _Status:
