@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 
 import google_crc32c
@@ -24,6 +25,8 @@ from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, ImageRow
 from pictofs.store.shelf import Blob, Busy
+
+log = logging.getLogger(__name__)
 
 SMALL = 8 << 20
 """Bytes up to which a file is awaited in open(); larger ones stream (the kernel caps reads under way at 12)."""
@@ -191,14 +194,16 @@ class Downloads:
         self, dataset: DatasetRow, image: ImageRow, ahead: bool, keyed: bool
     ) -> tuple[bytes | int, int]:
         """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""
-        async with self._source.open(dataset, image, ahead=ahead, keyed=keyed) as body:
-            if body.length is not None and body.length > SMALL:
-                return body.length, 0
-            data = await body.read_all(SMALL)
-        crc32c = google_crc32c.value(data)
-        if body.crc32c is not None and crc32c != body.crc32c:
-            raise Corrupt(f"{image.entry}: the bytes that arrived have another checksum than storage says")
-        return data, crc32c
+        ask = partial(self._source.open, dataset, image, ahead=ahead, keyed=keyed)
+        data, crc32c, sure = await _received(image, ask())
+        if sure or isinstance(data, int) or image.known_size in (None, len(data)):
+            return data, crc32c
+        # No checksum came, and the length is not the listing's. Either may be wrong: another answer tells.
+        log.info("%s: %d bytes arrived and not %d; asking again", image.entry, len(data), image.known_size)
+        again, other, sure = await _received(image, ask(proof=True))
+        if not sure and crc32c != other:
+            raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
+        return again, other
 
     async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
         key, size = self._cache.image_key(image), image.known_size or 0
@@ -248,6 +253,20 @@ class Downloads:
         """Forget streams that have ended."""
         for key in [key for key, stream in self._streams.items() if not stream.usable]:
             del self._streams[key]
+
+
+async def _received(
+    image: ImageRow, asked: AbstractAsyncContextManager[Body]
+) -> tuple[bytes | int, int, bool]:
+    """One answer, and whether a checksum says that it is right. Raises Corrupt where one says that it is not."""
+    async with asked as body:
+        if body.length is not None and body.length > SMALL:
+            return body.length, 0, False
+        data = await body.read_all(SMALL)
+    crc32c = google_crc32c.value(data)
+    if body.crc32c is not None and crc32c != body.crc32c:
+        raise Corrupt(f"{image.entry}: the bytes that arrived have another checksum than storage says")
+    return data, crc32c, body.crc32c is not None
 
 
 async def _join(stream: Stream) -> Content:

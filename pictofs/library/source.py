@@ -62,16 +62,18 @@ class Source:
         many: bool = False,
         ahead: bool = False,
         keyed: bool = True,
+        proof: bool = False,
     ) -> AsyncIterator[Body]:
         """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).
 
         `many`: there will be more requests, so that a signed URL is worth its request. `ahead`: nobody waits for
         it; a throttle is passed on at once, because a reader may come to wait for the same download. `keyed`:
-        the keyed route, a request of the hourly limit for each image, may be taken; else Unsigned.
+        the keyed route, a request of the hourly limit for each image, may be taken; else Unsigned. `proof`: an
+        answer without a checksum was not believed; the keyed route is taken only where no batch names the image.
         Raises UrlExpired when storage refused the URL: the next attempt uses another way.
         """
         try:
-            signed = await self._urls.find(dataset, image, many=many, ahead=ahead)
+            signed = await self._urls.find(dataset, image, many=many, ahead=ahead, proof=proof)
         except Throttled as error:
             raise _Final(error) from error
         if signed is None and not keyed:

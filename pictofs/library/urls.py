@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pictofs.api.client import Api
 from pictofs.api.meter import is_background
 from pictofs.clock import Clock
-from pictofs.errors import PictofsError, Throttled
+from pictofs.errors import PictofsError, ServerFault, Throttled
 from pictofs.library.flights import Flights
 from pictofs.model.records import STATUSES, SignedUrl
 from pictofs.store.rows import DatasetRow, ImageRow
@@ -49,19 +49,28 @@ class UrlBook:
         self._lone: dict[int, float] = {}  # when a dataset last had a read over the keyed route
 
     async def find(
-        self, dataset: DatasetRow, image: ImageRow, *, many: bool = False, ahead: bool = False
+        self,
+        dataset: DatasetRow,
+        image: ImageRow,
+        *,
+        many: bool = False,
+        ahead: bool = False,
+        proof: bool = False,
     ) -> SignedUrl | None:
         """A URL that is good now, or None where the keyed byte route is the way.
 
         `many`: a batch is worth its request. `ahead`: nobody waits for the image; Throttled, with the time to wait,
-        where no batch can be had now.
+        where no batch can be had now. `proof`: the keyed route has answered, and is not believed; ServerFault where
+        no batch can be had.
         """
         partition = self._partition(dataset, image)
         now = self._clock.wall()
         batch = self._good_batch(partition)
+        if proof and batch is not None and batch.failed:
+            batch = None
         if batch is None and partition[1] in (None, *STATUSES):  # `status_filter` knows no other
             last = self._lone.get(dataset.key)
-            if not (many or ahead) and (last is None or now - last > MEMORY):
+            if not (many or ahead or proof) and (last is None or now - last > MEMORY):
                 self._lone[dataset.key] = now
                 return None
             batch = await self._ask(dataset, partition, ahead)
@@ -69,6 +78,8 @@ class UrlBook:
             return None
         if ahead and batch.failed:
             raise Throttled("no signed URLs can be had now", retry_after=max(1.0, batch.expires_at - now))
+        if proof and batch.failed:
+            raise ServerFault("no signed URLs can be had now")
         found = batch.urls.get(image.id)
         return found if found is None or now < found.expires_at else None
 

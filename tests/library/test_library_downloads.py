@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from standin.faults import (
     Corrupt,
     Drip,
     Hang,
+    Mutate,
     Overrun,
     Reset,
     Truncate,
@@ -228,6 +230,54 @@ async def test_the_size_is_exact_whatever_the_listing_says(rig: Rig, says: int) 
         assert (await mount.look(SECOND)).size == 20_000
     async with rig.mount() as mount:
         assert (await mount.look(SECOND)).size == 20_000
+
+
+async def test_b3_a_cut_answer_of_the_keyed_route_is_not_believed(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await mount.list("/datasets/small/images/part-000")
+        rig.fault(Truncate(5000), "api", KEYED[4:], times=1)
+        assert await mount.read(FIRST) == right(rig, FIRST)
+        assert (mount.asked.count(KEYED), mount.asked.count(BATCH)) == (1, 1)
+
+
+async def test_b3_without_signed_urls_a_cut_answer_fails_rather_than_be_wrong(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await mount.list("/datasets/small/images/part-000")
+        cut = rig.fault(Truncate(5000), "api", KEYED[4:])
+        down = rig.fault(error(503), "api", BATCH[4:])
+        for path in (FIRST, SECOND):
+            failure = await error_of(lambda path=path: mount.read(path))
+            assert failure is not None
+            assert failure.errno == errno.EIO
+        assert list(blobs(rig)) == []
+        for each in (cut, down):
+            rig.standin.faults.remove(each)
+        assert await mount.read(FIRST) == right(rig, FIRST)
+
+
+async def test_b3_an_image_that_no_batch_names_is_believed_when_two_answers_agree(rig: Rig) -> None:
+    image = image_at(rig, FIRST)
+    image.file_size = 7
+    rig.standin.organization["small"].touch()
+    rig.fault(Mutate(lambda body: body["data"].update(items=[]) or body), "api", BATCH[4:])
+    async with rig.mount() as mount:
+        assert await mount.read(FIRST) == image_bytes(image)
+        assert mount.asked.count(KEYED) == 2
+        mount.shelf.clear()
+        assert await mount.read(FIRST) == image_bytes(image)
+        assert mount.asked.count(KEYED) == 3  # the size is known
+
+
+async def test_b3_answers_without_a_checksum_that_differ_are_no_file(rig: Rig) -> None:
+    image_at(rig, FIRST).file_size = 7
+    rig.standin.organization["small"].touch()
+    rig.fault(Mutate(lambda body: body["data"].update(items=[]) or body), "api", BATCH[4:])
+    rig.fault(Truncate(5000), "api", KEYED[4:], times=1)
+    async with rig.mount(max_retries=0) as mount:
+        failure = await error_of(lambda: mount.read(FIRST))
+        assert failure is not None
+        assert failure.errno == errno.EIO
+        assert await mount.read(FIRST) == right(rig, FIRST)
 
 
 @pytest.mark.parametrize("size", [0, 1, (8 << 20) - 1, 8 << 20, (8 << 20) + 1])

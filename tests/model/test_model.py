@@ -101,6 +101,27 @@ FOUND: dict[str, Steps] = {
         ("fail", 9),
         ("read", 9746),
     ],
+    "half an image by the keyed route, and no signed URLs to be had": [
+        ("make_dataset", 0),
+        ("upload", 1),
+        ("upload", 17),
+        ("upload", 34),
+        ("upload", 1568),
+        ("rename_directory", 496),
+        ("archive_dataset", 1685),
+        ("archive_dataset", 7789),
+        ("make_dataset", 5671),
+        ("read", 9365),
+        ("wait", 8566),
+        ("hold", 1693),
+        ("archive_dataset", 9432),
+        ("make_dataset", 3056),
+        ("upload", 9916),
+        ("read", 7060),
+        ("upload", 5101),
+        ("fail", 7352),
+        ("read", 9252),
+    ],
 }
 """Stories that went wrong once."""
 
