@@ -13,6 +13,7 @@ from pictofs.cli.mount import mount
 from pictofs.cli.prefetch import prefetch
 from pictofs.cli.refresh import refresh
 from pictofs.cli.status import status
+from pictofs.cli.top import top
 from pictofs.cli.unmount import unmount
 from pictofs.cli.warm import warm
 
@@ -46,6 +47,7 @@ def _root(
 app.command()(mount)
 app.command()(unmount)
 app.command()(status)
+app.command()(top)
 app.command()(refresh)
 app.command()(warm)
 app.command()(prefetch)

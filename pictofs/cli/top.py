@@ -1,0 +1,177 @@
+"""`pictofs top`."""
+
+# ruff: noqa: PLC0415 - rich and plotext are imported when something is drawn
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from pictofs.app import mounts
+from pictofs.cli.refresh import control_socket
+from pictofs.cli.status import Facts
+from pictofs.control.client import request
+from pictofs.errors import Invalid, MountFailed, NoSuchEntry, Offline, PictofsError
+
+if TYPE_CHECKING:
+    from pictofs.cli.top_frame import Frame
+
+ANSWER_SECONDS = 2.0
+"""How long a mount may take to tell its status: as long nothing is drawn."""
+TURN = 0.1
+"""Seconds between looks at the keyboard and the terminal's size."""
+ROWS = 24
+"""Of a frame that is printed."""
+
+
+def top(
+    mountpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="MOUNTPOINT", show_default=False, help="The only mount by default."),
+    ] = None,
+    interval: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.2, max=60, help="Between two looks.")
+    ] = 1.0,
+    once: Annotated[
+        bool, typer.Option("--once", metavar="", help="Print one frame, also without a terminal.")
+    ] = False,
+) -> None:
+    """Watch a mount: bytes from storage and to readers, operations, hit rate, request budget.
+
+    q or Ctrl-C ends it. It costs the mount no file operation and no request.
+    """
+    if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise Invalid(
+            "top needs a terminal; --once prints one frame, and pictofs status --json is for programs"
+        )
+    path = choose(mountpoint)
+    watched = Watched(path, interval)
+    if watched.frame().document is None:
+        raise PictofsError(f"{path}: {watched.trouble}")
+    if once:
+        _print(watched)
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    with contextlib.suppress(KeyboardInterrupt), _keys():
+        _watch(watched)
+
+
+def choose(named: Path | None) -> Path:
+    """The mount point that is meant: of the mount that `named` lies in, or of the only one.
+
+    Raises:
+        NoSuchEntry: there is none.
+        Invalid: there are several.
+    """
+    if named is not None:
+        path = mounts.resolve(named)
+        mount = mounts.mount_of(path)
+        if mount is None or not mount.ours:
+            raise NoSuchEntry(f"{path} lies in no pictofs mount")
+        return mount.path
+    found = sorted({mount.path for mount in mounts.all_mounts() if mount.ours})
+    if not found:
+        raise NoSuchEntry("nothing is mounted: pictofs mount, or pictofs demo")
+    if len(found) > 1:
+        raise Invalid(f"name one of the mounts: {', '.join(map(str, found))}")
+    return found[0]
+
+
+class Watched:
+    """A mount that is looked at again and again, also after it has ended and was made anew."""
+
+    def __init__(self, mountpoint: Path, interval: float) -> None:
+        from pictofs.cli.top_history import History
+
+        self.mountpoint, self.interval = mountpoint, interval
+        self.trouble: str | None = None
+        self._socket: Path | None = None
+        self._document: Facts | None = None
+        self._history = History()
+
+    def frame(self) -> Frame:
+        """Look, and what there is to show then."""
+        from pictofs.cli.top_frame import Frame
+
+        found = self._look()
+        now = time.monotonic()
+        self._history.add(now, found)
+        self._document = found or self._document
+        return Frame(self.mountpoint, self._history, self._document, self.trouble, self.interval, now)
+
+    def _look(self) -> Facts | None:
+        """The status, by the mount's socket: reading the file would be among what it counts."""
+        self.trouble = None
+        try:
+            if self._socket is None:
+                self._socket = self._find()
+            return next(request(self._socket, {"op": "status"}, ANSWER_SECONDS))
+        except Offline:  # nobody listens there any more
+            self.trouble = "its process is gone"
+        except PictofsError as error:
+            self.trouble = str(error)
+        self._socket = None
+        if mounts.mount_at(self.mountpoint) is None:
+            self.trouble = "the mount has ended"
+        return None
+
+    def _find(self) -> Path:
+        if mounts.state_of(self.mountpoint, ANSWER_SECONDS) == "stale":
+            raise MountFailed(f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again")
+        return control_socket(self.mountpoint)
+
+
+def _print(watched: Watched) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    time.sleep(watched.interval)
+    console.print(
+        watched.frame().render(console.width, min(console.height, ROWS) if console.is_terminal else ROWS)
+    )
+
+
+def _watch(watched: Watched) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        frame, drawn, due = watched.frame(), None, 0.0
+        while True:
+            if time.monotonic() >= due:
+                frame, drawn, due = watched.frame(), None, time.monotonic() + watched.interval
+            if drawn != console.size:
+                drawn = console.size
+                live.update(frame.render(drawn.width, drawn.height), refresh=True)
+            if select.select([sys.stdin], [], [], TURN)[0]:
+                key = os.read(sys.stdin.fileno(), 1)
+                if not key or key in b"qQ":  # nothing: the terminal is gone
+                    return
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[None]:
+    """Keys are read one by one and not shown inside."""
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _interrupt(_signal: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt

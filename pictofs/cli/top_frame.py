@@ -1,0 +1,221 @@
+"""One frame of `pictofs top`: what a mount is at, in numbers above and lines below."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from pictofs.cli.line_chart import Line, Point, chart
+from pictofs.cli.top_history import History, Sample
+from pictofs.cli.words import bytes_text, duration_text, share_text
+
+Facts = dict[str, Any]
+
+STORAGE, READERS, OPERATIONS = "cyan", "green", "magenta"
+"""The colors of the lines."""
+LEAST_BYTES, LEAST_OPERATIONS = 1e5, 10.0
+"""What the charts reach up to at least: an idle mount's few reads must not look like a load."""
+NUMBERS, HEADS = 7, 3
+"""Rows above the charts, and rows that are no chart below."""
+LEAST_CHART = 4
+"""Rows below which a chart shows nothing."""
+BAR, LABELS = 16, 11
+"""Columns of a bar, and of what names a row."""
+
+
+@dataclass
+class Frame:
+    """What is shown. `now`: seconds on the history's clock."""
+
+    mountpoint: Path
+    history: History
+    document: Facts | None
+    """The last status that was seen."""
+    trouble: str | None
+    """Why there is none now."""
+    interval: float
+    now: float
+
+    def render(self, width: int, height: int) -> RenderableType:
+        """In `width` columns and at most `height` rows."""
+        parts: list[RenderableType] = [self._head(width)]
+        if self.document is not None:
+            parts += [self._figures(width), Text()]
+        room = height - NUMBERS - HEADS
+        below = max(LEAST_CHART, room * 3 // 7)
+        above = room - below
+        if above >= LEAST_CHART:
+            parts += [*self._bytes_chart(width, above), *self._operations_chart(width, below)]
+        parts.append(Text(f" q quits; every {self.interval:g} s", style="dim"))
+        return Group(*parts)
+
+    def _head(self, width: int) -> Text:
+        line = Text(no_wrap=True)
+        line.append(f" {_cut(str(self.mountpoint), width // 2)} ", style="bold reverse")
+        document = self.document
+        if self.trouble is not None:
+            line.append(f"  {self.trouble}", style="bold red")
+        elif document is not None:
+            if document["online"]:
+                line.append("  online", style="green")
+            else:
+                away = duration_text(time.time() - document["offline_since"])
+                line.append(f"  offline for {away}", style="bold red")
+            line.append(f"  up {duration_text(time.time() - document['started_at'])}")
+            line.append(f"  {document['base_url']}", style="dim")
+        clock = time.strftime("%H:%M:%S ")
+        line.truncate(max(0, width - len(clock) - 1), overflow="ellipsis")
+        line.append(clock.rjust(width - line.cell_len), style="dim")
+        line.truncate(width)
+        return line
+
+    def _figures(self, width: int) -> Table:
+        assert self.document is not None
+        table = Table.grid(padding=(0, 1))
+        table.add_column(style="dim", width=LABELS, no_wrap=True)
+        table.add_column(width=width - LABELS - 2, no_wrap=True, overflow="ellipsis")
+        for name, value in (
+            ("budget", self._budget(self.document["rate"])),
+            ("cache", self._cache(self.document["cache"])),
+            ("hit rate", self._hit_rate(self.document["cache"])),
+            ("in flight", self._in_flight(self.document)),
+            ("per second", self._kinds()),
+        ):
+            table.add_row(f" {name}", value)
+        return table
+
+    def _budget(self, rate: Facts) -> RenderableType:
+        left, of, reset = rate["remaining"], rate["limit"], rate["reset_at"]
+        if left is None:
+            return Text("the server has not told yet")
+        words = f"{left:,}" + (f" of {of:,}" if of else "") + " left"
+        if reset and reset > time.time():
+            words += f", full again in {duration_text(reset - time.time())}"
+        if not of:
+            return Text(words)
+        color = "red" if left <= rate["reserve"] else "yellow" if left < of / 4 else "green"
+        return _barred(left, of, color, words)
+
+    def _cache(self, cache: Facts) -> RenderableType:
+        if "error" in cache:
+            return Text(str(cache["error"]), style="red")
+        used, limit = cache["used"], cache["limit"]
+        return _barred(
+            used, limit, "blue", f"{bytes_text(used)} of {bytes_text(limit)}, {cache['files']:,} files"
+        )
+
+    def _hit_rate(self, cache: Facts) -> Text:
+        text = Text(style="bold")
+        recent = self.history.opens()
+        text.append(share_text(recent[0], sum(recent)))
+        overall = share_text(cache["hits"], cache["hits"] + cache["misses"])
+        return text.append(f" of the last opens, {overall} since it was mounted", style="not bold")
+
+    def _in_flight(self, document: Facts) -> Text:
+        if self.trouble is not None:
+            return Text("-")
+        operations = sum(each["under_way"] for each in document["operations"].values())
+        waiting, ahead = document["waiting"], document["prefetch"]
+        parts = [
+            f"{operations} operations",
+            f"{waiting['api']} API requests",
+            f"{waiting['readers']} readers waiting",
+            f"{document['open_files']} files open",
+        ]
+        if ahead["under_way"]:
+            parts.append(f"{ahead['under_way']} fetched ahead")
+        return Text(", ".join(parts))
+
+    def _kinds(self) -> Text:
+        last = self.history.last
+        if last is None:
+            return Text("-")
+        busiest = sorted(last.operations.items(), key=lambda item: -item[1])
+        text = Text(", ".join(f"{kind} {rate:,.0f}" for kind, rate in busiest if rate >= 0.5) or "nothing")
+        if last.failed:
+            text.append(f", {last.failed:,.1f} failed", style="bold red")
+        return text
+
+    def _bytes_chart(self, width: int, height: int) -> list[RenderableType]:
+        storage, read = (
+            self._line(STORAGE, lambda each: each.storage),
+            self._line(READERS, lambda each: each.read),
+        )
+        last = self.history.last
+        head = Text(" ")
+        for line, name, value in (
+            (storage, "in from storage", None if last is None else last.storage),
+            (read, "out to readers", None if last is None else last.read),
+        ):
+            head.append("⣀⣀ ", style=line.color).append(name)
+            head.append(f" {_rate(value)}   ", style="bold")
+        drawn = self._chart([storage, read], width, height, LEAST_BYTES, _rate, ticked=False)
+        return [head, drawn]
+
+    def _operations_chart(self, width: int, height: int) -> list[RenderableType]:
+        line = self._line(OPERATIONS, lambda each: each.total)
+        last = self.history.last
+        head = Text(" ").append("⣀⣀ ", style=line.color).append("operations")
+        head.append(f" {_count(None if last is None else last.total)}", style="bold")
+        return [head, self._chart([line], width, height, LEAST_OPERATIONS, _count, ticked=True)]
+
+    def _line(self, color: str, value: Callable[[Sample], float]) -> Line:
+        points: list[Point] = [
+            (at - self.now, None if sample is None else value(sample))
+            for at, sample in self.history.samples()
+        ]
+        return Line(points, color)
+
+    def _chart(
+        self,
+        lines: list[Line],
+        width: int,
+        height: int,
+        least: float,
+        label: Callable[[float | None], str],
+        *,
+        ticked: bool,
+    ) -> Text:
+        span = self.history.span(self.now)
+        ticks = [(-span * part / 4, f"-{duration_text(span * part / 4)}") for part in (4, 3, 2, 1)]
+        return chart(
+            lines,
+            width=width,
+            height=height,
+            span=span,
+            ticks=[*ticks, (0.0, "now")] if ticked else [],
+            least=least,
+            label=label,
+        )
+
+
+def _cut(path: str, most: int) -> str:
+    """The end of a path, which tells more than its front."""
+    return path if len(path) <= most else "…" + path[len(path) - most + 1 :]
+
+
+def _barred(part: float, whole: float, color: str, words: str) -> Table:
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=BAR)
+    row.add_column(no_wrap=True, overflow="ellipsis")
+    row.add_row(
+        ProgressBar(total=whole, completed=part, width=BAR, complete_style=color, finished_style=color),
+        Text(words),
+    )
+    return row
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{bytes_text(value)}/s"
+
+
+def _count(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}/s"
