@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from pictofs.cli import completion
 from pictofs.cli.failure import warn
 from pictofs.cli.options import ApiKeyFile, Profile, with_settings
 from pictofs.cli.refresh import show_change
@@ -31,7 +32,13 @@ Given = str | bool | None
 app = typer.Typer(help="List, show, make, change and delete datasets. No mount is needed.")
 
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", show_default=False, help="The dataset's name, or its id.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        show_default=False,
+        autocompletion=completion.datasets,
+        help="The dataset's name, or its id.",
+    ),
 ]
 Description = Annotated[
     str | None, typer.Option("--description", metavar="TEXT", help="What it holds, in words.")
@@ -67,7 +74,12 @@ def list_(
 def show(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", show_default=False, help="The dataset's name, or its id."),
+        typer.Argument(
+            metavar="NAME",
+            show_default=False,
+            autocompletion=completion.datasets,
+            help="The dataset's name, or its id.",
+        ),
     ] = None,
     identity: Annotated[
         str | None, typer.Option("--id", metavar="UUID", help="The dataset's id, in place of its name.")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from pictofs.cli import completion
 from pictofs.config import Setting, declared
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,6 +19,7 @@ Profile = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
+        autocompletion=completion.profiles,
         help="Take key and URL from this profile of ~/.pictograph/config.toml. Or set PICTOGRAPH_PROFILE.",
         rich_help_panel="Pictograph",
     ),
@@ -60,9 +62,11 @@ def _help(item: Setting) -> str:
 
 def _parameter(item: Setting) -> inspect.Parameter:
     switch = item.parse is None
+    words = (item.metavar or "").split("|")
     option = typer.Option(
         item.flag,
         metavar=item.metavar or "",
+        autocompletion=completion.one_of(*words) if all(map(str.islower, words)) else None,
         help=_help(item),
         show_default=False,
         rich_help_panel=item.panel,

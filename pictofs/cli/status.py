@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pictofs.app import mounts
+from pictofs.cli import completion
 from pictofs.cli.words import bytes_text, duration_text, share_text
 from pictofs.errors import PictofsError, TimedOut
 
@@ -24,7 +25,13 @@ Facts = dict[str, Any]
 
 def status(
     mountpoint: Annotated[
-        Path | None, typer.Argument(metavar="MOUNTPOINT", show_default=False, help="Only this mount.")
+        Path | None,
+        typer.Argument(
+            metavar="MOUNTPOINT",
+            show_default=False,
+            autocompletion=completion.mount_points,
+            help="Only this mount.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", metavar="", help="Print a JSON array for programs.")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pictofs.app import mounts
-from pictofs.cli.options import Mountpoint
+from pictofs.cli import completion
 
 
 def unmount(
-    mountpoint: Mountpoint,
+    mountpoint: Annotated[
+        Path,
+        typer.Argument(metavar="MOUNTPOINT", show_default=False, autocompletion=completion.mount_points),
+    ],
     lazy: Annotated[
         bool,
         typer.Option(

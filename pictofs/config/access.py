@@ -90,6 +90,11 @@ def find_access(
     return Access(key, source, base_url, tuple(profiles.warnings))
 
 
+def profile_names(home: Path) -> list[str]:
+    """The profiles that there are, in alphabetical order. Raises Invalid where the file can't be used."""
+    return sorted(_Profiles(home / PROFILE_FILE).all())
+
+
 class _Profiles:
     """The profile file, read when first needed."""
 
