@@ -11,7 +11,8 @@ import typer
 
 from pictofs.app import mounts
 from pictofs.cli.refresh import control_socket
-from pictofs.cli.warm_view import BarView, Facts, JsonView, LineView, View, dropped, found, outcome, plan
+from pictofs.cli.run_view import Facts, outcome, view_of
+from pictofs.cli.warm_words import dropped, found, plan
 from pictofs.control.client import request
 from pictofs.errors import Invalid, NoSuchEntry
 
@@ -82,7 +83,7 @@ def warm(
     }
     incomplete = False
     for mount, below in _by_mount(paths).items():
-        view = _view(as_json)
+        view = view_of(as_json=as_json)
         answers = request(control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS)
         try:
             for result in answers:
@@ -104,12 +105,6 @@ def warm(
         finally:
             view.close()
     return int(incomplete)
-
-
-def _view(as_json: bool) -> View:
-    if as_json:
-        return JsonView()
-    return BarView() if sys.stderr.isatty() else LineView()
 
 
 def _kinds(images: bool, annotations: bool) -> list[str] | None:

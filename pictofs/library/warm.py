@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import trio
 
-from pictofs.api.meter import background, owed
+from pictofs.api.meter import background
 from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Throttled
+from pictofs.library.budget import Budget
 from pictofs.library.export import REQUESTS as EXPORT_REQUESTS
+from pictofs.library.failures import Failures
 from pictofs.library.library import Library
 from pictofs.library.pace import Pace
-from pictofs.library.reach import AWAY
 from pictofs.library.scope import Choice, Item, Scope
 from pictofs.library.survey import Survey, seconds_of_budget, survey
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 PURPOSE = "warm"
 STEADFAST = 4
 """One in so many workers goes on while readers wait for the server: a training must not stop the rest for good."""
 GIVE_WAY = 0.01
 """Seconds between two looks at whether readers still wait."""
-UNSTATED = 60.0
-"""Seconds of rest after a throttle that does not say how long."""
-NAP = 15.0
-"""Seconds slept at once while the budget is spent."""
-AWAY_MOST = 20
-"""Files in a row that the server did not answer for, after which it counts as gone."""
-RESTS_MOST = 5
-"""Rests in a row without a file that came, where there is budget left."""
-TOLD = 1000
-"""Failures that are told one by one."""
 
 State = Literal["listing", "looking", "exporting", "fetching", "waiting", "done"]
 
@@ -66,10 +53,9 @@ class Warm:
         self._state: State = "listing"
         self._before = library.meter.spent(PURPOSE)
         self._survey = Survey()
-        self._landed = self._landed_bytes = self._failed = self._evicted = 0
-        self._away = self._rests = 0
-        self._failures: list[dict[str, str]] = []
-        self._until = 0.0
+        self._landed = self._landed_bytes = self._evicted = 0
+        self._budget = Budget(library.meter, library.clock, wait=wish.wait)
+        self._failures = Failures()
         self._notice: str | None = None
         self.finished = trio.Event()
         self.error: Exception | None = None
@@ -84,17 +70,16 @@ class Warm:
 
     def progress(self) -> dict[str, Any]:
         """How far it is, JSON-ready."""
-        now = self._library.clock.wall()
-        images = self._survey.images
+        images, until = self._survey.images, self._budget.until
         return {
-            "state": "waiting" if self._until > now and not self.finished.is_set() else self._state,
+            "state": "waiting" if until and not self.finished.is_set() else self._state,
             "files": self._survey.files,
             "files_done": self._survey.files - self.missing,
             "bytes": images.bytes,
             "bytes_done": images.bytes_present + self._landed_bytes,
-            "failed": self._failed,
+            "failed": self._failures.count,
             "requests": self._library.meter.spent(PURPOSE) - self._before,
-            "until": self._until if self._until > now else None,
+            "until": until,
             "notice": self._notice,
         }
 
@@ -107,7 +92,7 @@ class Warm:
             "missing": self.missing,
             "fits": self._fits,
             "evicted": self._evicted,
-            "failures": self._failures,
+            "failures": self._failures.told,
             "budget": {
                 "limit": meter.limit,
                 "remaining": meter.remaining,
@@ -176,17 +161,11 @@ class Warm:
     async def _look(self, *, ask: bool) -> None:
         listing = self._library.listing
         for path in self._wish.paths:
-            await self._patiently(partial(self._admitted, partial(self._scope.add, path, listing)))
+            await self._budget.listing(partial(self._scope.add, path, listing))
         if ask:
             for key in self._scope.parts:
-                await self._patiently(partial(self._admitted, partial(self._scope.bring, key, listing)))
+                await self._budget.listing(partial(self._scope.bring, key, listing))
         await self._survey_again()
-
-    async def _admitted(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin a listing only while there is budget to spare, and then end it: readers may wait for it, too."""
-        self._library.meter.admit(self._library.clock.wall())
-        with owed():
-            await work()
 
     async def _survey_again(self) -> None:
         self._state = "looking"
@@ -207,7 +186,7 @@ class Warm:
                 continue
             try:
                 fetch = partial(self._library.exports.fetch, key, self._wish.choice.status)
-                await self._patiently(fetch)
+                await self._budget.patiently(fetch)
             except (Throttled, DiskFull):
                 raise
             except PictofsError as error:
@@ -242,7 +221,7 @@ class Warm:
                     await self._library.clock.sleep(GIVE_WAY)
                 try:
                     async with pace.limiter:
-                        await self._patiently(partial(self._fetch, item))
+                        await self._budget.patiently(partial(self._fetch, item))
                 except PictofsError as error:
                     self._fail(item, error)
 
@@ -260,43 +239,15 @@ class Warm:
             if now is not None and not self._library.notes.has(now):
                 raise DiskFull("the cache takes no more")
         self._landed += 1
-        self._away = self._rests = 0
+        self._budget.progressed()
+        self._failures.progressed()
 
     def _fail(self, item: Item, error: PictofsError) -> None:
-        self._away = self._away + 1 if isinstance(error, AWAY) else 0
-        if isinstance(error, (DiskFull, Throttled)) or self._away >= AWAY_MOST:
+        if self._failures.ends(error):
             self.error = self.error or error
             self._cancel.cancel()
-            return
-        self._failed += 1
-        if len(self._failures) < TOLD:
-            self._failures.append({"path": self._scope.path_of(item), "error": str(error)})
-
-    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work`, after the budget has room for it where that is waited for."""
-        clock = self._library.clock
-        while True:
-            while (left := self._until - clock.wall()) > 0:
-                await clock.sleep(min(left, NAP))
-            try:
-                return await work()
-            except Throttled as error:
-                if not self._wish.wait:
-                    raise
-                self._rests += 1
-                if self._rests > RESTS_MOST and not self._is_spent():
-                    raise
-                wait = UNSTATED if error.retry_after is None else max(1.0, error.retry_after)
-                log.info("warming waits for %.0f s: %s", wait, error)
-                self._until = max(self._until, clock.wall() + wait)
-
-    def _is_spent(self) -> bool:
-        """Whether it is the request budget that is waited for, which comes back, and not a server that fails."""
-        try:
-            self._library.meter.admit(self._library.clock.wall())
-        except Throttled:
-            return True
-        return False
+        else:
+            self._failures.add(self._scope.path_of(item), error)
 
 
 def _remove(remove: Callable[[str], bool], keys: list[str]) -> int:

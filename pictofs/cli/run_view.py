@@ -1,4 +1,4 @@
-"""How a run of `pictofs warm` looks: a bar on a terminal, lines elsewhere, JSON for programs."""
+"""How a run that fetches files looks: a bar on a terminal, lines elsewhere, JSON for programs."""
 
 # ruff: noqa: PLC0415 - rich takes longer to import than --json takes to run
 
@@ -23,7 +23,7 @@ Facts = dict[str, Any]
 
 _STATES = {
     "listing": "listing",
-    "looking": "looking at the cache",
+    "looking": "looking at what is there",
     "exporting": "waiting for the export of annotations",
     "fetching": "fetching",
     "waiting": "waiting for the request budget",
@@ -39,6 +39,13 @@ class View(Protocol):
 
     def close(self) -> None:
         """Nothing more will be shown: leave the terminal as it was."""
+
+
+def view_of(*, as_json: bool) -> View:
+    """The view that suits what standard error is."""
+    if as_json:
+        return JsonView()
+    return BarView() if sys.stderr.isatty() else LineView()
 
 
 class JsonView:
@@ -163,7 +170,7 @@ def how_far(progress: Facts) -> str:
     if progress["bytes"]:
         size = f", {bytes_text(progress['bytes_done'])} of {bytes_text(progress['bytes'])} of images"
     failed = f", {progress['failed']:,} failed" if progress["failed"] else ""
-    return f"{files}{size}{failed}, {_requests(progress['requests'])}"
+    return f"{files}{size}{failed}, {requests_text(progress['requests'])}"
 
 
 def outcome(result: Facts) -> list[str]:
@@ -178,67 +185,6 @@ def outcome(result: Facts) -> list[str]:
     return lines
 
 
-def found(result: Facts) -> list[str]:
-    """What `--check` has to say."""
-    if not result["missing"]:
-        return [f"{result['path']}: all {result['files']:,} files are cached"]
-    return [
-        f"{result['path']}: {result['missing']:,} of {result['files']:,} files are missing",
-        *_kinds(result),
-    ]
-
-
-def dropped(result: Facts) -> list[str]:
-    """What `--evict` has to say."""
-    return [f"{result['path']}: dropped {result['evicted']:,} files from the cache"]
-
-
-def plan(result: Facts) -> list[str]:
-    """What `--dry-run` has to say."""
-    requests, budget = result["requests_needed"], result["budget"]
-    lines = [f"{result['path']}:", *_kinds(result)]
-    parts = [
-        f"{requests['urls']:,} for signed URLs",
-        f"{requests['annotations']:,} for annotations",
-        f"at most {requests['images']:,} for images without a URL" if requests["images"] else "",
-    ]
-    lines.append(
-        f"  requests: {requests['total']:,} ({', '.join(filter(None, parts))}); "
-        f"{_requests(result['requests'])} went into listing just now"
-    )
-    seconds = budget["seconds"]
-    if budget["remaining"] is not None and budget["limit"] is not None:
-        takes = (
-            "more than it allows"
-            if seconds is None
-            else (
-                "it allows all of them now"
-                if not seconds
-                else f"it allows all of them in {duration_text(seconds)}"
-            )
-        )
-        lines.append(
-            f"  budget: {budget['remaining']:,} of {budget['limit']:,} an hour left, "
-            f"{budget['reserve']:,} are kept for interactive use; {takes}"
-        )
-    if not result["fits"]:
-        lines.append("  the cache is too small for that: name less, or mount with a larger --cache-size")
-    return lines
-
-
-def _kinds(result: Facts) -> list[str]:
-    lines = []
-    for kind in ("images", "annotations"):
-        count = result[kind]
-        if not count["files"]:
-            continue
-        missing = f"{count['missing']:,} missing"
-        if kind == "images":
-            missing += f", {bytes_text(count['bytes_missing'])}"
-            missing += f" and {count['unsized']:,} of unknown size" if count["unsized"] else ""
-        lines.append(f"  {kind}: {count['files']:,} files, {missing}")
-    return lines
-
-
-def _requests(count: int) -> str:
+def requests_text(count: int) -> str:
+    """So many requests, in words."""
     return f"{count:,} API request{'s' if count != 1 else ''}"
