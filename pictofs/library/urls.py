@@ -101,6 +101,8 @@ class UrlBook:
             return self._batches[partition]
 
     def _failed(self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError) -> None:
+        if self._good_batch(partition) is not None:
+            return  # another one who waited for it has said so
         log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
         self._batches[partition] = _Batch(expires_at=self._clock.wall() + REST, failed=True)
 
