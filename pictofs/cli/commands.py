@@ -9,6 +9,7 @@ import typer
 from pictofs import __version__
 from pictofs.cli import cache, dataset
 from pictofs.cli.demo import demo
+from pictofs.cli.download import download
 from pictofs.cli.mount import mount
 from pictofs.cli.prefetch import prefetch
 from pictofs.cli.refresh import refresh
@@ -51,6 +52,7 @@ app.command()(top)
 app.command()(refresh)
 app.command()(warm)
 app.command()(prefetch)
+app.command()(download)
 app.command()(demo)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(cache.app, name="cache")

@@ -11,7 +11,9 @@ import typer
 
 from pictofs.cli import completion
 from pictofs.config import Setting, declared
+from pictofs.model.records import STATUSES
 
+SPLITS = ("train", "val", "test")
 F = TypeVar("F", bound=Callable[..., Any])
 
 Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", show_default=False)]
@@ -35,6 +37,29 @@ ApiKeyFile = Annotated[
 CacheDir = Annotated[
     str | None,
     typer.Option(metavar="DIR", help="The cache; the user's own by default. Or set PICTOFS_CACHE_DIR."),
+]
+
+Status = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STATUS",
+        autocompletion=completion.one_of(*STATUSES),
+        help=f"Only images of this status: {', '.join(STATUSES)}.",
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPLIT",
+        autocompletion=completion.one_of(*SPLITS),
+        help=f"Only images of this split: {', '.join(SPLITS)}.",
+    ),
+]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", metavar="", help="End with exit code 8 when the request budget is spent.")
+]
+ProgressJson = Annotated[
+    bool, typer.Option("--json", metavar="", help="Print progress and result as JSON, an object a line.")
 ]
 
 

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import Any, Protocol
 
-from pictofs.cli.words import bytes_text, duration_text
+from pictofs.cli.words import bytes_text, duration_text, printable
 
 LINE_EVERY = 10.0
 """Seconds between two lines where there is no terminal."""
@@ -177,7 +177,7 @@ def outcome(result: Facts) -> list[str]:
     """What a run that fetched, or was to, has come to."""
     lines = [f"{result['path']}: {how_far(result)}"]
     failures = result["failures"]
-    lines += [f"  {each['path']}: {each['error']}" for each in failures[:SHOWN]]
+    lines += [printable(f"  {each['path']}: {each['error']}") for each in failures[:SHOWN]]
     if result["failed"] > SHOWN:
         lines.append(f"  and {result['failed'] - SHOWN:,} more: --json tells each")
     if result["notice"]:

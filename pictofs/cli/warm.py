@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pictofs.app import mounts
+from pictofs.cli.options import NoWait, ProgressJson, Split, Status
 from pictofs.cli.refresh import control_socket
 from pictofs.cli.run_view import Facts, outcome, view_of
 from pictofs.cli.warm_words import dropped, found, plan
@@ -29,13 +30,8 @@ def warm(
     annotations: Annotated[
         bool, typer.Option("--annotations", metavar="", help="Only annotations: one API request each.")
     ] = False,
-    status: Annotated[
-        str | None,
-        typer.Option(metavar="STATUS", help="Only images of this status: new, annotate, review, complete."),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="SPLIT", help="Only images of this split: train, val, test.")
-    ] = None,
+    status: Status = None,
+    split: Split = None,
     workers: Annotated[int, typer.Option(metavar="N", min=1, max=24, help="Downloads at once.")] = 16,
     bulk_annotations: Annotated[
         bool,
@@ -45,10 +41,7 @@ def warm(
             help="Fetch annotations by one export archive of each dataset. Needs the role member.",
         ),
     ] = False,
-    no_wait: Annotated[
-        bool,
-        typer.Option("--no-wait", metavar="", help="End with exit code 8 when the request budget is spent."),
-    ] = False,
+    no_wait: NoWait = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", metavar="", help="List, and say what would be fetched and what it costs."),
@@ -60,9 +53,7 @@ def warm(
     evict: Annotated[
         bool, typer.Option("--evict", metavar="", help="Drop it from the cache instead.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print progress and result as JSON, an object a line.")
-    ] = False,
+    as_json: ProgressJson = False,
 ) -> int:
     """Fetch everything below PATH into the cache, so that reading it needs no server.
 

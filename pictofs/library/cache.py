@@ -74,6 +74,11 @@ class Cache:
 
     async def content(self, key: str) -> Shelved | None:
         """The verified content; None where there is none."""
+        blob = await self.sound(key)
+        return None if blob is None else Shelved(blob)
+
+    async def sound(self, key: str) -> Blob | None:
+        """The blob, verified; None where there is none."""
         blob = self.blob(key)
         if blob is None:
             return None
@@ -86,7 +91,7 @@ class Cache:
             except BaseException:
                 blob.close()
                 raise
-        return Shelved(blob)
+        return blob
 
     async def draft(self, key: str, size: int) -> Draft | Blob | None:
         """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""

@@ -171,7 +171,7 @@ class Downloads:
         kept = False
         try:
             data, crc32c = await self._source.retried(
-                image.entry, partial(self._fetch, dataset, image, ahead, keyed)
+                image.entry, partial(self.receive, dataset, image, ahead, keyed)
             )
             if isinstance(data, int):
                 return data
@@ -190,7 +190,7 @@ class Downloads:
                 with trio.CancelScope(shield=True):
                     await self._cache.disk.call(draft.abandon)
 
-    async def _fetch(
+    async def receive(
         self, dataset: DatasetRow, image: ImageRow, ahead: bool, keyed: bool
     ) -> tuple[bytes | int, int]:
         """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""

@@ -79,7 +79,7 @@ class Library:
         self.images = ImageTable(catalog.database)
         flights = Flights(nursery)
         self.urls = UrlBook(api, flights, clock)
-        source = Source(api, storage, self.urls, clock, max_retries)
+        self.source = source = Source(api, storage, self.urls, clock, max_retries)
         self.listing = Listing(
             api, catalog, self.images, flights, self.reach, self.changes, clock, ttl, frozen=frozen
         )
@@ -118,9 +118,15 @@ class Library:
         self.notes.on_miss += (self.exports.missed, self.notes_ahead.miss)
         self.notes.on_hit.append(self.notes_ahead.hit)
 
-    def start(self, nursery: trio.Nursery) -> None:
-        """Start the tasks that live as long as the library."""
-        for task in (self._disk.serve, self.downloads.prefetch.run, self.notes_ahead.run, self.tend):
+    def start(self, nursery: trio.Nursery, *, readers: bool = True) -> None:
+        """Start the tasks that live as long as the library.
+
+        `readers`: whether files are opened; else nothing is fetched ahead, and a mount tends the shelf.
+        """
+        tasks: list[Callable[[], Awaitable[None]]] = [self._disk.serve]
+        if readers:
+            tasks += [self.downloads.prefetch.run, self.notes_ahead.run, self.tend]
+        for task in tasks:
             nursery.start_soon(self._keep, task)
 
     async def _keep(self, task: Callable[[], Awaitable[None]]) -> None:

@@ -68,9 +68,15 @@ class Listing:
 
     # Datasets.
 
-    async def datasets(self) -> None:
-        """Make sure that the list of datasets is fresh, or as good as it gets while the server is away."""
+    async def datasets(self, *, strict: bool = False) -> None:
+        """Make sure that the list of datasets is fresh, or as good as it gets while the server is away.
+
+        `strict`: ask now, and raise what keeps the server from answering.
+        """
         checked = self._catalog.meta("checked_at")
+        if strict:
+            await self._renew("datasets", self._read_datasets, have=False)
+            return
         if checked and self._frozen:
             return
         if not checked or not 0 <= self._clock.wall() - checked < self._ttl:
@@ -111,14 +117,13 @@ class Listing:
 
     # Directories.
 
-    async def tree(self, key: int) -> DatasetRow:
-        """Make sure that a dataset's directories are known and fresh."""
+    async def tree(self, key: int, *, strict: bool = False) -> DatasetRow:
+        """Make sure that a dataset's directories are known and fresh. `strict`: see `all_images`."""
         row = await self.dataset(key)
-        if not self._current(row.tree_at, row.tree_signature, row.signature):
+        if not self._current(row.tree_at, row.tree_signature, row.signature, strict=strict):
             work = partial(self._read_tree, row)
-            await self._renew(
-                ("tree", key), work, have=row.tree_at is not None or row.tree_signature is not None
-            )
+            known = row.tree_at is not None or row.tree_signature is not None
+            await self._renew(("tree", key), work, have=known and not strict)
         return row
 
     async def _read_tree(self, row: DatasetRow) -> None:
@@ -160,13 +165,17 @@ class Listing:
             await filling.finished.wait()
         return filling
 
-    async def all_images(self, key: int) -> None:
-        """Wait until every image of a dataset is in the catalog."""
-        dataset = await self.tree(key)
-        if not self._current(dataset.listed_at, dataset.listed_signature, dataset.signature):
+    async def all_images(self, key: int, *, strict: bool = False) -> None:
+        """Wait until every image of a dataset is in the catalog.
+
+        `strict`: a listing of before the TTL is renewed, whatever the signature says, and what keeps it from that
+        is raised, where the old one would do otherwise.
+        """
+        dataset = await self.tree(key, strict=strict)
+        if not self._current(dataset.listed_at, dataset.listed_signature, dataset.signature, strict=strict):
             filling = self._fillings.get(key) or self._list_dataset(dataset)
             await filling.finished.wait()
-            if filling.error is not None and dataset.listed_signature is None:
+            if filling.error is not None and (strict or dataset.listed_signature is None):
                 raise filling.error
 
     def _is_listed(self, dataset: DatasetRow, directory: DirectoryRow) -> bool:
@@ -339,12 +348,14 @@ class Listing:
 
     # Freshness.
 
-    def _current(self, at: float | None, signature: str | None, now_signature: str) -> bool:
+    def _current(
+        self, at: float | None, signature: str | None, now_signature: str, *, strict: bool = False
+    ) -> bool:
         if at is None or self._frozen:
             return at is not None
         if signature != now_signature:
             return False
-        return 0 <= self._clock.wall() - at < self._ttl * RELIST_AFTER
+        return 0 <= self._clock.wall() - at < self._ttl * (1 if strict else RELIST_AFTER)
 
     async def _renew(self, key: object, work: Callable[[], Awaitable[None]], *, have: bool) -> None:
         """Do `work` once for all who want it. With `have`, what is cached serves when the server is away."""

@@ -81,6 +81,13 @@ class Notes:
         data, _ = await self._flights.share(("note", image.id), partial(self._fetch, image))
         return data
 
+    async def take(self, image: ImageRow) -> bytes:
+        """Fetch a file, for one request, for whoever keeps it elsewhere: the catalog learns of it, the shelf
+        does not get it."""
+        data = await self._api.annotation_file(image.id)
+        await self.keep([(image, data)], shelve=False)
+        return data
+
     async def _fetched(self, image: ImageRow) -> tuple[bytes, int]:
         while True:
             joined = self._flights.is_flying(("note", image.id))
@@ -96,14 +103,14 @@ class Notes:
         (version,) = await self.keep([(image, data)])
         return data, image.note_version if version is None else version
 
-    async def keep(self, found: Sequence[tuple[ImageRow, bytes]]) -> list[int | None]:
-        """Put contents that the server gave just now onto the shelf and into the catalog.
+    async def keep(self, found: Sequence[tuple[ImageRow, bytes]], *, shelve: bool = True) -> list[int | None]:
+        """Put contents that the server gave just now into the catalog and, with `shelve`, onto the shelf.
 
         Returns the version of each, None where the image is gone or the catalog can't be written. Contents
         that the disk does not take are left out, and only their size and version are learned.
         """
         now_ns = int(self._clock.wall() * 1e9)
-        usable = self._cache.usable
+        usable = shelve and self._cache.usable
 
         def publish() -> list[int | None]:
             learned = []

@@ -58,6 +58,7 @@ class Scope:
         self._catalog, self._choice = catalog, choice
         self.parts: dict[int, Part] = {}
         """By the key of the dataset."""
+        self._folder_parts: dict[int, tuple[str, ...]] = {}
 
     async def add(self, path: tuple[str, ...], listing: Listing) -> None:
         """Add what is below `path`, in parts from the mount point on; asks for datasets and directories.
@@ -76,6 +77,13 @@ class Scope:
             raise NoSuchEntry(f"there is no dataset {path[1]!r}")
         kinds = tuple(kind for kind in KINDS if len(path) == 2 or path[2] == kind)
         await self._add_below(dataset, kinds, ("/", *path[3:]), listing)
+
+    def add_listed(self, dataset: DatasetRow) -> None:
+        """Add a dataset of which the catalog has every image and directory."""
+        part = self.parts.setdefault(dataset.key, Part())
+        part.whole = True
+        for kind in self._kinds(KINDS):
+            part.folders[kind] |= dict.fromkeys(self._catalog.directory_keys(dataset.key))
 
     async def _add_below(
         self, dataset: DatasetRow, kinds: tuple[Kind, ...], path: tuple[str, ...], listing: Listing
@@ -159,11 +167,21 @@ class Scope:
 
     def path_of(self, item: Item) -> str:
         """Where a file is below the mount point."""
-        image = item.image
-        names = [image.entry if item.kind == "images" else image.note_entry]
-        folder = self._catalog.directory(image.directory)
-        while folder is not None and folder.parent is not None:
-            names.append(folder.entry)
-            folder = self._catalog.directory(folder.parent)
-        dataset = self._catalog.dataset(image.dataset)
-        return "/".join(["datasets", dataset.entry if dataset else "?", item.kind, *reversed(names)])
+        dataset = self._catalog.dataset(item.image.dataset)
+        return "/".join(["datasets", dataset.entry if dataset else "?", *self.place_of(item)])
+
+    def place_of(self, item: Item) -> tuple[str, ...]:
+        """The same, in parts from the dataset's folder on."""
+        kind, image = item
+        name = image.entry if kind == "images" else image.note_entry
+        return (kind, *self.folder_parts(image.directory), name)
+
+    def folder_parts(self, directory: int) -> tuple[str, ...]:
+        """Where a directory is below its dataset's `images` or `annotations`."""
+        parts = self._folder_parts.get(directory)
+        if parts is None:
+            row, parts = self._catalog.directory(directory), ()
+            if row is not None and row.parent is not None:
+                parts = (*self.folder_parts(row.parent), row.entry)
+            self._folder_parts[directory] = parts
+        return parts

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,3 +40,15 @@ def standin() -> Iterator[StandIn]:
 @pytest.fixture
 def rig(standin: StandIn, tmp_path: Path) -> Rig:
     return Rig(standin, tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "pictofs-test", folder]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("may not mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)

@@ -1,0 +1,310 @@
+"""A plain folder of the user's that gets copies of files: each is there whole under its name, or not at all.
+
+    ROOT/<folders>/<file>             what has landed, and whatever else the user keeps there
+    ROOT/.pictofs-download/<number>   what is on its way; the next run sweeps what a killed one left
+
+Paths are relative to ROOT, in parts. No symbolic link below ROOT is followed when something is written, whatever the
+parts say: each folder is opened from the one above it. There is no fsync: after a power cut sizes and checksums tell.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pictofs.errors import AlreadyExists, Conflict, DiskFull, Forbidden, Invalid, PictofsError
+from pictofs.store.blob import checksum
+
+PARTIAL = b".pictofs-download"
+
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# O_NONBLOCK: a named pipe must not hang the event loop.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY)
+_DENIED = (errno.EACCES, errno.EPERM)
+_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+_NO_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+"""What says that two files can't be copied within the kernel."""
+_PIECE = 1 << 20
+_GRAINS = (1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000)
+"""Nanoseconds to which file systems cut times: 1 most, 100 NTFS, 10 ms exFAT, 2 s FAT."""
+_MOMENT = 1_700_000_001_123_456_789
+"""A time that each of them keeps differently."""
+
+
+class FolderUnusable(DiskFull):
+    """The disk below the folder takes no more: full, read-only, gone."""
+
+
+class Folder:
+    """One folder, for one process at a time. Every method may block: shortly, but for copies of large files."""
+
+    def __init__(self, root: Path) -> None:
+        """Open or make `root`, which may be a link, and sweep what a killed run left.
+
+        Raises Conflict where another process is at it, Forbidden, FolderUnusable, AlreadyExists for a file in its
+        place.
+        """
+        self.root = root
+        self._numbers = itertools.count()
+        with self._errors("using it"):
+            root.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._lock()
+            with self._errors("using it"):
+                self._partial = self._open_partial()
+                self._grain = self._probed()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Conflict(f"another pictofs download is writing to {self.root}: wait for its end") from error
+        except OSError:
+            pass  # a file system without locks, as NFS may be
+
+    def _open_partial(self) -> int:
+        with suppress(FileExistsError):
+            os.mkdir(PARTIAL, 0o700, dir_fd=self._fd)
+        fd = os.open(PARTIAL, _FOLDER & ~os.O_PATH, dir_fd=self._fd)
+        try:
+            for name in os.listdir(fd):
+                os.unlink(name, dir_fd=fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _probed(self) -> int:
+        """To how many nanoseconds the file system keeps times."""
+        with self.draft() as draft:
+            kept = draft.timed(_MOMENT)
+        return next((grain for grain in _GRAINS if kept == _MOMENT - _MOMENT % grain), _GRAINS[-1])
+
+    def close(self) -> None:
+        """Let others at it, and leave nothing but what has landed."""
+        os.close(self._partial)
+        with suppress(OSError):
+            os.rmdir(PARTIAL, dir_fd=self._fd)
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def free(self) -> int:
+        """Bytes that the disk has left."""
+        found = os.fstatvfs(self._fd)
+        return found.f_bavail * found.f_frsize
+
+    # What is there. 3 us; the annotation file that is read through, 15.
+
+    def holds(self, path: Sequence[str], size: int, mtime_ns: int) -> bool:
+        """Whether there is a file of that length and time."""
+        try:
+            found = os.stat(b"/".join(_spelled(path)), dir_fd=self._fd, follow_symlinks=False)
+        except OSError:
+            return False
+        same_time = found.st_mtime_ns // self._grain == mtime_ns // self._grain
+        return stat.S_ISREG(found.st_mode) and found.st_size == size and same_time
+
+    def holds_content(self, path: Sequence[str], size: int, crc32c: int) -> bool:
+        """Whether there is a file of that length and checksum."""
+        try:
+            fd = os.open(b"/".join(_spelled(path)), _READ, dir_fd=self._fd)
+        except OSError:
+            return False
+        try:
+            found = os.fstat(fd)
+            return stat.S_ISREG(found.st_mode) and found.st_size == size and checksum(fd, size) == crc32c
+        except OSError:
+            return False
+        finally:
+            os.close(fd)
+
+    # What is put there.
+
+    def make(self, path: Sequence[str]) -> None:
+        """Have a folder at `path`. Raises AlreadyExists where something else is there."""
+        with self._errors(f"making {'/'.join(path)}"):
+            self._close(self._open(_spelled(path)))
+
+    def put(self, path: Sequence[str], data: bytes, mtime_ns: int) -> None:
+        """Have a file of that content and time; 80 us for 100 KiB. Raises what `Draft.land` does."""
+        with self.draft() as draft:
+            draft.write(0, data)
+            draft.land(path, mtime_ns)
+
+    def draft(self) -> Draft:
+        """A file without a name. Raises FolderUnusable."""
+        name = b"%d" % next(self._numbers)
+        with self._errors("starting a file"):
+            return Draft(self, name, os.open(name, _NEW, 0o666, dir_fd=self._partial))
+
+    def _open(self, names: Sequence[bytes]) -> int:
+        """A descriptor of the folder at the end of `names`, made as far as it is missing; for `_close`."""
+        at = self._fd
+        try:
+            for name in names:
+                try:
+                    below = os.open(name, _FOLDER, dir_fd=at)
+                except FileNotFoundError:
+                    with suppress(FileExistsError):
+                        os.mkdir(name, dir_fd=at)
+                    below = os.open(name, _FOLDER, dir_fd=at)
+                self._close(at)
+                at = below
+        except BaseException:
+            self._close(at)
+            raise
+        return at
+
+    def _close(self, fd: int) -> None:
+        if fd != self._fd:
+            os.close(fd)
+
+    def _land(self, name: bytes, path: Sequence[str]) -> None:
+        *folders, target = _spelled(path)
+        at = self._open(folders)
+        try:
+            with suppress(FileNotFoundError):
+                found = os.stat(target, dir_fd=at, follow_symlinks=False)
+                if not stat.S_ISREG(found.st_mode):
+                    raise AlreadyExists(f"{_kind(found.st_mode)} is in the way: {self._shown(path)}")
+            os.rename(name, target, src_dir_fd=self._partial, dst_dir_fd=at)
+        finally:
+            self._close(at)
+
+    def _discard(self, name: bytes) -> None:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=self._partial)
+
+    def _shown(self, path: Sequence[str]) -> str:
+        return "/".join([str(self.root), *path])
+
+    @contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        """Raise errors with a name in place of OSError."""
+        try:
+            yield
+        except OSError as error:
+            raise self._named(doing, error) from error
+
+    def _named(self, doing: str, error: OSError) -> PictofsError:
+        said = f"{self.root}: {doing} failed: {error.strerror or error}"
+        if error.errno in _IN_THE_WAY:
+            return AlreadyExists(f"{said}: a file or a symbolic link is in the way")
+        if error.errno in _DENIED:
+            return Forbidden(said)
+        if error.errno in _NAMES:
+            return Invalid(f"{said}: its file system can't hold such a name")
+        return FolderUnusable(said)
+
+
+class Draft:
+    """A file on its way. As a context manager it is discarded unless it has landed."""
+
+    def __init__(self, folder: Folder, name: bytes, fd: int) -> None:
+        """Made by `Folder.draft`."""
+        self._folder, self._name, self._fd = folder, name, fd
+        self._landed = False
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data`. Raises FolderUnusable."""
+        with self._folder._errors("writing"):
+            done = os.pwrite(self._fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
+
+    def copy(self, fd: int, size: int) -> None:
+        """Take the first `size` bytes of another file: by reference where the file system can.
+
+        Raises Corrupt where it has fewer, FolderUnusable.
+        """
+        with self._folder._errors("writing"):
+            done = 0
+            while done < size:
+                moved = self._moved(fd, done, size - done)
+                if not moved:
+                    raise OSError(errno.EIO, "the file to copy was cut")
+                done += moved
+
+    def _moved(self, fd: int, offset: int, count: int) -> int:
+        try:
+            return os.copy_file_range(fd, self._fd, count, offset, offset)
+        except OSError as error:
+            if error.errno not in _NO_RANGES:
+                raise
+        return os.pwrite(self._fd, os.pread(fd, min(count, _PIECE), offset), offset)
+
+    def truncate(self) -> None:
+        """Begin anew. Raises FolderUnusable."""
+        with self._folder._errors("writing"):
+            os.ftruncate(self._fd, 0)
+
+    def timed(self, mtime_ns: int) -> int:
+        """Set its time; what the file system makes of that."""
+        os.utime(self._fd, ns=(mtime_ns, mtime_ns))
+        return os.fstat(self._fd).st_mtime_ns
+
+    def land(self, path: Sequence[str], mtime_ns: int) -> None:
+        """Give the file its name and time. A regular file of that name is replaced.
+
+        Raises AlreadyExists where a folder, a link or anything else is in the way, Forbidden, FolderUnusable,
+        Invalid for a name that the disk can't hold.
+        """
+        with self._folder._errors(f"writing {'/'.join(path)}"):
+            os.utime(self._fd, ns=(mtime_ns, mtime_ns))
+            self._folder._land(self._name, path)
+        self._landed = True
+
+    def close(self) -> None:
+        """Discard it, unless it has landed. Never fails."""
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+        if not self._landed:
+            self._folder._discard(self._name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _spelled(path: Sequence[str]) -> list[bytes]:
+    """The parts as they are on the disk. Raises Invalid for one that is no name: it might lead elsewhere."""
+    names = [part.encode() for part in path]
+    for name in names:
+        if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:
+            raise Invalid(f"{name!r} is no name of a file")
+    return names
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "a symbolic link"
+    return "a folder" if stat.S_ISDIR(mode) else "something that is no file"
