@@ -21,7 +21,7 @@ from standin.dataset import Dataset
 from standin.exchange import Exchange
 from standin.organization import Organization
 from standin.records import Image
-from standin.wire import annotation_file
+from standin.wire import annotation_file, dataset_row
 
 
 class Mount:
@@ -189,13 +189,18 @@ def note_bytes(server: StandIn, image: Image) -> bytes:
     return json.dumps(found, indent=2).encode()
 
 
+def document_bytes(server: StandIn, dataset: Dataset) -> bytes:
+    """What `dataset.json` must hold: the API's object."""
+    return json.dumps(dataset_row(dataset, server.organization), indent=2).encode() + b"\n"
+
+
 def _base(server: StandIn) -> str:
     return f"{server.api_url}/api/v1/developer"
 
 
 def expected(server: StandIn, dataset: Dataset) -> dict[str, bytes]:
     """Every file of a dataset whose names need no escaping, by its path below the dataset's folder."""
-    files: dict[str, bytes] = {}
+    files = {"dataset.json": document_bytes(server, dataset)}
     for image in active(dataset):
         place = f"{image.directory_path.strip('/')}/{image.filename}".lstrip("/")
         files[f"images/{place}"] = image_bytes(image)

@@ -14,7 +14,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +21,7 @@ import msgspec
 from pictofs.api.export import Export
 from pictofs.api.signing import Signing
 from pictofs.errors import Nonsense
+from pictofs.model.moment import time_ns
 from pictofs.model.records import Dataset, Directory, Image, Page, SignedUrl, canonical_directory
 
 _log = logging.getLogger(__name__)
@@ -30,9 +30,6 @@ T = TypeVar("T")
 
 COUNT_MAX = 2**53
 """A larger size or count is absurd, and no JSON number carries it exactly."""
-_NS_MAX = 2**63
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class _ImageRow(msgspec.Struct):
@@ -214,18 +211,6 @@ def annotation_text(document: dict[str, Any]) -> bytes:
         return json.dumps(document, indent=2).encode("ascii")
     except (ValueError, RecursionError) as error:
         raise Nonsense("the API sent an annotation file that can't be written") from error
-
-
-def time_ns(value: Any) -> int:
-    """Nanoseconds since the epoch of an ISO 8601 text (UTC where it names no zone); 0 where it is none."""
-    try:
-        moment = datetime.fromisoformat(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        ns = (moment - _EPOCH) // _MICROSECOND * 1000
-    except (ValueError, TypeError, OverflowError):
-        return 0
-    return ns if 0 < ns < _NS_MAX else 0
 
 
 def _images(rows: Iterable[_ImageRow], received: int) -> list[Image]:

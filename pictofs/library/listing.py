@@ -263,7 +263,7 @@ class Listing:
         signature = dataset.signature
         if result.dataset is not None:
             signature = result.dataset.signature
-            await trio.to_thread.run_sync(self._catalog.put_dataset, result.dataset)
+            self._changes.tell(await trio.to_thread.run_sync(self._catalog.put_dataset, result.dataset))
         gone = await trio.to_thread.run_sync(
             partial(
                 self._images.sweep, dataset.key, result.seen, directory=directory, signature=signature, at=at

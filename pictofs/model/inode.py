@@ -3,7 +3,7 @@
 | bits | meaning |
 |---|---|
 | 0-3 | the `Kind` |
-| 4-11 | the version of the content, modulo 256 (annotations; 0 elsewhere) |
+| 4-11 | the version of the content, modulo 256 (annotation files, dataset.json; 0 elsewhere) |
 | 12-62 | the item's key: 51 bits of a hash of its id |
 
 A rename keeps the number, and so does a remount. A new version of a file has a new number: an open handle keeps
@@ -34,6 +34,8 @@ class Kind(enum.IntEnum):
     """`annotations/` of a dataset, or a virtual directory in it."""
     IMAGE = 5
     ANNOTATION = 6
+    DOCUMENT = 7
+    """`dataset.json` of a dataset."""
 
 
 class Inode(NamedTuple):

@@ -25,6 +25,8 @@ _IMAGE = "SELECT " + ", ".join(ImageRow._fields) + " FROM image "
 
 DATASETS = number(Kind.FIXED, 1)
 """Inode number of `/datasets`."""
+DOCUMENT = "dataset.json"
+"""The file in a dataset's folder that holds the API's object."""
 
 
 class Catalog:
@@ -183,7 +185,7 @@ class Catalog:
         """Make the list of datasets equal to `datasets`, all of the organization's. Blocks."""
         gone: list[Gone] = []
         with self.database.write() as db:
-            old = {row[0]: row for row in db.execute("SELECT key, entry, name, id, seq FROM dataset")}
+            old = {row[0]: row for row in db.execute("SELECT key, entry, name, raw FROM dataset")}
             listed = _with_entries(datasets)
             for key in old.keys() - {key for key, _, _ in listed}:
                 _delete_dataset(db, key)
@@ -194,6 +196,9 @@ class Catalog:
                     gone.append(Gone(DATASETS, old[key][1]))
                     db.execute("UPDATE dataset SET entry = ? WHERE key = ?", (f"/{key}", key))
             for key, entry, dataset in listed:
+                raw = json.dumps(dataset.raw).encode()
+                if key in old and old[key][3] != raw:
+                    gone.append(Gone(number(Kind.DATASET, key), DOCUMENT))
                 if key in old and old[key][2] != dataset.name:
                     # The annotation file names its dataset.
                     db.execute("UPDATE image SET note_stale = 1 WHERE dataset = ?", (key,))
@@ -211,7 +216,7 @@ class Catalog:
                         dataset.total_size,
                         dataset.created_ns,
                         dataset.signature,
-                        json.dumps(dataset.raw).encode(),
+                        raw,
                     ),
                 )
                 root = (key_of(dataset.id + ":/"), key)
@@ -259,8 +264,9 @@ class Catalog:
             )
         return gone
 
-    def put_dataset(self, dataset: Dataset) -> None:
+    def put_dataset(self, dataset: Dataset) -> list[Gone]:
         """A newer object of a known dataset came; its name is left for `put_datasets`. Blocks."""
+        key = key_of(dataset.id.lower())
         with self.database.write() as db:
             db.execute(
                 "UPDATE dataset SET image_count = ?, total_size = ?, signature = ?, raw = ? WHERE key = ?",
@@ -269,9 +275,10 @@ class Catalog:
                     dataset.total_size,
                     dataset.signature,
                     json.dumps(dataset.raw).encode(),
-                    key_of(dataset.id.lower()),
+                    key,
                 ),
             )
+        return [Gone(number(Kind.DATASET, key), DOCUMENT)]
 
     def expire(self, dataset: int | None) -> None:
         """Forget that one dataset, or the list of them all, was ever checked: the next look asks. Blocks."""

@@ -12,9 +12,12 @@ from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind
 from pictofs.vfs.node import FOREVER, Attributes, Entry, View
 from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
-from pictofs.vfs.views.dataset import DatasetView
+from pictofs.vfs.views.dataset import DatasetView, DocumentView
 from pictofs.vfs.views.fixed import Documents, FixedView
 from pictofs.vfs.views.images import ImagesView, ImageView
+
+_CHANGING = frozenset({Kind.FIXED, Kind.DOCUMENT})
+"""Files whose number does not tell every change: the kernel must keep neither pages nor attributes."""
 
 
 @dataclass(eq=False)
@@ -54,9 +57,11 @@ class Tree:
     ) -> None:
         self._library = library
         exact = Exact(library, exact_annotation_sizes)
+        objects = DocumentView(library)
         self._views: Mapping[Kind, View] = {
             Kind.FIXED: FixedView(library, documents, started_ns),
-            Kind.DATASET: DatasetView(library),
+            Kind.DATASET: DatasetView(library, objects),
+            Kind.DOCUMENT: objects,
             Kind.IMAGES: ImagesView(library),
             Kind.ANNOTATIONS: AnnotationsView(library, exact),
             Kind.IMAGE: ImageView(library),
@@ -136,15 +141,15 @@ class Tree:
         """A handle for reading a file, whose size is exact. Raises Stale: look the path up again."""
         inode, view = self._node(number)
         before, content = await view.open(inode)
-        live = inode.kind is Kind.FIXED
+        changing = inode.kind in _CHANGING
         size = content.size
         opened = OpenFile(
             handle=next(self._numbers),
             content=content,
-            attributes=before._replace(size=size, blocks=-(-size // 512), keep=0.0 if live else FOREVER),
+            attributes=before._replace(size=size, blocks=-(-size // 512), keep=0.0 if changing else FOREVER),
             resized=bool(before.keep) and before.size != size,
-            live=live,
-            keep=not live and before.inode not in self._doubtful,
+            live=inode.kind is Kind.FIXED,
+            keep=not changing and before.inode not in self._doubtful,
         )
         if not content.proven:
             self._doubtful.add(before.inode)

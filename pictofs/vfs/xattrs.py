@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from pictofs.model.moment import iso
 from pictofs.model.names import storable
 from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
 
@@ -37,7 +37,6 @@ DATASET = (
     "updated_at",
 )
 """The fields of a dataset that are shown, by the API's names."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def of_dataset(raw: Mapping[str, Any]) -> dict[str, bytes]:
@@ -62,7 +61,7 @@ def of_image(row: ImageRow, dataset: DatasetRow | None, directory: DirectoryRow 
             "content_type": row.content_type,
             "annotation_count": row.annotation_count,
             "min_confidence": row.min_confidence,
-            "created_at": _moment(row.created_ns) if row.created_ns else None,
+            "created_at": iso(row.created_ns) if row.created_ns else None,
         }
     )
 
@@ -76,7 +75,3 @@ def _text(value: Any) -> bytes:
     if not isinstance(value, str):
         value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return storable(value).encode()
-
-
-def _moment(ns: int) -> str:
-    return (_EPOCH + timedelta(microseconds=ns // 1000)).isoformat()

@@ -29,7 +29,7 @@ from pictofs.vfs.tree import OpenFile, Tree
 from standin import Fault, Match, StandIn
 from standin.records import Image
 from standin.routing import PREFIX
-from standin.wire import annotation_file
+from standin.wire import annotation_file, dataset_row
 
 SHORT = 0.1
 """Seconds: a shorter sleep waits for a thread or another process, and time must not run away with it."""
@@ -276,15 +276,22 @@ def expected(standin: StandIn) -> dict[str, bytes | None]:
         if dataset.is_archived:
             continue
         top = f"/datasets/{dataset.name}"
+        row = dataset_row(dataset, standin.organization)
         found |= {top: None, f"{top}/images": None, f"{top}/annotations": None}
-        for row in dataset.directories.values():
-            found |= {f"{top}/images{row.path}": None, f"{top}/annotations{row.path}": None}
+        found[f"{top}/dataset.json"] = json.dumps(row, indent=2).encode() + b"\n"
+        for each in dataset.directories.values():
+            found |= {f"{top}/images{each.path}": None, f"{top}/annotations{each.path}": None}
         for image in dataset.images.values():
             if not image.is_archived:
                 place = f"{image.directory_path.rstrip('/')}/{image.filename}"
                 found[f"{top}/images{place}"] = image_bytes(image)
                 found[f"{top}/annotations{place}.json"] = note_bytes(standin, image)
     return found
+
+
+def listed(found: dict[str, bytes | None]) -> dict[str, bytes | None]:
+    """What of it comes from a dataset's own listing: dataset.json comes from the list of datasets."""
+    return {path: data for path, data in found.items() if not path.endswith("/dataset.json")}
 
 
 def descriptors(rig: Rig) -> int:

@@ -24,6 +24,7 @@ from rig import Mount, Rig, blobs, expected, image_bytes, note_bytes
 from pictofs.api.client import Api
 from pictofs.api.storage import Storage
 from pictofs.errors import NoSuchEntry, PictofsError, Stale
+from pictofs.model.document import document
 from pictofs.vfs.tree import OpenFile
 from standin import StandIn
 from standin.dataset import Dataset
@@ -39,6 +40,7 @@ from standin.faults import (
     throttled,
 )
 from standin.records import Image
+from standin.wire import dataset_row
 
 TTL = 100.0
 FAULTS: list[tuple[str | None, Any]] = [
@@ -72,6 +74,8 @@ class Story:
         """Filename -> ids of the images that were ever called so, in whatever folder."""
         self.had: defaultdict[tuple[str, str], set[bytes]] = defaultdict(set)
         """`images` or `annotations`, and id -> every content that it has had."""
+        self.documents: set[bytes] = set()
+        """Every content that a dataset.json has had."""
         self.paths: dict[str, None] = {}
         """Every path of a file that there ever was."""
         self.now: Tree = {}
@@ -117,6 +121,8 @@ class Story:
         for path, data in self.now.items():
             if data is not None:
                 self.paths[path] = None
+        for dataset in self.org.datasets.values():
+            self.documents.add(document(dataset_row(dataset, self.org)))
         for image in self.org.images.values():
             self.called[image.filename].add(image.id)
             self.had["images", image.id].add(image_bytes(image))
@@ -313,6 +319,8 @@ class Story:
 
     def may_be(self, path: str, data: bytes) -> bool:
         """Whether a file of that name has ever had this content: folders, and names, may be old ones."""
+        if path.count("/") == 3:
+            return data in self.documents
         _, _, _, view, *_, name = path.split("/")
         filename = name if view == "images" else name.removesuffix(".json")
         return any(data in self.had[view, each] for each in self.called[filename])

@@ -160,7 +160,7 @@ def test_empty_datasets_and_directories(mounted: Mounting, serving: Serving) -> 
     hollow = organization.add_dataset("hollow")
     organization.add_directory(hollow, "/one/two")
     datasets = mounted(serving(organization)).datasets
-    assert sorted(names_in(datasets / "nothing")) == ["annotations", "images"]
+    assert sorted(names_in(datasets / "nothing")) == ["annotations", "dataset.json", "images"]
     assert names_in(datasets / "nothing/images") == []
     for part in ("images", "annotations"):
         assert names_in(datasets / "hollow" / part) == ["one"]

@@ -84,6 +84,8 @@ def test_cp_r_equals_the_vendors_download(
     flat = files_below(tmp_path / "flat")
     by_name: dict[str, list[bytes]] = {}
     for path, data in truth.items():
+        if "/" not in path:
+            continue  # dataset.json, which the vendor's download does not write
         by_name.setdefault(os.path.basename(path), []).append(data)
     assert flat.keys() == by_name.keys()
     assert sorted(name for name in flat if len(by_name[name]) > 1) == ["same.jpg", "same.jpg.json"]

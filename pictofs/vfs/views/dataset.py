@@ -1,15 +1,20 @@
-"""`/datasets/<name>`: the folder of a dataset."""
+"""`/datasets/<name>`: the folder of a dataset, and `dataset.json` in it."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 
-from pictofs.errors import NoSuchEntry
+from pictofs.errors import NoSuchEntry, Stale
+from pictofs.library.content import Content, InMemory
 from pictofs.library.library import Library
+from pictofs.model.document import document
 from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.moment import time_ns
+from pictofs.store.catalog import DOCUMENT
 from pictofs.store.rows import DatasetRow
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import Attributes, Batch, Entry, FolderView, folder
+from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, file, folder
 
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
 
@@ -22,8 +27,8 @@ def dataset_folder(row: DatasetRow, keep: float) -> Attributes:
 class DatasetView(FolderView):
     """A dataset."""
 
-    def __init__(self, library: Library) -> None:
-        self._library = library
+    def __init__(self, library: Library, objects: DocumentView) -> None:
+        self._library, self._objects = library, objects
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Of the folder."""
@@ -35,21 +40,58 @@ class DatasetView(FolderView):
         return xattrs.of_dataset(self._library.catalog.dataset_object(inode.key))
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """`images` or `annotations`."""
+        """`images`, `annotations` or `dataset.json`."""
+        row = await self._library.listing.dataset(inode.key)
+        if name == DOCUMENT:
+            return self._objects.of(row)[0]
         if name not in PARTS:
             raise NoSuchEntry(f"a dataset has no {name!r}")
-        return self._part(PARTS[name], await self._library.listing.dataset(inode.key))
+        return self._part(PARTS[name], row)
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
-        """Both."""
+        """All of them."""
         row = await self._library.listing.dataset(inode.key)
-        parts = enumerate(PARTS.items(), 1)
-        return Batch(
-            [Entry(name, self._part(kind, row), at) for at, (name, kind) in parts if at > cookie], None
-        )
+        found = {name: self._part(kind, row) for name, kind in PARTS.items()}
+        found[DOCUMENT] = self._objects.of(row)[0]
+        entries = [Entry(name, attributes, at) for at, (name, attributes) in enumerate(found.items(), 1)]
+        return Batch(entries[cookie:], None)
 
     def _part(self, kind: Kind, row: DatasetRow) -> Attributes:
         root = self._library.catalog.directory_by_path(row.key, "/")
         if root is None:
             raise NoSuchEntry("the dataset is gone")
         return folder(number(kind, root.key), row.created_ns, self._library.listing.fresh_for)
+
+
+class DocumentView(FileView):
+    """`dataset.json`: the API's object.
+
+    The inode's version is made of the content, so that who holds it open keeps what was opened. Eight bits do
+    not tell all contents apart: the kernel keeps no pages for the next `open`.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    def of(self, row: DatasetRow) -> tuple[Attributes, bytes]:
+        """Attributes and bytes of a dataset's document, as the catalog has it."""
+        raw = self._library.catalog.dataset_object(row.key)
+        data = document(raw)
+        inode = number(Kind.DOCUMENT, row.key, zlib.crc32(data))
+        changed_ns = time_ns(raw.get("updated_at")) or row.created_ns
+        return file(inode, len(data), changed_ns, 0.0, self._library.listing.fresh_for), data
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Size and time of the object."""
+        return (await self._current(inode))[0]
+
+    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+        """The object. Raises Stale when it is another one by now: the path leads to it."""
+        attributes, data = await self._current(inode)
+        return attributes, InMemory(data)
+
+    async def _current(self, inode: Inode) -> tuple[Attributes, bytes]:
+        attributes, data = self.of(await self._library.listing.dataset(inode.key))
+        if attributes.inode != number(*inode):
+            raise Stale(f"{DOCUMENT} has changed")
+        return attributes, data
