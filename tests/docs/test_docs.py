@@ -109,7 +109,16 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
         known |= {flag for parameter in command.params for flag in parameter.opts}
         pending += getattr(command, "commands", {}).values()
     # Of other programs, or named as missing.
-    known |= {"--device", "--cap-add", "--no-install-recommends", "--writable", "--user", "--now"}
+    known |= {
+        "--device",
+        "--cap-add",
+        "--no-install-recommends",
+        "--writable",
+        "--user",
+        "--now",
+        "--name",
+        "--security-opt",
+    }
     for page in PAGES:
         found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
         assert found <= known, page.name

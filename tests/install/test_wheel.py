@@ -1,0 +1,58 @@
+"""What an installation brings: every module, what they read, two programs, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_packages_are_whole(wheel: zipfile.ZipFile) -> None:
+    kept = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "pictofs", "standin"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    there = {name for name in kept if (ROOT / name).exists()}
+    assert "pictofs/store/schema.sql" in there
+    assert "pictofs/py.typed" in there
+    brought = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert brought == there
+
+
+def test_the_programs(wheel: zipfile.ZipFile) -> None:
+    (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
+    assert wheel.read(name).decode().split() == [
+        "[console_scripts]",
+        *("mount.pictofs", "=", "pictofs.cli.fstab:main"),
+        *("pictofs", "=", "pictofs.cli:main"),
+    ]
+
+
+def test_the_license_and_no_wish_of_the_tests(wheel: zipfile.ZipFile) -> None:
+    assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
+    (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
+    told = Parser().parsestr(wheel.read(name).decode())
+    plain = [text for text in told.get_all("Requires-Dist", []) if "extra ==" not in text]
+    assert not any(text.startswith(("pytest", "torch", "mypy", "pictograph")) for text in plain)
