@@ -196,7 +196,8 @@ class Exchange:
                 response = await self._client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise _Failed(self._transport_failure(name, error), again=safe) from error
-        self._meter.answered(name, response.status_code, response.headers, self._clock.wall())
+        served_at = _date(response.headers.get("date"))
+        self._meter.answered(name, response.status_code, response.headers, self._clock.wall(), served_at)
         if response.is_success:
             return response
         try:

@@ -73,6 +73,8 @@ class Meter:
         """Body bytes received, after decompression."""
         self.errors: Counter[str] = Counter()
         """Failures that left this package, by class name."""
+        self.offset: float | None = None
+        """Seconds that the API's clock is ahead of ours, as its last answer that told the time has it."""
         self.asking = 0
         """Requests to the API that are not answered yet: `remaining` does not know of them."""
         self.retries = 0
@@ -104,10 +106,17 @@ class Meter:
         finally:
             self.asking -= 1
 
-    def answered(self, route: str, status: int, headers: Mapping[str, str], now: float) -> None:
-        """Count an answer of the API and take in what it says of the rate limit; `now` in wall-clock seconds."""
+    def answered(
+        self, route: str, status: int, headers: Mapping[str, str], now: float, served_at: float | None
+    ) -> None:
+        """Count an answer of the API and take in what it says of the rate limit.
+
+        `now`: wall-clock seconds here; `served_at`: there, where it was told.
+        """
         self.ended("api", route, str(status))
         self.contact_at = now
+        if served_at is not None:
+            self.offset = served_at - now
         self.limits(headers, now)
 
     def ended(self, host: Host, route: str, status: str) -> None:

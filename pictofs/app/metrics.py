@@ -154,6 +154,12 @@ class Metrics(Collector):
             yield _gauge(
                 "server_last_contact_timestamp_seconds", "When the API answered last.", meter.contact_at
             )
+        if meter.offset is not None:
+            yield _gauge(
+                "server_clock_offset_seconds",
+                "How far the API's clock is ahead of this machine's.",
+                meter.offset,
+            )
         # What the API has not told is left out: a made-up limit would raise alarms.
         if meter.limit is not None:
             yield _gauge("rate_limit_requests", "Requests of an hour, as the API says.", meter.limit)

@@ -167,13 +167,14 @@ def check_machine(allow_other: bool) -> None:
         raise MountFailed("/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root")
     if not shutil.which("fusermount3"):
         raise MountFailed("fusermount3 is missing: install it by `apt-get install fuse3`")
-    if allow_other and not _may_allow_other():
+    if allow_other and not may_allow_other():
         raise MountFailed(
             "--allow-other is not permitted: add a line user_allow_other to /etc/fuse.conf, or run as root"
         )
 
 
-def _may_allow_other() -> bool:
+def may_allow_other() -> bool:
+    """Whether users other than root may let others in."""
     try:
         lines = FUSE_CONF.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -197,6 +198,12 @@ def prepare(path: Path) -> bool:
             raise Conflict(f"{path} is mounted already: use it, or `pictofs unmount {path}` first")
         detach(path, lazy=True)
         recovered = True
+    check_folder(path)
+    return recovered
+
+
+def check_folder(path: Path) -> None:
+    """Raise, as `prepare` does, unless `path`, where nothing is mounted, is a folder to mount on."""
     try:
         with os.scandir(path) as entries:
             empty = next(entries, None) is None
@@ -210,7 +217,6 @@ def prepare(path: Path) -> bool:
         raise Conflict(f"{path} is not empty: a mount would hide what is there; name an empty folder")
     if os.geteuid() != 0 and not os.access(path, os.W_OK):
         raise MountFailed(f"{path} is not yours to mount on: you need to be able to write to it")
-    return recovered
 
 
 def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:

@@ -9,6 +9,7 @@ import typer
 from pictofs import __version__
 from pictofs.cli import cache, dataset
 from pictofs.cli.demo import demo
+from pictofs.cli.doctor import doctor
 from pictofs.cli.download import download
 from pictofs.cli.mount import mount
 from pictofs.cli.prefetch import prefetch
@@ -49,6 +50,7 @@ app.command()(mount)
 app.command()(unmount)
 app.command()(status)
 app.command()(top)
+app.command()(doctor)
 app.command()(refresh)
 app.command()(warm)
 app.command()(prefetch)

@@ -11,14 +11,23 @@ from pathlib import Path
 from pictofs.config import values
 from pictofs.config.server import ServerSettings
 from pictofs.config.setting import setting
+from pictofs.errors import Invalid
 
 _CACHE = "Cache"
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/pictofs`; a relative XDG_CACHE_HOME is ignored, as its specification asks."""
+    """`$XDG_CACHE_HOME/pictofs`; a relative XDG_CACHE_HOME is ignored, as its specification asks.
+
+    Raises Invalid where there is no home folder.
+    """
     home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "pictofs"
+    try:
+        return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "pictofs"
+    except RuntimeError:  # neither HOME nor an entry in the list of users, as in some containers
+        raise Invalid(
+            "there is no home folder to put the cache in: set HOME, or name one by --cache-dir"
+        ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

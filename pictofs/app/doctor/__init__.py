@@ -1,0 +1,9 @@
+"""Looks for what keeps a mount from working, or will: a machine, a key, a server, a disk, the mounts that there are.
+
+Nothing is changed, and nothing may hang: whatever could is asked in a process of its own, which is left behind.
+"""
+
+from pictofs.app.doctor.examination import examine
+from pictofs.app.doctor.finding import Finding
+
+__all__ = ["Finding", "examine"]

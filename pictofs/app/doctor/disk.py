@@ -1,0 +1,172 @@
+"""The cache folder and its disk."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pictofs.app import cache_folder, mounts
+from pictofs.app.doctor.finding import Finding, fail, ok, split, warn
+from pictofs.clock import SystemClock
+from pictofs.config import LibrarySettings
+from pictofs.errors import Corrupt, PictofsError
+from pictofs.store.blob import FOOTER_SIZE, TEMP_MARK, Place, checksum, read_footer
+from pictofs.store.shelf import Shelf
+from pictofs.store.usage import FANS, Usage
+
+FILES, BYTES = 50, 32 << 20
+"""Of the cache, that are looked at: a tenth of a second."""
+OLD = 86_400.0
+"""Seconds after which an unfinished download is nobody's any more."""
+
+_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "fuse.sshfs")
+_OTHER = "name another folder by --cache-dir"
+
+
+def look(settings: LibrarySettings) -> Iterator[Finding]:
+    """Whether the cache can be written, how much room there is, and a glance at some files of it."""
+    folder = settings.cache_dir
+    if not folder.exists():
+        yield _parent(folder)
+        yield from _room(settings, _existing(folder), None)
+        return
+    try:
+        cache_folder.claim(folder)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except PictofsError as error:
+        yield split("cache", "fail", str(error))
+        return
+    except OSError as error:
+        yield fail("cache", f"{folder} can't be written: {error.strerror}", f"make it writable, or {_OTHER}")
+        return
+    yield _kind(folder)
+    usage = None
+    if settings.shelf_dir.exists():
+        try:
+            usage = _usage(settings)
+        except PictofsError as error:
+            yield split("cache", "fail", str(error))
+    yield from _room(settings, folder, usage)
+    yield from _glance(settings)
+
+
+def _existing(folder: Path) -> Path:
+    return next(each for each in (folder, *folder.parents) if each.exists())
+
+
+def _parent(folder: Path) -> Finding:
+    parent = _existing(folder)
+    if os.access(parent, os.W_OK | os.X_OK):
+        return ok("cache", f"{folder} is not there yet; the first mount makes it")
+    return fail("cache", f"{folder} can't be made: {parent} is not yours to write to", _OTHER)
+
+
+def _kind(folder: Path) -> Finding:
+    mount = mounts.mount_of(folder.resolve())
+    if mount is not None and mount.fstype in _REMOTE:
+        return warn("cache", f"{folder} is on {mount.fstype}, which has no locks to rely on", _OTHER)
+    if mount is not None and mount.fstype == "tmpfs":
+        return warn("cache", f"{folder} is in memory: it goes when the machine restarts", _OTHER)
+    return ok("cache", f"{folder} can be written")
+
+
+def _usage(settings: LibrarySettings) -> Usage:
+    shelf = Shelf(
+        settings.shelf_dir, limit=settings.cache_size, reserve=settings.min_free, clock=SystemClock()
+    )
+    try:
+        return shelf.usage()
+    finally:
+        shelf.close()
+
+
+def _room(settings: LibrarySettings, folder: Path, usage: Usage | None) -> Iterator[Finding]:
+    disk = os.statvfs(folder)
+    total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
+    kept, taken = settings.min_free.of(total), usage.bytes if usage else 0
+    room = min(settings.cache_size - taken, free - kept)
+    facts = f"{_size(free)} free of {_size(total)}, of which --min-free keeps {_size(kept)}"
+    if free <= kept:
+        yield warn(
+            "disk",
+            f"{facts}: files are evicted, or go past the cache",
+            "make room, or mount with a smaller --min-free",
+        )
+    else:
+        yield ok("disk", facts)
+    files = f"{_size(taken)} in {usage.files:,} files" if usage else "empty"
+    limit = f"of {_size(settings.cache_size)} (--cache-size)"
+    if taken > settings.cache_size:
+        yield warn("cache size", f"{files} {limit}: the next mount with it evicts", "a larger --cache-size")
+    elif room < settings.cache_size - taken:
+        yield ok("cache size", f"{files} {limit}; the disk lets it grow by {_size(max(0, room))}")
+    else:
+        yield ok("cache size", f"{files} {limit}")
+
+
+def _glance(settings: LibrarySettings) -> Iterator[Finding]:
+    broken = sorted((settings.cache_dir / "catalog").glob("*.broken-*"))
+    if broken:
+        yield warn(
+            "catalog",
+            f"{len(broken)} could not be read and were put aside",
+            f"rm {broken[0].parent}/*.broken-*",
+        )
+    seen = damaged = litter = 0
+    left = BYTES
+    for fan in random.sample(range(FANS), FANS):
+        if seen >= FILES or left <= 0:
+            break
+        for path in _files(settings.shelf_dir / f"{fan:02x}"):
+            if TEMP_MARK in path.name:
+                litter += _age(path) > OLD
+            elif seen < FILES and left > 0:
+                seen += 1
+                size = path.stat().st_size
+                left -= size
+                damaged += size <= BYTES and not _sound(fan, path)
+    if damaged or litter:
+        yield warn(
+            "contents",
+            f"of {seen:,} files looked at {damaged:,} are damaged; {litter:,} unfinished downloads are old",
+            "pictofs cache verify",
+        )
+    elif seen:
+        yield ok("contents", f"{seen:,} files looked at, all sound")
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [Path(entry) for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _sound(fan: int, path: Path) -> bool:
+    place = Place.of_file(fan, path.name)
+    if place is None:
+        return False
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            return checksum(file.fileno(), size - FOOTER_SIZE) == read_footer(file.fileno(), size, place)
+    except FileNotFoundError:  # evicted meanwhile
+        return True
+    except (OSError, Corrupt):
+        return False
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,74 @@
+"""What one check came to, and how checks are kept from hanging."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from pictofs.app import mounts
+from pictofs.errors import TimedOut
+
+Outcome = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line."""
+
+    check: str
+    outcome: Outcome
+    says: str
+    advice: str | None = None
+    """What to do, where something is to be done."""
+    requests: int = 0
+    """What it cost."""
+
+
+def ok(check: str, says: str) -> Finding:
+    """Nothing is to be done."""
+    return Finding(check, "ok", says)
+
+
+def warn(check: str, says: str, advice: str | None = None) -> Finding:
+    """It works, perhaps not as one would like."""
+    return Finding(check, "warn", says, advice)
+
+
+def fail(check: str, says: str, advice: str | None = None) -> Finding:
+    """It does not work."""
+    return Finding(check, "fail", says, advice)
+
+
+def split(check: str, outcome: Outcome, message: str) -> Finding:
+    """An error's message, whose advice follows a colon or a semicolon."""
+    for mark in ("; ", ": "):
+        says, found, advice = message.rpartition(mark)
+        if found and not advice.startswith("//"):
+            return Finding(check, outcome, says, advice)
+    return Finding(check, outcome, message)
+
+
+def within(check: str, seconds: float, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """The findings of `look`, or that it took too long or failed itself. It runs in a process of its own."""
+
+    def ask() -> bytes:
+        try:
+            found = list(look())
+        except Exception as error:
+            found = [
+                fail(
+                    check, f"this check failed by a bug ({type(error).__name__}: {error})", "please report it"
+                )
+            ]
+        return json.dumps([asdict(each) for each in found]).encode()
+
+    try:
+        return [Finding(**each) for each in json.loads(mounts.within(seconds, ask))]
+    except TimedOut:
+        return [
+            fail(check, f"no answer within {seconds:g} s", "something below hangs: a network disk, a proxy")
+        ]
+    except (OSError, ValueError):
+        return [fail(check, "the process that looked died", "look into the system's log")]

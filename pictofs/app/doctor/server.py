@@ -1,0 +1,107 @@
+"""Whether the API answers, and takes the key: one request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import trio
+
+from pictofs.api.client import Api
+from pictofs.api.key import ApiKey
+from pictofs.api.meter import Meter
+from pictofs.app.doctor.finding import Finding, fail, ok, warn
+from pictofs.clock import SystemClock
+from pictofs.config import LibrarySettings
+from pictofs.errors import Forbidden, Nonsense, Offline, PictofsError, Throttled, TimedOut, Unauthorized
+
+ANSWER_SECONDS = 8.0
+"""Of an answer; name lookup and connection may take as long again."""
+SKEW = 60.0
+"""Seconds that the clocks may differ. Signed URLs are reckoned on the server's clock, so they stand more."""
+
+
+def look(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
+    """Reach, key, budget and clocks, as one listing of a single dataset shows them."""
+    meter = Meter()
+    first, *others = _answer(settings, api_key, meter)
+    yield replace(first, requests=meter.spent("foreground"))
+    yield from others
+    if meter.contact_at:
+        yield _budget(meter)
+        yield _clock(meter)
+
+
+def _answer(settings: LibrarySettings, api_key: str, meter: Meter) -> Iterator[Finding]:
+    try:
+        key = ApiKey(api_key)
+        took, datasets = trio.run(_ask, settings, key, meter)
+    except Unauthorized as error:
+        yield fail("API", f"{settings.base_url} refuses the key: {error}", "make a new key on the platform")
+    except Forbidden as error:
+        yield fail(
+            "API",
+            f"{settings.base_url} forbids this key to list datasets: {error}",
+            "ask for the role viewer",
+        )
+    except Throttled as error:
+        yield warn("API", f"{settings.base_url} answers, and the request budget is spent: {error}")
+    except (Offline, TimedOut) as error:
+        says = str(error).partition("; check")[0]
+        yield fail("API", says, "look at network, proxy (HTTPS_PROXY, NO_PROXY) and --base-url")
+    except Nonsense as error:
+        yield fail(
+            "API", str(error), "something else answers there: look at --base-url, and for a login page"
+        )
+    except PictofsError as error:
+        yield fail("API", str(error), "try again later; if it lasts, ask the platform's support")
+    else:
+        secure = " over TLS" if settings.base_url.startswith("https://") else ""
+        sees = "" if datasets is None else f" and sees {datasets:,} datasets"
+        yield ok("API", f"{settings.base_url} answers{secure} in {1000 * took:.0f} ms, takes the key{sees}")
+        yield ok("role", "viewer at least: what else the key may do shows when it is tried")
+
+
+async def _ask(settings: LibrarySettings, key: ApiKey, meter: Meter) -> tuple[float, int | None]:
+    """Seconds that the answer took, and how many datasets there are."""
+    api = Api(
+        settings.base_url,
+        key,
+        clock=SystemClock(),
+        meter=meter,
+        timeout=ANSWER_SECONDS,
+        max_retries=0,
+        allow_plain_http=settings.allow_plain_http,
+    )
+    started = time.monotonic()
+    with trio.move_on_after(2 * ANSWER_SECONDS):
+        async with api:
+            page = await api.datasets(limit=1)
+            return time.monotonic() - started, page.total
+    raise TimedOut(f"{settings.base_url}: no answer within {2 * ANSWER_SECONDS:g} s")
+
+
+def _budget(meter: Meter) -> Finding:
+    if meter.remaining is None:
+        return ok("budget", "the server does not tell what is left of the hourly limit")
+    says = f"{meter.remaining:,}" + (f" of {meter.limit:,}" if meter.limit else "") + " requests left"
+    if meter.remaining <= meter.reserve:
+        when = time.strftime("%H:%M", time.localtime(meter.reset_at))
+        return warn(
+            "budget", f"{says}: nothing is fetched ahead before {when}", "wait, or ask for a larger plan"
+        )
+    return ok("budget", says)
+
+
+def _clock(meter: Meter) -> Finding:
+    if meter.offset is None:
+        return ok("clock", "the server tells no time to compare with")
+    says = f"{abs(meter.offset):.0f} s {'behind' if meter.offset > 0 else 'ahead of'} the server's"
+    if abs(meter.offset) > SKEW:
+        return warn(
+            "clock",
+            f"{says}: times and waits will be wrong by as much",
+            "timedatectl set-ntp true, or set the clock",
+        )
+    return ok("clock", says)

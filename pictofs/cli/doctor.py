@@ -1,0 +1,80 @@
+"""`pictofs doctor`."""
+
+# ruff: noqa: PLC0415 - the checks import the store and httpx, never for --help
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pictofs.app import mounts
+from pictofs.cli.options import ApiKeyFile, Profile, with_settings
+from pictofs.config import LibrarySettings
+
+if TYPE_CHECKING:
+    from pictofs.app.doctor import Finding
+
+COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@with_settings(LibrarySettings)
+def doctor(
+    mountpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="MOUNTPOINT",
+            show_default=False,
+            readable=False,  # that is one of the checks
+            help="Only this mount, or a folder to mount on.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print a JSON array for programs.")
+    ] = False,
+    profile: Profile = None,
+    api_key_file: ApiKeyFile = None,
+    **given: str | bool | None,
+) -> int:
+    """Look for what keeps a mount from working, and say what to do.
+
+    Takes the options that the mount is given. Changes nothing, and asks the API once. Exits with 1 when something
+    fails.
+    """
+    from pictofs.app.doctor import examine
+
+    found = []
+    for each in examine(
+        mounts.resolve(mountpoint) if mountpoint else None,
+        given,
+        profile=profile,
+        key_file=api_key_file,
+        environ=os.environ,
+        home=Path(os.path.expanduser("~")),
+    ):
+        found.append(each)
+        if not as_json:
+            _print(each)
+    failed = sum(each.outcome == "fail" for each in found)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=2))
+    else:
+        asked = sum(each.requests for each in found)
+        print(f"{len(found)} checks, {failed or 'nothing'} failed; {asked} API request{'s' * (asked != 1)}")
+    return int(failed > 0)
+
+
+def _print(each: Finding) -> None:
+    """A line, and below it what to do."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    line = Text(f"{each.outcome:5}", style=COLORS[each.outcome]).append(f"{each.check:14}", style="bold")
+    console.print(line.append(each.says, style="not bold"), soft_wrap=True)
+    if each.advice:
+        console.print(Text(f"{'':19}-> {each.advice}", style="cyan"), soft_wrap=True)
