@@ -34,6 +34,7 @@ async def open_library(
     prefetch: Mode = "off",
     frozen: bool = False,
     offline: bool = False,
+    writable: bool = False,
     bulk_annotations: bool = False,
 ) -> AsyncIterator[tuple[Library, trio.Nursery]]:
     """A library with the user's cache and catalog, and the nursery that it lives in, which is cancelled at the end.
@@ -78,6 +79,7 @@ async def open_library(
                 prefetch=prefetch,
                 frozen=frozen,
                 cache_size=settings.cache_size,
+                writable=writable,
                 bulk_annotations=bulk_annotations,
             )
             yield library, nursery

@@ -57,6 +57,7 @@ class _Mount:
             prefetch=settings.prefetch,
             frozen=settings.frozen,
             offline=settings.offline,
+            writable=settings.writable,
             bulk_annotations=settings.bulk_annotations == "export",
         )
         async with opened as (library, nursery):
@@ -123,7 +124,12 @@ class _Mount:
         }
         await nursery.start(ControlServer(socket, handlers).serve)
         async with metrics.served(settings.metrics_port) if settings.metrics_port else nullcontext():
-            session = Session(operations, settings.mountpoint, allow_other=settings.allow_other)
+            session = Session(
+                operations,
+                settings.mountpoint,
+                writable=settings.writable,
+                allow_other=settings.allow_other,
+            )
             try:
                 nursery.start_soon(session.forget_entries, library.changes.incoming)
                 nursery.start_soon(operations.asking.watch)

@@ -13,6 +13,7 @@ from typing import Literal, Self
 from pictofs.config import values
 from pictofs.config.library import LibrarySettings
 from pictofs.config.setting import resolve, setting
+from pictofs.errors import Invalid
 
 _CACHE, _MOUNT, _LOG = "Cache", "Mount", "Process and log"
 
@@ -55,6 +56,11 @@ class MountSettings(LibrarySettings):
         default="off",
     )
 
+    writable: bool = setting(
+        "Let datasets be made, renamed, described and, where empty, removed: mkdir, mv, setfattr, rmdir. Needs the "
+        "role member, for rmdir admin.",
+        panel=_MOUNT,
+    )
     allow_other: bool = setting(
         "Let other users in. Needs user_allow_other in /etc/fuse.conf unless root mounts.", panel=_MOUNT
     )
@@ -107,6 +113,14 @@ class MountSettings(LibrarySettings):
         default="not served",
         make=lambda: None,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for other in ("offline", "frozen"):
+            if self.writable and getattr(self, other):
+                raise Invalid(
+                    f"--writable and --{other} exclude each other: a change needs the server, as it is now"
+                )
 
     @classmethod
     def load(

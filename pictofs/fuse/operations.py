@@ -17,6 +17,7 @@ import trio
 from pictofs.errors import PictofsError
 from pictofs.fuse.asking import Asking
 from pictofs.fuse.counts import Counts
+from pictofs.model.names import NAME_MAX
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import Tree
 
@@ -80,6 +81,26 @@ async def _named(
         raise pyfuse3.FUSEError(errno.EIO) from None
 
 
+def _refusal(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+    """The handler of a change that no mount makes."""
+
+    async def refuse(operations: Operations, *_: Any) -> None:
+        operations.tree.refuse()
+
+    refuse.__name__ = name
+    return handler(refuse)
+
+
+def _new(name: pyfuse3.FileNameT) -> str:
+    """A name that is to be given or taken, which the kernel has not looked up as it is."""
+    if len(name) > NAME_MAX:
+        raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise pyfuse3.FUSEError(errno.EINVAL) from None
+
+
 class Operations(pyfuse3.Operations):
     """A tree below a kernel."""
 
@@ -94,7 +115,7 @@ class Operations(pyfuse3.Operations):
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
         """Requests by kind: the handler's name."""
         self.asking = Asking()
-        self._tree = tree
+        self.tree = tree
         self._openers: dict[int, int] = {}  # handle -> thread: pyfuse3 does not say who reads
         self._uid, self._gid, self._mask = uid, gid, ~umask
 
@@ -130,12 +151,12 @@ class Operations(pyfuse3.Operations):
             text = name.decode()
         except UnicodeDecodeError:  # no entry is called so: names are escaped
             raise pyfuse3.FUSEError(errno.ENOENT) from None
-        return self._entry(await self._tree.lookup(parent_inode, text))
+        return self._entry(await self.tree.lookup(parent_inode, text))
 
     @handler
     async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """What stat shows."""
-        return self._entry(await self._tree.attributes(inode))
+        return self._entry(await self.tree.attributes(inode))
 
     @handler
     async def getxattr(
@@ -145,7 +166,7 @@ class Operations(pyfuse3.Operations):
         if not name.startswith(b"user."):
             # `ls -l` asks for an ACL of each file of a device, until it hears that there are none.
             raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
-        value = (await self._tree.xattrs(inode)).get(name.decode(errors="replace"))
+        value = (await self.tree.xattrs(inode)).get(name.decode(errors="replace"))
         if value is None:
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         return value
@@ -155,7 +176,66 @@ class Operations(pyfuse3.Operations):
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> Sequence[pyfuse3.XAttrNameT]:
         """The names of all extended attributes."""
-        return [pyfuse3.XAttrNameT(name.encode()) for name in await self._tree.xattrs(inode)]
+        return [pyfuse3.XAttrNameT(name.encode()) for name in await self.tree.xattrs(inode)]
+
+    # Changes. Of a mount that is not --writable the kernel asks none of these, and the tree refuses them all.
+
+    @handler
+    async def mkdir(
+        self,
+        parent_inode: pyfuse3.InodeT,
+        name: pyfuse3.FileNameT,
+        mode: pyfuse3.ModeT,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """A new folder; its mode is not for the caller to choose."""
+        return self._entry(await self.tree.make_folder(parent_inode, _new(name)))
+
+    @handler
+    async def rmdir(
+        self, parent_inode: pyfuse3.InodeT, name: pyfuse3.FileNameT, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """A folder goes."""
+        await self.tree.remove_folder(parent_inode, _new(name))
+
+    @handler
+    async def rename(
+        self,
+        parent_inode_old: pyfuse3.InodeT,
+        name_old: pyfuse3.FileNameT,
+        parent_inode_new: pyfuse3.InodeT,
+        name_new: pyfuse3.FileNameT,
+        flags: pyfuse3.FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        """A folder gets another name. What has that name is never replaced, flags or none."""
+        if flags & ~pyfuse3.RENAME_NOREPLACE:
+            raise pyfuse3.FUSEError(errno.EINVAL)
+        await self.tree.rename(parent_inode_old, _new(name_old), parent_inode_new, _new(name_new))
+
+    @handler
+    async def setxattr(
+        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, value: bytes, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """An extended attribute gets a value. XATTR_CREATE and XATTR_REPLACE are pyfuse3's, by `getxattr`."""
+        await self.tree.set_xattr(inode, name.decode(errors="replace"), value)
+
+    @handler
+    async def removexattr(
+        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, ctx: pyfuse3.RequestContext
+    ) -> None:
+        """An extended attribute loses its value."""
+        text = name.decode(errors="replace")
+        if text not in await self.tree.xattrs(inode):
+            raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+        await self.tree.set_xattr(inode, text, b"")
+
+    create = _refusal("create")
+    mknod = _refusal("mknod")
+    symlink = _refusal("symlink")
+    link = _refusal("link")
+    unlink = _refusal("unlink")
+    setattr = _refusal("setattr")
 
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         """Nothing is kept for an inode that is not open."""
@@ -163,7 +243,7 @@ class Operations(pyfuse3.Operations):
     @handler
     async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
         """A handle for a folder."""
-        handle = self._tree.open_folder(inode)
+        handle = self.tree.open_folder(inode)
         self._openers[handle] = ctx.pid
         return pyfuse3.FileHandleT(handle)
 
@@ -173,7 +253,7 @@ class Operations(pyfuse3.Operations):
         entry = pyfuse3.EntryAttributes()
         entry.st_uid, entry.st_gid = self._uid, self._gid
         entry.st_blksize = 1 << 17
-        while batch := await self._tree.read_folder(fh, start_id):
+        while batch := await self.tree.read_folder(fh, start_id):
             for name, attributes, cookie in batch:
                 self._fill(entry, attributes)
                 if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name.encode()), entry, cookie):
@@ -184,7 +264,7 @@ class Operations(pyfuse3.Operations):
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
         """A folder is closed."""
         self._openers.pop(fh, None)
-        self._tree.close_folder(fh)
+        self.tree.close_folder(fh)
 
     @handler
     async def open(
@@ -193,7 +273,7 @@ class Operations(pyfuse3.Operations):
         """A handle for a file. The kernel keeps its pages: another version has another inode."""
         if flags & (os.O_WRONLY | os.O_RDWR):
             raise pyfuse3.FUSEError(errno.EROFS)
-        opened = await self._tree.open(inode)
+        opened = await self.tree.open(inode)
         self._openers[opened.handle] = ctx.pid
         if opened.resized:
             # The listing's size was wrong, and the kernel was told to keep it. Attributes alone: no deadlock.
@@ -205,21 +285,21 @@ class Operations(pyfuse3.Operations):
     @handler
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         """Bytes of an open file."""
-        return await self._tree.read(fh, off, size)
+        return await self.tree.read(fh, off, size)
 
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
         """A file is closed."""
         self._openers.pop(fh, None)
-        self._tree.close(fh)
+        self.tree.close(fh)
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """Figures of the whole organization, from the catalog alone: `df` must not wait for a network."""
-        size, files = self._tree.space()
+        size, files = self.tree.space()
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK
         data.f_blocks = -(-size // BLOCK)
         data.f_bfree = data.f_bavail = 0
         data.f_files = files
         data.f_ffree = data.f_favail = 0
-        data.f_namemax = 255
+        data.f_namemax = NAME_MAX
         return data

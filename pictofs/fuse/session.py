@@ -29,10 +29,14 @@ LAST_WORD = 1.0
 class Session:
     """A mount point in the kernel."""
 
-    def __init__(self, operations: Operations, mountpoint: Path, *, allow_other: bool) -> None:
-        """Mount. Raises MountFailed."""
+    def __init__(
+        self, operations: Operations, mountpoint: Path, *, writable: bool, allow_other: bool
+    ) -> None:
+        """Mount. Unless `writable` the kernel itself refuses every change. Raises MountFailed."""
         options = set(pyfuse3.default_options)
-        options |= {"fsname=pictofs", "subtype=pictofs", "ro", "default_permissions"}
+        options |= {"fsname=pictofs", "subtype=pictofs", "default_permissions"}
+        if not writable:
+            options.add("ro")
         if allow_other:
             options.add("allow_other")
         try:

@@ -20,9 +20,10 @@ from pictofs.library.cache import Cache
 from pictofs.library.changes import Changes
 from pictofs.library.disk import Disk
 from pictofs.library.downloads import Downloads
+from pictofs.library.edits import Edits
 from pictofs.library.export import Exports
 from pictofs.library.flights import Flights
-from pictofs.library.listing import Listing
+from pictofs.library.listing import NO_DATASET, Listing
 from pictofs.library.notes import Notes
 from pictofs.library.notes_ahead import NOTES, NoteFetcher
 from pictofs.library.prefetch import Mode, Prefetch
@@ -30,13 +31,12 @@ from pictofs.library.reach import Reach
 from pictofs.library.source import Source
 from pictofs.library.tally import Tally
 from pictofs.library.urls import UrlBook
-from pictofs.store.catalog import DATASETS, Catalog
+from pictofs.store.catalog import Catalog
+from pictofs.store.datasets import DATASETS
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import Gone
 from pictofs.store.shelf import Shelf
 
-NO_DATASET = -1
-"""The key of none."""
 log = logging.getLogger(__name__)
 
 EXPORT_BOUNDS = Bounds()
@@ -65,11 +65,13 @@ class Library:
         prefetch: Mode,
         cache_size: int,
         frozen: bool = False,
+        writable: bool = False,
         bulk_annotations: bool = False,
         export_bounds: Bounds = EXPORT_BOUNDS,
     ) -> None:
         """`ttl`: seconds for which a listing is fresh. `server`: a few hex digits that tell this server's ids from
-        those of another one. `bulk_annotations`: whether reads may begin an export."""
+        those of another one. `writable`: whether datasets may be changed. `bulk_annotations`: whether reads may
+        begin an export."""
         self.catalog = catalog
         self.changes = Changes()
         self.tally = Tally()
@@ -83,6 +85,12 @@ class Library:
         self.listing = Listing(
             api, catalog, self.images, flights, self.reach, self.changes, clock, ttl, frozen=frozen
         )
+        self.edits = (
+            Edits(api, catalog, self.listing, flights, self.reach, self.changes, clock, max_retries)
+            if writable
+            else None
+        )
+        """None where nothing may be changed."""
         self._disk = Disk()
         self.cache = cache = Cache(shelf, self._disk, clock, server)
 
@@ -176,7 +184,7 @@ class Library:
 
     async def refresh_list(self) -> None:
         """Ask the server anew which datasets there are, and nothing else."""
-        await trio.to_thread.run_sync(self.catalog.expire, NO_DATASET)
+        await self.listing.doubt()
         await self.listing.datasets()
 
     def status(self, cache_dir: Path) -> dict[str, Any]:

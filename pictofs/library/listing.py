@@ -27,6 +27,8 @@ from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+NO_DATASET = -1
+"""The key of none."""
 DATASET_PAGE = 1000
 EMBED_PAGE = 10_000
 """Images of one embedded page (`GET /datasets/{d}?include_images=true`), its cap."""
@@ -83,8 +85,16 @@ class Listing:
             await self._renew("datasets", self._read_datasets, have=checked is not None)
 
     async def _read_datasets(self) -> None:
+        gone = None
+        while gone is None:  # or else it was changed from here meanwhile: it may lack that
+            edition, at = self._catalog.edition, self._clock.wall()
+            found = await self._all_datasets()
+            gone = await trio.to_thread.run_sync(self._catalog.put_datasets, found, at, edition)
+        self._answers.clear()
+        self._changes.tell(gone)
+
+    async def _all_datasets(self) -> list[Dataset]:
         found: list[Dataset] = []
-        at = self._clock.wall()
         while True:
             try:
                 page: Page[Dataset] = await self._api.datasets(len(found), DATASET_PAGE)
@@ -92,10 +102,11 @@ class Listing:
                 raise Nonsense(f"there is no list of datasets: is the base URL right? {error}") from error
             found += page.rows
             if page.received < DATASET_PAGE or page.has_more is False:
-                break
-        gone = await trio.to_thread.run_sync(self._catalog.put_datasets, found, at)
-        self._answers.clear()
-        self._changes.tell(gone)
+                return found
+
+    async def doubt(self) -> None:
+        """Have the next look at the list of datasets ask the server."""
+        await trio.to_thread.run_sync(self._catalog.expire, NO_DATASET)
 
     async def dataset(self, key: int) -> DatasetRow:
         """A dataset as fresh as the TTL asks. Raises NoSuchEntry when it is gone."""

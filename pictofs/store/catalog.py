@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pictofs.model.inode import Kind, key_of, number
-from pictofs.model.names import entry_name, storable, tagged
+from pictofs.model.names import entry_name, storable
 from pictofs.model.records import Dataset, Directory
+from pictofs.store import datasets as datasets_table
 from pictofs.store.database import Database
+from pictofs.store.datasets import DOCUMENT
 from pictofs.store.images import give_way
 from pictofs.store.rows import DatasetRow, DirectoryRow, EntryRow, Gone, ImageRow
 
@@ -22,11 +24,6 @@ _DATASET = "SELECT " + ", ".join(DatasetRow._fields) + " FROM dataset "
 _DIRECTORY = "SELECT " + ", ".join(DirectoryRow._fields) + " FROM directory "
 _ENTRY = "SELECT " + ", ".join(EntryRow._fields) + " FROM image "
 _IMAGE = "SELECT " + ", ".join(ImageRow._fields) + " FROM image "
-
-DATASETS = number(Kind.FIXED, 1)
-"""Inode number of `/datasets`."""
-DOCUMENT = "dataset.json"
-"""The file in a dataset's folder that holds the API's object."""
 
 
 class Catalog:
@@ -181,52 +178,38 @@ class Catalog:
 
     # Writes: they block.
 
-    def put_datasets(self, datasets: Iterable[Dataset], checked_at: float) -> list[Gone]:
-        """Make the list of datasets equal to `datasets`, all of the organization's. Blocks."""
-        gone: list[Gone] = []
+    @property
+    def edition(self) -> int:
+        """A number that every change made here raises: a list that was read across one may lack it."""
+        return int(self.meta("edition") or 0)
+
+    def put_datasets(
+        self, datasets: Iterable[Dataset], checked_at: float, edition: int | None = None
+    ) -> list[Gone] | None:
+        """Make the list of datasets equal to `datasets`, all of the organization's. Blocks.
+
+        Does nothing and returns None where `edition`, as it was before the list was asked for, is no longer it.
+        """
         with self.database.write() as db:
-            old = {row[0]: row for row in db.execute("SELECT key, entry, name, raw FROM dataset")}
-            listed = _with_entries(datasets)
-            for key in old.keys() - {key for key, _, _ in listed}:
-                _delete_dataset(db, key)
-                gone.append(Gone(DATASETS, old[key][1]))
-            # Two datasets may have swapped names: clear what is unique before it is set again.
-            for key, entry, _ in listed:
-                if key in old and old[key][1] != entry:
-                    gone.append(Gone(DATASETS, old[key][1]))
-                    db.execute("UPDATE dataset SET entry = ? WHERE key = ?", (f"/{key}", key))
-            for key, entry, dataset in listed:
-                raw = json.dumps(dataset.raw).encode()
-                if key in old and old[key][3] != raw:
-                    gone.append(Gone(number(Kind.DATASET, key), DOCUMENT))
-                if key in old and old[key][2] != dataset.name:
-                    # The annotation file names its dataset.
-                    db.execute("UPDATE image SET note_stale = 1 WHERE dataset = ?", (key,))
-                db.execute(
-                    "INSERT INTO dataset (key, id, name, entry, image_count, total_size, created_ns, signature, raw)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET name = excluded.name,"
-                    " entry = excluded.entry, image_count = excluded.image_count, total_size = excluded.total_size,"
-                    " signature = excluded.signature, raw = excluded.raw",
-                    (
-                        key,
-                        storable(dataset.id),
-                        storable(dataset.name),
-                        entry,
-                        dataset.image_count,
-                        dataset.total_size,
-                        dataset.created_ns,
-                        dataset.signature,
-                        raw,
-                    ),
-                )
-                root = (key_of(dataset.id + ":/"), key)
-                db.execute(
-                    "INSERT OR IGNORE INTO directory (key, dataset, parent, path, entry, image_count, implied)"
-                    " VALUES (?, ?, NULL, '/', '', 0, 0)",
-                    root,
-                )
+            if edition is not None and edition != _edition(db):
+                return None
+            gone = datasets_table.put_all(db, datasets)
             _set_meta(db, "checked_at", checked_at)
         return gone
+
+    def put_changed(self, dataset: Dataset) -> list[Gone]:
+        """A dataset was made or changed by this machine: the list has it from now on. Blocks."""
+        with self.database.write() as db:
+            _set_meta(db, "edition", _edition(db) + 1)
+            if dataset.is_archived:  # by someone else, meanwhile
+                return datasets_table.remove_one(db, key_of(dataset.id.lower()))
+            return datasets_table.put_one(db, dataset)
+
+    def drop_dataset(self, key: int) -> list[Gone]:
+        """A dataset was deleted by this machine. Blocks."""
+        with self.database.write() as db:
+            _set_meta(db, "edition", _edition(db) + 1)
+            return datasets_table.remove_one(db, key)
 
     def put_directories(
         self, dataset: int, dataset_id: str, rows: Iterable[Directory], signature: str, at: float
@@ -283,6 +266,7 @@ class Catalog:
     def expire(self, dataset: int | None) -> None:
         """Forget that one dataset, or the list of them all, was ever checked: the next look asks. Blocks."""
         with self.database.write() as db:
+            _set_meta(db, "edition", _edition(db) + 1)  # a list that is being read may be too old
             _set_meta(db, "checked_at", 0.0)
             only = "" if dataset is None else "WHERE key = ?"
             values = () if dataset is None else (dataset,)
@@ -292,31 +276,13 @@ class Catalog:
             db.execute(f"UPDATE image SET note_stale = 1 {only}", values)
 
 
+def _edition(db: Any) -> int:
+    row = db.execute("SELECT value FROM meta WHERE name = 'edition'").fetchone()
+    return int(row[0]) if row else 0
+
+
 def _set_meta(db: Any, name: str, value: Any) -> None:
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
-
-
-def _with_entries(datasets: Iterable[Dataset]) -> list[tuple[int, str, Dataset]]:
-    """Each dataset once, with its key and an entry of its own; the oldest of a name keeps the plain one."""
-    unique = {dataset.id.lower(): dataset for dataset in datasets}
-    taken: set[str] = set()
-    listed = []
-    for identity, dataset in sorted(unique.items(), key=lambda item: (item[1].created_ns, item[0])):
-        entry = entry_name(dataset.name, identity)
-        if entry in taken:
-            entry = tagged(dataset.name, identity)
-        taken.add(entry)
-        listed.append((key_of(identity), entry, dataset))
-    # The server's order, newest first, is the order of listing.
-    order = {identity: place for place, identity in enumerate(unique)}
-    listed.sort(key=lambda item: order[item[2].id.lower()])
-    return listed
-
-
-def _delete_dataset(db: Any, key: int) -> None:
-    db.execute("DELETE FROM image WHERE directory IN (SELECT key FROM directory WHERE dataset = ?)", (key,))
-    db.execute("DELETE FROM directory WHERE dataset = ?", (key,))
-    db.execute("DELETE FROM dataset WHERE key = ?", (key,))
 
 
 def _directory_rows(

@@ -11,6 +11,7 @@ CREATE TABLE meta (
     value
 ) WITHOUT ROWID;
 -- 'checked_at'   wall-clock seconds when the list of datasets was last read whole
+-- 'edition'      number that every change made here to the list raises: a list read across one may lack it
 -- 'pass'         number of the last listing pass; what a complete pass has not seen is gone
 
 CREATE TABLE dataset (

@@ -52,9 +52,9 @@ class Batch(NamedTuple):
     """Where there are no entries: the pass that may still bring some."""
 
 
-def folder(inode: int, mtime_ns: int, keep: float) -> Attributes:
-    """Attributes of a folder."""
-    return Attributes(inode, stat.S_IFDIR | 0o555, 0, 0, mtime_ns, keep, keep)
+def folder(inode: int, mtime_ns: int, keep: float, *, writable: bool = False) -> Attributes:
+    """Attributes of a folder. `writable`: whether its owner may change it."""
+    return Attributes(inode, stat.S_IFDIR | (0o755 if writable else 0o555), 0, 0, mtime_ns, keep, keep)
 
 
 def file(inode: int, size: int, mtime_ns: int, keep: float, keep_entry: float) -> Attributes:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NoReturn
 
-from pictofs.errors import NoSuchEntry
+from pictofs.errors import Invalid, NoSuchEntry, NotSupported, ReadOnly
 from pictofs.library.content import Content
+from pictofs.library.edits import Edits
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind
+from pictofs.store.datasets import DATASETS
+from pictofs.vfs import xattrs
 from pictofs.vfs.node import FOREVER, Attributes, Entry, View
 from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
-from pictofs.vfs.views.dataset import DatasetView, DocumentView
+from pictofs.vfs.views.dataset import DatasetView, DocumentView, dataset_folder
 from pictofs.vfs.views.fixed import Documents, FixedView
 from pictofs.vfs.views.images import ImagesView, ImageView
 
+DESCRIPTION = xattrs.PREFIX + "description"
+"""The extended attribute of a dataset that can be set."""
 _CHANGING = frozenset({Kind.FIXED, Kind.DOCUMENT})
 """Files whose number does not tell every change: the kernel must keep neither pages nor attributes."""
 
@@ -96,6 +102,56 @@ class Tree:
         """Extended attributes by name."""
         inode, view = self._node(number)
         return await view.xattrs(inode)
+
+    async def make_folder(self, parent: int, name: str) -> Attributes:
+        """`mkdir`: a new dataset, in `datasets/`. Raises AlreadyExists; elsewhere ReadOnly."""
+        row = await self._edits(parent).create(name)
+        made = dataset_folder(row, self._library)
+        # A server may keep a name in another form than it was given.
+        return made if row.entry == name else made._replace(keep_entry=0.0)
+
+    async def remove_folder(self, parent: int, name: str) -> None:
+        """`rmdir`: a dataset that holds nothing. Raises NotEmpty, NoSuchEntry; elsewhere ReadOnly."""
+        await self._edits(parent).remove(name)
+
+    async def rename(self, parent: int, name: str, to: int, new_name: str) -> None:
+        """`mv` of a dataset within `datasets/`, which replaces nothing.
+
+        Raises AlreadyExists, NoSuchEntry; NotSupported for another folder, ReadOnly for anything but a dataset.
+        """
+        edits = self._edits(parent)
+        if to != DATASETS:
+            raise NotSupported(
+                f"the dataset {name!r} can't be moved into another folder: it can be renamed only"
+            )
+        await edits.rename(name, new_name)
+
+    async def set_xattr(self, number: int, name: str, value: bytes) -> None:
+        """`setfattr`: a dataset's description.
+
+        Raises Invalid where it is no UTF-8, NotSupported for another name, ReadOnly for anything but a dataset.
+        """
+        inode, _ = self._node(number)
+        edits = self._library.edits
+        if edits is None or inode.kind is not Kind.DATASET:
+            self.refuse()
+        if name != DESCRIPTION:
+            raise NotSupported(f"{name!r} can't be set: of a dataset only {DESCRIPTION} can")
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            raise Invalid("a description is text in UTF-8") from None
+        await edits.describe(inode.key, text)
+
+    def refuse(self) -> NoReturn:
+        """Any other change."""
+        raise ReadOnly("only datasets can be made, renamed, described and removed")
+
+    def _edits(self, parent: int) -> Edits:
+        edits = self._library.edits
+        if edits is None or parent != DATASETS:
+            self.refuse()
+        return edits
 
     def open_folder(self, number: int) -> int:
         """A handle for reading a folder."""

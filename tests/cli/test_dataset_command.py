@@ -283,6 +283,14 @@ def test_a_mount_shows_it_at_once(server: StandIn, mounted: Mounting) -> None:
     assert len(listed) == 3
 
 
+def test_show_prints_what_dataset_json_holds(server: StandIn, mounted: Mounting) -> None:
+    mount = mounted(server)
+    for path in mount.datasets.iterdir():
+        dataset_id = os.getxattr(path, "user.pictograph.id").decode()
+        out = dataset(server, "show", "--id", dataset_id, "--json", role="viewer")[1]
+        assert (path / "dataset.json").read_bytes() == out.encode()
+
+
 def test_a_mount_that_hangs_holds_nothing_up(server: StandIn, mounted: Mounting) -> None:
     mount = mounted(server)
     os.kill(mount.pid, signal.SIGSTOP)

@@ -198,3 +198,9 @@ def test_a_key_in_the_wrong_place_is_not_shown(item: Setting) -> None:
     with pytest.raises(Invalid) as caught:
         load(base_url=f"https://{SECRET}@example.com")
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", ["offline", "frozen"])
+def test_w1_writable_needs_the_server_as_it_is(other: str) -> None:
+    with pytest.raises(Invalid, match=f"--writable and --{other} exclude each other"):
+        MountSettings.load(Path("/m"), {"writable": True, other: True}, {})

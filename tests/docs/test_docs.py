@@ -113,7 +113,6 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
         "--device",
         "--cap-add",
         "--no-install-recommends",
-        "--writable",
         "--user",
         "--now",
         "--name",

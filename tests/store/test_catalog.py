@@ -10,7 +10,8 @@ from catalog_world import MANY, World, dataset, directory, image
 
 from pictofs.model.inode import Kind, key_of, number
 from pictofs.model.names import NAME_MAX, tagged
-from pictofs.store.catalog import DATASETS
+from pictofs.model.records import Dataset
+from pictofs.store.datasets import DATASETS
 from pictofs.store.images import Learned
 from pictofs.store.rows import Gone
 
@@ -67,6 +68,51 @@ def test_a_renamed_dataset_puts_its_annotation_files_in_doubt(world: World) -> N
     world.table.learn_notes([Learned(key_of("i-1"), 5, 6)], 7)
     world.catalog.put_datasets([dataset("other")], 2.0)
     assert world.row(1).note_stale
+
+
+def told(name: str, number: int, **fields: object) -> Dataset:
+    """A dataset as the API tells it."""
+    return dataset(name, number, raw={"id": f"d-{number}", "name": name}, **fields)
+
+
+def entries(world: World) -> dict[str, str]:
+    return {row.id: row.entry for row in world.catalog.datasets_after(0, MANY)}
+
+
+def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: World) -> None:
+    """Made, renamed and removed one by one, beside twins and swaps, as by a list that holds them all."""
+    world.catalog.put_datasets([], 1.0)
+    there = {5: told("same", 5), 3: told("other", 3)}
+    for row in there.values():
+        assert world.catalog.put_changed(row) == []
+    for row in (told("same", 3), told("lone \ud83d", 5), told("a/b", 3), told("x" * 300, 5), told("a/b", 5)):
+        there[row.created_ns] = row
+        before = entries(world)
+        gone = world.catalog.put_changed(row)
+        one = entries(world)
+        lost = {name for each, name in before.items() if one[each] != name}
+        assert {each.entry for each in gone if each.parent == DATASETS} == lost
+        assert Gone(number(Kind.DATASET, key_of(row.id)), "dataset.json") in gone
+        world.catalog.put_datasets(there.values(), 2.0)
+        assert entries(world) == one
+    assert world.catalog.drop_dataset(key_of("d-3")) == [
+        Gone(DATASETS, "a‛sb"),
+        Gone(DATASETS, tagged("a/b", "d-5")),
+    ]
+    assert entries(world) == {"d-5": "a‛sb"}
+    assert world.catalog.put_changed(told("a/b", 5, is_archived=True)) == [Gone(DATASETS, "a‛sb")]
+
+
+def test_a_list_from_before_a_change_is_not_taken(world: World) -> None:
+    before = world.catalog.edition
+    world.catalog.put_datasets([told("old", 1)], 1.0, before)
+    world.catalog.put_changed(told("new", 2))
+    assert world.catalog.put_datasets([told("old", 1)], 2.0, before) is None
+    assert entries(world) == {"d-1": "old", "d-2": "new"}
+    assert world.catalog.meta("checked_at") == 1.0
+    world.catalog.drop_dataset(key_of("d-2"))
+    assert world.catalog.put_datasets([told("old", 1), told("new", 2)], 2.0, before + 1) is None
+    assert entries(world) == {"d-1": "old"}
 
 
 # Names.

@@ -11,7 +11,7 @@ from pictofs.library.library import Library
 from pictofs.model.document import document
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.model.moment import time_ns
-from pictofs.store.catalog import DOCUMENT
+from pictofs.store.datasets import DOCUMENT
 from pictofs.store.rows import DatasetRow
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, file, folder
@@ -19,9 +19,10 @@ from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, fil
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
 
 
-def dataset_folder(row: DatasetRow, keep: float) -> Attributes:
-    """Attributes of a dataset's folder, as old as the dataset."""
-    return folder(number(Kind.DATASET, row.key), row.created_ns, keep)
+def dataset_folder(row: DatasetRow, library: Library) -> Attributes:
+    """Attributes of a dataset's folder, as old as the dataset. Where it may be changed, its attributes may."""
+    writable = library.edits is not None
+    return folder(number(Kind.DATASET, row.key), row.created_ns, library.listing.fresh_for, writable=writable)
 
 
 class DatasetView(FolderView):
@@ -32,7 +33,7 @@ class DatasetView(FolderView):
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Of the folder."""
-        return dataset_folder(await self._library.listing.dataset(inode.key), self._library.listing.fresh_for)
+        return dataset_folder(await self._library.listing.dataset(inode.key), self._library)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """What the API says of the dataset."""

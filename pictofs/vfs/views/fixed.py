@@ -38,7 +38,8 @@ class FixedView(Plain):
             return self._file(inode.key, self._documents[inode.key]())
         if inode.key not in (ROOT, DATASETS, OWN):
             raise NoSuchEntry("there is no such node")
-        return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER)
+        writable = inode.key == DATASETS and self._library.edits is not None
+        return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER, writable=writable)
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
         """A fixed entry, or a dataset."""
@@ -47,7 +48,7 @@ class FixedView(Plain):
             row = self._library.catalog.dataset_by_entry(name)
             if row is None:
                 raise NoSuchEntry(f"there is no dataset {name!r}")
-            return dataset_folder(row, self._library.listing.fresh_for)
+            return dataset_folder(row, self._library)
         try:
             key = _TREE[inode.key][name]
         except KeyError:
@@ -61,9 +62,10 @@ class FixedView(Plain):
         if inode.key == DATASETS:
             if cookie == 0:
                 await self._library.listing.datasets()
-            keep = self._library.listing.fresh_for
             rows = self._library.catalog.datasets_after(cookie, BATCH)
-            return Batch([Entry(row.entry, dataset_folder(row, keep), row.seq) for row in rows], None)
+            return Batch(
+                [Entry(row.entry, dataset_folder(row, self._library), row.seq) for row in rows], None
+            )
         if inode.key not in _TREE:
             raise NotADirectory("a file was listed")
         return Batch(

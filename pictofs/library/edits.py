@@ -1,0 +1,183 @@
+"""Changes to datasets: sent to the server first, and shown here once it has made them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from typing import TypeVar
+
+import trio
+
+from pictofs.api.client import Api
+from pictofs.api.patience import Patience
+from pictofs.clock import Clock
+from pictofs.errors import (
+    AlreadyExists,
+    Conflict,
+    Invalid,
+    Nonsense,
+    NoSuchEntry,
+    NotEmpty,
+    PictofsError,
+    ServerFault,
+    TimedOut,
+)
+from pictofs.library.changes import Changes
+from pictofs.library.flights import Flights
+from pictofs.library.listing import Listing
+from pictofs.library.reach import Reach
+from pictofs.model.inode import key_of
+from pictofs.model.names import unescape
+from pictofs.model.records import Dataset
+from pictofs.store.catalog import Catalog
+from pictofs.store.rows import DatasetRow
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+UNSURE = (ServerFault, TimedOut, Nonsense)
+"""After these the server may have made the change, or not."""
+OUTDATED = (AlreadyExists, Conflict, NoSuchEntry, NotEmpty)
+"""These say that things are not as they are shown."""
+WAIT = 20.0
+"""Seconds that a deletion may wait between its attempts."""
+
+
+class Edits:
+    """Makes, renames, describes and removes datasets, by their entries.
+
+    Each runs in the library's nursery: a caller that gives up leaves it flying, and its outcome is shown. Each
+    raises what `Api` does; one that fails changes nothing here.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        catalog: Catalog,
+        listing: Listing,
+        flights: Flights,
+        reach: Reach,
+        changes: Changes,
+        clock: Clock,
+        max_retries: int,
+    ) -> None:
+        self._api, self._catalog, self._listing = api, catalog, listing
+        self._flights, self._reach, self._changes = flights, reach, changes
+        self._clock, self._max_retries = clock, max_retries
+        self._numbers = count()
+
+    async def create(self, entry: str) -> DatasetRow:
+        """A new, empty dataset, to be listed as `entry`. Raises AlreadyExists."""
+        name = server_name(entry)
+
+        async def work() -> DatasetRow:
+            return await self._show(await self._api.create_dataset(name))
+
+        return await self._make(work)
+
+    async def rename(self, entry: str, to: str) -> None:
+        """Give the dataset listed as `entry` the name that is listed as `to`. Raises NoSuchEntry, AlreadyExists."""
+        name, row = server_name(to), await self._listed(entry)
+
+        async def work() -> None:
+            await self._show(await self._api.update_dataset(row.id, new_name=name))
+
+        await self._make(work)
+
+    async def describe(self, key: int, text: str) -> None:
+        """Change a dataset's description; empty: none. Raises NoSuchEntry."""
+        row = await self._listing.dataset(key)
+
+        async def work() -> None:
+            await self._show(await self._api.update_dataset(row.id, description=text))
+
+        await self._make(work)
+
+    async def remove(self, entry: str) -> None:
+        """Delete the dataset listed as `entry`. Raises NoSuchEntry, and NotEmpty while it holds anything at all."""
+        row = await self._listed(entry)
+        await self._make(partial(self._remove, row))
+
+    async def _remove(self, row: DatasetRow) -> None:
+        patience = Patience(self._clock, self._max_retries, WAIT)
+        seen = False
+        while True:
+            try:
+                # Before each attempt: what came between two of them must not go.
+                await self._refuse_unless_empty(row)
+                seen = True
+                await self._api.delete_dataset(row.id)
+                break
+            except NoSuchEntry:
+                if not seen:
+                    raise
+                break  # gone by the attempt before, of which no answer came
+            except (ServerFault, TimedOut):
+                if not seen or not await patience.wait(None):
+                    raise
+        self._changes.tell(await trio.to_thread.run_sync(self._catalog.drop_dataset, row.key))
+
+    async def _refuse_unless_empty(self, row: DatasetRow) -> None:
+        """Ask the server, never the catalog. An archived image would be lost, too."""
+        found = await self._api.dataset(row.id)
+        if found.id.lower() != row.id.lower():  # an id that is no UUID, and another dataset's name
+            raise Nonsense("the API sent another dataset than the one whose id was asked for")
+        held = found.image_count + found.archived_image_count
+        if not held:
+            # The counts may be old, or left out: the rows themselves decide.
+            page = await self._api.images(row.id, include_archived=True, limit=1)
+            held = max(page.received, page.total or 0)
+        if held:
+            raise NotEmpty(
+                f"the dataset {row.entry!r} holds {held:,} images, archived ones included: "
+                "`pictofs dataset delete` deletes it with them"
+            )
+        if directories := await self._api.directory_tree(row.id):
+            raise NotEmpty(f"the dataset {row.entry!r} holds {len(directories):,} directories")
+
+    async def _listed(self, entry: str) -> DatasetRow:
+        await self._listing.datasets()
+        row = self._catalog.dataset_by_entry(entry)
+        if row is None:
+            raise NoSuchEntry(f"there is no dataset {entry!r}")
+        return row
+
+    async def _show(self, dataset: Dataset) -> DatasetRow:
+        """Put a dataset into the list as the server has just described it."""
+        self._changes.tell(await trio.to_thread.run_sync(self._catalog.put_changed, dataset))
+        row = self._catalog.dataset(key_of(dataset.id.lower()))
+        if row is None:
+            raise NoSuchEntry("the dataset was archived meanwhile")
+        return row
+
+    async def _make(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await self._flights.share(("edit", next(self._numbers)), partial(self._checked, work))
+
+    async def _checked(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            done = await work()
+        except (*UNSURE, *OUTDATED) as error:
+            with suppress(PictofsError):
+                await self._look_again(wait=isinstance(error, UNSURE))
+            raise
+        self._reach.answered()
+        return done
+
+    async def _look_again(self, *, wait: bool) -> None:
+        """Have the list asked for anew: at once, or by whoever looks at it next."""
+        await self._listing.doubt()
+        if wait:
+            await self._listing.datasets()
+
+
+def server_name(entry: str) -> str:
+    """The server's name that is shown as `entry`. Raises Invalid where none is."""
+    name = unescape(entry)
+    if name is None:
+        raise Invalid(
+            f"no dataset can be called {entry!r} here: see the escapes in docs/semantics.md, N2 and N3"
+        )
+    return name
