@@ -237,6 +237,11 @@ class Operations(pyfuse3.Operations):
     unlink = _refusal("unlink")
     setattr = _refusal("setattr")
 
+    @handler
+    async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
+        """Where a symbolic link leads."""
+        return pyfuse3.FileNameT((await self.tree.target(inode)).encode())
+
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         """Nothing is kept for an inode that is not open."""
 

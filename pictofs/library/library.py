@@ -23,6 +23,7 @@ from pictofs.library.downloads import Downloads
 from pictofs.library.edits import Edits
 from pictofs.library.export import Exports
 from pictofs.library.flights import Flights
+from pictofs.library.identities import Identities
 from pictofs.library.listing import NO_DATASET, Listing
 from pictofs.library.notes import Notes
 from pictofs.library.notes_ahead import NOTES, NoteFetcher
@@ -91,6 +92,9 @@ class Library:
             else None
         )
         """None where nothing may be changed."""
+        self.identities = Identities(
+            api, catalog, self.images, self.listing, flights, self.changes, self.reach
+        )
         self._disk = Disk()
         self.cache = cache = Cache(shelf, self._disk, clock, server)
 

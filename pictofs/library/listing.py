@@ -18,7 +18,7 @@ from pictofs.library.changes import Changes
 from pictofs.library.filling import Filling, Pages, fill
 from pictofs.library.flights import Flights
 from pictofs.library.reach import AWAY, Reach
-from pictofs.model.names import storable, unescape
+from pictofs.model.names import QUOTE, storable, unescape
 from pictofs.model.records import Dataset, Image, Page
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
@@ -189,8 +189,12 @@ class Listing:
             if filling.error is not None and (strict or dataset.listed_signature is None):
                 raise filling.error
 
+    def is_listed(self, dataset: DatasetRow) -> bool:
+        """Whether every image of a dataset is in the catalog, and fresh."""
+        return self._current(dataset.listed_at, dataset.listed_signature, dataset.signature)
+
     def _is_listed(self, dataset: DatasetRow, directory: DirectoryRow) -> bool:
-        return self._current(dataset.listed_at, dataset.listed_signature, dataset.signature) or self._current(
+        return self.is_listed(dataset) or self._current(
             directory.listed_at, directory.listed_signature, dataset.signature
         )
 
@@ -295,6 +299,21 @@ class Listing:
         if not entry.endswith(".json"):
             return None
         return await self._find(directory, entry, filename, self._catalog.image_by_note_entry)
+
+    async def confirmed(self, image: ImageRow) -> ImageRow | None:
+        """An image that is known, as fresh as a look at its path has it; None when it is no longer there."""
+        directory = self._catalog.directory(image.directory)
+        if directory is None:
+            return None
+
+        def read(folder: int, _: str) -> ImageRow | None:
+            row = self._catalog.image(image.key)
+            return row if row is not None and row.directory == folder else None
+
+        name = unescape(image.entry)
+        if name is None and QUOTE not in image.name:  # a tag stands in the entry
+            name = image.name
+        return await self._find(directory, image.entry, name, read)
 
     async def _find(
         self,

@@ -3,7 +3,7 @@
 | bits | meaning |
 |---|---|
 | 0-3 | the `Kind` |
-| 4-11 | the version of the content, modulo 256 (annotation files, dataset.json; 0 elsewhere) |
+| 4-11 | of a file whose content changes its version, modulo 256; of a link the kind that it leads to; else 0 |
 | 12-62 | the item's key: 51 bits of a hash of its id |
 
 A rename keeps the number, and so does a remount. A new version of a file has a new number: an open handle keeps
@@ -36,6 +36,8 @@ class Kind(enum.IntEnum):
     ANNOTATION = 6
     DOCUMENT = 7
     """`dataset.json` of a dataset."""
+    LINK = 8
+    """A symbolic link in `by-id/`; the key is that of what it leads to."""
 
 
 class Inode(NamedTuple):

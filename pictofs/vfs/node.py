@@ -6,7 +6,7 @@ import stat
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from pictofs.errors import IsADirectory, NotADirectory
+from pictofs.errors import Invalid, IsADirectory, NotADirectory
 from pictofs.library.content import Content
 from pictofs.library.filling import Filling
 from pictofs.model.inode import Inode
@@ -85,13 +85,20 @@ class View(Protocol):
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """Extended attributes by name, for no more requests than `attributes`. Raises NoSuchEntry, Stale."""
 
+    async def target(self, inode: Inode) -> str:
+        """Where a symbolic link leads. Raises Invalid for what is none, NoSuchEntry."""
+
 
 class Plain:
-    """A view without extended attributes."""
+    """A view without extended attributes, of what is no symbolic link."""
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """None."""
         return {}
+
+    async def target(self, inode: Inode) -> str:
+        """Refused."""
+        raise Invalid("this is no symbolic link")
 
 
 class FileView(Plain):

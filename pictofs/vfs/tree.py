@@ -16,6 +16,7 @@ from pictofs.store.datasets import DATASETS
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import FOREVER, Attributes, Entry, View
 from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
+from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import DatasetView, DocumentView, dataset_folder
 from pictofs.vfs.views.fixed import Documents, FixedView
 from pictofs.vfs.views.images import ImagesView, ImageView
@@ -63,9 +64,11 @@ class Tree:
     ) -> None:
         self._library = library
         exact = Exact(library, exact_annotation_sizes)
+        links = LinkView(library)
         objects = DocumentView(library)
         self._views: Mapping[Kind, View] = {
-            Kind.FIXED: FixedView(library, documents, started_ns),
+            Kind.FIXED: FixedView(library, documents, links, started_ns),
+            Kind.LINK: links,
             Kind.DATASET: DatasetView(library, objects),
             Kind.DOCUMENT: objects,
             Kind.IMAGES: ImagesView(library),
@@ -152,6 +155,11 @@ class Tree:
         if edits is None or parent != DATASETS:
             self.refuse()
         return edits
+
+    async def target(self, number: int) -> str:
+        """Where a symbolic link leads."""
+        inode, view = self._node(number)
+        return await view.target(inode)
 
     def open_folder(self, number: int) -> int:
         """A handle for reading a folder."""

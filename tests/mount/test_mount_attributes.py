@@ -32,7 +32,7 @@ def mount(module_mounted: Mounting, server: StandIn) -> Mount:
 def inodes(mount: Mount) -> dict[str, int]:
     """The inode number of everything but the mount point, by path."""
     return {
-        str(Path(base, name).relative_to(mount.root)): Path(base, name).stat().st_ino
+        str(Path(base, name).relative_to(mount.root)): Path(base, name).lstat().st_ino
         for base, folders, files in os.walk(mount.root)
         for name in folders + files
     }

@@ -1,4 +1,4 @@
-"""The folders and files that every mount has: `/`, `/datasets`, `/.pictofs` and what is in it."""
+"""The folders and files that every mount has: `/`, `/datasets`, `/by-id`, `/.pictofs` and what is in it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pictofs.library.content import Content, InMemory
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.vfs.node import BATCH, FOREVER, Attributes, Batch, Entry, Plain, folder
+from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import dataset_folder
 
-ROOT, DATASETS, OWN, STATUS, METRICS = range(5)
+ROOT, DATASETS, OWN, STATUS, METRICS, BY_ID = range(6)
 """Keys of inodes of the kind FIXED; they must not change."""
 
 _TREE: dict[int, dict[str, int]] = {
-    ROOT: {"datasets": DATASETS, ".pictofs": OWN},
+    ROOT: {"datasets": DATASETS, "by-id": BY_ID, ".pictofs": OWN},
     OWN: {"status.json": STATUS, "metrics": METRICS},
 }
 
@@ -27,22 +28,24 @@ Documents = Mapping[str, Callable[[], bytes]]
 class FixedView(Plain):
     """The top of the tree."""
 
-    def __init__(self, library: Library, documents: Documents, started_ns: int) -> None:
+    def __init__(self, library: Library, documents: Documents, links: LinkView, started_ns: int) -> None:
         """`started_ns` is the age of everything here."""
-        self._library, self._started_ns = library, started_ns
+        self._library, self._links, self._started_ns = library, links, started_ns
         self._documents = {_TREE[OWN][name]: document for name, document in documents.items()}
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Of a folder, or of a file as it is now."""
         if inode.key in self._documents:
             return self._file(inode.key, self._documents[inode.key]())
-        if inode.key not in (ROOT, DATASETS, OWN):
+        if inode.key not in (ROOT, DATASETS, OWN, BY_ID):
             raise NoSuchEntry("there is no such node")
         writable = inode.key == DATASETS and self._library.edits is not None
         return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER, writable=writable)
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """A fixed entry, or a dataset."""
+        """A fixed entry, a dataset, or a link."""
+        if inode.key == BY_ID:
+            return await self._links.find(name)
         if inode.key == DATASETS:
             await self._library.listing.datasets()
             row = self._library.catalog.dataset_by_entry(name)
@@ -58,7 +61,9 @@ class FixedView(Plain):
         return await self.attributes(Inode(Kind.FIXED, key, 0))
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
-        """The fixed entries, or the datasets."""
+        """The fixed entries, the datasets, or links to them."""
+        if inode.key == BY_ID:
+            return await self._links.datasets(cookie)
         if inode.key == DATASETS:
             if cookie == 0:
                 await self._library.listing.datasets()

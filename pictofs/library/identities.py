@@ -1,0 +1,99 @@
+"""Datasets and images by their ids."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import trio
+from cachetools import LRUCache
+
+from pictofs.api.client import Api
+from pictofs.errors import Forbidden, Nonsense, NoSuchEntry
+from pictofs.library.changes import Changes
+from pictofs.library.flights import Flights
+from pictofs.library.listing import Listing
+from pictofs.library.reach import AWAY, Reach
+from pictofs.model.inode import key_of
+from pictofs.store.catalog import Catalog
+from pictofs.store.images import ImageTable
+from pictofs.store.rows import DatasetRow, ImageRow
+
+REMEMBERED = 65_536
+"""Ids of no image that are remembered."""
+
+
+class Identities:
+    """Finds what has an id, for at most one request more than a look at its path costs. Ids are in lower case."""
+
+    def __init__(
+        self,
+        api: Api,
+        catalog: Catalog,
+        images: ImageTable,
+        listing: Listing,
+        flights: Flights,
+        changes: Changes,
+        reach: Reach,
+    ) -> None:
+        self._api, self._catalog, self._images = api, catalog, images
+        self._listing, self._flights, self._changes, self._reach = listing, flights, changes, reach
+        # Id -> when the list of datasets was read that this answer is as old as: a refresh ends both.
+        self._misses: LRUCache[str, float] = LRUCache(REMEMBERED)
+
+    async def dataset(self, identity: str) -> DatasetRow | None:
+        """The active dataset with that id, None where there is none."""
+        await self._listing.datasets()
+        row = self._catalog.dataset(key_of(identity))
+        return row if row is not None and row.id.lower() == identity else None
+
+    async def image(self, identity: str) -> ImageRow | None:
+        """The image with that id in an active dataset, in the place that its path is found at; None: no such image."""
+        await self._listing.datasets()
+        row = self._known(identity)
+        if row is not None:
+            row = await self._listing.confirmed(row)
+            if row is not None:
+                return row
+        if self._is_no_image(identity):
+            return None
+        return await self._flights.share(("id", identity), partial(self._ask, identity))
+
+    def _known(self, identity: str) -> ImageRow | None:
+        row = self._catalog.image(key_of(identity))
+        return row if row is not None and row.id.lower() == identity else None
+
+    def _is_no_image(self, identity: str) -> bool:
+        """Whether it is known without a question: it was asked for, or every dataset is listed and has it not."""
+        checked = self._catalog.meta("checked_at")
+        if self._misses.get(identity) == checked:
+            return True
+        if all(self._listing.is_listed(row) for row in self._catalog.datasets_after(0, 1 << 30)):
+            self._misses[identity] = checked
+            return True
+        return False
+
+    async def _ask(self, identity: str) -> ImageRow | None:
+        at = self._catalog.meta("checked_at")
+        try:
+            image = await self._api.image(identity)
+        except AWAY as error:
+            self._reach.failed(error)
+            raise
+        except (NoSuchEntry, Forbidden):
+            self._misses[identity] = at
+            return None
+        self._reach.answered()
+        if image.id.lower() != identity:
+            raise Nonsense("the API sent another image than the one whose id was asked for")
+        # The route knows every image of the organization, whatever the key's datasets show.
+        dataset = await self.dataset((image.dataset_id or "").lower())
+        if dataset is None or image.is_archived:
+            self._misses[identity] = at
+            return None
+        await self._listing.tree(dataset.key)
+        seen = self._catalog.meta("pass") or 0
+        put = partial(self._images.put, dataset.key, dataset.id, [image], seen, moves=True)
+        self._changes.tell(await trio.to_thread.run_sync(put))
+        row = self._known(identity)
+        # Another image may have its name, and the better right to it.
+        return None if row is None else await self._listing.confirmed(row)
