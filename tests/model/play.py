@@ -19,12 +19,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from rig import Mount, Rig, blobs, expected, image_bytes, note_bytes
+from rig import Mount, Rig, blobs, error_of, expected, image_bytes, note_bytes
 
 from pictofs.api.client import Api
 from pictofs.api.storage import Storage
-from pictofs.errors import NoSuchEntry, PictofsError, Stale
+from pictofs.errors import AlreadyExists, NoSuchEntry, NotEmpty, PictofsError, Stale
 from pictofs.model.document import document
+from pictofs.store.datasets import DATASETS
 from pictofs.vfs.tree import OpenFile
 from standin import StandIn
 from standin.dataset import Dataset
@@ -94,7 +95,7 @@ class Story:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        async with self.rig.mount(ttl=TTL, max_retries=1, doors=self.doors) as self.mount:
+        async with self.rig.mount(ttl=TTL, max_retries=1, doors=self.doors, writable=True) as self.mount:
             yield
             for _, opened, _ in self.held:
                 self.mount.tree.close(opened.handle)
@@ -366,6 +367,62 @@ class Story:
         path = f"{self.choose(self.folders(), number)}/no such entry"
         assert await self.tried(path, lambda: self.mount.look(path)) is None
 
+    def tops(self) -> list[str]:
+        """The names of the datasets."""
+        return [path.rpartition("/")[2] for path in self.now if path.count("/") == 2]
+
+    async def change(self, work: Callable[[], Any], refusal: type[PictofsError] | None) -> None:
+        """A change by the user; `refusal` is what it must end with where nothing is unknown and nothing is wrong."""
+        flags = self.changed, self.edited
+        before = self.names()
+        failure = await error_of(work)
+        sure = not flags[0] and not self.disturbed
+        if failure is not None:
+            self.errors += 1
+        if sure:
+            assert type(failure) is (refusal or type(None)), repr(failure)
+        elif not self.disturbed:
+            assert isinstance(failure, (AlreadyExists, NotEmpty, NoSuchEntry, type(None))), repr(failure)
+        if self.names() != before:
+            self.happened()
+            if failure is None:  # what the mount has done itself it shows
+                self.changed, self.edited = flags
+        else:
+            assert failure is not None or not sure  # a name that others had given it already
+
+    def names(self) -> dict[str, str]:
+        """The datasets, id to name."""
+        return {each.id: each.name for each in self.org.datasets.values()}
+
+    async def mkdir(self, number: int) -> None:
+        """A dataset is made, or one of a name that is taken."""
+        taken = number % 4 == 0 and self.choose(list(self.names().values()), number // 4)
+        if taken or len(self.org.datasets) < 4:
+            name = taken or self.fresh("mine")
+            refusal = AlreadyExists if taken else None
+            await self.change(lambda: self.mount.tree.make_folder(DATASETS, name), refusal)
+
+    async def mv(self, number: int) -> None:
+        """A dataset is renamed, or to a name that is taken."""
+        name = self.choose(self.tops(), number)
+        others = [each for each in self.names().values() if each != name]
+        taken = number % 4 == 0 and self.choose(others, number // 4)
+        if name is not None:
+            to = taken or self.fresh("mine")
+            refusal = AlreadyExists if taken else None
+            await self.change(lambda: self.mount.tree.rename(DATASETS, name, DATASETS, to), refusal)
+
+    async def rmdir(self, number: int) -> None:
+        """A dataset is removed, if it is empty."""
+        name = self.choose(self.tops(), number)
+        if name is not None:
+            dataset = self.org[name]
+            full = dataset.images or dataset.directories
+            await self.change(
+                lambda: self.mount.tree.remove_folder(DATASETS, name), NotEmpty if full else None
+            )
+            assert not full or dataset.id in self.org.datasets, "images were deleted"
+
     async def hold(self, number: int) -> None:
         """Open a file and read half of it."""
         path = self.choose(self.files(), number)
@@ -414,7 +471,7 @@ WORLD = (
 )
 TROUBLE = ["go_offline", "go_online", "go_online", "fail", "fail", "damage", "evict"]
 USER = ["read"] * 6 + ["read_again", "read_again", "stat", "list", "list", "miss", "hold", "let_go"]
-USER += ["wait", "wait", "refresh", "remount"]
+USER += ["wait", "wait", "refresh", "remount", "mkdir", "mv", "rmdir", "rmdir"]
 Steps = list[tuple[str, int]]
 
 

@@ -27,7 +27,7 @@ def standin() -> Iterator[StandIn]:
 
 @asynccontextmanager
 async def doors(standin: StandIn) -> AsyncIterator[tuple[Api, Storage]]:
-    clock, meter, key = HandClock(standin), Meter(), ApiKey(standin.keys["viewer"])
+    clock, meter, key = HandClock(standin), Meter(), ApiKey(standin.keys["admin"])
     async with (
         Api(standin.api_url, key, clock=clock, meter=meter, timeout=5, max_retries=1) as api,
         Storage(clock=clock, meter=meter) as storage,

@@ -595,6 +595,43 @@ def test_w7_modes_say_what_can_be_changed(module_mount: Mount) -> None:
         assert path.stat().st_mode & 0o7777 == mode, path
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as other users")
+def test_w7_of_other_users_only_the_owner_may_change(mounted: Mounting, server: StandIn) -> None:
+    mount = writable(mounted, server, "--allow-other", "--uid", "12345", "--umask", "0")
+    for user, codes in ((12345, [0, 0, 0, 0, errno.EACCES, errno.EACCES]), (54321, [errno.EACCES] * 6)):
+        for name in ("mine", "empty"):
+            (mount.datasets / name).mkdir()
+        works: list[Callable[[int], object]] = [
+            lambda folder: os.mkdir(f"new-{user}", dir_fd=folder),  # noqa: B023 - done within the round
+            lambda folder: os.rename("mine", f"once-{user}", src_dir_fd=folder, dst_dir_fd=folder),  # noqa: B023
+            lambda folder: os.setxattr(os.open("signs", os.O_RDONLY, dir_fd=folder), DESCRIPTION, b"x"),
+            lambda folder: os.rmdir("empty", dir_fd=folder),
+            lambda folder: os.mkdir("signs/images/new", dir_fd=folder),
+            lambda folder: os.open("signs/images/cam1/0.jpg", os.O_WRONLY, dir_fd=folder),
+        ]
+        assert [as_user(user, mount.datasets, work) for work in works] == codes
+
+
+def as_user(user: int, folder: Path, work: Callable[[int], object]) -> int:
+    """The errno of `work`, done by another user in an open folder (above it none may be open to that user)."""
+    handle = os.open(folder, os.O_RDONLY)
+    child = os.fork()
+    if child == 0:
+        code = 255
+        try:
+            os.setgroups([])
+            os.setgid(user)
+            os.setuid(user)
+            work(handle)
+            code = 0
+        except OSError as error:
+            code = error.errno or 255
+        finally:
+            os._exit(code)
+    os.close(handle)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 # The description.
 
 

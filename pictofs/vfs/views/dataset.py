@@ -19,10 +19,10 @@ from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, fil
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
 
 
-def dataset_folder(row: DatasetRow, library: Library) -> Attributes:
-    """Attributes of a dataset's folder, as old as the dataset. Where it may be changed, its attributes may."""
+def dataset_folder(row: DatasetRow, library: Library, keep: float) -> Attributes:
+    """Attributes of a dataset's folder, as old as the dataset; its owner may write to it where it may be described."""
     writable = library.edits is not None
-    return folder(number(Kind.DATASET, row.key), row.created_ns, library.listing.fresh_for, writable=writable)
+    return folder(number(Kind.DATASET, row.key), row.created_ns, keep, writable=writable)
 
 
 class DatasetView(FolderView):
@@ -33,7 +33,8 @@ class DatasetView(FolderView):
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Of the folder."""
-        return dataset_folder(await self._library.listing.dataset(inode.key), self._library)
+        row = await self._library.listing.dataset(inode.key)
+        return dataset_folder(row, self._library, self._library.listing.fresh_for)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """What the API says of the dataset."""

@@ -51,7 +51,7 @@ class FixedView(Plain):
             row = self._library.catalog.dataset_by_entry(name)
             if row is None:
                 raise NoSuchEntry(f"there is no dataset {name!r}")
-            return dataset_folder(row, self._library)
+            return dataset_folder(row, self._library, self._library.listing.fresh_for)
         try:
             key = _TREE[inode.key][name]
         except KeyError:
@@ -67,9 +67,10 @@ class FixedView(Plain):
         if inode.key == DATASETS:
             if cookie == 0:
                 await self._library.listing.datasets()
-            rows = self._library.catalog.datasets_after(cookie, BATCH)
+            library, keep = self._library, self._library.listing.fresh_for
+            rows = library.catalog.datasets_after(cookie, BATCH)
             return Batch(
-                [Entry(row.entry, dataset_folder(row, self._library), row.seq) for row in rows], None
+                [Entry(row.entry, dataset_folder(row, library, keep), row.seq) for row in rows], None
             )
         if inode.key not in _TREE:
             raise NotADirectory("a file was listed")
