@@ -24,6 +24,8 @@ _SPECIAL = re.compile(f"[/\x00{QUOTE}\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(QUOTE + r"(s|0|e|\.\.?|u[0-9a-f]{4}|" + QUOTE + ")")
 _MAX_EXTENSION = 20
+_SHORT = (NAME_MAX - _MAX_EXTENSION) // 4
+"""Characters that fit whatever they are, an extension behind them included."""
 
 
 def _quote(match: re.Match[str]) -> str:
@@ -73,6 +75,11 @@ def unescape(entry: str) -> str | None:
 def entry_fits(entry: str) -> bool:
     """Whether `entry` is at most NAME_MAX bytes long."""
     return len(entry) * 4 <= NAME_MAX or len(entry.encode("utf-8", "surrogatepass")) <= NAME_MAX
+
+
+def is_plain(name: str) -> bool:
+    """Whether `name` is its own entry, and can have `.json` behind it, beyond doubt; others need a closer look."""
+    return 0 < len(name) <= _SHORT and name[0] != "." and _SPECIAL.search(name) is None
 
 
 def tagged(name: str, identity: str) -> str:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Container, Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
 
 from pictofs.model.inode import Kind, key_of, number
-from pictofs.model.names import entry_fits, entry_name, escape, storable, tagged, unescape
+from pictofs.model.names import entry_fits, entry_name, escape, is_plain, storable, tagged, unescape
 from pictofs.model.records import Image
 from pictofs.store.database import Database
 from pictofs.store.rows import Gone, ImageRow
 
-_CHUNK = 500
-"""Rows written at once; one row that clashes sends its chunk alone through the slow path."""
+_CHUNK = 1000
+"""Rows of one statement, 18,000 values of the 32,766 that SQLite takes. It runs without the interpreter's lock, where
+`executemany` would take it again for each row. A row that clashes sends its chunk alone through the slow path."""
 
 _COLUMNS = (
     "key, id, dataset, directory, entry, filename, annotation_entry, size, created_ns, status, split,"
     " annotation_count, min_confidence, width, height, content_type, tags, seen"
 )
+_ROW = f"({', '.join('?' * 18)})"
 _UPSERT = f"""
-    INSERT INTO image ({_COLUMNS}) VALUES ({", ".join("?" * 18)})
+    INSERT INTO image ({_COLUMNS}) VALUES {_ROW}
     ON CONFLICT (key) DO UPDATE SET
         note_stale = note_stale OR annotation_count != excluded.annotation_count OR status != excluded.status
             OR min_confidence IS NOT excluded.min_confidence OR directory != excluded.directory
@@ -35,6 +38,7 @@ _UPSERT = f"""
         width = excluded.width, height = excluded.height, content_type = excluded.content_type,
         tags = excluded.tags, seen = max(seen, excluded.seen)
 """
+_UPSERT_CHUNK = _UPSERT.replace(_ROW, ", ".join([_ROW] * _CHUNK))
 _ENTRY, _FILENAME, _DIRECTORY = 4, 5, 3  # places in a tuple of values
 
 
@@ -75,8 +79,8 @@ class ImageTable:
         with self._database.write() as db:
             folders = _Folders(db, dataset, dataset_id)
             unique = {image.id.lower(): image for image in images}
-            for image in unique.values():
-                folders.key(image.directory)  # all of them first: images give way to directories
+            for path in dict.fromkeys(image.directory for image in unique.values()):
+                folders.key(path)  # all of them first: images give way to directories
             rows = [_values(dataset, folders, identity, image, seen) for identity, image in unique.items()]
             gone = folders.gone
             for start in range(0, len(rows), _CHUNK):
@@ -182,6 +186,7 @@ class _Folders:
         sql = "SELECT path, key FROM directory WHERE dataset = ?"
         self._keys: dict[str, int] = dict(db.execute(sql, (dataset,)))
         self._entries: dict[int, set[str]] = {}
+        self._places: dict[str, tuple[int, set[str]]] = {}
         self.gone: list[Gone] = []
         """Entries of images that had to give way to a directory."""
 
@@ -205,6 +210,14 @@ class _Folders:
             self.gone += give_way(self._db, parent, entry)
         return key
 
+    def place(self, path: str) -> tuple[int, set[str]]:
+        """The key of a directory that is known, and what `below` says of it."""
+        found = self._places.get(path)
+        if found is None:
+            key = self.key(path)
+            found = self._places[path] = key, self.below(key)
+        return found
+
     def below(self, key: int) -> set[str]:
         """Entries of the directories in a directory: images give way to them."""
         if key not in self._entries:
@@ -214,20 +227,23 @@ class _Folders:
 
 
 def _values(dataset: int, folders: _Folders, identity: str, image: Image, seen: int) -> tuple[Any, ...]:
-    directory = folders.key(image.directory)
-    filename: str | None = image.filename
-    entry = entry_name(image.filename, identity)
-    taken = folders.below(directory)
-    if entry in taken:
-        entry = tagged(image.filename, identity)
+    directory, taken = folders.place(image.directory)
+    entry = name = image.filename
+    filename, note = None, None
+    if taken or not is_plain(name):
+        entry = entry_name(name, identity)
+        if entry in taken:
+            entry = tagged(name, identity)
+        filename = None if entry == name else storable(name)
+        note = _note_entry(name, identity, entry, taken)
     return (
         key_of(identity),
         image.id,
         dataset,
         directory,
         entry,
-        None if entry == filename else storable(image.filename),
-        _note_entry(image.filename, identity, entry, taken),
+        filename,
+        note,
         image.size,
         image.created_ns,
         image.status,
@@ -254,7 +270,10 @@ def _write(db: sqlite3.Connection, folders: _Folders, rows: list[tuple[Any, ...]
     db.execute("SAVEPOINT chunk")
     before = db.total_changes
     try:
-        db.executemany(_UPSERT, rows)
+        if len(rows) == _CHUNK:
+            db.execute(_UPSERT_CHUNK, list(chain.from_iterable(rows)))
+        else:
+            db.executemany(_UPSERT, rows)
         if db.total_changes - before == len(rows):
             db.execute("RELEASE chunk")
             return []
