@@ -19,6 +19,7 @@ from pictofs.config import LibrarySettings
 from pictofs.errors import PictofsError
 from pictofs.library.library import Library
 from pictofs.library.prefetch import Mode
+from pictofs.library.worker import Setup
 from pictofs.store.catalog import Catalog
 from pictofs.store.shelf import Shelf
 
@@ -36,11 +37,12 @@ async def open_library(
     offline: bool = False,
     writable: bool = False,
     bulk_annotations: bool = False,
+    worker: bool = False,
 ) -> AsyncIterator[tuple[Library, trio.Nursery]]:
     """A library with the user's cache and catalog, and the nursery that it lives in, which is cancelled at the end.
 
-    `start` is left to the caller. What the body raises comes out in groups, see `only`. Raises PictofsError where
-    the cache can't be used.
+    `worker`: whether a process of its own fetches ahead. `start` is left to the caller. What the body raises comes
+    out in groups, see `only`. Raises PictofsError where the cache can't be used.
     """
     clock, meter = SystemClock(), Meter()
     server = _fingerprint(settings.base_url)
@@ -81,12 +83,23 @@ async def open_library(
                 cache_size=settings.cache_size,
                 writable=writable,
                 bulk_annotations=bulk_annotations,
+                worker=_setup(settings) if worker else None,
             )
             yield library, nursery
             nursery.cancel_scope.cancel()
     finally:
         catalog.close()
         shelf.close()
+
+
+def _setup(settings: LibrarySettings) -> Setup:
+    return Setup(
+        root=str(settings.shelf_dir),
+        limit=settings.cache_size,
+        reserve=settings.min_free,
+        timeout=settings.timeout * ATTEMPT,
+        allow_plain_http=settings.allow_plain_http,
+    )
 
 
 def only(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -33,11 +34,16 @@ from pictofs.vfs.tree import Tree
 log = logging.getLogger(__name__)
 
 
+SWITCH = 0.0005
+"""Seconds for which a thread may keep the loop from the interpreter after each of the loop's system calls."""
+
+
 def serve(settings: MountSettings, key: ApiKey, on_ready: Callable[[], None]) -> None:
     """Mount and serve until unmounted, or until SIGINT or SIGTERM.
 
     Calls `on_ready` once the mount answers. Raises PictofsError for what went wrong before.
     """
+    sys.setswitchinterval(SWITCH)
     try:
         trio.run(_Mount(settings, key, on_ready).run)
     except BaseExceptionGroup as group:  # of the nursery, however few are in it
@@ -59,6 +65,7 @@ class _Mount:
             offline=settings.offline,
             writable=settings.writable,
             bulk_annotations=settings.bulk_annotations == "export",
+            worker=True,
         )
         async with opened as (library, nursery):
             library.start(nursery)

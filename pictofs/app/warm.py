@@ -11,13 +11,13 @@ import trio
 
 from pictofs.errors import Invalid
 from pictofs.library.library import Library
-from pictofs.library.pace import MOST
+from pictofs.library.prefetch import WORKERS
 from pictofs.library.scope import Choice, Kind
 from pictofs.library.warm import Warm, Wish
 
 TELL_EVERY = 0.25
 """Seconds between two progress objects: so soon a client that has left is noticed, too."""
-WORKERS_MOST = MOST
+WORKERS_MOST = WORKERS
 
 
 class WarmRequest(msgspec.Struct, forbid_unknown_fields=True):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
@@ -13,7 +15,7 @@ from pictofs.errors import Corrupt, DiskFull, PictofsError
 from pictofs.library.content import Shelved
 from pictofs.library.disk import Disk
 from pictofs.store.rows import ImageRow
-from pictofs.store.shelf import Blob, Busy, Draft, Shelf, WouldBlock
+from pictofs.store.shelf import Blob, Busy, Draft, Identity, Shelf, WouldBlock
 
 log = logging.getLogger(__name__)
 
@@ -117,14 +119,49 @@ class Cache:
             self.failed(error)
             return None
 
-    async def publish(self, draft: Draft, data: bytes, crc32c: int) -> None:
+    async def shelve(
+        self, key: str, size: int, receive: Callable[[], Awaitable[tuple[bytes | int, int]]]
+    ) -> bytes | int | Identity | None:
+        """Fetch a small file onto the shelf, by `receive_whole` or the like.
+
+        Args:
+            key: the blob's.
+            size: bytes, as far as they are known.
+
+        Returns: the file that was made; None where another process has made it meanwhile; the bytes themselves where
+            the disk takes nothing; the size of a file that is not small.
+
+        Raises: what `receive` raises.
+        """
+        draft = await self.draft(key, size)
+        if isinstance(draft, Blob):
+            draft.close()
+            return None
+        kept = False
+        try:
+            data, crc32c = await receive()
+            if isinstance(data, int) or draft is None:
+                return data
+            try:
+                file = await self._publish(draft, data, crc32c)
+                kept = True
+            except DiskFull as error:
+                self.failed(error)
+                return data
+            return file
+        finally:
+            if draft is not None and not kept:
+                draft.take_time()
+                with trio.CancelScope(shield=True):
+                    await self.disk.call(draft.abandon)
+
+    async def _publish(self, draft: Draft, data: bytes, crc32c: int) -> Identity:
         """Make a blob of a draft. Raises DiskFull and Corrupt; the draft is then still to be abandoned."""
         if len(data) <= QUICK:
             with suppress(WouldBlock):
-                self.disk.quick(_publish, draft, data, crc32c)
-                return
+                return self.disk.quick(_publish, draft, data, crc32c)
         draft.take_time()
-        await self.disk.call(_publish, draft, data, crc32c)
+        return await self.disk.call(_publish, draft, data, crc32c)
 
     def failed(self, error: PictofsError) -> None:
         """The disk took no more, or gave nothing: leave it alone for a while."""
@@ -133,6 +170,7 @@ class Cache:
         self._again = self._clock.monotonic() + DISK_REST
 
 
-def _publish(draft: Draft, data: bytes, crc32c: int) -> None:
+def _publish(draft: Draft, data: bytes, crc32c: int) -> Identity:
     draft.write(0, data)
-    draft.commit(len(data), crc32c).close()
+    with draft.commit(len(data), crc32c) as blob:
+        return Identity.of(os.fstat(blob.fd))

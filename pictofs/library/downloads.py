@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
-import google_crc32c
 import trio
 
 from pictofs.api.body import Body
@@ -21,15 +20,15 @@ from pictofs.library.prefetch import Prefetch
 from pictofs.library.source import Source
 from pictofs.library.stream import Stream, Streamed
 from pictofs.library.tally import Tally
+from pictofs.library.whole import SMALL, receive_whole
+from pictofs.library.worker import NotTaken, Refused, Worker
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, ImageRow
-from pictofs.store.shelf import Blob, Busy
+from pictofs.store.shelf import Busy, Identity
 
 log = logging.getLogger(__name__)
 
-SMALL = 8 << 20
-"""Bytes up to which a file is awaited in open(); larger ones stream (the kernel caps reads under way at 12)."""
 PIECE = 1 << 20
 """Bytes of a large file that are looked at in one go while it is fetched."""
 OTHERS_WAIT = 2.0
@@ -50,11 +49,14 @@ class Downloads:
         tally: Tally,
         clock: Clock,
         prefetch: Callable[[Downloads], Prefetch],
+        worker: Worker | None,
     ) -> None:
+        """`worker` fetches what is fetched ahead; without one, and while it does not run, this process does."""
         self.prefetch = prefetch(self)
         self._source, self._cache = source, cache
         self._catalog, self._images = catalog, images
         self._flights, self._nursery, self._tally, self._clock = flights, nursery, tally, clock
+        self._worker = worker
         self._streams: dict[str, Stream] = {}
 
     async def image(self, image: ImageRow) -> Content:
@@ -138,7 +140,7 @@ class Downloads:
             except Unsigned:
                 return False
             if not isinstance(result, bytes):
-                return result is None
+                return not isinstance(result, int)
         raise DiskFull("the disk takes nothing now")
 
     async def fetch(self, image: ImageRow) -> None:
@@ -162,45 +164,50 @@ class Downloads:
 
     async def _small(
         self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False, keyed: bool = True
-    ) -> bytes | int | None:
-        """Fetch a small image onto the shelf (None), into memory (bytes), or find that it is large (its size)."""
-        draft = await self._cache.draft(self._cache.image_key(image), image.known_size or 0)
-        if isinstance(draft, Blob):
-            draft.close()
-            return None
-        kept = False
+    ) -> bytes | int | Identity | None:
+        """Fetch a small image; `Cache.shelve` says what it returns."""
+        if ahead and self._worker is not None:
+            with suppress(NotTaken):
+                work = partial(self._fetch_elsewhere, self._worker, dataset, image)
+                return await self._source.retried(image.entry, work)
+        fetch = partial(self.receive, dataset, image, ahead, keyed)
+        return await self._cache.shelve(
+            self._cache.image_key(image),
+            image.known_size or 0,
+            lambda: self._source.retried(image.entry, fetch),
+        )
+
+    async def _fetch_elsewhere(self, worker: Worker, dataset: DatasetRow, image: ImageRow) -> int | None:
+        """Have the worker do it. Raises NotTaken."""
+        signed = await self._source.signed(dataset, image, ahead=True)
+        if signed is None:
+            raise NotTaken
         try:
-            data, crc32c = await self._source.retried(
-                image.entry, partial(self.receive, dataset, image, ahead, keyed)
-            )
-            if isinstance(data, int):
-                return data
-            if draft is None:
-                return data
-            try:
-                await self._cache.publish(draft, data, crc32c)
-                kept = True
-            except DiskFull as error:
-                self._cache.failed(error)
-                return data
+            made = await worker.fetch(self._cache.image_key(image), signed.url, image.known_size or 0)
+        except Refused as refused:
+            self._source.refused(dataset, image)
+            raise refused.error from None
+        except DiskFull as error:
+            self._cache.failed(error)
+            raise
+        if isinstance(made, Identity):
+            self._cache.shelf.vouch(made)
             return None
-        finally:
-            if draft is not None and not kept:
-                draft.take_time()
-                with trio.CancelScope(shield=True):
-                    await self._cache.disk.call(draft.abandon)
+        return made
 
     async def receive(
         self, dataset: DatasetRow, image: ImageRow, ahead: bool, keyed: bool
     ) -> tuple[bytes | int, int]:
         """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""
         ask = partial(self._source.open, dataset, image, ahead=ahead, keyed=keyed)
-        data, crc32c, sure = await _received(image, ask())
+        async with ask() as body:
+            data, crc32c, sure = await receive_whole(body, image.entry)
         if sure or isinstance(data, int) or image.known_size in (None, len(data)):
             return data, crc32c
         # No checksum came, and the length is not the listing's. Either may be wrong: another answer tells.
         log.info("%s: %d bytes arrived and not %d; asking again", image.entry, len(data), image.known_size)
-        again, other, sure = await _received(image, ask(proof=True))
+        async with ask(proof=True) as body:
+            again, other, sure = await receive_whole(body, image.entry)
         if not sure and crc32c != other:
             raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
         return again, other
@@ -253,20 +260,6 @@ class Downloads:
         """Forget streams that have ended."""
         for key in [key for key, stream in self._streams.items() if not stream.usable]:
             del self._streams[key]
-
-
-async def _received(
-    image: ImageRow, asked: AbstractAsyncContextManager[Body]
-) -> tuple[bytes | int, int, bool]:
-    """One answer, and whether a checksum says that it is right. Raises Corrupt where one says that it is not."""
-    async with asked as body:
-        if body.length is not None and body.length > SMALL:
-            return body.length, 0, False
-        data = await body.read_all(SMALL)
-    crc32c = google_crc32c.value(data)
-    if body.crc32c is not None and crc32c != body.crc32c:
-        raise Corrupt(f"{image.entry}: the bytes that arrived have another checksum than storage says")
-    return data, crc32c, body.crc32c is not None
 
 
 async def _join(stream: Stream) -> Content:

@@ -32,6 +32,7 @@ from pictofs.library.reach import Reach
 from pictofs.library.source import Source
 from pictofs.library.tally import Tally
 from pictofs.library.urls import UrlBook
+from pictofs.library.worker import Setup, Worker
 from pictofs.store.catalog import Catalog
 from pictofs.store.datasets import DATASETS
 from pictofs.store.images import ImageTable
@@ -69,10 +70,11 @@ class Library:
         writable: bool = False,
         bulk_annotations: bool = False,
         export_bounds: Bounds = EXPORT_BOUNDS,
+        worker: Setup | None = None,
     ) -> None:
         """`ttl`: seconds for which a listing is fresh. `server`: a few hex digits that tell this server's ids from
         those of another one. `writable`: whether datasets may be changed. `bulk_annotations`: whether reads may
-        begin an export."""
+        begin an export. `worker`: for a process that fetches ahead in place of this one."""
         self.catalog = catalog
         self.changes = Changes()
         self.tally = Tally()
@@ -96,13 +98,14 @@ class Library:
             api, catalog, self.images, self.listing, flights, self.changes, self.reach
         )
         self._disk = Disk()
+        self.worker = None if worker is None else Worker(worker, meter, clock)
         self.cache = cache = Cache(shelf, self._disk, clock, server)
 
         def prefetcher(downloads: Downloads) -> Prefetch:
             return Prefetch(catalog, downloads, self.listing.all_images, clock, prefetch, cache_size)
 
         self.downloads = Downloads(
-            source, cache, catalog, self.images, flights, nursery, self.tally, clock, prefetcher
+            source, cache, catalog, self.images, flights, nursery, self.tally, clock, prefetcher, self.worker
         )
         self.notes = Notes(api, cache, self.images, flights, self.tally, clock)
         self.exports = Exports(
@@ -140,6 +143,8 @@ class Library:
             tasks += [self.downloads.prefetch.run, self.notes_ahead.run, self.tend]
         for task in tasks:
             nursery.start_soon(self._keep, task)
+        if self.worker is not None:
+            nursery.start_soon(self._keep, self.worker.run)
 
     async def _keep(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run a task of the library; a bug in one must not end the mount."""

@@ -23,6 +23,7 @@ from pictofs.errors import (
     UrlExpired,
 )
 from pictofs.library.urls import UrlBook
+from pictofs.model.records import SignedUrl
 from pictofs.store.rows import DatasetRow, ImageRow
 
 log = logging.getLogger(__name__)
@@ -72,10 +73,7 @@ class Source:
         answer without a checksum was not believed; the keyed route is taken only where no batch names the image.
         Raises UrlExpired when storage refused the URL: the next attempt uses another way.
         """
-        try:
-            signed = await self._urls.find(dataset, image, many=many, ahead=ahead, proof=proof)
-        except Throttled as error:
-            raise _Final(error) from error
+        signed = await self.signed(dataset, image, many=many, ahead=ahead, proof=proof)
         if signed is None and not keyed:
             raise Unsigned(f"no signed URL leads to {image.entry}")
         opened = False
@@ -90,12 +88,31 @@ class Source:
                     yield body
         except (UrlExpired, Nonsense):
             if signed is not None and not opened:
-                self._urls.refused(dataset, image)
+                self.refused(dataset, image)
             raise
         except AGAIN as error:
             if signed is None and not opened:
                 raise _Final(error) from error  # the API client has tried again already
             raise
+
+    async def signed(
+        self,
+        dataset: DatasetRow,
+        image: ImageRow,
+        *,
+        many: bool = False,
+        ahead: bool = False,
+        proof: bool = False,
+    ) -> SignedUrl | None:
+        """A URL for `Storage`, None where the keyed route is the way. `open` says what the flags mean."""
+        try:
+            return await self._urls.find(dataset, image, many=many, ahead=ahead, proof=proof)
+        except Throttled as error:
+            raise _Final(error) from error
+
+    def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
+        """Storage did not take the URL: it is not to be used again."""
+        self._urls.refused(dataset, image)
 
     async def retried(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work` until it succeeds, or fails for good, or the retries are used up."""

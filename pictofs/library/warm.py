@@ -16,7 +16,6 @@ from pictofs.library.budget import Budget
 from pictofs.library.export import REQUESTS as EXPORT_REQUESTS
 from pictofs.library.failures import Failures
 from pictofs.library.library import Library
-from pictofs.library.pace import Pace
 from pictofs.library.scope import Choice, Item, Scope
 from pictofs.library.survey import Survey, seconds_of_budget, survey
 
@@ -195,10 +194,9 @@ class Warm:
 
     async def _fetch_files(self) -> None:
         send, receive = trio.open_memory_channel[Item](0)
-        pace = Pace()
         async with trio.open_nursery() as nursery:
             for number in range(self._wish.workers):
-                nursery.start_soon(self._work, number, receive.clone(), pace)
+                nursery.start_soon(self._work, number, receive.clone())
             async with send:
                 receive.close()
                 for key in self._scope.parts:
@@ -206,7 +204,6 @@ class Warm:
                         for item in page:
                             if not self._is_there(item):
                                 await send.send(item)
-                                await pace.feel()
                         await trio.lowlevel.checkpoint()
 
     def _is_there(self, item: Item) -> bool:
@@ -214,14 +211,13 @@ class Warm:
             return self._library.downloads.is_kept(item.image)
         return self._library.notes.has(item.image)
 
-    async def _work(self, number: int, items: trio.MemoryReceiveChannel[Item], pace: Pace) -> None:
+    async def _work(self, number: int, items: trio.MemoryReceiveChannel[Item]) -> None:
         async with items:
             async for item in items:
                 while number % STEADFAST and self._library.tally.waiting:
                     await self._library.clock.sleep(GIVE_WAY)
                 try:
-                    async with pace.limiter:
-                        await self._budget.patiently(partial(self._fetch, item))
+                    await self._budget.patiently(partial(self._fetch, item))
                 except PictofsError as error:
                     self._fail(item, error)
 

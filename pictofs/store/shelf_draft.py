@@ -14,7 +14,7 @@ from pictofs.clock import Clock
 from pictofs.errors import Corrupt, PictofsError
 from pictofs.store.blob import FOOTER_SIZE, TEMP_MARK, Blob, Place, checksum, seal
 from pictofs.store.shelf_room import Room, disk_errors, lock_temp
-from pictofs.store.shelf_seen import Seen
+from pictofs.store.shelf_seen import Identity, Seen
 from pictofs.store.usage import ShelfUnusable
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -150,7 +150,7 @@ class Draft:
             now = int(self._clock.wall() * 1e9)
             os.utime(self.fd, ns=(now, now))
             self.room.publish(self.fd, self._temp, self._place.path, self._held, size + FOOTER_SIZE)
-            self._seen.trust(os.fstat(self.fd))
+            self._seen.trust(Identity.of(os.fstat(self.fd)))
         fd, self.fd = self.fd, -1
         return Blob(self.key, fd, size, crc, None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import NamedTuple, Self
 
 from cachetools import LRUCache
 
@@ -11,6 +12,23 @@ from pictofs.clock import Clock
 
 _REMEMBERED = 65_536  # verdicts; 15 MB. Forgetting one costs a checksum: 15 us for 100 KiB
 _FRESH = 600  # seconds: a use is written to disk when the last one written is older than this
+
+
+class Identity(NamedTuple):
+    """A file, and what changes when it does.
+
+    The kernel moves ctime with every change of content, name or time; a program can't set it back.
+    """
+
+    inode: int
+    ctime_ns: int
+    size: int
+    """Bytes."""
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> Self:
+        """Of the file that `stat` tells of."""
+        return cls(stat.st_ino, stat.st_ctime_ns, stat.st_size)
 
 
 class Seen:
@@ -28,13 +46,12 @@ class Seen:
         """Whether the file of `stat` is the very one, unchanged since, that was verified. Inline, 1 us."""
         with self._lock:
             known = self._verified.get(stat.st_ino)
-        # The kernel moves ctime with every change of content, name or time; a program can't set it back.
         return known == (stat.st_ctime_ns, stat.st_size)
 
-    def trust(self, stat: os.stat_result) -> None:
-        """Remember that the file, as it was at `stat`, is sound. Inline, 1 us."""
+    def trust(self, file: Identity) -> None:
+        """Remember that the file, as it was then, is sound. Inline, 1 us."""
         with self._lock:
-            self._verified[stat.st_ino] = (stat.st_ctime_ns, stat.st_size)
+            self._verified[file.inode] = file[1:]
 
     def use(self, path: str, stat: os.stat_result) -> None:
         """Note a use of the blob at `path`, to be written by `flush`. Inline, below 1 us."""
@@ -68,4 +85,4 @@ class Seen:
         known = self.knows(os.stat(path, dir_fd=self._root, follow_symlinks=False))
         os.utime(path, ns=(now, now), dir_fd=self._root, follow_symlinks=False)
         if known:  # the touch moved ctime; without this each would cost a checksum
-            self.trust(os.stat(path, dir_fd=self._root, follow_symlinks=False))
+            self.trust(Identity.of(os.stat(path, dir_fd=self._root, follow_symlinks=False)))

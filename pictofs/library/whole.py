@@ -1,0 +1,38 @@
+"""A small file as one piece: received, and checked before anything is made of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import google_crc32c
+
+from pictofs.api.body import Body
+from pictofs.errors import Corrupt
+
+SMALL = 8 << 20
+"""Bytes up to which a file is awaited in open(); larger ones stream (the kernel caps reads under way at 12)."""
+
+
+class Whole(NamedTuple):
+    """A file that has come."""
+
+    data: bytes | int
+    """Its bytes; their number, when the file is not small."""
+    crc32c: int
+    """0 when it is not small."""
+    sure: bool
+    """Whether a checksum says that it is right."""
+
+
+async def receive_whole(body: Body, name: str) -> Whole:
+    """All bytes of a small file.
+
+    Raises Corrupt where storage names another checksum, and what keeps the bytes from coming.
+    """
+    if body.length is not None and body.length > SMALL:
+        return Whole(body.length, 0, sure=False)
+    data = await body.read_all(SMALL)
+    crc32c = google_crc32c.value(data)
+    if body.crc32c is not None and crc32c != body.crc32c:
+        raise Corrupt(f"{name}: the bytes that arrived have another checksum than storage says")
+    return Whole(data, crc32c, sure=body.crc32c is not None)

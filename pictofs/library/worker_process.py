@@ -1,0 +1,115 @@
+"""The process that fetches what nobody waits for yet; `pictofs.library.worker` starts it and talks to it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import trio
+
+from pictofs.api.body import Body
+from pictofs.api.meter import Meter
+from pictofs.api.storage import Storage
+from pictofs.clock import SystemClock
+from pictofs.errors import DiskFull, Nonsense, PictofsError, Throttled, UrlExpired
+from pictofs.library.cache import Cache
+from pictofs.library.disk import Disk
+from pictofs.library.whole import receive_whole
+from pictofs.library.worker import PACKET, Job, Outcome, Setup
+from pictofs.store.shelf import Identity, Shelf
+
+
+class _Doubtful(Exception):
+    """The bytes may be right and the listing wrong, or the other way round."""
+
+
+class Fetching:
+    """Does jobs, each in a task of its own, until the mount's end of the channel is closed."""
+
+    def __init__(self, channel: trio.socket.SocketType, setup: Setup) -> None:
+        clock = SystemClock()
+        self._channel = channel
+        self._meter = Meter()
+        self._told = (0, 0, 0)
+        self._storage = Storage(
+            clock=clock,
+            meter=self._meter,
+            connect_timeout=setup.timeout,
+            inactivity_timeout=setup.timeout,
+            allow_plain_http=setup.allow_plain_http,
+        )
+        self._shelf = Shelf(Path(setup.root), limit=setup.limit, reserve=setup.reserve, clock=clock)
+        self._cache = Cache(self._shelf, Disk(), clock, server="")
+
+    async def run(self) -> None:
+        """Take jobs until there is nobody any more who gives them."""
+        async with self._storage, trio.open_nursery() as nursery:
+            nursery.start_soon(self._cache.disk.serve)
+            with suppress(OSError):
+                await self._channel.send(b"{}")
+                while packet := await self._channel.recv(PACKET):
+                    nursery.start_soon(self._do, msgspec.json.decode(packet, type=Job))
+            nursery.cancel_scope.cancel()
+
+    async def _do(self, job: Job) -> None:
+        outcome = Outcome(number=job.number)
+        try:
+            await self._fetch(job, outcome)
+        except _Doubtful:
+            outcome.doubtful = True
+        except PictofsError as error:
+            outcome.error, outcome.message = type(error).__name__, str(error)
+            if isinstance(error, Throttled):
+                outcome.retry_after = error.retry_after
+        self._count(outcome)
+        with suppress(OSError):  # the end of the channel is heard by who reads it
+            await self._channel.send(msgspec.json.encode(outcome))
+
+    async def _fetch(self, job: Job, outcome: Outcome) -> None:
+        made = await self._cache.shelve(job.key, job.size, partial(self._receive, job, outcome))
+        if isinstance(made, bytes):
+            raise DiskFull("the disk takes no more")
+        if isinstance(made, Identity):
+            outcome.file = made
+        else:
+            outcome.large = made
+
+    async def _receive(self, job: Job, outcome: Outcome) -> tuple[bytes | int, int]:
+        opened: Body | None = None
+        try:
+            async with self._storage.get(job.url) as opened:
+                data, crc32c, sure = await receive_whole(opened, job.key)
+        except (UrlExpired, Nonsense):
+            outcome.refused = opened is None
+            raise
+        if isinstance(data, bytes) and not sure and job.size not in (0, len(data)):
+            raise _Doubtful
+        return data, crc32c
+
+    def _count(self, outcome: Outcome) -> None:
+        now = (
+            self._meter.requests["storage", "GET", "foreground"],
+            self._meter.bytes_in["storage"],
+            self._meter.connections,
+        )
+        outcome.requests, outcome.received, outcome.connections = (
+            new - old for new, old in zip(now, self._told, strict=True)
+        )
+        self._told = now
+
+
+async def _main() -> None:
+    with trio.socket.from_stdlib_socket(socket.socket(fileno=0)) as channel, suppress(OSError, PictofsError):
+        if packet := await channel.recv(PACKET):
+            await Fetching(channel, msgspec.json.decode(packet, type=Setup)).run()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the mount, which then lets this one go
+    logging.disable()  # the mount hears of everything, and tells it
+    trio.run(_main)

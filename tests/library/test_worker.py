@@ -1,0 +1,180 @@
+"""The process that fetches ahead: what it brings is right whatever happens to it, to storage, or to the disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from rig import Mount, Rig, blobs, descriptors, expected
+
+from pictofs.api.client import Api
+from pictofs.api.key import ApiKey
+from pictofs.api.meter import Meter
+from pictofs.api.storage import Storage
+from pictofs.config import FreeSpace
+from pictofs.errors import DiskFull
+from pictofs.library.warm import Warm, Wish
+from pictofs.library.worker import NotTaken, Setup
+from standin import Spec, StandIn
+from standin.faults import Corrupt, Fault, Hang, Match, Reset, Truncate, error, html, throttled
+from standin.spec import DatasetSpec
+
+FILES = 40
+IMAGES = (("datasets", "small", "images"),)
+
+
+@pytest.fixture
+def standin() -> Iterator[StandIn]:
+    """Forty images, in three directories of `small`."""
+    with StandIn(Spec((DatasetSpec("small", images=FILES, size=5000, directories=3),))) as running:
+        yield running
+
+
+def children() -> set[int]:
+    """The processes that this one has started."""
+    return {int(each) for each in Path("/proc/thread-self/children").read_text().split()}
+
+
+def setup(rig: Rig, cache_size: int = 1 << 30) -> Setup:
+    return Setup(
+        root=str(rig.cache / "blobs"),
+        limit=cache_size,
+        reserve=FreeSpace(),
+        timeout=5.0,
+        allow_plain_http=False,
+    )
+
+
+@asynccontextmanager
+async def working(rig: Rig, *, cache_size: int = 1 << 30, **settings: Any) -> AsyncIterator[Mount]:
+    """A mount whose worker takes jobs, and that can't download by itself."""
+    meter = Meter()
+    api = Api(rig.standin.api_url, ApiKey(rig.standin.keys["viewer"]), clock=rig.clock, meter=meter)
+    storage = Storage(clock=rig.clock, meter=meter)
+    storage._dialer = None  # type: ignore[assignment]
+    async with (
+        api,
+        storage,
+        rig.mount(
+            worker=setup(rig, cache_size), cache_size=cache_size, doors=(api, storage), **settings
+        ) as m,
+    ):
+        assert m.library.worker is not None
+        await begin(m)
+        yield m
+
+
+async def begin(mount: Mount) -> None:
+    """Have the worker start, and wait until it takes jobs."""
+    worker = mount.library.worker
+    assert worker is not None
+    with pytest.raises(NotTaken):
+        await worker.fetch("key", "http://127.0.0.1/", 1)
+    with trio.fail_after(60):
+        while not worker.ready:  # noqa: ASYNC110 - only looking tells
+            await trio.sleep(0.01)
+
+
+async def warm(mount: Mount) -> Warm:
+    run = Warm(mount.library, Wish(IMAGES))
+    await run.fetch()
+    return run
+
+
+async def all_landed(mount: Mount, rig: Rig) -> None:
+    """Every image is there, is right, and was fetched once at the least."""
+    run = await warm(mount)
+    result = run.result()
+    assert (run.error, result["missing"], result["failures"]) == (None, 0, [])
+    before = len(rig.standin.log.requests("storage"))
+    found = await mount.walk("/datasets/small/images")
+    assert found == {
+        path: data
+        for path, data in expected(rig.standin).items()
+        if path.startswith("/datasets/small/images/")
+    }
+    assert len(rig.standin.log.requests("storage")) == before
+
+
+async def test_it_fetches_what_is_fetched_ahead_and_counts_it(rig: Rig) -> None:
+    async with working(rig) as mount:
+        await all_landed(mount, rig)
+        counted = mount.meter.requests["storage", "GET", "warm"]
+        assert counted == len(rig.standin.log.requests("storage")) == FILES
+        assert mount.meter.bytes_in["storage"] == FILES * 5000
+        assert not rig.standin.log.key_leaks
+    assert descriptors(rig) == 0
+
+
+async def test_c6_what_it_made_is_believed_without_another_look(rig: Rig) -> None:
+    """This process takes the worker's word for a file as it was then, and for no other."""
+    async with working(rig) as mount:
+        await warm(mount)
+        files = list(blobs(rig))
+        assert all(mount.shelf._seen.knows(path.stat()) for path in files)
+        files[0].write_bytes(b"damaged")
+        assert not mount.shelf._seen.knows(files[0].stat())
+
+
+@pytest.mark.parametrize(
+    "do",
+    [Corrupt(), Truncate(1000), Reset(1000), error(503), throttled(1), html(), error(403)],
+    ids=["corrupt", "truncate", "reset", "503", "429", "html", "403"],
+)
+async def test_b3_faults_now_and_then_are_not_noticed(rig: Rig, do: Any) -> None:
+    rig.standin.faults.add(Fault(Match("storage"), do, times=2))
+    async with working(rig) as mount:
+        await all_landed(mount, rig)
+
+
+async def test_urls_that_are_refused_make_it_ask_for_others(rig: Rig) -> None:
+    async with working(rig) as mount:
+        rig.standin.faults.add(Fault(Match("storage"), error(403), times=5))
+        mount.forget_log()
+        await all_landed(mount, rig)
+        assert mount.asked.count("GET /datasets/{dataset}/download") == 2
+
+
+async def test_b3_a_doubtful_length_is_left_to_the_mount(rig: Rig) -> None:
+    """No checksum, and another length than the listing's: only the mount can ask the API which one is right."""
+    rig.standin.organization.switches.hash_header = False
+    for image in rig.standin.organization["small"].images.values():
+        image.file_size = 4999
+    async with rig.mount(worker=setup(rig)) as mount:
+        await begin(mount)
+        await all_landed(mount, rig)
+        assert len(rig.standin.log.requests("storage")) >= 2 * FILES  # two answers that agree
+
+
+async def test_c5_a_disk_that_takes_no_more_ends_the_run_and_no_reader(rig: Rig) -> None:
+    async with working(rig) as mount:
+        content = rig.cache / "blobs"
+        for fan in range(256):
+            (content / f"{fan:02x}").mkdir(exist_ok=True)
+            (content / f"{fan:02x}").rmdir()
+            (content / f"{fan:02x}").write_text("in the way")
+        run = await warm(mount)
+        assert isinstance(run.error, DiskFull)
+
+
+async def test_a_worker_that_is_killed_costs_nothing_but_time(rig: Rig) -> None:
+    before = children()
+    rig.standin.faults.add(Fault(Match("storage"), Hang(), times=3))
+    async with rig.mount(worker=setup(rig)) as mount:
+        await begin(mount)
+        (worker,) = children() - before
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(all_landed, mount, rig)
+            with trio.fail_after(60):
+                while len(rig.standin.log.requests("storage")) < 3:  # noqa: ASYNC110 - only looking tells
+                    await trio.sleep(0.01)
+            os.kill(worker, signal.SIGKILL)
+        await begin(mount)
+        assert children() - before not in (set(), {worker})
+    assert children() == before
