@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import logging
-import logging.handlers
 import os
 import select
 import signal
@@ -17,12 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pictofs.app.logs import log_path, log_to_file
 from pictofs.config import MountSettings
-from pictofs.errors import Invalid, MountFailed, PictofsError, TimedOut, from_exit_code
-
-LOG_BYTES = 10_000_000
-LOG_FILES = 3
-"""A log and two older ones."""
+from pictofs.errors import MountFailed, PictofsError, TimedOut, from_exit_code
 
 Serve = Callable[[Callable[[], None]], None]
 """Does the mount's work until it is unmounted; calls its argument once the mount answers."""
@@ -39,45 +34,8 @@ class Report:
 _log = logging.getLogger("pictofs.app.daemon")
 
 
-def log_path(settings: MountSettings) -> Path:
-    """Where the mount's own process logs."""
-    digest = hashlib.blake2b(os.fsencode(settings.mountpoint), digest_size=6).hexdigest()
-    return settings.log_file or settings.cache_dir / "log" / f"pictofs-{digest}.log"
-
-
-def log_to_file(path: Path, level: str) -> logging.handlers.RotatingFileHandler:
-    """Log to `path`, readable by its owner only, rotated by size.
-
-    Raises:
-        Invalid: it can't be written.
-    """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-        handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=LOG_BYTES, backupCount=LOG_FILES - 1, encoding="utf-8", errors="backslashreplace"
-        )
-    except OSError as error:
-        raise Invalid(f"can't log to {path}: {error.strerror}; name another place by --log-file") from None
-    _install(handler, level)
-    return handler
-
-
 def _descriptor(handler: logging.StreamHandler[Any]) -> int:
     return int(handler.stream.fileno())
-
-
-def log_to_terminal(level: str) -> None:
-    """Log to standard error."""
-    _install(logging.StreamHandler(), level)
-
-
-def _install(handler: logging.Handler, level: str) -> None:
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    # Other libraries' chatter holds signed URLs: only what they warn of is let in.
-    logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("pictofs").setLevel(level.upper())
 
 
 def start(serve: Serve, settings: MountSettings, seconds: float) -> int:
@@ -93,7 +51,7 @@ def start(serve: Serve, settings: MountSettings, seconds: float) -> int:
         MountFailed: it died without a word.
     """
     log = log_path(settings)
-    handler = log_to_file(log, settings.log_level)
+    handler = log_to_file(log, settings)
     reader, writer = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()

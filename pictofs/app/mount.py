@@ -19,6 +19,7 @@ from pictofs import __version__
 from pictofs.api.key import ApiKey
 from pictofs.app import systemd
 from pictofs.app.library import only, open_library
+from pictofs.app.logs import log_accesses
 from pictofs.app.metrics import Metrics
 from pictofs.app.orders import Orders
 from pictofs.app.warm import WarmCommand
@@ -26,9 +27,11 @@ from pictofs.config import MountSettings
 from pictofs.control.place import new_socket
 from pictofs.control.server import ControlServer, Handler
 from pictofs.errors import Unauthorized
+from pictofs.fuse.access import AccessLog
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
 from pictofs.library.library import Library
+from pictofs.vfs.place import Places
 from pictofs.vfs.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -115,6 +118,9 @@ class _Mount:
         operations = Operations(
             tree, timeout=settings.timeout, uid=settings.uid, gid=settings.gid, umask=settings.umask
         )
+        if settings.access_log is not None:
+            log_accesses(settings)
+            operations.log_access = AccessLog(tree, Places(library))
         metrics = Metrics(
             library,
             operations.counts,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pictofs.api.key import ApiKey
-from pictofs.app import cache_folder, daemon, mounts
+from pictofs.app import cache_folder, daemon, logs, mounts
 from pictofs.cli.failure import warn
 from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, with_settings
 from pictofs.config import MountSettings, find_access
@@ -51,9 +51,9 @@ def run(settings: MountSettings, api_key: str) -> None:
     cache_folder.claim(settings.cache_dir)
     if settings.foreground:
         if settings.log_file:
-            daemon.log_to_file(settings.log_file, settings.log_level)
+            logs.log_to_file(settings.log_file, settings)
         else:
-            daemon.log_to_terminal(settings.log_level)
+            logs.log_to_terminal(settings)
         _serve(settings, key)(lambda: _announce(settings))
         return
     daemon.start(_serve(settings, key), settings, settings.timeout + START_SECONDS)
@@ -84,5 +84,5 @@ def _check_answers(settings: MountSettings) -> None:
     except (OSError, TimedOut) as error:
         raise MountFailed(
             f"{settings.mountpoint} was mounted and does not answer ({error}); "
-            f"its log is {daemon.log_path(settings)}"
+            f"its log is {logs.log_path(settings)}"
         ) from None

@@ -105,6 +105,21 @@ class MountSettings(LibrarySettings):
         default="info",
     )
 
+    log_format: Literal["text", "json"] = setting(
+        "How logs are written: a line for people, or an object a line for programs.",
+        panel=_LOG,
+        parse=values.one_of("text", "json"),
+        metavar="text|json",
+        default="text",
+    )
+    access_log: Path | None = setting(
+        "Log each file operation to this file: time, operation, outcome, latency, bytes, path.",
+        panel=_LOG,
+        parse=values.path,
+        metavar="FILE",
+        default="none",
+        make=lambda: None,
+    )
     metrics_port: int | None = setting(
         "Serve the figures of .pictofs/metrics at this port of 127.0.0.1, to everybody on this machine.",
         panel=_LOG,

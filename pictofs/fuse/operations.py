@@ -15,6 +15,7 @@ import pyfuse3
 import trio
 
 from pictofs.errors import PictofsError
+from pictofs.fuse.access import AccessLog
 from pictofs.fuse.asking import Asking
 from pictofs.fuse.counts import Counts
 from pictofs.model.names import NAME_MAX
@@ -40,13 +41,14 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
         operations: Operations = args[0]  # type: ignore[assignment]
         counts = operations.counts[name]
         counts.under_way += 1
-        code, started = 0, perf_counter()
+        code, answer, started = 0, None, perf_counter()
         try:
             # Not trio.fail_after: its generator costs 10 us more, on four requests for each file.
             with trio.CancelScope(relative_deadline=operations.timeout) as scope:
                 operations.asking.enter(scope, operations.thread_of(args))
                 try:
-                    return await _named(work, operations, *args, **kwargs)
+                    answer = await _named(work, operations, *args, **kwargs)
+                    return answer
                 finally:
                     interrupted = operations.asking.leave(scope)
             assert scope.cancelled_caught
@@ -59,7 +61,10 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
             code = error.errno
             raise
         finally:
-            counts.done(code, perf_counter() - started)
+            seconds = perf_counter() - started
+            counts.done(code, seconds)
+            if operations.log_access is not None:
+                operations.log_access(name, args[1:], answer, code, seconds)
 
     return handle
 
@@ -114,6 +119,8 @@ class Operations(pyfuse3.Operations):
         self.bugs = 0
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
         """Requests by kind: the handler's name."""
+        self.log_access: AccessLog | None = None
+        """Told of each request, where somebody wants to read of them."""
         self.asking = Asking()
         self.tree = tree
         self._openers: dict[int, int] = {}  # handle -> thread: pyfuse3 does not say who reads

@@ -12,6 +12,7 @@ from pictofs.library.content import Content
 from pictofs.library.edits import Edits
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind
+from pictofs.model.inode import number as number_of
 from pictofs.store.datasets import DATASETS
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import FOREVER, Attributes, Entry, View
@@ -87,6 +88,13 @@ class Tree:
     def open_files(self) -> int:
         """How many file handles there are."""
         return len(self._files)
+
+    def inode_of(self, handle: int) -> int:
+        """The inode number of what is open as `handle`; 0 where nothing is."""
+        if handle in self._files:
+            return self._files[handle].attributes.inode
+        folder = self._folders.get(handle)
+        return number_of(*folder.inode) if folder else 0
 
     async def attributes(self, number: int) -> Attributes:
         """What stat shows; of an open file what it showed when it was opened, whatever came later."""

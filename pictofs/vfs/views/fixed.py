@@ -25,6 +25,17 @@ Documents = Mapping[str, Callable[[], bytes]]
 """What each file in `.pictofs` holds now, by its name; asks nobody."""
 
 
+def fixed_path(key: int) -> str | None:
+    """The path of an inode of the kind FIXED; None where there is none."""
+    if key == ROOT:
+        return "/"
+    for above, entries in _TREE.items():
+        for name, below in entries.items():
+            if below == key:
+                return f"{(fixed_path(above) or '').rstrip('/')}/{name}"
+    return None
+
+
 class FixedView(Plain):
     """The top of the tree."""
 

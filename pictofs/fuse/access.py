@@ -1,0 +1,54 @@
+"""A line for each request of the kernel: what was asked, of which file, how it ended, how long it took."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import Any
+
+from pictofs.vfs.place import Places
+from pictofs.vfs.tree import Tree
+
+log = logging.getLogger(__name__)
+_bugs = logging.getLogger("pictofs.fuse")
+
+_BY_HANDLE = frozenset({"read", "readdir"})
+"""Requests about what is open; all others name an inode, or an entry of one:"""
+_ENTRIES = frozenset({"lookup", "mkdir", "rmdir", "rename", "create", "mknod", "symlink", "unlink"})
+
+
+class AccessLog:
+    """Logs requests as they end, as records whose `fields` say everything."""
+
+    def __init__(self, tree: Tree, places: Places) -> None:
+        self._tree, self._places = tree, places
+
+    def __call__(
+        self, operation: str, arguments: tuple[Any, ...], answer: Any, code: int, seconds: float
+    ) -> None:
+        """Log a request: its handler's name and arguments, what was answered, and the errno, 0 for success."""
+        try:
+            self._note(operation, arguments, answer, code, seconds)
+        except Exception:  # it would end the mount
+            _bugs.exception("the access log lacks a line, which should not happen; please report this")
+
+    def _note(
+        self, operation: str, arguments: tuple[Any, ...], answer: Any, code: int, seconds: float
+    ) -> None:
+        fields: dict[str, Any] = {
+            "operation": operation,
+            "errno": errno.errorcode.get(code, str(code)) if code else "OK",
+            "seconds": round(seconds, 6),
+            "bytes": len(answer) if operation == "read" and answer is not None else 0,
+            "path": self._path(operation, arguments),
+        }
+        if operation == "rename":
+            fields["to"] = self._places.entry(arguments[2], arguments[3])
+        log.info("%s", operation, extra={"fields": fields})
+
+    def _path(self, operation: str, arguments: tuple[Any, ...]) -> str:
+        if operation in _BY_HANDLE:
+            return self._places.path(self._tree.inode_of(arguments[0]))
+        if operation in _ENTRIES:
+            return self._places.entry(arguments[0], arguments[1])
+        return self._places.path(arguments[0])
