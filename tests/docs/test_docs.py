@@ -19,7 +19,10 @@ from pictofs.cli.commands import app
 from pictofs.config import MountSettings, declared
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "examples/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 SEMANTICS = (ROOT / "docs/semantics.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 PROMISES = re.findall(r"^\*\*([A-Z]\d+)\*\* ", SEMANTICS, re.MULTILINE)
