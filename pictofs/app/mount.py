@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import trio
 
 from pictofs import __version__
 from pictofs.api.key import ApiKey
-from pictofs.app import systemd
+from pictofs.app import mounts, systemd
 from pictofs.app.library import only, open_library
 from pictofs.app.logs import log_accesses
 from pictofs.app.metrics import Metrics
@@ -144,6 +144,7 @@ class _Mount:
                 allow_other=settings.allow_other,
             )
             try:
+                nursery.start_soon(_read_ahead, settings.mountpoint)
                 nursery.start_soon(session.forget_entries, library.changes.incoming)
                 nursery.start_soon(operations.asking.watch)
                 await nursery.start(_stop_on_signals, session)
@@ -172,6 +173,13 @@ class _Status:
 
     async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._status()
+
+
+async def _read_ahead(mountpoint: Path) -> None:
+    """Have the kernel read ahead further. The answer to INIT, which comes before any other, resets it to 128 KiB."""
+    with suppress(OSError):
+        await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+        mounts.read_ahead(mountpoint)
 
 
 class _Refresh:

@@ -178,8 +178,10 @@ def test_a_place_that_is_no_mount(mounted: Mounting, serving: Serving, tmp_path:
 
 def test_the_only_mount_is_meant_and_several_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def there_are(*paths: str) -> None:
-        found = [mounts.Mount(Path(path), mounts.FSTYPE, "pictofs") for path in paths]
-        monkeypatch.setattr(mounts, "all_mounts", lambda: [mounts.Mount(Path("/"), "ext4", "/dev/x"), *found])
+        found = [mounts.Mount(Path(path), mounts.FSTYPE, "pictofs", "0:99") for path in paths]
+        monkeypatch.setattr(
+            mounts, "all_mounts", lambda: [mounts.Mount(Path("/"), "ext4", "/dev/x", "8:1"), *found]
+        )
 
     there_are("/a")
     assert choose(None) == Path("/a")

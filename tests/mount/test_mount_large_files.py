@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mounting import Mounting, Serving, Spent, run
+from mounting import Mounting, Serving, Spent, eventually, run
 
-from standin import Organization, StandIn
+from standin import PRESETS, Organization, StandIn
 from standin.exchange import Exchange, Message
 from standin.faults import Corrupt, Fault, Match, Reset
 from standin.records import Image
@@ -185,3 +185,13 @@ def test_a_file_closed_early_is_not_fetched_whole(mounted: Mounting, serving: Se
             assert file.read(1000) == part(server, 0, 1000)
     valve.open()
     assert md5sum(path) == digest(server)
+
+
+def test_root_s_mounts_are_read_ahead_further(mounted: Mounting, serving: Serving) -> None:
+    """The kernel asks for a large file in larger pieces, and the answer to INIT did not set it back."""
+    mount = mounted(serving(PRESETS["small"]()))
+    device = os.stat(mount.root).st_dev
+    shown = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    if not os.access(shown, os.W_OK):
+        pytest.skip("may not be set here")
+    eventually(lambda: int(shown.read_text()), 1024)
