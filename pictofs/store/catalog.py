@@ -161,6 +161,11 @@ class Catalog:
         row = self._reader.execute(sql, (directory, entry)).fetchone()
         return None if row is None else int(row[0])
 
+    def implies(self, parent: int) -> bool:
+        """Whether some directory in a directory is there only because images say that they are in it."""
+        sql = "SELECT EXISTS (SELECT 1 FROM directory WHERE parent = ? AND implied)"
+        return bool(self._reader.execute(sql, (parent,)).fetchone()[0])
+
     def root_images(self, dataset: int) -> int:
         """Images in no virtual directory, by the server's counts."""
         sql = "SELECT image_count - (SELECT coalesce(sum(image_count), 0) FROM directory WHERE dataset = ?1)"
@@ -321,6 +326,7 @@ def _replace_directories(
     """Write a dataset's directories anew: renames may be swaps, so rows are not changed one by one."""
     by_path = {row.path: row for row in old.values()}
     parents = {"/": root} | {path: key for path, (key, _, _) in new.items()}
+    keys = set(parents.values())
     db.execute("DELETE FROM directory WHERE dataset = ? AND parent IS NOT NULL", (dataset,))
     gone: list[Gone] = []
     kept: dict[int, tuple[int, str]] = {}
@@ -331,8 +337,11 @@ def _replace_directories(
         before = old.get(key)
         if before is not None and before.path != path:  # the annotation files say where their images are
             db.execute("UPDATE image SET note_stale = 1 WHERE directory = ?", (key,))
-        if before is None and path in by_path:  # implied until now: its images move to the server's row
-            db.execute("UPDATE image SET directory = ? WHERE directory = ?", (key, by_path[path].key))
+        there = by_path.get(path)
+        if (
+            there is not None and there.key not in keys
+        ):  # implied until now: its images move to the server's row
+            db.execute("UPDATE OR IGNORE image SET directory = ? WHERE directory = ?", (key, there.key))
         db.execute(
             "INSERT INTO directory (seq, key, dataset, parent, path, entry, image_count, implied, listed_at,"
             " listed_signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -356,7 +365,7 @@ def _replace_directories(
             gone += [
                 Gone(number(kind, row.parent or 0), row.entry) for kind in (Kind.IMAGES, Kind.ANNOTATIONS)
             ]
-        if row.key not in kept and row.path not in new:
+        if row.key not in kept:
             cursor = db.execute("DELETE FROM image WHERE directory = ?", (row.key,))
             if cursor.rowcount:  # they are elsewhere now, or gone: only a new listing tells
                 db.execute("UPDATE dataset SET listed_at = NULL WHERE key = ?", (dataset,))

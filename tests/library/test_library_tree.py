@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rig import Rig, expected
+from rig import Rig, expected, image_bytes
 
 
 async def test_the_tree_is_the_organization(rig: Rig) -> None:
@@ -32,3 +32,31 @@ async def test_storage_never_sees_the_key(rig: Rig) -> None:
         await mount.walk()
     assert rig.standin.log.count("storage") > 0
     assert rig.standin.log.key_leaks == []
+
+
+async def test_l2_images_of_a_renamed_directory_outlive_the_tree_that_is_read_after_them(rig: Rig) -> None:
+    org = rig.standin.organization
+    dataset = org["small"]
+    image = org.add_image(dataset, "a.jpg", "/old", size=300)
+    async with rig.mount() as mount:
+        await mount.look("/datasets/small/images/old")
+        org.rename_directory(dataset, "/old", "new")
+        await mount.list("/datasets/small/images")  # names /new, which no directory is called yet
+        rig.clock.advance(301)
+        assert await mount.read("/datasets/small/images/new/a.jpg") == image_bytes(image)
+        assert await mount.walk() == expected(rig.standin)
+
+
+async def test_l1_a_directory_that_only_old_images_name_is_not_listed(rig: Rig) -> None:
+    org = rig.standin.organization
+    dataset = org["small"]
+    image = org.add_image(dataset, "a.jpg", "/old", size=300)
+    async with rig.mount() as mount:
+        await mount.look("/datasets/small/images/old")
+        org.rename_directory(dataset, "/old", "new")
+        await mount.list("/datasets/small/images")
+        org.move_image(image, "/", "a.jpg")
+        org.remove_directory(dataset, "/new")
+        rig.clock.advance(301)
+        assert not {"old", "new"} & (await mount.list("/datasets/small/images")).keys()
+        assert await mount.walk() == expected(rig.standin)

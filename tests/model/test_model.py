@@ -122,6 +122,16 @@ FOUND: dict[str, Steps] = {
         ("fail", 7352),
         ("read", 9252),
     ],
+    "a directory that was renamed, its images listed before the tree was read": [
+        ("make_dataset", 0),
+        ("upload", 1),
+        ("upload", 17),
+        ("read", 2314),
+        ("rename_directory", 7551),
+        ("list", 2372),
+        ("wait", 4773),
+        ("read", 4332),
+    ],
 }
 """Stories that went wrong once."""
 

@@ -62,6 +62,8 @@ class TreeView(FolderView):
         if not cookie & 1:
             if cookie == 0:
                 await self._library.listing.tree(directory.dataset)
+                if catalog.implies(directory.key):  # what images say must not be older than the tree
+                    await self._library.listing.folder(directory)
             below = catalog.directories_after(directory.key, cookie >> 1, BATCH)
             if below:
                 return Batch([Entry(row.entry, self._folder(row, keep), row.seq << 1) for row in below], None)
