@@ -192,12 +192,12 @@ class Exchange:
     async def _open(self, name: str, request: httpx.Request, *, safe: bool) -> httpx.Response:
         """The head of a 2xx answer. Raises `_Failed`."""
         try:
-            with self._meter.ask(name):
+            with self._meter.ask(name) as heard:
                 response = await self._client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise _Failed(self._transport_failure(name, error), again=safe) from error
-        served_at = _date(response.headers.get("date"))
-        self._meter.answered(name, response.status_code, response.headers, self._clock.wall(), served_at)
+        served_at, now = _date(response.headers.get("date")), self._clock.wall()
+        self._meter.answered(name, response.status_code, response.headers, now, served_at, heard)
         if response.is_success:
             return response
         try:

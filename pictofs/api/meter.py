@@ -88,18 +88,22 @@ class Meter:
         """Wall-clock seconds at which `remaining` is out of date."""
         self.throttled_until = 0.0
         """Wall-clock seconds before which the server asked for silence."""
+        self._heard = self._believed = 0  # answers so far, and which of them told what remains
 
     def sent(self, host: Host, route: str) -> None:
         """Count one request on its way."""
         self.requests[host, route, _purpose.get()] += 1
 
     @contextmanager
-    def ask(self, route: str) -> Iterator[None]:
-        """A request to the API is made inside, until the head of its answer is there."""
+    def ask(self, route: str) -> Iterator[int]:
+        """A request to the API is made inside, until the head of its answer is there.
+
+        Gives how many answers had been heard by then, for `answered`.
+        """
         self.sent("api", route)
         self.asking += 1
         try:
-            yield
+            yield self._heard
         except BaseException:
             self.ended("api", route, UNANSWERED)
             raise
@@ -107,17 +111,25 @@ class Meter:
             self.asking -= 1
 
     def answered(
-        self, route: str, status: int, headers: Mapping[str, str], now: float, served_at: float | None
+        self,
+        route: str,
+        status: int,
+        headers: Mapping[str, str],
+        now: float,
+        served_at: float | None,
+        heard: int,
     ) -> None:
         """Count an answer of the API and take in what it says of the rate limit.
 
-        `now`: wall-clock seconds here; `served_at`: there, where it was told.
+        `now`: wall-clock seconds here; `served_at`: there, where it was told. `heard`: how many answers had been
+        heard when it was asked for.
         """
         self.ended("api", route, str(status))
         self.contact_at = now
         if served_at is not None:
             self.offset = served_at - now
-        self.limits(headers, now)
+        self._heard += 1
+        self.limits(headers, now, heard)
 
     def ended(self, host: Host, route: str, status: str) -> None:
         """Count how a request ended: its HTTP status, or `UNANSWERED`."""
@@ -139,11 +151,19 @@ class Meter:
         if retry_after is not None:
             self.throttled_until = max(self.throttled_until, now + min(retry_after, _WINDOW))
 
-    def limits(self, headers: Mapping[str, str], now: float) -> None:
-        """Remember `X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix seconds), where they are sent."""
+    def limits(self, headers: Mapping[str, str], now: float, heard: int | None = None) -> None:
+        """Remember `X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix seconds), where they are sent.
+
+        Not from an answer that says more than one before it, unless it was asked for after that one (`heard`): it
+        was overtaken on its way.
+        """
         remaining = _number(headers.get("x-ratelimit-remaining"))
         if remaining is None:
             return
+        overtaken = heard is not None and heard < self._believed and now < self.reset_at
+        if overtaken and remaining > (self.remaining or 0):
+            return
+        self._believed = self._heard
         self.limit = _number(headers.get("x-ratelimit-limit"))
         self.remaining = remaining
         reset = _number(headers.get("x-ratelimit-reset"))

@@ -104,3 +104,21 @@ def test_background_ends_with_its_block() -> None:
     with background(), background():
         pass
     meter.admit(NOW)
+
+
+def test_an_answer_that_was_overtaken_gives_nothing_back() -> None:
+    meter = Meter()
+
+    def answer(remaining: int, heard: int, now: float = NOW) -> int | None:
+        headers = {"x-ratelimit-remaining": str(remaining), "x-ratelimit-reset": str(int(NOW) + 60)}
+        meter.answered("GET /", 200, headers, now, None, heard)
+        return meter.remaining
+
+    with meter.ask("GET /") as first, meter.ask("GET /") as second:
+        assert answer(50, second) == 50
+    assert answer(51, first) == 50
+    with meter.ask("GET /") as third:  # the window has moved on: an older request counts no more
+        pass
+    assert answer(53, third) == 53
+    assert answer(52, first) == 52
+    assert answer(60, first, NOW + 61) == 60

@@ -295,11 +295,15 @@ def listed(found: dict[str, bytes | None]) -> dict[str, bytes | None]:
 
 
 def descriptors(rig: Rig) -> int:
-    """How many files of the cache are open. (The stand-in's sockets are this process's too.)"""
+    """How many files of the cache are open. (The stand-in's sockets are this process's too.)
+
+    Without the ledger and the folders of the shelf: a thread that counts holds them for moments.
+    """
     found = 0
     for number in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):
-            found += os.readlink(f"/proc/self/fd/{number}").startswith(str(rig.cache))
+            path = Path(os.readlink(f"/proc/self/fd/{number}"))
+            found += path.is_relative_to(rig.cache) and path.parent != rig.cache / "blobs"
     return found
 
 
