@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -468,6 +469,33 @@ def test_w6_a_renamed_dataset_keeps_its_files(mount: Mount, server: StandIn) -> 
     assert (b'"renamed"' in after, b'"renamed"' in before) == (True, False)
 
 
+def test_w6_links_by_id_lead_to_the_new_name(mount: Mount, server: StandIn) -> None:
+    link = mount.root / "by-id" / server.organization["signs"].id
+    before = link.stat().st_ino
+    assert os.readlink(link) == "../datasets/signs"
+    (mount.datasets / "signs").rename(mount.datasets / "renamed")
+    assert (os.readlink(link), link.stat().st_ino) == ("../datasets/renamed", before)
+    (mount.datasets / "new").mkdir()
+    link = mount.root / "by-id" / server.organization["new"].id
+    assert link.is_dir()
+    (mount.datasets / "new").rmdir()
+    assert not link.exists()
+
+
+def test_w6_dataset_json_is_that_of_the_change(mount: Mount, client: pictograph.Client) -> None:
+    path = mount.datasets / "signs"
+    held = (path / "dataset.json").open()
+    before = held.read()
+    os.setxattr(path, DESCRIPTION, b"new")
+    path = path.rename(mount.datasets / "renamed")
+    after = json.loads((path / "dataset.json").read_text())
+    there = client.datasets.get("renamed")
+    assert (after["id"], after["name"], after["description"]) == (there.id, "renamed", "new")
+    held.seek(0)
+    assert held.read() == before
+    held.close()
+
+
 def test_w6_an_open_folder_follows_its_dataset(mount: Mount) -> None:
     folder = os.open(mount.datasets / "signs", os.O_RDONLY)
     try:
@@ -555,6 +583,10 @@ OTHERS: dict[str, Callable[[Path, Path], object]] = {
     "setxattr": lambda file, folder: os.setxattr(file, "user.pictograph.status", b"1"),
     "setxattr of a folder": lambda file, folder: os.setxattr(folder.parents[1], DESCRIPTION, b"1"),
     "removexattr": lambda file, folder: os.removexattr(file, "user.pictograph.status"),
+    "of dataset.json": lambda file, folder: _open(folder.parents[0] / "dataset.json", "r+b"),
+    "mkdir by id": lambda file, folder: (folder.parents[2] / "by-id/new").mkdir(),
+    "rmdir by id": lambda file, folder: next((folder.parents[2] / "by-id").iterdir()).unlink(),
+    "symlink by id": lambda file, folder: (folder.parents[2] / "by-id/new").symlink_to("x"),
     "of status.json": lambda file, folder: _open(folder.parents[2] / ".pictofs/status.json", "wb"),
 }
 
