@@ -131,9 +131,9 @@ class Meter:
         self._heard += 1
         self.limits(headers, now, heard)
 
-    def ended(self, host: Host, route: str, status: str) -> None:
-        """Count how a request ended: its HTTP status, or `UNANSWERED`."""
-        self.answers[host, route, _purpose.get(), status] += 1
+    def ended(self, host: Host, route: str, status: str, count: int = 1) -> None:
+        """Count how a request, or `count` of them, ended: the HTTP status, or `UNANSWERED`."""
+        self.answers[host, route, _purpose.get(), status] += count
 
     def spent(self, purpose: str) -> int:
         """Requests sent to the API for `purpose`, retries included."""

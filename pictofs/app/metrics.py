@@ -92,7 +92,7 @@ class Metrics(Collector):
         shelf, tally = self._library.cache.shelf, self._library.tally
         yield _counter("cache_hits", "Opens that the cache answered.", tally.hits)
         yield _counter("cache_misses", "Opens that needed the server.", tally.misses)
-        evicted, evicted_bytes = shelf.evicted
+        evicted, evicted_bytes = self._library.evicted
         yield _counter("cache_evictions", "Files that this mount removed to make room.", evicted)
         yield _counter("cache_evicted_bytes", "Bytes of them.", evicted_bytes)
         yield _counter("cache_damaged", "Files whose checksum was wrong, removed.", shelf.damaged)

@@ -133,6 +133,14 @@ class Library:
         self.notes.on_miss += (self.exports.missed, self.notes_ahead.miss)
         self.notes.on_hit.append(self.notes_ahead.hit)
 
+    @property
+    def evicted(self) -> tuple[int, int]:
+        """Blobs that this mount removed to make room, and their bytes."""
+        files, size = self._shelf.evicted
+        if self.worker is not None:
+            files, size = files + self.worker.evicted[0], size + self.worker.evicted[1]
+        return files, size
+
     def start(self, nursery: trio.Nursery, *, readers: bool = True) -> None:
         """Start the tasks that live as long as the library.
 

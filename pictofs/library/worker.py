@@ -90,9 +90,13 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
     refused: bool = False
     """Whether storage refused the URL."""
     requests: int = 0
+    answers: dict[str, int] = {}
+    """How many of each status, as `Meter.answers` has it."""
     received: int = 0
     """Bytes."""
     connections: int = 0
+    evicted: tuple[int, int] = (0, 0)
+    """Blobs, and their bytes."""
 
 
 class Worker:
@@ -104,6 +108,8 @@ class Worker:
         self._socket: trio.socket.SocketType | None = None
         self._jobs = 0
         self._calls: dict[int, _Call] = {}
+        self.evicted = (0, 0)
+        """Blobs that the process removed to make room, and their bytes."""
 
     @property
     def ready(self) -> bool:
@@ -143,8 +149,12 @@ class Worker:
     def _settle(self, outcome: Outcome) -> Identity | int | None:
         for _ in range(outcome.requests):
             self._meter.sent("storage", "GET")
+        for status, count in outcome.answers.items():
+            self._meter.ended("storage", "GET", status, count)
         self._meter.bytes_in["storage"] += outcome.received
         self._meter.connections += outcome.connections
+        files, size = outcome.evicted
+        self.evicted = (self.evicted[0] + files, self.evicted[1] + size)
         if outcome.doubtful:
             raise NotTaken
         if not outcome.error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,8 @@ class Fetching:
         self._channel = channel
         self._meter = Meter()
         self._told = (0, 0, 0)
+        self._answers: Counter[str] = Counter()
+        self._evicted = (0, 0)
         self._storage = Storage(
             clock=clock,
             meter=self._meter,
@@ -101,6 +104,11 @@ class Fetching:
             new - old for new, old in zip(now, self._told, strict=True)
         )
         self._told = now
+        answers = Counter({status: count for (*_, status), count in self._meter.answers.items()})
+        outcome.answers, self._answers = dict(answers - self._answers), answers
+        files, size = self._shelf.evicted
+        outcome.evicted = (files - self._evicted[0], size - self._evicted[1])
+        self._evicted = (files, size)
 
 
 async def _main() -> None:

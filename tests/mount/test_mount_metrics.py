@@ -140,6 +140,24 @@ def test_j1_evictions(mounted: Mounting, serving: Serving) -> None:
     assert figures("pictofs_cache_bytes") <= figures("pictofs_cache_limit_bytes") == 1_000_000
 
 
+def test_j1_what_is_fetched_ahead_counts_too(mounted: Mounting, serving: Serving) -> None:
+    server = serving(Spec((DatasetSpec("d", images=200, size=20_000),)))
+    mount = mounted(server, "--cache-size", "2MB", "--prefetch", "off")
+    folder = mount.datasets / "d/images"
+    names = sorted(str(path) for path in folder.rglob("*.jpg"))
+    order = mount.root.parent / "order"
+    order.write_text("\n".join(names))
+    mount.pictofs("prefetch", folder, "--order", order)
+    for name in names:
+        Path(name).read_bytes()
+    made = [each for each in server.log.requests() if each.host == "storage"]
+    eventually(lambda: scrape(mount)("pictofs_storage_requests_total", status="200"), len(made))
+    figures = scrape(mount)
+    assert figures("pictofs_storage_requests_total", purpose="background") > 50
+    assert figures("pictofs_prefetch_fetched_total", kind="images") > 50
+    assert figures("pictofs_cache_evictions_total") >= 80
+
+
 def test_j1_served_at_a_port(mounted: Mounting, serving: Serving) -> None:
     port = free_port()
     mount = mounted(serving(SMALL), "--prefetch", "off", "--metrics-port", str(port))
