@@ -116,7 +116,7 @@ def kill(path: Path) -> None:
     wait_for(lambda: mounts.state_of(path) == "stale")
 
 
-def test_mount_use_unmount(prompt: Prompt, place: Path, server: StandIn, tmp_path: Path) -> None:
+def test_m1_m2_mount_use_unmount(prompt: Prompt, place: Path, server: StandIn, tmp_path: Path) -> None:
     said = prompt.good("mount", place)
     assert f"{server.api_url} is mounted at {place}" in said
     assert sorted(os.listdir(place / "datasets")) == ["small"]
@@ -135,7 +135,7 @@ def test_mount_use_unmount(prompt: Prompt, place: Path, server: StandIn, tmp_pat
     assert "is not mounted" in prompt.fails(4, "unmount", place)
 
 
-def test_a_refused_key(prompt: Prompt, place: Path) -> None:
+def test_o4_m1_a_refused_key(prompt: Prompt, place: Path) -> None:
     prompt.environ["PICTOGRAPH_API_KEY"] = prompt.key = "pk_live_" + "0" * 64
     said = prompt.fails(2, "mount", place)
     assert "key" in said
@@ -145,7 +145,7 @@ def test_a_refused_key(prompt: Prompt, place: Path) -> None:
     assert again.partition("request id")[0] == said.partition("request id")[0]
 
 
-def test_a_mount_point_that_is_taken(prompt: Prompt, place: Path) -> None:
+def test_m1_a_mount_point_that_is_taken(prompt: Prompt, place: Path) -> None:
     prompt.good("mount", place)
     assert "is mounted already" in prompt.fails(5, "mount", place)
     assert os.listdir(place / "datasets")
@@ -164,7 +164,7 @@ def test_a_mount_in_use(prompt: Prompt, place: Path) -> None:
     wait_for(lambda: not processes_of(place))
 
 
-def test_after_kill_9(prompt: Prompt, place: Path) -> None:
+def test_m3_after_kill_9(prompt: Prompt, place: Path) -> None:
     prompt.good("mount", place)
     kill(place)
     code, facts = prompt.status(place)
@@ -181,7 +181,7 @@ def test_after_kill_9(prompt: Prompt, place: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_foreground_ends_by_a_signal(prompt: Prompt, place: Path, number: signal.Signals) -> None:
+def test_m2_the_foreground_ends_by_a_signal(prompt: Prompt, place: Path, number: signal.Signals) -> None:
     process = prompt.start("mount", "--foreground", place)
     wait_for(lambda: mounts.mount_at(place) and mounts.state_of(place) == "live")
     assert os.listdir(place / "datasets")
@@ -193,7 +193,7 @@ def test_the_foreground_ends_by_a_signal(prompt: Prompt, place: Path, number: si
     assert prompt.key not in err
 
 
-def test_the_background_ends_by_a_signal(prompt: Prompt, place: Path) -> None:
+def test_m2_the_background_ends_by_a_signal(prompt: Prompt, place: Path) -> None:
     prompt.good("mount", place)
     (pid,) = processes_of(place)
     os.kill(pid, signal.SIGTERM)
@@ -201,7 +201,7 @@ def test_the_background_ends_by_a_signal(prompt: Prompt, place: Path) -> None:
     wait_for(lambda: not processes_of(place))
 
 
-def test_refresh_shows_what_is_new(prompt: Prompt, place: Path, server: StandIn) -> None:
+def test_f5_refresh_shows_what_is_new(prompt: Prompt, place: Path, server: StandIn) -> None:
     prompt.good("mount", place)
     assert os.listdir(place / "datasets") == ["small"]
     assert "is fresh" in prompt.good("refresh", place / "datasets")

@@ -70,6 +70,11 @@ def test_every_promise_that_a_test_names_exists() -> None:
     assert [(path.name, name) for path, name in mentioned() if name not in PROMISES] == []
 
 
+def test_every_promise_has_a_test_that_names_it() -> None:
+    named = {name for path, name in mentioned() if path.name.startswith("test_")}
+    assert [promise for promise in PROMISES if promise not in named] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_promises_that_pages_name_exist(page: Path) -> None:
     named = re.findall(r"[(,] ?([A-Z]\d{1,2})(?=[),:])", page.read_text())

@@ -93,7 +93,7 @@ def litter(rig: Rig) -> list[str]:
 
 
 @pytest.mark.parametrize("role", ["member", "admin"])
-async def test_5_000_annotations_cost_at_most_20_requests(rig: Rig, role: str) -> None:
+async def test_q5_5_000_annotations_cost_at_most_20_requests(rig: Rig, role: str) -> None:
     with StandIn(Spec.uniform(images=5000, size=500, directories=7), export_polls=3) as standin:
         rig = Rig(standin, rig.cache)
         async with rig.mount(key=standin.keys[role]) as mount:
@@ -166,7 +166,7 @@ async def test_two_who_want_it_make_one_export(rig: Rig) -> None:
     ],
     ids=str,
 )
-async def test_an_export_that_fails_leaves_nothing_behind(
+async def test_r2_an_export_that_fails_leaves_nothing_behind(
     rig: Rig, where: Match, fault: Any, kind: type[PictofsError]
 ) -> None:
     async with rig.mount(key=rig.standin.keys["admin"]) as mount:
@@ -189,7 +189,7 @@ async def test_a_transfer_that_breaks_is_made_again(rig: Rig) -> None:
         assert fetched(mount) == 1
 
 
-async def test_a_viewer_may_not(rig: Rig) -> None:
+async def test_q5_a_viewer_may_not(rig: Rig) -> None:
     async with rig.mount() as mount:
         assert isinstance(await export(mount), Forbidden)
         assert mount.asked[-1] == "POST /exports/"
@@ -218,7 +218,7 @@ async def test_an_export_that_is_never_ready(rig: Rig) -> None:
         assert exports_left(rig) == 0
 
 
-async def test_a_removal_that_fails_is_made_again(rig: Rig) -> None:
+async def test_r2_a_removal_that_fails_is_made_again(rig: Rig) -> None:
     async with rig.mount(key=rig.standin.keys["admin"]) as mount:
         rig.standin.faults.add(Fault(Match("api", "DELETE"), error(503), times=2))
         assert await export(mount) is None
@@ -256,7 +256,7 @@ HOSTILE: dict[str, tuple[Callable[[Files], Files | list[tuple[str, bytes]]], int
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-async def test_a_bad_archive_stores_nothing_wrong(
+async def test_b2_a_bad_archive_stores_nothing_wrong(
     rig: Rig, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     change, missing = HOSTILE[name]
@@ -296,7 +296,7 @@ async def test_counts_of_what_is_left_out(rig: Rig, caplog: pytest.LogCaptureFix
     ],
     ids=["wrapped", "bare", "sorted", "other-urls", "fewer-keys"],
 )
-async def test_files_that_the_api_would_send_otherwise_are_refused(
+async def test_b2_files_that_the_api_would_send_otherwise_are_refused(
     rig: Rig, change: Callable[[Files], Files]
 ) -> None:
     async with rig.mount(key=member(rig)) as mount:

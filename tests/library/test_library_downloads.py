@@ -74,7 +74,7 @@ def right(rig: Rig, path: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_a_passing_fault_of_the_keyed_route_is_not_seen(rig: Rig, name: str) -> None:
+async def test_b3_a_passing_fault_of_the_keyed_route_is_not_seen(rig: Rig, name: str) -> None:
     async with rig.mount() as mount:
         await mount.list("/datasets/small/images/part-000")
         rig.fault(FAULTS[name], "api", KEYED[4:], times=1)
@@ -82,7 +82,7 @@ async def test_a_passing_fault_of_the_keyed_route_is_not_seen(rig: Rig, name: st
 
 
 @pytest.mark.parametrize("name", [*FAULTS, *LIES])
-async def test_a_passing_fault_of_storage_is_not_seen(rig: Rig, name: str) -> None:
+async def test_b3_a_passing_fault_of_storage_is_not_seen(rig: Rig, name: str) -> None:
     async with rig.mount() as mount:
         await mount.read(FIRST)
         rig.fault((FAULTS | LIES)[name], "storage", times=1)
@@ -90,7 +90,7 @@ async def test_a_passing_fault_of_storage_is_not_seen(rig: Rig, name: str) -> No
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_a_passing_fault_of_the_batch_is_not_seen(rig: Rig, name: str) -> None:
+async def test_b3_a_passing_fault_of_the_batch_is_not_seen(rig: Rig, name: str) -> None:
     async with rig.mount() as mount:
         await mount.read(FIRST)
         rig.fault(FAULTS[name], "api", BATCH[4:], times=1)
@@ -101,7 +101,7 @@ async def test_a_passing_fault_of_the_batch_is_not_seen(rig: Rig, name: str) -> 
 
 
 @pytest.mark.parametrize("name", [*FAULTS, *LIES])
-async def test_storage_that_fails_for_one_image_fails_it_alone(rig: Rig, name: str) -> None:
+async def test_e2_storage_that_fails_for_one_image_fails_it_alone(rig: Rig, name: str) -> None:
     if name == "drip":
         pytest.skip("slow is not broken")
     async with rig.mount(max_retries=1) as mount:
@@ -118,7 +118,7 @@ async def test_storage_that_fails_for_one_image_fails_it_alone(rig: Rig, name: s
         assert await mount.read(SECOND) == right(rig, SECOND)
 
 
-async def test_a_long_retry_after_is_passed_on_at_once(rig: Rig) -> None:
+async def test_e1_a_long_retry_after_is_passed_on_at_once(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.look(FIRST)
         rig.fault(throttled(900), "api", KEYED[4:])
@@ -177,7 +177,9 @@ async def test_an_image_that_is_gone_from_storage_is_still_had_by_its_key(rig: R
 # Hanging.
 
 
-async def test_a_server_that_never_answers_ends_in_time(rig: Rig, mock_clock: trio.testing.MockClock) -> None:
+async def test_t1_a_server_that_never_answers_ends_in_time(
+    rig: Rig, mock_clock: trio.testing.MockClock
+) -> None:
     mock_clock.rate = 60
     async with rig.mount(timeout=5, max_retries=1) as mount:
         await mount.read(FIRST)
@@ -188,7 +190,7 @@ async def test_a_server_that_never_answers_ends_in_time(rig: Rig, mock_clock: tr
             assert await mount.read(FIRST) == right(rig, FIRST)
 
 
-async def test_while_the_server_hangs_what_is_cached_is_shown_soon(
+async def test_t2_while_the_server_hangs_what_is_cached_is_shown_soon(
     rig: Rig, mock_clock: trio.testing.MockClock
 ) -> None:
     mock_clock.rate = 60
@@ -200,7 +202,7 @@ async def test_while_the_server_hangs_what_is_cached_is_shown_soon(
             assert await mount.walk() == first
 
 
-async def test_unmounting_does_not_wait_for_a_server_that_hangs(rig: Rig) -> None:
+async def test_m2_unmounting_does_not_wait_for_a_server_that_hangs(rig: Rig) -> None:
     with trio.fail_after(10):
         async with rig.mount() as mount:
             await mount.read(FIRST)
@@ -218,7 +220,7 @@ async def test_unmounting_does_not_wait_for_a_server_that_hangs(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize("says", [0, 1, 19_999, 25_000, 9 << 20])
-async def test_the_size_is_exact_whatever_the_listing_says(rig: Rig, says: int) -> None:
+async def test_s1_s4_the_size_is_exact_whatever_the_listing_says(rig: Rig, says: int) -> None:
     image_at(rig, SECOND).file_size = says
     rig.standin.organization["small"].touch()
     async with rig.mount() as mount:
@@ -282,7 +284,7 @@ async def test_b3_answers_without_a_checksum_that_differ_are_no_file(rig: Rig) -
 
 @pytest.mark.parametrize("size", [0, 1, (8 << 20) - 1, 8 << 20, (8 << 20) + 1])
 @pytest.mark.parametrize("says", [None, 0])
-async def test_sizes_around_every_edge(rig: Rig, size: int, says: int | None) -> None:
+async def test_s2_sizes_around_every_edge(rig: Rig, size: int, says: int | None) -> None:
     org = rig.standin.organization
     image = org.add_image(org["small"], "edge.jpg", size=size, file_size=size if says is None else says)
     async with rig.mount() as mount:
@@ -295,7 +297,7 @@ async def test_sizes_around_every_edge(rig: Rig, size: int, says: int | None) ->
 # The book of URLs.
 
 
-async def test_the_first_read_is_keyed_and_the_second_brings_urls_for_all(rig: Rig) -> None:
+async def test_q4_the_first_read_is_keyed_and_the_second_brings_urls_for_all(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.walk("/datasets/small/images")
         assert mount.asked.count(KEYED) == 1
@@ -303,7 +305,7 @@ async def test_the_first_read_is_keyed_and_the_second_brings_urls_for_all(rig: R
         assert rig.standin.log.count("storage") == 11
 
 
-async def test_expired_urls_are_renewed_together(rig: Rig) -> None:
+async def test_q4_expired_urls_are_renewed_together(rig: Rig) -> None:
     async with rig.mount(ttl=1e6) as mount:
         await mount.list("/datasets/small/images/part-000")
         for number in range(6):
@@ -339,7 +341,7 @@ async def test_items_without_a_usable_url_are_read_by_the_key(rig: Rig, do: obje
             assert await mount.read(path) == right(rig, path)
 
 
-async def test_images_past_the_batch_are_read_by_their_status(tmp_path: Path) -> None:
+async def test_q4_images_past_the_batch_are_read_by_their_status(tmp_path: Path) -> None:
     from standin import Spec
 
     with StandIn(Spec.uniform(1, 10_400, 300, directories=200, annotations=0)) as standin:
@@ -363,7 +365,7 @@ async def test_a_status_that_no_filter_knows_is_read_by_the_key(tmp_path: Path) 
             assert mount.asked.count(BATCH) == 0
 
 
-async def test_readers_of_one_image_share_one_download(rig: Rig) -> None:
+async def test_c5_readers_of_one_image_share_one_download(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.read(FIRST)
         await mount.look(SECOND)
@@ -383,7 +385,7 @@ async def test_readers_of_one_image_share_one_download(rig: Rig) -> None:
 # Cold storage.
 
 
-async def test_an_image_in_cold_storage_has_an_errno_and_its_neighbours_are_read(rig: Rig) -> None:
+async def test_e2_an_image_in_cold_storage_has_an_errno_and_its_neighbours_are_read(rig: Rig) -> None:
     org = rig.standin.organization
     frozen = org.add_dataset("frozen", storage_class="coldline")
     org.add_image(frozen, "cold.jpg")
@@ -404,7 +406,7 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "swap", "remove"])
 @pytest.mark.parametrize("size", [20_000, 2 << 20, 9 << 20])
-async def test_a_damaged_blob_is_fetched_again_and_never_served(rig: Rig, damage: str, size: int) -> None:
+async def test_b4_a_damaged_blob_is_fetched_again_and_never_served(rig: Rig, damage: str, size: int) -> None:
     org = rig.standin.organization
     for name in ("a.jpg", "b.jpg"):
         org.add_image(org["small"], name, size=size)
@@ -432,7 +434,7 @@ def blobs_of(rig: Rig, image: Image):
     return (path for path in blobs(rig) if path.name.endswith(image.id))
 
 
-async def test_a_cache_that_is_too_small_evicts_and_stays_right(rig: Rig) -> None:
+async def test_c1_a_cache_that_is_too_small_evicts_and_stays_right(rig: Rig) -> None:
     async with rig.mount(cache_size=100_000) as mount:
         for _ in range(2):
             for number in range(12):
@@ -441,7 +443,7 @@ async def test_a_cache_that_is_too_small_evicts_and_stays_right(rig: Rig) -> Non
             assert mount.shelf.usage().bytes <= 100_000
 
 
-async def test_a_cache_that_takes_nothing_is_read_past(rig: Rig) -> None:
+async def test_c4_a_cache_that_takes_nothing_is_read_past(rig: Rig) -> None:
     async with rig.mount(cache_size=100) as mount:
         for path in (FIRST, SECOND, FIRST):
             assert await mount.read(path) == right(rig, path)
@@ -449,7 +451,7 @@ async def test_a_cache_that_takes_nothing_is_read_past(rig: Rig) -> None:
         assert await mount.read(note) == await mount.read(note)
 
 
-async def test_a_catalog_that_takes_no_more_does_not_keep_bytes_from_readers(rig: Rig) -> None:
+async def test_c4_a_catalog_that_takes_no_more_does_not_keep_bytes_from_readers(rig: Rig) -> None:
     image_at(rig, SECOND).file_size = 7
     rig.standin.organization["small"].touch()
     async with rig.mount() as mount:
@@ -466,7 +468,7 @@ async def test_a_catalog_that_takes_no_more_does_not_keep_bytes_from_readers(rig
 # Cancelling.
 
 
-async def test_a_reader_that_gives_up_at_any_moment_leaves_nothing_behind(rig: Rig) -> None:
+async def test_t3_a_reader_that_gives_up_at_any_moment_leaves_nothing_behind(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.walk(read=False)
         await mount.read(FIRST)
@@ -515,7 +517,7 @@ async def cancelled_after(mount: Mount, path: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("turns", range(0, 60, 2))
-async def test_unmounting_at_any_moment_ends_and_leaves_no_descriptor(rig: Rig, turns: int) -> None:
+async def test_m2_unmounting_at_any_moment_ends_and_leaves_no_descriptor(rig: Rig, turns: int) -> None:
     before = descriptors(rig)
     with trio.fail_after(10):
         async with rig.mount() as mount:

@@ -64,7 +64,7 @@ FAULTS = {
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("route", ["storage", "api"])
 @pytest.mark.parametrize("name", FAULTS)
-async def test_a_passing_fault_is_not_seen(
+async def test_b3_a_passing_fault_is_not_seen(
     rig: Rig, large: Image, name: str, route: str, ranges: bool
 ) -> None:
     if route == "api" and name in ("expired", "redirect"):
@@ -80,7 +80,7 @@ async def test_a_passing_fault_is_not_seen(
 
 
 @pytest.mark.parametrize("do", [Corrupt(6_000_000), Truncate(9_000_000), Overrun()])
-async def test_a_damaged_transfer_never_gives_its_last_byte(rig: Rig, large: Image, do: object) -> None:
+async def test_b3_a_damaged_transfer_never_gives_its_last_byte(rig: Rig, large: Image, do: object) -> None:
     async with rig.mount(max_retries=0) as mount:
         await warm(mount)
         fault = rig.fault(do, "storage")
@@ -124,7 +124,7 @@ async def test_a_far_seek_without_ranges_waits_and_is_right(rig: Rig, large: Ima
         assert rig.standin.log.count("storage") <= 2
 
 
-async def test_readers_all_over_a_file_are_right_and_cost_few_transfers(rig: Rig, large: Image) -> None:
+async def test_b6_readers_all_over_a_file_are_right_and_cost_few_transfers(rig: Rig, large: Image) -> None:
     rig.standin.switches.storage_latency = 0.005
     right = image_bytes(large)
     async with rig.mount() as mount:
@@ -198,7 +198,7 @@ async def test_a_second_read_asks_nothing(rig: Rig, large: Image) -> None:
         assert rig.standin.log.count() == 0
 
 
-async def test_bytes_that_change_half_way_are_not_mixed(rig: Rig, large: Image) -> None:
+async def test_b5_bytes_that_change_half_way_are_not_mixed(rig: Rig, large: Image) -> None:
     before = image_bytes(large)
     async with rig.mount(max_retries=1) as mount:
         await warm(mount)
@@ -213,7 +213,7 @@ async def test_bytes_that_change_half_way_are_not_mixed(rig: Rig, large: Image) 
         assert await mount.read(PATH) == before
 
 
-async def test_a_stalled_transfer_ends_its_readers_and_no_others(
+async def test_t2_a_stalled_transfer_ends_its_readers_and_no_others(
     rig: Rig, large: Image, mock_clock: trio.testing.MockClock
 ) -> None:
     mock_clock.rate = 30
@@ -267,7 +267,7 @@ async def test_a_reader_that_gives_up_leaves_nothing(rig: Rig, large: Image, ste
 
 @pytest.mark.parametrize("name", ["none", *FAULTS])
 @pytest.mark.parametrize("ranges", [True, False])
-async def test_a_file_larger_than_the_cache_is_read_past_it(
+async def test_c4_a_file_larger_than_the_cache_is_read_past_it(
     rig: Rig, large: Image, name: str, ranges: bool
 ) -> None:
     rig.standin.switches.storage_range = ranges

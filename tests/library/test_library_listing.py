@@ -40,19 +40,19 @@ def big(images: int, directories: int = 1) -> Spec:
 # What it costs.
 
 
-async def test_a_first_listing_costs_three_requests(rig: Rig) -> None:
+async def test_q2_a_first_listing_costs_three_requests(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.list(f"{IMAGES}/part-000")
         assert mount.asked == [LIST, TREE, DATASET]
 
 
-async def test_all_folders_of_a_dataset_come_with_one_listing(rig: Rig) -> None:
+async def test_q2_all_folders_of_a_dataset_come_with_one_listing(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.walk(read=False)
         assert sorted(mount.asked) == sorted([LIST, TREE, DATASET])
 
 
-async def test_one_known_path_lists_no_folder(rig: Rig) -> None:
+async def test_q3_one_known_path_lists_no_folder(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.read(f"{IMAGES}/part-000/image-000000.jpg")
         assert mount.asked == [LIST, TREE, NAME, "GET /images/{image_id:uuid}"]
@@ -65,7 +65,7 @@ async def test_the_third_single_name_is_dearer_than_the_listing(rig: Rig) -> Non
         assert mount.asked == [LIST, TREE, NAME, NAME, DATASET]
 
 
-async def test_a_missing_name_is_asked_for_once(rig: Rig) -> None:
+async def test_q3_a_missing_name_is_asked_for_once(rig: Rig) -> None:
     async with rig.mount() as mount:
         for _ in range(5):
             with pytest.raises(NoSuchEntry):
@@ -83,14 +83,14 @@ async def test_missing_names_of_a_listed_dataset_cost_nothing(rig: Rig) -> None:
         assert mount.asked == []
 
 
-async def test_many_who_want_one_listing_share_it(rig: Rig) -> None:
+async def test_q2_many_who_want_one_listing_share_it(rig: Rig) -> None:
     async with rig.mount() as mount, trio.open_nursery() as nursery:
         for number in range(12):
             nursery.start_soon(mount.list, f"{IMAGES}/part-{number % 3:03d}")
     assert mount.asked == [LIST, TREE, DATASET]
 
 
-async def test_a_large_dataset_is_listed_by_folders_until_that_is_dearer(tmp_path: Path) -> None:
+async def test_q2_a_large_dataset_is_listed_by_folders_until_that_is_dearer(tmp_path: Path) -> None:
     with StandIn(big(20_100, 30)) as standin:
         async with Rig(standin, tmp_path).mount() as mount:
             for number in range(5):
@@ -98,7 +98,7 @@ async def test_a_large_dataset_is_listed_by_folders_until_that_is_dearer(tmp_pat
             assert mount.asked == [LIST, TREE, NAME, NAME, NAME, DATASET, DATASET, DATASET]
 
 
-async def test_the_first_names_appear_after_the_first_page(tmp_path: Path) -> None:
+async def test_f7_the_first_names_appear_after_the_first_page(tmp_path: Path) -> None:
     with StandIn(big(30_050)) as standin:
         rig = Rig(standin, tmp_path)
         rig.fault(Reset(), "api", "images_offset=20000", times=0)
@@ -112,7 +112,7 @@ async def test_the_first_names_appear_after_the_first_page(tmp_path: Path) -> No
 # Freshness.
 
 
-async def test_within_the_ttl_nothing_is_asked_and_past_it_one_request(rig: Rig) -> None:
+async def test_f1_within_the_ttl_nothing_is_asked_and_past_it_one_request(rig: Rig) -> None:
     async with rig.mount(ttl=100) as mount:
         await mount.walk(read=False)
         mount.forget_log()
@@ -124,7 +124,7 @@ async def test_within_the_ttl_nothing_is_asked_and_past_it_one_request(rig: Rig)
         assert mount.asked == [LIST]
 
 
-async def test_what_changed_shows_after_the_ttl(rig: Rig) -> None:
+async def test_f2_what_changed_shows_after_the_ttl(rig: Rig) -> None:
     org = rig.standin.organization
     async with rig.mount(ttl=100) as mount:
         await mount.walk(read=False)
@@ -134,7 +134,7 @@ async def test_what_changed_shows_after_the_ttl(rig: Rig) -> None:
         assert set(await mount.walk(read=False)) == set(expected(rig.standin)) > before
 
 
-async def test_a_refresh_shows_at_once_what_changed(rig: Rig) -> None:
+async def test_f5_a_refresh_shows_at_once_what_changed(rig: Rig) -> None:
     org = rig.standin.organization
     async with rig.mount() as mount:
         await mount.walk()
@@ -146,7 +146,7 @@ async def test_a_refresh_shows_at_once_what_changed(rig: Rig) -> None:
         assert await mount.walk() == expected(rig.standin)
 
 
-async def test_a_refresh_of_an_unknown_name_costs_the_others_nothing(rig: Rig) -> None:
+async def test_f5_a_refresh_of_an_unknown_name_costs_the_others_nothing(rig: Rig) -> None:
     async with rig.mount() as mount:
         first = await mount.walk()
         mount.forget_log()
@@ -173,7 +173,7 @@ async def test_a_new_dataset_shows_after_a_refresh_by_its_name(rig: Rig) -> None
         assert set(await mount.walk(read=False)) == set(expected(rig.standin))
 
 
-async def test_names_that_the_kernel_may_hold_are_told_when_they_are_gone(rig: Rig) -> None:
+async def test_f1_names_that_the_kernel_may_hold_are_told_when_they_are_gone(rig: Rig) -> None:
     org = rig.standin.organization
     async with rig.mount(ttl=10) as mount:
         folder = (await mount.look(f"{IMAGES}/part-000")).inode
@@ -198,7 +198,7 @@ def drain(mount: Mount) -> list[object]:
 
 
 @pytest.mark.parametrize("change", ["insert", "delete", "move"])
-async def test_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
+async def test_f6_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
     tmp_path: Path, change: str
 ) -> None:
     with StandIn(big(20_010)) as standin:
@@ -228,7 +228,7 @@ async def test_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
 
 
 @pytest.mark.parametrize("do", [duplicated(3), dropped(3)], ids=["duplicated", "dropped"])
-async def test_a_row_too_many_or_too_few_is_noticed(rig: Rig, do: object) -> None:
+async def test_f6_a_row_too_many_or_too_few_is_noticed(rig: Rig, do: object) -> None:
     rig.fault(do, "api", DATASET[4:], times=1)
     async with rig.mount() as mount:
         assert set(await mount.walk(read=False)) == set(expected(rig.standin))
@@ -248,7 +248,7 @@ async def test_a_key_that_sees_a_part_sees_that_part(rig: Rig) -> None:
         assert mount.asked.count(DATASET) <= 2
 
 
-async def test_empty_directories_and_datasets_are_there(rig: Rig) -> None:
+async def test_l1_empty_directories_and_datasets_are_there(rig: Rig) -> None:
     org = rig.standin.organization
     org.add_directory(org["small"], "/hollow/deep")
     org.add_dataset("nothing")
@@ -256,7 +256,7 @@ async def test_empty_directories_and_datasets_are_there(rig: Rig) -> None:
         assert set(await mount.walk(read=False)) == set(expected(rig.standin))
 
 
-async def test_a_directory_that_only_images_name_is_there(rig: Rig) -> None:
+async def test_l1_a_directory_that_only_images_name_is_there(rig: Rig) -> None:
     rig.fault(dropped(1), "api", TREE[4:])
     async with rig.mount() as mount:
         await mount.walk(read=False)
@@ -297,7 +297,7 @@ async def test_a_passing_fault_is_not_seen(rig: Rig, route: str, do: object) -> 
     [error(503), error(401, "unauthorized"), throttled(3000), Reset(), MalformedJson(), html()],
     ids=["503", "401", "429-long", "reset", "cut-json", "html"],
 )
-async def test_a_lasting_fault_leaves_what_was_listed(rig: Rig, route: str, do: object) -> None:
+async def test_o1_a_lasting_fault_leaves_what_was_listed(rig: Rig, route: str, do: object) -> None:
     async with rig.mount(ttl=50, max_retries=1) as mount:
         first = listed(await mount.walk())
         fault = rig.fault(do, "api", route[4:])
@@ -312,7 +312,7 @@ async def test_a_lasting_fault_leaves_what_was_listed(rig: Rig, route: str, do: 
 
 
 @pytest.mark.parametrize("route", [LIST, TREE, DATASET])
-async def test_a_lasting_fault_at_first_sight_has_a_name_and_passes(rig: Rig, route: str) -> None:
+async def test_o2_a_lasting_fault_at_first_sight_has_a_name_and_passes(rig: Rig, route: str) -> None:
     fault = rig.fault(error(503), "api", route[4:])
     async with rig.mount(max_retries=1) as mount:
         with pytest.raises(PictofsError):
@@ -321,7 +321,7 @@ async def test_a_lasting_fault_at_first_sight_has_a_name_and_passes(rig: Rig, ro
         assert set(await mount.walk(read=False)) == set(expected(rig.standin))
 
 
-async def test_one_bad_row_does_not_hide_its_neighbours(rig: Rig) -> None:
+async def test_l4_one_bad_row_does_not_hide_its_neighbours(rig: Rig) -> None:
     org = rig.standin.organization
     bad = org.add_image(org["small"], "bad.jpg")
     good = set(expected(rig.standin)) - {f"{IMAGES}/bad.jpg", "/datasets/small/annotations/bad.jpg.json"}
@@ -341,14 +341,14 @@ async def test_one_bad_row_does_not_hide_its_neighbours(rig: Rig) -> None:
     ],
     ids=["no-directory", "null-directory", "no-time-size-status"],
 )
-async def test_missing_fields_hide_no_file(rig: Rig, do: object) -> None:
+async def test_l4_missing_fields_hide_no_file(rig: Rig, do: object) -> None:
     rig.fault(do, "api", DATASET[4:])
     async with rig.mount() as mount:
         names = {path.rpartition("/")[2] for path in await mount.walk(read=False)}
         assert {f"image-{n:06d}.jpg" for n in range(12)} <= names
 
 
-async def test_a_revoked_key_serves_the_cache_and_its_return_needs_no_remount(rig: Rig) -> None:
+async def test_o1_a_revoked_key_serves_the_cache_and_its_return_needs_no_remount(rig: Rig) -> None:
     async with rig.mount(ttl=50) as mount:
         first = await mount.walk()
         for key in rig.standin.organization.keys.values():
@@ -363,7 +363,7 @@ async def test_a_revoked_key_serves_the_cache_and_its_return_needs_no_remount(ri
         assert await mount.walk() == expected(rig.standin)
 
 
-async def test_while_the_server_is_away_it_is_asked_seldom(rig: Rig) -> None:
+async def test_o3_while_the_server_is_away_it_is_asked_seldom(rig: Rig) -> None:
     async with rig.mount(ttl=50, max_retries=0) as mount:
         await mount.walk()
         rig.fault(Reset())
@@ -374,7 +374,7 @@ async def test_while_the_server_is_away_it_is_asked_seldom(rig: Rig) -> None:
         assert len(mount.asked) == 1
 
 
-async def test_an_archived_dataset_goes_and_comes_back(rig: Rig) -> None:
+async def test_l3_an_archived_dataset_goes_and_comes_back(rig: Rig) -> None:
     org = rig.standin.organization
     async with rig.mount(ttl=10) as mount:
         first = listed(await mount.walk())
@@ -386,7 +386,7 @@ async def test_an_archived_dataset_goes_and_comes_back(rig: Rig) -> None:
         assert listed(await mount.walk()) == first
 
 
-async def test_a_dataset_that_is_deleted_while_it_is_listed_is_gone(tmp_path: Path) -> None:
+async def test_f1_a_dataset_that_is_deleted_while_it_is_listed_is_gone(tmp_path: Path) -> None:
     with StandIn(big(20_010)) as standin:
         rig, org = Rig(standin, tmp_path), standin.organization
 
@@ -403,3 +403,36 @@ async def test_a_dataset_that_is_deleted_while_it_is_listed_is_gone(tmp_path: Pa
             await error_of(lambda: mount.walk(read=False))
             mount.clock.advance(11)
             assert await mount.walk(read=False) == {}
+
+
+# What no figure tells, and what is not to be asked.
+
+
+async def test_f3_what_no_figure_tells_shows_after_twelve_ttls(rig: Rig) -> None:
+    dataset = rig.standin.organization["small"]
+    image = next(iter(dataset.images.values()))
+    async with rig.mount(ttl=100) as mount:
+        before = set(await mount.list(f"{IMAGES}/part-000"))
+        image.filename = "called otherwise.jpg"  # without a word in the dataset's row
+        rig.clock.advance(11 * 100.0)
+        assert set(await mount.list(f"{IMAGES}/part-000")) == before
+        rig.clock.advance(100.0)
+        assert "called otherwise.jpg" in await mount.list(f"{IMAGES}/part-000")
+
+
+async def test_f8_a_frozen_mount_asks_for_nothing_that_it_knows(rig: Rig) -> None:
+    org = rig.standin.organization
+    dataset = org["small"]
+    async with rig.mount(frozen=True) as mount:
+        first = await mount.walk()
+        org.add_image(dataset, "new.jpg", "/part-000", size=300)
+        org.remove_image(next(iter(dataset.images.values())))
+        image = next(iter(dataset.images.values()))
+        org.set_annotations(image, [])
+        org.changed(dataset, "images")
+        rig.clock.advance(1e6)
+        mount.forget_log()
+        assert await mount.walk() == first
+        assert rig.standin.log.requests() == []
+        await mount.library.refresh(None)
+        assert await mount.walk() == expected(rig.standin)

@@ -26,14 +26,14 @@ def edit(rig: Rig, number: int = 0, keep_count: bool = True) -> None:
     org.set_annotations(image, found if keep_count else found[1:])
 
 
-async def test_a_stat_costs_nothing_and_says_too_much(rig: Rig) -> None:
+async def test_s3_a_stat_costs_nothing_and_says_too_much(rig: Rig) -> None:
     async with rig.mount() as mount:
         size = (await mount.look(NOTE)).size
         assert size > len(note_bytes(rig.standin, image_of(rig)))
         assert FILE not in mount.asked
 
 
-async def test_after_one_read_the_size_is_exact_for_good(rig: Rig) -> None:
+async def test_s3_after_one_read_the_size_is_exact_for_good(rig: Rig) -> None:
     async with rig.mount() as mount:
         data = await mount.read(NOTE)
         assert data == note_bytes(rig.standin, image_of(rig))
@@ -42,7 +42,7 @@ async def test_after_one_read_the_size_is_exact_for_good(rig: Rig) -> None:
         assert (await mount.look(NOTE)).size == len(data)
 
 
-async def test_exact_sizes_are_asked_for_at_stat(rig: Rig) -> None:
+async def test_s3_exact_sizes_are_asked_for_at_stat(rig: Rig) -> None:
     async with rig.mount(exact=True) as mount:
         assert (await mount.look(NOTE)).size == len(note_bytes(rig.standin, image_of(rig)))
         mount.forget_log()
@@ -51,7 +51,7 @@ async def test_exact_sizes_are_asked_for_at_stat(rig: Rig) -> None:
         assert mount.asked == []
 
 
-async def test_a_second_read_costs_nothing(rig: Rig) -> None:
+async def test_q5_a_second_read_costs_nothing(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.list("/datasets/small/annotations/part-000")
         first = await mount.read(NOTE)
@@ -62,7 +62,7 @@ async def test_a_second_read_costs_nothing(rig: Rig) -> None:
         assert mount.asked == []
 
 
-async def test_readers_of_one_file_share_one_request(rig: Rig) -> None:
+async def test_q5_readers_of_one_file_share_one_request(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.look(NOTE)
         async with trio.open_nursery() as nursery:
@@ -71,7 +71,7 @@ async def test_readers_of_one_file_share_one_request(rig: Rig) -> None:
         assert mount.asked.count(FILE) == 1
 
 
-async def test_an_edit_that_changes_the_count_shows_after_the_ttl(rig: Rig) -> None:
+async def test_f4_an_edit_that_changes_the_count_shows_after_the_ttl(rig: Rig) -> None:
     rig.standin.switches.updated_at_bumps |= {"annotations"}
     async with rig.mount(ttl=50) as mount:
         before = await mount.look(NOTE)
@@ -82,7 +82,7 @@ async def test_an_edit_that_changes_the_count_shows_after_the_ttl(rig: Rig) -> N
         assert (await mount.look(NOTE)).inode != before.inode
 
 
-async def test_an_edit_that_keeps_the_count_shows_after_a_refresh(rig: Rig) -> None:
+async def test_f4_an_edit_that_keeps_the_count_shows_after_a_refresh(rig: Rig) -> None:
     async with rig.mount(ttl=50) as mount:
         before = await mount.read(NOTE)
         edit(rig)
@@ -92,7 +92,7 @@ async def test_an_edit_that_keeps_the_count_shows_after_a_refresh(rig: Rig) -> N
         assert await mount.read(NOTE) == note_bytes(rig.standin, image_of(rig)) != before
 
 
-async def test_an_old_inode_is_stale_and_never_gives_new_bytes(rig: Rig) -> None:
+async def test_b5_i2_an_old_inode_is_stale_and_never_gives_new_bytes(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.read(NOTE)
         old = (await mount.look(NOTE)).inode
@@ -105,7 +105,7 @@ async def test_an_old_inode_is_stale_and_never_gives_new_bytes(rig: Rig) -> None
             await mount.tree.attributes(old)
 
 
-async def test_an_open_file_keeps_its_version(rig: Rig) -> None:
+async def test_b5_an_open_file_keeps_its_version(rig: Rig) -> None:
     async with rig.mount() as mount:
         opened = await mount.open(NOTE)
         before = note_bytes(rig.standin, image_of(rig))
@@ -117,7 +117,7 @@ async def test_an_open_file_keeps_its_version(rig: Rig) -> None:
         assert (await mount.tree.attributes(opened.attributes.inode)).size == len(before)
 
 
-async def test_the_same_bytes_after_a_refresh_keep_the_inode(rig: Rig) -> None:
+async def test_i2_the_same_bytes_after_a_refresh_keep_the_inode(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.read(NOTE)
         before = (await mount.look(NOTE)).inode
@@ -126,7 +126,7 @@ async def test_the_same_bytes_after_a_refresh_keep_the_inode(rig: Rig) -> None:
         assert (await mount.look(NOTE)).inode == before
 
 
-async def test_two_mounts_of_one_catalog_never_give_one_inode_two_contents(rig: Rig) -> None:
+async def test_i2_two_mounts_of_one_catalog_never_give_one_inode_two_contents(rig: Rig) -> None:
     async with rig.mount() as one, rig.mount() as two:
         shown: dict[int, bytes] = {}
         for turn in range(6):
@@ -138,7 +138,7 @@ async def test_two_mounts_of_one_catalog_never_give_one_inode_two_contents(rig: 
                 assert shown.setdefault(inode, data) == data
 
 
-async def test_a_renamed_dataset_is_named_in_its_files(rig: Rig) -> None:
+async def test_f4_a_renamed_dataset_is_named_in_its_files(rig: Rig) -> None:
     async with rig.mount(ttl=50) as mount:
         await mount.read(NOTE)
         rig.standin.organization.rename_dataset(rig.standin.organization["small"], "other")
@@ -152,7 +152,7 @@ def image_of_id(rig: Rig) -> Image:
 
 
 @pytest.mark.parametrize("do", [error(503), error(401), throttled(900), Reset(), html(), MalformedJson()])
-async def test_in_doubt_and_without_a_server_the_old_version_serves(rig: Rig, do: object) -> None:
+async def test_o1_in_doubt_and_without_a_server_the_old_version_serves(rig: Rig, do: object) -> None:
     async with rig.mount(max_retries=0) as mount:
         before = await mount.read(NOTE)
         edit(rig)
@@ -170,7 +170,7 @@ async def test_a_passing_fault_is_not_seen(rig: Rig, do: object) -> None:
         assert await mount.read(NOTE) == note_bytes(rig.standin, image_of(rig))
 
 
-async def test_one_bad_file_does_not_hide_its_neighbours(rig: Rig) -> None:
+async def test_e2_one_bad_file_does_not_hide_its_neighbours(rig: Rig) -> None:
     rig.fault(html(), "api", image_of(rig).id)
     async with rig.mount() as mount:
         with pytest.raises(PictofsError):
@@ -180,7 +180,7 @@ async def test_one_bad_file_does_not_hide_its_neighbours(rig: Rig) -> None:
             assert await mount.read(path) == note_bytes(rig.standin, image_of(rig, number))
 
 
-async def test_a_damaged_file_in_the_cache_is_fetched_again(rig: Rig) -> None:
+async def test_b4_a_damaged_file_in_the_cache_is_fetched_again(rig: Rig) -> None:
     async with rig.mount() as mount:
         first = await mount.read(NOTE)
     for path in blobs(rig):
@@ -192,7 +192,7 @@ async def test_a_damaged_file_in_the_cache_is_fetched_again(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("variant", ["bare", "enveloped"])
-async def test_the_body_is_written_as_it_comes(rig: Rig, variant: str) -> None:
+async def test_b2_the_body_is_written_as_it_comes(rig: Rig, variant: str) -> None:
     rig.standin.switches.annotation_file = variant  # type: ignore[assignment]
     async with rig.mount() as mount:
         assert image_of(rig).id.encode() in await mount.read(NOTE)
@@ -201,7 +201,7 @@ async def test_the_body_is_written_as_it_comes(rig: Rig, variant: str) -> None:
 # Offline.
 
 
-async def test_everything_that_was_read_is_read_again_without_a_server(rig: Rig) -> None:
+async def test_o1_everything_that_was_read_is_read_again_without_a_server(rig: Rig) -> None:
     async with rig.mount() as mount:
         first = await mount.walk()
     ports = [int(url.rpartition(":")[2]) for url in (rig.standin.api_url, rig.standin.storage_url)]
@@ -221,7 +221,7 @@ async def test_everything_that_was_read_is_read_again_without_a_server(rig: Rig)
             assert mount.library.reach.offline_since is None
 
 
-async def test_what_was_never_read_has_an_errno_without_a_server(rig: Rig) -> None:
+async def test_o2_what_was_never_read_has_an_errno_without_a_server(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.walk(read=False)
     rig.standin.stop()

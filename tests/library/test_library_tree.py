@@ -9,12 +9,12 @@ from rig import Rig, error_of, expected, image_bytes
 from pictofs.errors import NoSuchEntry
 
 
-async def test_the_tree_is_the_organization(rig: Rig) -> None:
+async def test_l2_the_tree_is_the_organization(rig: Rig) -> None:
     async with rig.mount() as mount:
         assert await mount.walk() == expected(rig.standin)
 
 
-async def test_a_second_walk_asks_nothing(rig: Rig) -> None:
+async def test_q1_a_second_walk_asks_nothing(rig: Rig) -> None:
     async with rig.mount() as mount:
         first = await mount.walk()
         mount.forget_log()
@@ -31,7 +31,7 @@ async def test_a_second_mount_asks_nothing_while_the_listing_is_fresh(rig: Rig) 
     assert rig.standin.log.requests() == []
 
 
-async def test_storage_never_sees_the_key(rig: Rig) -> None:
+async def test_k1_storage_never_sees_the_key(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.walk()
     assert rig.standin.log.count("storage") > 0

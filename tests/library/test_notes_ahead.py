@@ -98,7 +98,7 @@ async def test_a_few_reads_cost_nothing_more(rig: Rig) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("step", [1, 3, 10, None])
-async def test_never_more_than_twice_what_was_read(rig: Rig, step: int | None, seed: int) -> None:
+async def test_q6_never_more_than_twice_what_was_read(rig: Rig, step: int | None, seed: int) -> None:
     async with reading(rig) as (readers, images):
         chosen = random.Random(seed).sample(images, 60) if step is None else images[seed::step]
         for count, image in enumerate(chosen, 1):
@@ -106,7 +106,7 @@ async def test_never_more_than_twice_what_was_read(rig: Rig, step: int | None, s
             assert readers.requests - readers.misses <= 2 * count + SPARE
 
 
-async def test_so_many_at_once(rig: Rig) -> None:
+async def test_q6_so_many_at_once(rig: Rig) -> None:
     async with reading(rig) as (readers, images):
         await readers.read(images[:3])
         rig.standin.faults.add(Fault(Match("api", None, FILE), Delay(0.3)))
@@ -139,7 +139,7 @@ async def test_what_is_cached_is_not_fetched(rig: Rig) -> None:
         assert readers.requests == 100
 
 
-async def test_it_rests_before_the_reserve_and_readers_go_on(rig: Rig) -> None:
+async def test_q6_it_rests_before_the_reserve_and_readers_go_on(rig: Rig) -> None:
     rig.standin.organization.switches.hourly_limit = 100
     async with reading(rig) as (readers, images):
         await readers.read(images[:60])

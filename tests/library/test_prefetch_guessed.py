@@ -84,7 +84,7 @@ async def test_images_that_are_left_out_do_not_block_the_window(tmp_path: Path) 
         assert len(readers.there(images[1900:])) > 0
 
 
-async def test_shuffled_reads_fetch_all_of_what_fits(tmp_path: Path) -> None:
+async def test_q6_shuffled_reads_fetch_all_of_what_fits(tmp_path: Path) -> None:
     async with reading(tmp_path, HUNDRED, holds=130) as readers:
         images = await readers.images()
         shuffled = random.Random(7).sample(images, 100)
@@ -126,7 +126,7 @@ async def test_only_the_folders_that_are_read(tmp_path: Path) -> None:
         assert readers.there(images) == one
 
 
-async def test_off_fetches_nothing(tmp_path: Path) -> None:
+async def test_q6_off_fetches_nothing(tmp_path: Path) -> None:
     async with reading(tmp_path, HUNDRED, mode="off") as readers:
         images = await readers.images()
         await readers.read(images[:50])
@@ -182,7 +182,7 @@ async def test_one_bad_image_is_no_reason_to_rest(tmp_path: Path) -> None:
         assert readers.there(images) == [image for image in images if image is not bad]
 
 
-async def test_it_rests_when_storage_fails_and_goes_on_later(tmp_path: Path) -> None:
+async def test_q6_it_rests_when_storage_fails_and_goes_on_later(tmp_path: Path) -> None:
     async with reading(tmp_path, HUNDRED, mode="all") as readers:
         images = await readers.images()
         await readers.open(images[0])  # by the keyed route

@@ -264,7 +264,7 @@ async def test_large_and_deleted_images_are_passed_over(tmp_path: Path) -> None:
         assert readers.there(order) == small[:5]
 
 
-async def test_an_image_without_a_url_is_fetched_by_the_request_that_it_would_cost_anyway(
+async def test_q6_an_image_without_a_url_is_fetched_by_the_request_that_it_would_cost_anyway(
     tmp_path: Path,
 ) -> None:
     async with reading(tmp_path, Spec.uniform(images=10, size=SIZE)) as readers:
@@ -277,7 +277,7 @@ async def test_an_image_without_a_url_is_fetched_by_the_request_that_it_would_co
         assert readers.standin.log.count("api", route="/images/{image_id:uuid}") == 1
 
 
-async def test_it_waits_when_only_the_reserve_of_the_budget_is_left(tmp_path: Path) -> None:
+async def test_q6_it_waits_when_only_the_reserve_of_the_budget_is_left(tmp_path: Path) -> None:
     """No request, and no wait for readers, whose requests pass."""
     async with reading(tmp_path, THREE_HUNDRED, hourly_limit=52) as readers:
         order = shuffled(await readers.images())

@@ -63,7 +63,7 @@ async def all_read(mount: Mount, rig: Rig) -> None:
 # What it costs.
 
 
-async def test_a_dataset_costs_its_listing_one_batch_and_its_annotations(rig: Rig) -> None:
+async def test_q7_a_dataset_costs_its_listing_one_batch_and_its_annotations(rig: Rig) -> None:
     async with rig.mount() as mount:
         result = await landed(mount)
         assert sorted(mount.asked) == sorted([*LISTING, BATCH, *[FILE] * 30])
@@ -115,7 +115,7 @@ async def test_a_viewer_s_annotations_come_one_by_one(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("bulk", [False, True])
-async def test_the_price_is_what_it_then_costs(rig: Rig, bulk: bool) -> None:
+async def test_q7_the_price_is_what_it_then_costs(rig: Rig, bulk: bool) -> None:
     async with rig.mount(key=rig.standin.keys["admin"]) as mount:
         await mount.read("/datasets/small/images/part-000/image-000000.jpg")
         await mount.read("/datasets/small/annotations/part-000/image-000003.jpg.json")
@@ -325,7 +325,7 @@ async def test_urls_that_can_t_be_had_end_the_run(rig: Rig) -> None:
 # The budget.
 
 
-async def test_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig) -> None:
+async def test_q7_q6_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig) -> None:
     rig.standin.organization.switches.hourly_limit = 70
     async with rig.mount() as mount:
         planned = (await warm(mount, mode="look")).result()

@@ -38,7 +38,9 @@ def inodes(mount: Mount) -> dict[str, int]:
     }
 
 
-def test_inode_numbers_are_distinct_and_the_same_after_a_remount(mounted: Mounting, server: StandIn) -> None:
+def test_i1_inode_numbers_are_distinct_and_the_same_after_a_remount(
+    mounted: Mounting, server: StandIn
+) -> None:
     first = mounted(server, home="one")
     numbers = inodes(first)
     assert len(set(numbers.values())) == len(numbers)
@@ -47,7 +49,7 @@ def test_inode_numbers_are_distinct_and_the_same_after_a_remount(mounted: Mounti
     assert inodes(mounted(server, home="another cache")) == numbers
 
 
-def test_inode_numbers_survive_a_rename_of_the_dataset(mounted: Mounting, serving: Serving) -> None:
+def test_i1_inode_numbers_survive_a_rename_of_the_dataset(mounted: Mounting, serving: Serving) -> None:
     server = serving(PRESETS["small"]())
     mount = mounted(server, "--metadata-ttl", "1")
     before = inodes(mount)
@@ -61,14 +63,14 @@ def test_inode_numbers_survive_a_rename_of_the_dataset(mounted: Mounting, servin
     assert after == before
 
 
-def test_directory_entries_carry_the_inode_numbers_of_stat(mount: Mount) -> None:
+def test_i1_directory_entries_carry_the_inode_numbers_of_stat(mount: Mount) -> None:
     for base, _, _ in os.walk(mount.datasets):
         with os.scandir(base) as entries:
             for entry in entries:
                 assert entry.inode() == os.stat(entry.path).st_ino
 
 
-def test_modes_owner_links_and_blocks(mount: Mount, server: StandIn) -> None:
+def test_s6_modes_owner_links_and_blocks(mount: Mount, server: StandIn) -> None:
     image = server.organization["small"].images[next(iter(server.organization["small"].images))]
     path = mount.datasets / "small/images" / image.directory_path.strip("/") / image.filename
     found = path.stat()
@@ -82,7 +84,7 @@ def test_modes_owner_links_and_blocks(mount: Mount, server: StandIn) -> None:
     assert (mount.datasets / "small").stat().st_mtime == server.organization["small"].created_at
 
 
-def test_an_unread_annotation_shows_a_size_that_can_not_cut_it(mounted: Mounting, server: StandIn) -> None:
+def test_s3_an_unread_annotation_shows_a_size_that_can_not_cut_it(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server, "--prefetch", "off")  # what is fetched ahead shows its own size
     for path in walk(mount.datasets / "small/annotations"):
         shown = path.stat()
@@ -92,7 +94,7 @@ def test_an_unread_annotation_shows_a_size_that_can_not_cut_it(mounted: Mounting
         assert (path.stat().st_size, path.stat().st_blocks) == (len(data), -(-len(data) // 512))
 
 
-def test_the_owner_and_umask_that_were_asked_for(mounted: Mounting, server: StandIn) -> None:
+def test_s6_the_owner_and_umask_that_were_asked_for(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server, "--uid", "1234", "--gid", "2345", "--umask", "077")
     folder = (mount.datasets / "small").stat()
     file = next(walk(mount.datasets / "small/images")).stat()
@@ -101,7 +103,7 @@ def test_the_owner_and_umask_that_were_asked_for(mounted: Mounting, server: Stan
     assert stat.filemode(file.st_mode) == "-r--------"
 
 
-def test_statfs_is_plausible_and_asks_nobody(mount: Mount, server: StandIn) -> None:
+def test_s7_statfs_is_plausible_and_asks_nobody(mount: Mount, server: StandIn) -> None:
     before = Spent(server)
     figures = os.statvfs(mount.root)
     dataset = server.organization["small"].counts()
@@ -122,7 +124,7 @@ def _liar(*said: int, actual: int = ACTUAL) -> Organization:
     return organization
 
 
-def test_a_wrong_size_is_exact_from_open_on(mounted: Mounting, serving: Serving) -> None:
+def test_s1_s4_a_wrong_size_is_exact_from_open_on(mounted: Mounting, serving: Serving) -> None:
     server = serving(_liar(0, 1, 9_000, 31_000, 9_000_000))
     mount = mounted(server, home="one")
     folder = mount.datasets / "lies/images"
@@ -140,7 +142,9 @@ def test_a_wrong_size_is_exact_from_open_on(mounted: Mounting, serving: Serving)
     assert {path.stat().st_size for path in again.iterdir()} == {ACTUAL}
 
 
-def test_a_copy_of_files_of_wrong_size_is_exact(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
+def test_s1_a_copy_of_files_of_wrong_size_is_exact(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
     """The first thing that ever happens to them: cp takes the size from a listing before it opens them."""
     server = serving(_liar(0, 1, 9_000, 31_000))
     run("cp", "-r", mounted(server).datasets / "lies/images", tmp_path / "copy")
@@ -148,7 +152,7 @@ def test_a_copy_of_files_of_wrong_size_is_exact(mounted: Mounting, serving: Serv
         assert (tmp_path / "copy" / image.filename).read_bytes() == image_bytes(image)
 
 
-def test_a_large_file_of_wrong_size(mounted: Mounting, serving: Serving) -> None:
+def test_s1_a_large_file_of_wrong_size(mounted: Mounting, serving: Serving) -> None:
     server = serving(_liar(0, 500, 9_000_000, 30_000_000, actual=12_000_001))
     folder = mounted(server).datasets / "lies/images"
     for image in server.organization.images.values():
@@ -196,7 +200,7 @@ CHANGES: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_every_change_is_erofs(mount: Mount, change: Callable[[Path, Path], object]) -> None:
+def test_r1_every_change_is_erofs(mount: Mount, change: Callable[[Path, Path], object]) -> None:
     folder = mount.datasets / "small/images"
     with pytest.raises(OSError, match="Read-only") as refused:
         change(next(walk(folder)), folder)
@@ -211,7 +215,7 @@ def test_access_says_read_only(mount: Mount) -> None:
     assert ctypes.get_errno() == errno.EROFS
 
 
-def test_exact_sizes_on_request(mounted: Mounting, serving: Serving) -> None:
+def test_s3_exact_sizes_on_request(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=5, size=500))
     folder = mounted(server, "--annotation-sizes", "exact").datasets / "dataset-0/annotations"
     for image in server.organization["dataset-0"].images.values():

@@ -93,7 +93,7 @@ CHANGES = [
 ]
 
 
-def test_every_change_is_seen_after_the_ttl(mounted: Mounting, server: StandIn) -> None:
+def test_f2_every_change_is_seen_after_the_ttl(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server, "--metadata-ttl", "1")
     dataset = small(server)
     assert files_below(mount.datasets / "small") == expected(server, dataset)
@@ -110,7 +110,7 @@ def _files(mount: Mount) -> dict[str, bytes] | None:
         return None
 
 
-def test_every_change_is_seen_at_once_by_refresh(mounted: Mounting, server: StandIn) -> None:
+def test_f5_every_change_is_seen_at_once_by_refresh(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server)
     dataset = small(server)
     before = expected(server, dataset)
@@ -123,7 +123,7 @@ def test_every_change_is_seen_at_once_by_refresh(mounted: Mounting, server: Stan
         assert files_below(mount.datasets / "small") == before
 
 
-def test_datasets_come_go_and_change_names(mounted: Mounting, server: StandIn) -> None:
+def test_f1_datasets_come_go_and_change_names(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server, "--metadata-ttl", "1")
     organization = server.organization
     assert os.listdir(mount.datasets) == ["small"]
@@ -138,7 +138,7 @@ def test_datasets_come_go_and_change_names(mounted: Mounting, server: StandIn) -
     eventually(lambda: os.listdir(mount.datasets), [])
 
 
-def test_two_datasets_that_trade_names(mounted: Mounting, serving: Serving) -> None:
+def test_f1_two_datasets_that_trade_names(mounted: Mounting, serving: Serving) -> None:
     organization = Organization()
     one, other = organization.add_dataset("one"), organization.add_dataset("other")
     organization.add_image(one, "a.jpg", size=500)
@@ -153,7 +153,7 @@ def test_two_datasets_that_trade_names(mounted: Mounting, serving: Serving) -> N
     assert os.listdir(mount.datasets / "other/images") == ["a.jpg"]
 
 
-def test_an_annotation_that_changed_is_read_anew_after_the_ttl(mounted: Mounting, server: StandIn) -> None:
+def test_f4_an_annotation_that_changed_is_read_anew_after_the_ttl(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server, "--metadata-ttl", "1")
     image = first(server)
     path = note_of(mount, image)
@@ -169,7 +169,9 @@ def test_an_annotation_that_changed_is_read_anew_after_the_ttl(mounted: Mounting
     assert path.stat().st_size == len(after)
 
 
-def test_refresh_shows_an_annotation_that_nothing_else_told_of(mounted: Mounting, server: StandIn) -> None:
+def test_f4_f5_refresh_shows_an_annotation_that_nothing_else_told_of(
+    mounted: Mounting, server: StandIn
+) -> None:
     mount = mounted(server)
     image = first(server)
     path = note_of(mount, image)
@@ -184,7 +186,7 @@ def test_refresh_shows_an_annotation_that_nothing_else_told_of(mounted: Mounting
     assert subprocess.check_output(["cat", path]) == note_bytes(server, image)
 
 
-def test_an_open_file_keeps_the_version_it_was_opened_with(mounted: Mounting, server: StandIn) -> None:
+def test_b5_an_open_file_keeps_the_version_it_was_opened_with(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server)
     image = first(server)
     path = note_of(mount, image)
@@ -204,7 +206,7 @@ def test_an_open_file_keeps_the_version_it_was_opened_with(mounted: Mounting, se
         assert path.stat().st_size == len(after)
 
 
-def test_a_removed_image_that_is_open_is_read_to_its_end(mounted: Mounting, server: StandIn) -> None:
+def test_b5_a_removed_image_that_is_open_is_read_to_its_end(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server)
     image = first(server)
     path = mount.datasets / "small/images" / image.directory_path.strip("/") / image.filename
@@ -217,7 +219,7 @@ def test_a_removed_image_that_is_open_is_read_to_its_end(mounted: Mounting, serv
         assert held.read() == image_bytes(image)
 
 
-def test_a_new_size_in_the_listing_is_believed_until_open(mounted: Mounting, server: StandIn) -> None:
+def test_s1_a_new_size_in_the_listing_is_believed_until_open(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server)
     image = first(server)
     path = mount.datasets / "small/images" / image.directory_path.strip("/") / image.filename
@@ -228,7 +230,7 @@ def test_a_new_size_in_the_listing_is_believed_until_open(mounted: Mounting, ser
     assert path.stat().st_size == image.size
 
 
-def test_a_quiet_server_is_asked_once_a_ttl(mounted: Mounting, server: StandIn) -> None:
+def test_f1_a_quiet_server_is_asked_once_a_ttl(mounted: Mounting, server: StandIn) -> None:
     """Whatever is looked at, the list of datasets is all that is asked for while nothing moves."""
     mount = mounted(server, "--metadata-ttl", "1")
     files_below(mount.datasets / "small")
@@ -238,7 +240,7 @@ def test_a_quiet_server_is_asked_once_a_ttl(mounted: Mounting, server: StandIn) 
     assert before.storage == []
 
 
-def test_refresh_of_one_dataset_asks_for_that_one(mounted: Mounting, serving: Serving) -> None:
+def test_f5_refresh_of_one_dataset_asks_for_that_one(mounted: Mounting, serving: Serving) -> None:
     organization = Organization()
     for name in ("one", "other"):
         organization.add_image(organization.add_dataset(name), "a.jpg", size=500)

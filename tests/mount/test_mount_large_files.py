@@ -97,7 +97,7 @@ def test_first_bytes_are_readable_long_before_the_last(
     assert md5sum(path) == digest(server)
 
 
-def test_a_far_seek_does_not_wait_for_what_lies_before(mounted: Mounting, serving: Serving) -> None:
+def test_b6_a_far_seek_does_not_wait_for_what_lies_before(mounted: Mounting, serving: Serving) -> None:
     server = serving(one_image())
     mount = mounted(server)
     path = mount.datasets / "large/images/one.jpg"
@@ -115,7 +115,7 @@ def test_a_far_seek_does_not_wait_for_what_lies_before(mounted: Mounting, servin
     assert before.all == []
 
 
-def test_a_far_seek_without_ranges_gets_the_right_bytes(mounted: Mounting, serving: Serving) -> None:
+def test_b6_a_far_seek_without_ranges_gets_the_right_bytes(mounted: Mounting, serving: Serving) -> None:
     server = serving(one_image(40 * MB + 7), storage_range=False)
     path = mounted(server).datasets / "large/images/one.jpg"
     with open(path, "rb", buffering=0) as file:
@@ -127,7 +127,7 @@ def test_a_far_seek_without_ranges_gets_the_right_bytes(mounted: Mounting, servi
     assert sent <= 3 * 40 * MB
 
 
-def test_mmap_of_a_large_file(mounted: Mounting, serving: Serving) -> None:
+def test_b6_mmap_of_a_large_file(mounted: Mounting, serving: Serving) -> None:
     server = serving(one_image())
     path = mounted(server).datasets / "large/images/one.jpg"
     script = (
@@ -141,7 +141,7 @@ def test_mmap_of_a_large_file(mounted: Mounting, serving: Serving) -> None:
     assert whole == digest(server)
 
 
-def test_many_readers_share_one_download(mounted: Mounting, serving: Serving) -> None:
+def test_c5_many_readers_share_one_download(mounted: Mounting, serving: Serving) -> None:
     server = serving(one_image(60 * MB))
     path = mounted(server).datasets / "large/images/one.jpg"
     readers = [subprocess.Popen(["md5sum", path], stdout=subprocess.PIPE) for _ in range(8)]
@@ -151,14 +151,14 @@ def test_many_readers_share_one_download(mounted: Mounting, serving: Serving) ->
     assert sent <= 60 * MB
 
 
-def test_a_transfer_that_breaks_off_goes_on_where_it_was(mounted: Mounting, serving: Serving) -> None:
+def test_b3_a_transfer_that_breaks_off_goes_on_where_it_was(mounted: Mounting, serving: Serving) -> None:
     server = serving(one_image(40 * MB))
     server.faults.add(Fault(on=Match(path=BYTES), do=Reset(after=10 * MB), times=2))
     path = mounted(server).datasets / "large/images/one.jpg"
     assert md5sum(path) == digest(server)
 
 
-def test_wrong_bytes_are_never_given_as_a_whole_file(mounted: Mounting, serving: Serving) -> None:
+def test_b3_wrong_bytes_are_never_given_as_a_whole_file(mounted: Mounting, serving: Serving) -> None:
     """The checksum of the storage host finds them: the reader sees an error, the next one the right bytes."""
     server = serving(one_image(20 * MB))
     server.organization.add_image(server.organization["large"], "first.jpg")

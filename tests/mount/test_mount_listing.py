@@ -43,7 +43,7 @@ def names_in(folder: Path) -> list[str]:
         return [entry.name for entry in entries]
 
 
-def test_first_names_come_with_the_first_page(mounted: Mounting, serving: Serving) -> None:
+def test_f7_first_names_come_with_the_first_page(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=25_000, size=20_000, annotations=0))
     later_pages = Hold(r"images_offset=[12]0000")
     server.faults.add(Fault(on=Match(path=EMBED), do=later_pages))
@@ -57,7 +57,7 @@ def test_first_names_come_with_the_first_page(mounted: Mounting, serving: Servin
     assert sorted(first + rest) == truth
 
 
-def test_a_reader_that_stops_early_leaves_the_listing_whole(mounted: Mounting, serving: Serving) -> None:
+def test_f7_a_reader_that_stops_early_leaves_the_listing_whole(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=12_000, size=20_000, annotations=0))
     folder = mounted(server).datasets / "dataset-0/images"
     with os.scandir(folder) as entries:
@@ -65,7 +65,7 @@ def test_a_reader_that_stops_early_leaves_the_listing_whole(mounted: Mounting, s
     assert len(names_in(folder)) == len(set(names_in(folder))) == 12_000
 
 
-def test_readers_of_one_cold_folder_all_see_all_of_it(mounted: Mounting, serving: Serving) -> None:
+def test_f7_readers_of_one_cold_folder_all_see_all_of_it(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=12_000, size=20_000, annotations=0))
     folder = mounted(server).datasets / "dataset-0/images"
     readers = [subprocess.Popen(["ls", "-U", folder], stdout=subprocess.PIPE) for _ in range(6)]
@@ -128,7 +128,7 @@ def _move(organization: Organization) -> None:
 
 
 @pytest.mark.parametrize("change", [_insert, _remove, _move])
-def test_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
+def test_f6_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
     mounted: Mounting, serving: Serving, change: Callable[[Organization], None]
 ) -> None:
     server = serving(Spec.uniform(images=PAGE + 20, size=500, annotations=0))
@@ -147,14 +147,14 @@ def test_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
     eventually(lambda: sorted(str(path.relative_to(folder)) for path in walk(folder)), sorted(truth))
 
 
-def test_a_row_sent_twice_is_shown_once(mounted: Mounting, serving: Serving) -> None:
+def test_f6_a_row_sent_twice_is_shown_once(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=50, size=500, annotations=0))
     server.faults.add(Fault(on=Match(path=EMBED), do=duplicated(7)))
     folder = mounted(server).datasets / "dataset-0/images"
     assert sorted(names_in(folder)) == [f"image-{number:06d}.jpg" for number in range(50)]
 
 
-def test_empty_datasets_and_directories(mounted: Mounting, serving: Serving) -> None:
+def test_l1_empty_datasets_and_directories(mounted: Mounting, serving: Serving) -> None:
     organization = Organization()
     organization.add_dataset("nothing")
     hollow = organization.add_dataset("hollow")
@@ -181,7 +181,7 @@ def test_what_does_not_exist_is_enoent(mounted: Mounting, serving: Serving) -> N
         (some / "below").stat()
 
 
-def test_2_500_datasets_are_listed_by_three_requests(mounted: Mounting, serving: Serving) -> None:
+def test_q2_2_500_datasets_are_listed_by_three_requests(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(datasets=2_500, images=0))
     before = Spent(server)
     mount = mounted(server)
@@ -201,7 +201,7 @@ UNUSABLE = {"null-name.jpg", "number-name.jpg", "null-id.jpg"}
 """Rows without a name or an id."""
 
 
-def test_every_nasty_annotation_is_reached_once(nasty: tuple[StandIn, Mount]) -> None:
+def test_l2_n2_every_nasty_annotation_is_reached_once(nasty: tuple[StandIn, Mount]) -> None:
     server, mount = nasty
     truth = {image.id: image for image in all_images(server.organization) if image.filename not in UNUSABLE}
     found: list[str] = []
@@ -229,7 +229,7 @@ def _check_name(entry: str, filename: str) -> None:
         assert unescape(entry) == filename or unescape(entry + ".json") == filename + ".json"
 
 
-def test_every_nasty_image_has_its_bytes(nasty: tuple[StandIn, Mount]) -> None:
+def test_l2_n2_every_nasty_image_has_its_bytes(nasty: tuple[StandIn, Mount]) -> None:
     server, mount = nasty
     wanted, read = Counter[bytes](), Counter[bytes]()
     for image in all_images(server.organization):
@@ -249,7 +249,7 @@ def test_every_nasty_image_has_its_bytes(nasty: tuple[StandIn, Mount]) -> None:
     assert read == +wanted
 
 
-def test_nasty_datasets_are_there(nasty: tuple[StandIn, Mount]) -> None:
+def test_n2_nasty_datasets_are_there(nasty: tuple[StandIn, Mount]) -> None:
     server, mount = nasty
     shown = names_in(mount.datasets)
     assert (
@@ -270,7 +270,7 @@ def test_nasty_datasets_are_there(nasty: tuple[StandIn, Mount]) -> None:
         assert (mount.datasets / name / "images/sub/one.jpg").read_bytes() == image_bytes(image)
 
 
-def test_case_and_normalization_twins_stay_apart(nasty: tuple[StandIn, Mount]) -> None:
+def test_n1_case_and_normalization_twins_stay_apart(nasty: tuple[StandIn, Mount]) -> None:
     server, mount = nasty
     strange = mount.datasets / "names/images/strange"
     for image in server.organization["names"].images.values():

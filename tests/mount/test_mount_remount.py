@@ -15,7 +15,7 @@ from standin.faults import Fault, Hang, Match
 AWAY = "serving from the cache alone|connect|refused|unreachable|could not be completed|no signed URLs"
 
 
-def test_a_second_reading_costs_no_request_at_all(mounted: Mounting, serving: Serving) -> None:
+def test_q1_c6_a_second_reading_costs_no_request_at_all(mounted: Mounting, serving: Serving) -> None:
     server = serving(PRESETS["small"]())
     truth = expected(server, server.organization["small"])
     mount = mounted(server, home="one")
@@ -31,7 +31,7 @@ def test_a_second_reading_costs_no_request_at_all(mounted: Mounting, serving: Se
     assert len(before.all) <= 1
 
 
-def test_offline_everything_cached_is_listed_and_read(mounted: Mounting, serving: Serving) -> None:
+def test_o1_offline_everything_cached_is_listed_and_read(mounted: Mounting, serving: Serving) -> None:
     server = serving(PRESETS["small"]())
     truth = expected(server, server.organization["small"])
     # Nothing stays fresh: each look would ask, if anybody answered.
@@ -50,7 +50,7 @@ def test_offline_everything_cached_is_listed_and_read(mounted: Mounting, serving
     assert not (mount.datasets / "nothing of that name").exists()
 
 
-def test_offline_what_is_not_cached_fails_by_a_network_error(mounted: Mounting, serving: Serving) -> None:
+def test_o2_offline_what_is_not_cached_fails_by_a_network_error(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=20, size=500, directories=2))
     mount = mounted(server, "--max-retries", "0", "--prefetch", "off")
     mount.expected.append(AWAY)
@@ -68,7 +68,7 @@ def test_offline_what_is_not_cached_fails_by_a_network_error(mounted: Mounting, 
     assert sorted(walk(images)) == known
 
 
-def test_offline_a_folder_that_was_never_listed_fails_and_is_not_empty(
+def test_o2_offline_a_folder_that_was_never_listed_fails_and_is_not_empty(
     mounted: Mounting, serving: Serving
 ) -> None:
     server = serving(Spec.uniform(images=20, size=500))
@@ -80,7 +80,7 @@ def test_offline_a_folder_that_was_never_listed_fails_and_is_not_empty(
         os.listdir(mount.datasets / "dataset-0/images")
 
 
-def test_a_server_that_hangs_is_a_timeout_and_the_cache_stays_readable(
+def test_t1_t2_a_server_that_hangs_is_a_timeout_and_the_cache_stays_readable(
     mounted: Mounting, serving: Serving
 ) -> None:
     server = serving(Spec.uniform(images=20, size=500))
@@ -95,7 +95,7 @@ def test_a_server_that_hangs_is_a_timeout_and_the_cache_stays_readable(
     assert sorted(walk(mount.datasets / "dataset-0/images")) == known
 
 
-def test_the_server_comes_back(mounted: Mounting, serving: Serving) -> None:
+def test_o3_the_server_comes_back(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=20, size=500))
     mount = mounted(server, "--max-retries", "0", "--prefetch", "off", "--metadata-ttl", "0")
     mount.expected.append(AWAY)
@@ -110,7 +110,7 @@ def test_the_server_comes_back(mounted: Mounting, serving: Serving) -> None:
         assert known[1].read_bytes() == image_bytes(image)
 
 
-def test_a_killed_mount_leaves_a_cache_that_is_right(mounted: Mounting, serving: Serving) -> None:
+def test_c7_a_killed_mount_leaves_a_cache_that_is_right(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=60, size=200_000, directories=2))
     truth = expected(server, server.organization["dataset-0"])
     mount = mounted(server, home="one")
@@ -128,7 +128,7 @@ def test_a_killed_mount_leaves_a_cache_that_is_right(mounted: Mounting, serving:
     assert files_below(mount.datasets / "dataset-0") == truth
 
 
-def test_two_mounts_share_one_cache(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
+def test_c5_two_mounts_share_one_cache(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
     server = serving(Spec.uniform(images=150, size=30_000, directories=3))
     truth = expected(server, server.organization["dataset-0"])
     one = mounted(server, cache=tmp_path / "shared")
@@ -143,7 +143,7 @@ def test_two_mounts_share_one_cache(mounted: Mounting, serving: Serving, tmp_pat
     assert len(sent) == len(set(sent)) == 150
 
 
-def test_the_second_mount_on_a_cache_needs_no_download(
+def test_c6_the_second_mount_on_a_cache_needs_no_download(
     mounted: Mounting, serving: Serving, tmp_path: Path
 ) -> None:
     server = serving(PRESETS["small"]())
@@ -158,7 +158,9 @@ def test_the_second_mount_on_a_cache_needs_no_download(
     assert not [each for each in before.api if each.startswith("/images/{image_id")]
 
 
-def test_a_cache_smaller_than_the_dataset_stays_within_its_bound(mounted: Mounting, serving: Serving) -> None:
+def test_c1_a_cache_smaller_than_the_dataset_stays_within_its_bound(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(Spec.uniform(images=300, size=100_000))
     truth = expected(server, server.organization["dataset-0"])
     mount = mounted(server, "--cache-size", "20MB")
@@ -173,7 +175,7 @@ def disk_usage(folder: Path) -> int:
     return int(run("du", "-s", "--block-size=1", folder).split()[0])
 
 
-def test_the_cache_is_closed_to_other_users(mounted: Mounting, serving: Serving) -> None:
+def test_k4_the_cache_is_closed_to_other_users(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(PRESETS["small"]()))
     files_below(mount.datasets / "small")
     for base, folders, files in os.walk(mount.cache):
@@ -183,7 +185,7 @@ def test_the_cache_is_closed_to_other_users(mounted: Mounting, serving: Serving)
         assert all(not os.path.islink(os.path.join(base, name)) for name in folders)
 
 
-def test_the_key_is_nowhere_on_disk_and_in_no_command_line(mounted: Mounting, serving: Serving) -> None:
+def test_k2_the_key_is_nowhere_on_disk_and_in_no_command_line(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(PRESETS["small"]()), "--log-level", "debug")
     files_below(mount.datasets / "small")
     mount.pictofs("status", mount.root)

@@ -37,14 +37,14 @@ def read(chosen: list[tuple[Path, Image]]) -> None:
         assert path.read_bytes() == image_bytes(image)
 
 
-def test_1_000_datasets_cost_2_requests(mounted: Mounting, serving: Serving) -> None:
+def test_q2_1_000_datasets_cost_2_requests(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(datasets=1000, images=1, size=500))
     before = Spent(server)
     assert len(os.listdir(mounted(server).datasets)) == 1000
     assert len(before.api) <= 2
 
 
-def test_find_reads_and_a_remount_of_10_000_images(mounted: Mounting, serving: Serving) -> None:
+def test_q1_find_reads_and_a_remount_of_10_000_images(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=10_000, size=500, directories=50))
     mount = mounted(server, home="one")
     before = Spent(server)
@@ -75,7 +75,7 @@ def test_find_reads_and_a_remount_of_10_000_images(mounted: Mounting, serving: S
 
 
 @pytest.mark.parametrize("directories", [1, 50])
-def test_one_path_in_100_000_images_costs_3_requests(
+def test_q3_one_path_in_100_000_images_costs_3_requests(
     mounted: Mounting, serving: Serving, directories: int
 ) -> None:
     server = serving(Spec.uniform(images=100_000, size=500, directories=directories))
@@ -91,7 +91,7 @@ def test_one_path_in_100_000_images_costs_3_requests(
     assert len(before.api) <= 1
 
 
-def test_opening_one_path_at_once_costs_3_requests(mounted: Mounting, serving: Serving) -> None:
+def test_q3_opening_one_path_at_once_costs_3_requests(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=100_000, size=500, directories=7))
     mount = mounted(server)
     before = Spent(server)
@@ -99,7 +99,7 @@ def test_opening_one_path_at_once_costs_3_requests(mounted: Mounting, serving: S
     assert len(before.api) <= 3
 
 
-def test_a_dataset_of_12_500_images_of_mixed_status_costs_20_requests(
+def test_q4_a_dataset_of_12_500_images_of_mixed_status_costs_20_requests(
     mounted: Mounting, serving: Serving
 ) -> None:
     server = serving(Spec.uniform(images=12_500, size=500, directories=5))
@@ -112,7 +112,7 @@ def test_a_dataset_of_12_500_images_of_mixed_status_costs_20_requests(
     read(files(server, mount)[::500])
 
 
-def test_bytes_come_from_storage_without_the_key(mounted: Mounting, serving: Serving) -> None:
+def test_k1_bytes_come_from_storage_without_the_key(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=60, size=500))
     mount = mounted(server)
     read(files(server, mount))
@@ -123,7 +123,7 @@ def test_bytes_come_from_storage_without_the_key(mounted: Mounting, serving: Ser
     assert len({each.path for each in requests}) == len(requests)
 
 
-def test_expired_urls_are_replaced_by_one_batch(mounted: Mounting, serving: Serving) -> None:
+def test_q4_expired_urls_are_replaced_by_one_batch(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=1000, size=500))
     mount = mounted(server)
     chosen = files(server, mount)
@@ -149,7 +149,7 @@ def test_an_expired_url_is_told_by_either_status(mounted: Mounting, serving: Ser
     read(chosen)
 
 
-def test_one_file_is_downloaded_once_for_many_readers(mounted: Mounting, serving: Serving) -> None:
+def test_c5_one_file_is_downloaded_once_for_many_readers(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=3, size=100_000), storage_latency=0.1, api_latency=0.1)
     mount = mounted(server)
     paths = [path for path, _ in files(server, mount)]
@@ -160,7 +160,7 @@ def test_one_file_is_downloaded_once_for_many_readers(mounted: Mounting, serving
     assert len(sent) == len({path.rpartition("/")[2] for path in sent}) == 3
 
 
-def test_annotations_cost_one_request_each_and_then_none(mounted: Mounting, serving: Serving) -> None:
+def test_q5_annotations_cost_one_request_each_and_then_none(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=40, size=500))
     mount = mounted(server)
     folder = mount.datasets / "dataset-0/annotations"
@@ -171,7 +171,7 @@ def test_annotations_cost_one_request_each_and_then_none(mounted: Mounting, serv
     assert len(fetched) == len({each.path for each in fetched}) == 40
 
 
-def test_a_spent_budget_is_ebusy_and_heals(mounted: Mounting, serving: Serving) -> None:
+def test_e1_a_spent_budget_is_ebusy_and_heals(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=3, size=500))
     mount = mounted(server)
     chosen = files(server, mount)
@@ -193,7 +193,7 @@ def _reads(path: Path) -> bytes | None:
         return None
 
 
-def test_a_server_that_fails_now_and_then_is_not_noticed(mounted: Mounting, serving: Serving) -> None:
+def test_e2_a_server_that_fails_now_and_then_is_not_noticed(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=30, size=500))
     mount = mounted(server)
     for host in ("api", "storage"):
@@ -201,7 +201,7 @@ def test_a_server_that_fails_now_and_then_is_not_noticed(mounted: Mounting, serv
     read(files(server, mount))
 
 
-def test_a_dataset_that_storage_has_lost_one_image_of(mounted: Mounting, serving: Serving) -> None:
+def test_e2_a_dataset_that_storage_has_lost_one_image_of(mounted: Mounting, serving: Serving) -> None:
     """One bad item never hides its neighbours."""
     organization = Organization()
     dataset = organization.add_dataset("some")

@@ -65,7 +65,7 @@ def signs(lazy: Mount) -> Path:
     return lazy.datasets / NAME
 
 
-def test_cp_r_equals_the_vendors_download(
+def test_b2_cp_r_equals_the_vendors_download(
     mounted: Mounting,
     server: StandIn,
     truth: dict[str, bytes],
@@ -93,7 +93,7 @@ def test_cp_r_equals_the_vendors_download(
     assert all(data in by_name[name] for name, data in flat.items())
 
 
-def test_cp_a_keeps_times(signs: Path, server: StandIn, tmp_path: Path) -> None:
+def test_s5_cp_a_keeps_times(signs: Path, server: StandIn, tmp_path: Path) -> None:
     image = server.organization[NAME].at("/", "with space.jpg")
     run("cp", "-a", signs / "images/with space.jpg", tmp_path / "copy.jpg")
     assert image is not None
@@ -125,7 +125,7 @@ def test_rsync_with_exact_sizes_needs_one_run(
     assert run("rsync", "-a", "--itemize-changes", source, tmp_path / "copy") == ""
 
 
-def test_ls_l_shows_sizes_without_fetching(mounted: Mounting, server: StandIn) -> None:
+def test_q1_ls_l_shows_sizes_without_fetching(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server)
     before = Spent(server)
     listed = run("ls", "-l", mount.datasets / NAME / "images/cam2").splitlines()[1:]
@@ -173,7 +173,9 @@ def _check_tar(folder: Path, what: str, truth: dict[str, bytes]) -> None:
     assert got == {path: data for path, data in truth.items() if what == "." or path.startswith(what)}
 
 
-def test_gnu_tar_of_unread_annotations(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) -> None:
+def test_s3_gnu_tar_of_unread_annotations(
+    mounted: Mounting, server: StandIn, truth: dict[str, bytes]
+) -> None:
     """It asks for the size again once a file is open, and so packs them whole."""
     _check_tar(mounted(server).datasets / NAME, "annotations", truth)
 
@@ -210,7 +212,7 @@ def test_zip_of_images(signs: Path, truth: dict[str, bytes], tmp_path: Path) -> 
     assert got == {path: data for path, data in truth.items() if path.startswith("images")}
 
 
-def test_zip_of_unread_annotations(
+def test_s3_zip_of_unread_annotations(
     mounted: Mounting, server: StandIn, truth: dict[str, bytes], tmp_path: Path
 ) -> None:
     run("zip", "-qr", tmp_path / "all.zip", "annotations", cwd=mounted(server).datasets / NAME)
@@ -219,7 +221,7 @@ def test_zip_of_unread_annotations(
     assert got == {path: data for path, data in truth.items() if path.startswith("annotations")}
 
 
-def test_md5sum(signs: Path, truth: dict[str, bytes]) -> None:
+def test_b1_md5sum(signs: Path, truth: dict[str, bytes]) -> None:
     names = sorted(truth)
     said = run("md5sum", *names, cwd=signs).splitlines()
     assert said == [f"{hashlib.md5(truth[name]).hexdigest()}  {name}" for name in names]
@@ -230,7 +232,7 @@ def test_shutil_copytree(mounted: Mounting, server: StandIn, truth: dict[str, by
     assert files_below(tmp_path / "copy") == truth
 
 
-def test_mmap(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) -> None:
+def test_b6_mmap(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) -> None:
     """In another process: a page fault holds the interpreter, and with it the server in this one."""
     script = (
         "import hashlib, mmap, sys\n"
@@ -257,14 +259,14 @@ def test_grep_r(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) -> 
     assert said == "annotations/cam1/night shift/deep.jpg.json\n"
 
 
-def test_wc_c_of_an_unread_annotation(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) -> None:
+def test_s3_wc_c_of_an_unread_annotation(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) -> None:
     path = "annotations/cam1/frame-01.jpg.json"
     said = run("wc", "-c", path, cwd=mounted(server).datasets / NAME)
     assert said == f"{len(truth[path])} {path}\n"
 
 
 @pytest.mark.parametrize("path", ["images/cam2/large.jpg", "annotations/cam1/frame-04.jpg.json"])
-def test_reads_at_offsets(mounted: Mounting, server: StandIn, truth: dict[str, bytes], path: str) -> None:
+def test_b6_reads_at_offsets(mounted: Mounting, server: StandIn, truth: dict[str, bytes], path: str) -> None:
     folder, data = mounted(server).datasets / NAME, truth[path]
     raw = {"cwd": folder, "capture_output": True, "timeout": 60, "check": True}
     tail = subprocess.run(["tail", "-c", "100", path], **raw).stdout  # type: ignore[call-overload]
@@ -282,7 +284,7 @@ def test_cmp(signs: Path, truth: dict[str, bytes], tmp_path: Path) -> None:
         run("cmp", signs / path, tmp_path / "truth")
 
 
-def test_cat_of_a_known_path_lists_nothing(mounted: Mounting, server: StandIn) -> None:
+def test_q3_cat_of_a_known_path_lists_nothing(mounted: Mounting, server: StandIn) -> None:
     image = server.organization[NAME].at("/cam1", "same.jpg")
     assert image is not None
     mount = mounted(server)

@@ -60,7 +60,7 @@ def test_i1_kinds_keep_their_values() -> None:
 @given(st.text(st.characters(), max_size=80))
 @example("")
 @example("\ud800")
-def test_i1_a_key_fits_and_depends_on_the_identity_alone(identity: str) -> None:
+def test_i1_i3_a_key_fits_and_depends_on_the_identity_alone(identity: str) -> None:
     assert 0 <= key_of(identity) < 1 << KEY_BITS
     assert key_of(identity) == key_of(identity)
 

@@ -47,7 +47,7 @@ def test_datasets_swap_their_names(world: World) -> None:
     assert set(gone) == {Gone(DATASETS, "one"), Gone(DATASETS, "two")}
 
 
-def test_of_two_datasets_of_one_name_the_older_keeps_it(world: World) -> None:
+def test_n4_of_two_datasets_of_one_name_the_older_keeps_it(world: World) -> None:
     world.catalog.put_datasets([dataset("same", 5), dataset("same", 3)], 1.0)
     entries = {row.id: row.entry for row in world.catalog.datasets_after(0, MANY)}
     assert entries == {"d-3": "same", "d-5": tagged("same", "d-5")}
@@ -118,7 +118,7 @@ def test_a_list_from_before_a_change_is_not_taken(world: World) -> None:
 # Names.
 
 
-def test_an_image_gives_way_to_a_directory_and_gets_its_name_back(world: World) -> None:
+def test_n4_n5_an_image_gives_way_to_a_directory_and_gets_its_name_back(world: World) -> None:
     world.put(image(1, "x"))
     folder = world.directory("/").key
     world.directories["/x"] = directory("/x", 1)
@@ -131,7 +131,7 @@ def test_an_image_gives_way_to_a_directory_and_gets_its_name_back(world: World) 
     assert world.row(1).entry == "x"
 
 
-def test_an_annotation_file_gives_way_to_a_directory(world: World) -> None:
+def test_n4_an_annotation_file_gives_way_to_a_directory(world: World) -> None:
     world.put(image(1, "x"))
     world.directories["/x.json"] = directory("/x.json", 1)
     gone = world.tree()
@@ -145,7 +145,7 @@ def test_an_image_gives_way_to_a_directory_that_only_images_name(world: World) -
     assert world.shown()["/"] == {"x": "/x", tagged("x", "i-1"): "i-1"}
 
 
-def test_the_oldest_of_one_name_keeps_it_whatever_comes_first(world: World) -> None:
+def test_n4_the_oldest_of_one_name_keeps_it_whatever_comes_first(world: World) -> None:
     world.put(image(3, "same"))
     world.put(image(1, "same"))
     world.put(image(2, "same"))
@@ -153,14 +153,14 @@ def test_the_oldest_of_one_name_keeps_it_whatever_comes_first(world: World) -> N
     assert {world.row(n).entry for n in (2, 3)} == {tagged("same", f"i-{n}") for n in (2, 3)}
 
 
-def test_when_the_oldest_is_gone_the_next_gets_the_name(world: World) -> None:
+def test_n5_when_the_oldest_is_gone_the_next_gets_the_name(world: World) -> None:
     world.put(image(1, "same"), image(2, "same"), image(3, "same"))
     del world.images["i-1"]
     world.list_dataset()
     assert (world.row(2).entry, world.row(3).entry) == ("same", tagged("same", "i-3"))
 
 
-def test_annotation_files_of_the_longest_twins_have_names_that_fit(world: World) -> None:
+def test_n3_annotation_files_of_the_longest_twins_have_names_that_fit(world: World) -> None:
     name = "l" * (NAME_MAX - 4) + ".jpg"
     world.put(image(1, name))
     world.put(image(2, name))
@@ -180,7 +180,7 @@ def test_a_lone_surrogate_in_a_name_neither_hides_nor_breaks(world: World) -> No
 # Directories.
 
 
-def test_a_renamed_directory_keeps_its_number_and_its_images(world: World) -> None:
+def test_i1_a_renamed_directory_keeps_its_number_and_its_images(world: World) -> None:
     world.directories["/old"] = directory("/old", 1)
     world.tree()
     world.put(image(1, "a", "/old"))
@@ -265,7 +265,7 @@ def test_a_pass_over_one_folder_leaves_the_others_alone(world: World) -> None:
     ]
 
 
-def test_an_image_that_moved_is_told_and_keeps_its_number(world: World) -> None:
+def test_i1_an_image_that_moved_is_told_and_keeps_its_number(world: World) -> None:
     world.put(image(1, "a", "/x"))
     before = world.row(1)
     gone = world.put(image(1, "b", "/y"))
@@ -281,7 +281,7 @@ def test_images_swap_their_names_in_one_pass(world: World) -> None:
     assert world.shown()["/"] == {"b": "i-1", "a": "i-2"}
 
 
-def test_what_a_newer_pass_of_another_mount_saw_is_not_swept(world: World) -> None:
+def test_f6_what_a_newer_pass_of_another_mount_saw_is_not_swept(world: World) -> None:
     old = world.table.begin_pass()
     world.put(image(1, "a"))
     world.table.sweep(world.key, old, directory=None, signature="s", at=1.0)
@@ -315,7 +315,7 @@ def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
     assert world.row(1).note_stale
 
 
-def test_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: World) -> None:
+def test_i2_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: World) -> None:
     world.put(image(1, "a.jpg"))
     key = key_of("i-1")
     assert [world.table.learn_notes([Learned(key, 5, crc)], crc) for crc in (1, 1, 2, 2, 1)] == [
@@ -328,7 +328,7 @@ def test_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: Worl
     assert world.row(1).note_ns == 1
 
 
-def test_a_size_that_a_download_taught_lasts_until_the_server_says_another(world: World) -> None:
+def test_s1_a_size_that_a_download_taught_lasts_until_the_server_says_another(world: World) -> None:
     world.put(image(1, "a.jpg", size=10))
     world.table.learn_size(key_of("i-1"), 12)
     world.put(image(1, "a.jpg", size=10))

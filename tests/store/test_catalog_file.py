@@ -40,13 +40,13 @@ def usable(path: Path) -> None:
     world.catalog.close()
 
 
-def test_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
+def test_o1_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
     world = World.at(filled(tmp_path / "c.db"))
     assert sum(name.startswith("i-") for names in world.shown().values() for name in names.values()) == 600
     world.catalog.close()
 
 
-def test_a_file_of_another_version_is_kept_aside(tmp_path: Path) -> None:
+def test_c7_a_file_of_another_version_is_kept_aside(tmp_path: Path) -> None:
     path = filled(tmp_path / "c.db")
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 77")
@@ -57,7 +57,7 @@ def test_a_file_of_another_version_is_kept_aside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_damaged_file_is_rebuilt_or_right(tmp_path: Path, seed: int) -> None:
+def test_c7_a_damaged_file_is_rebuilt_or_right(tmp_path: Path, seed: int) -> None:
     path = filled(tmp_path / "c.db")
     data, chance = bytearray(path.read_bytes()), random.Random(seed)
     start = chance.randrange(0, len(data) - 5000)
@@ -68,13 +68,13 @@ def test_a_damaged_file_is_rebuilt_or_right(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database" * 500, b"SQLite format 3\0"])
-def test_a_file_that_is_no_catalog_is_replaced(tmp_path: Path, content: bytes) -> None:
+def test_c7_a_file_that_is_no_catalog_is_replaced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "c.db"
     path.write_bytes(content)
     usable(path)
 
 
-def test_a_cut_file_is_rebuilt(tmp_path: Path) -> None:
+def test_c7_a_cut_file_is_rebuilt(tmp_path: Path) -> None:
     path = filled(tmp_path / "c.db")
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
@@ -129,7 +129,7 @@ def test_processes_that_make_it_at_once_share_it(tmp_path: Path) -> None:
     world.catalog.close()
 
 
-def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_c5_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     workers = [worker(path, seed, 15) for seed in (1, 2, 3)]
     for each in workers:
@@ -149,7 +149,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rounds", [6, pytest.param(200, marks=pytest.mark.long)])
-def test_killed_at_any_moment_it_opens_again(tmp_path: Path, rounds: int) -> None:
+def test_c7_killed_at_any_moment_it_opens_again(tmp_path: Path, rounds: int) -> None:
     path, chance = tmp_path / "c.db", random.Random(1)
     for turn in range(rounds):
         victim = worker(path, 1 + turn % 3, 10_000)

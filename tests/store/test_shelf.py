@@ -121,7 +121,7 @@ def test_an_image_keeps_its_id_as_its_name(shelf, root):
     assert [path.name for path in root.glob("??/*")] == [KEY]
 
 
-def test_an_open_blob_outlives_its_removal(shelf):
+def test_c3_an_open_blob_outlives_its_removal(shelf):
     with shelf.put(KEY, b"bytes", None) as blob:
         assert shelf.remove(KEY) is True
         assert shelf.remove(KEY) is False
@@ -145,7 +145,7 @@ def test_large_content_is_left_for_a_thread_to_verify_once(shelf, root):
     other.close()
 
 
-def test_unverified_content_is_never_served(shelf, root):
+def test_b4_unverified_content_is_never_served(shelf, root):
     store(shelf, KEY, BIG)
     flip(file_of(root, KEY), 1_500_000)
     with shelf.open(KEY) as blob, pytest.raises(Corrupt):
@@ -158,7 +158,7 @@ def test_unverified_content_is_never_served(shelf, root):
 
 
 @pytest.mark.parametrize("offset", [0, 2500, 4999, *range(-FOOTER_SIZE, 0)])
-def test_a_flipped_bit_anywhere_is_found_though_it_was_verified_before(shelf, root, offset, caplog):
+def test_b4_a_flipped_bit_anywhere_is_found_though_it_was_verified_before(shelf, root, offset, caplog):
     data = os.urandom(5000)
     store(shelf, KEY, data)
     assert read(shelf, KEY) == data
@@ -173,7 +173,7 @@ def test_a_flipped_bit_anywhere_is_found_though_it_was_verified_before(shelf, ro
 @pytest.mark.parametrize(
     "length", [0, 1, FOOTER_SIZE - 1, FOOTER_SIZE, 2500, 5000, 5000 + FOOTER_SIZE - 1, 9000]
 )
-def test_a_cut_or_extended_file_is_found(shelf, root, length):
+def test_b4_a_cut_or_extended_file_is_found(shelf, root, length):
     store(shelf, KEY, os.urandom(5000))
     os.truncate(file_of(root, KEY), length)
     assert shelf.open(KEY) is None
@@ -187,7 +187,7 @@ def test_a_file_cut_while_open_is_an_error_and_not_fewer_bytes(shelf, root):
             blob.pread(0, 5000)
 
 
-def test_swapped_blobs_are_found(shelf, root):
+def test_b4_swapped_blobs_are_found(shelf, root):
     store(shelf, "aa", b"one")
     store(shelf, "bb", b"two")
     one, two = file_of(root, "aa"), file_of(root, "bb")
@@ -227,21 +227,21 @@ def test_what_is_no_file_is_not_served_and_hangs_nobody(shelf, root, kind, tmp_p
 # The directory
 
 
-def test_the_cache_is_private(shelf, root):
+def test_k4_the_cache_is_private(shelf, root):
     store(shelf, KEY, b"data")
     modes = {stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*") if path.is_file()}
     assert modes == {0o600}
     assert {stat.S_IMODE(path.stat().st_mode) for path in [root, *root.glob("??")]} == {0o700}
 
 
-def test_a_cache_open_to_others_is_closed_to_them(root):
+def test_k4_a_cache_open_to_others_is_closed_to_them(root):
     root.mkdir(mode=0o777)
     root.chmod(0o777)
     reopened(root).close()
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
 
 
-def test_a_linked_cache_is_refused(root, tmp_path):
+def test_k4_a_linked_cache_is_refused(root, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     root.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Invalid, match="link"):
@@ -255,7 +255,7 @@ def test_a_file_in_place_of_the_cache_is_refused(root):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_another_users_cache_is_refused(root):
+def test_k4_another_users_cache_is_refused(root):
     root.mkdir()
     os.chown(root, 12345, 12345)
     with pytest.raises(Invalid, match="another user"):
@@ -265,7 +265,7 @@ def test_another_users_cache_is_refused(root):
 # Downloads
 
 
-def test_one_download_of_a_key_at_a_time(shelf, root):
+def test_c5_one_download_of_a_key_at_a_time(shelf, root):
     other = reopened(root)
     with shelf.draft(KEY, 4) as draft:
         for rival in (shelf, other):
@@ -320,7 +320,7 @@ def test_a_transfer_begun_anew_is_summed_anew(shelf):
     assert read(shelf, KEY) == b"good!!"
 
 
-def test_a_wrong_checksum_or_length_is_never_published(shelf, root):
+def test_b3_a_wrong_checksum_or_length_is_never_published(shelf, root):
     with shelf.draft(KEY, 4) as draft:
         draft.write(0, b"data")
         with pytest.raises(Corrupt):
@@ -366,7 +366,7 @@ def test_the_same_content_stored_twice_counts_once(shelf, root):
 # The bound
 
 
-def test_the_least_used_go_first_and_the_rest_stay(root, clock):
+def test_c3_the_least_used_go_first_and_the_rest_stay(root, clock):
     shelf = Shelf(root, limit=20 * 4096, reserve=FreeSpace(), clock=clock)
     for number in range(20):
         clock.now += 1000
@@ -405,7 +405,7 @@ def test_what_can_never_fit_evicts_nothing(root):
     shelf.close()
 
 
-def test_a_download_that_outgrows_the_bound_is_stopped(root):
+def test_c1_a_download_that_outgrows_the_bound_is_stopped(root):
     shelf = reopened(root, limit=40_960)
     with shelf.draft(KEY, None) as draft:
         for start in range(0, 40_000, 1000):
@@ -416,7 +416,7 @@ def test_a_download_that_outgrows_the_bound_is_stopped(root):
     shelf.close()
 
 
-def test_the_reserve_is_kept_though_the_bound_is_not_reached(root):
+def test_c2_the_reserve_is_kept_though_the_bound_is_not_reached(root):
     shelf = reopened(root, reserve="99.9%")
     with pytest.raises(DiskFull):
         shelf.put(KEY, b"data", None)

@@ -60,14 +60,14 @@ def damaged_or_wrong(shelf: Shelf, keys: range = range(60)) -> list[str]:
     return bad + ["damaged"] * shelf.damaged
 
 
-def test_contending_processes_download_each_key_once(tmp_path):
+def test_c5_contending_processes_download_each_key_once(tmp_path):
     root = tmp_path / "shelf"
     workers = [work("race", root, seed, limit=1 << 30) for seed in range(4)]
     words = Counter(word for worker in workers for word in worker.communicate()[0].split())
     assert words == {"download": 40, "hit": 120}
 
 
-def test_the_bound_holds_at_every_moment_and_the_count_is_exact(tmp_path):
+def test_c1_the_bound_holds_at_every_moment_and_the_count_is_exact(tmp_path):
     root = tmp_path / "shelf"
     workers = [work("churn", root, seed) for seed in range(3)]
     words: Counter[str] = Counter()
@@ -89,7 +89,7 @@ def test_the_bound_holds_at_every_moment_and_the_count_is_exact(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_kill_9_at_any_moment_leaves_litter_but_never_a_lie(tmp_path, seed):
+def test_c7_kill_9_at_any_moment_leaves_litter_but_never_a_lie(tmp_path, seed):
     root = tmp_path / "shelf"
     workers = [work("forever", root, seed * 10 + number) for number in range(2)]
     for worker in workers:
@@ -154,7 +154,7 @@ def test_a_dead_downloads_key_is_free_and_its_litter_swept(tmp_path):
     shelf.close()
 
 
-def test_eviction_spares_a_live_download_and_takes_a_dead_one(tmp_path):
+def test_c5_eviction_spares_a_live_download_and_takes_a_dead_one(tmp_path):
     root = tmp_path / "shelf"
     worker = work("hold", root, 0)
     assert worker.stdout.readline() == "holding\n"
@@ -202,7 +202,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_full_disk_is_an_error_with_a_name_and_spoils_nothing(small_disk):
+def test_c4_a_full_disk_is_an_error_with_a_name_and_spoils_nothing(small_disk):
     root = small_disk / "shelf"
     shelf = shelf_at(root, limit=1 << 30)
     (small_disk / "foreign").write_bytes(bytes(1 << 20))
@@ -214,7 +214,7 @@ def test_a_full_disk_is_an_error_with_a_name_and_spoils_nothing(small_disk):
     shelf.close()
 
 
-def test_the_mount_never_fills_the_disk(small_disk):
+def test_c2_the_mount_never_fills_the_disk(small_disk):
     root = small_disk / "shelf"
     shelf = Shelf(root, limit=1 << 30, reserve=FreeSpace(share=0.25), clock=SystemClock())
     for number in range(60):
@@ -224,7 +224,7 @@ def test_the_mount_never_fills_the_disk(small_disk):
     shelf.close()
 
 
-def test_a_disk_filled_by_others_fails_downloads_and_keeps_reads(small_disk):
+def test_c2_c4_a_disk_filled_by_others_fails_downloads_and_keeps_reads(small_disk):
     root = small_disk / "shelf"
     shelf = shelf_at(root, limit=1 << 30)
     shelf.put("aa", b"data", None).close()
@@ -242,7 +242,7 @@ def test_a_disk_filled_by_others_fails_downloads_and_keeps_reads(small_disk):
     shelf.close()
 
 
-def test_a_read_only_disk_serves_what_it_has(small_disk):
+def test_c4_a_read_only_disk_serves_what_it_has(small_disk):
     root = small_disk / "shelf"
     shelf = shelf_at(root)
     shelf.put("aa", b"data", None).close()

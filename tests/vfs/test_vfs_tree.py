@@ -37,7 +37,7 @@ async def every_file(mount: Mount, kind: Kind) -> dict[int, str]:
     return found
 
 
-async def test_every_image_is_there_once_with_its_bytes(mount: Mount) -> None:
+async def test_l2_b1_every_image_is_there_once_with_its_bytes(mount: Mount) -> None:
     org = mount.standin.organization
     there = [
         image_bytes(image)
@@ -50,7 +50,7 @@ async def test_every_image_is_there_once_with_its_bytes(mount: Mount) -> None:
     assert sorted(shown) == sorted(there)
 
 
-async def test_every_annotation_file_is_there_once_with_its_bytes(mount: Mount) -> None:
+async def test_l2_b2_every_annotation_file_is_there_once_with_its_bytes(mount: Mount) -> None:
     org = mount.standin.organization
     wanted = {note_bytes(mount.standin, image) for image in org.images.values()}
     files = await every_file(mount, Kind.ANNOTATION)
@@ -59,7 +59,7 @@ async def test_every_annotation_file_is_there_once_with_its_bytes(mount: Mount) 
         assert await mount.read(path) in wanted
 
 
-async def test_every_name_is_one_that_a_kernel_takes(mount: Mount) -> None:
+async def test_n2_every_name_is_one_that_a_kernel_takes(mount: Mount) -> None:
     for path in await mount.walk(read=False):
         for name in path.strip("/").split("/"):
             assert name not in ("", ".", "..")
@@ -67,7 +67,7 @@ async def test_every_name_is_one_that_a_kernel_takes(mount: Mount) -> None:
             assert len(name.encode()) <= NAME_MAX
 
 
-async def test_every_path_is_found_without_a_listing(tmp_path: Path) -> None:
+async def test_q3_every_path_is_found_without_a_listing(tmp_path: Path) -> None:
     """A cold lookup finds what the listing shows."""
     with StandIn(PRESETS["nasty"](), cold_reads=True) as standin:
         async with Rig(standin, tmp_path / "one").mount() as mount:
@@ -88,7 +88,7 @@ async def test_a_path_that_the_server_spells_oddly_is_found_without_a_listing(tm
             await mount.look("/datasets/hostile/images/a/b/inside.jpg")
 
 
-async def test_numbers_are_the_same_after_a_remount(tmp_path: Path) -> None:
+async def test_i1_numbers_are_the_same_after_a_remount(tmp_path: Path) -> None:
     with StandIn(PRESETS["nasty"]()) as standin:
         found = []
         for folder in ("one", "other"):  # another cache even
@@ -110,7 +110,7 @@ async def test_a_file_is_no_folder_and_a_folder_no_file(mount: Mount) -> None:
 @pytest.mark.parametrize(
     "path", ["/x", "/datasets/x", "/datasets/names/x", "/datasets/names/images/x", "/.pictofs/x"]
 )
-async def test_what_is_not_there_is_not_found(mount: Mount, path: str) -> None:
+async def test_e1_what_is_not_there_is_not_found(mount: Mount, path: str) -> None:
     with pytest.raises(NoSuchEntry):
         await mount.look(path)
 
@@ -122,12 +122,12 @@ async def test_a_number_that_nothing_has_is_not_found(mount: Mount, number: int)
     assert isinstance(await error_of(lambda: mount.tree.attributes(number)), NoSuchEntry)
 
 
-async def test_the_status_is_a_file_of_its_size(mount: Mount) -> None:
+async def test_l5_the_status_is_a_file_of_its_size(mount: Mount) -> None:
     assert await mount.read(STATUS) == b"{}\n"
     assert (await mount.look(STATUS)).size == 3
 
 
-async def test_the_space_is_the_organization_and_costs_nothing(mount: Mount) -> None:
+async def test_s7_the_space_is_the_organization_and_costs_nothing(mount: Mount) -> None:
     await mount.list("/datasets")
     mount.forget_log()
     size, files = mount.tree.space()
@@ -137,7 +137,7 @@ async def test_the_space_is_the_organization_and_costs_nothing(mount: Mount) -> 
     assert mount.asked == []
 
 
-async def test_reading_a_folder_goes_on_from_any_cookie(mount: Mount) -> None:
+async def test_f7_reading_a_folder_goes_on_from_any_cookie(mount: Mount) -> None:
     folder = (await mount.look("/datasets/names/images/strange")).inode
     everything = list(await mount.entries(folder))
     handle, seen, cookie = mount.tree.open_folder(folder), [], 0
