@@ -15,7 +15,7 @@ from pictofs.api.client import Api
 from pictofs.clock import Clock
 from pictofs.errors import DiskFull, Forbidden, Nonsense, NoSuchEntry, TimedOut
 from pictofs.library.changes import Changes
-from pictofs.library.filling import Filling, Pages, fill
+from pictofs.library.filling import PASSES, Filling, Pages, fill
 from pictofs.library.flights import Flights
 from pictofs.library.reach import AWAY, Reach
 from pictofs.model.names import QUOTE, storable, unescape
@@ -85,13 +85,16 @@ class Listing:
             await self._renew("datasets", self._read_datasets, have=checked is not None)
 
     async def _read_datasets(self) -> None:
-        gone = None
-        while gone is None:  # or else it was changed from here meanwhile: it may lack that
+        for _ in range(PASSES):
             edition, at = self._catalog.edition, self._clock.wall()
             found = await self._all_datasets()
             gone = await trio.to_thread.run_sync(self._catalog.put_datasets, found, at, edition)
-        self._answers.clear()
-        self._changes.tell(gone)
+            if gone is not None:
+                self._answers.clear()
+                self._changes.tell(gone)
+                return
+            # It was changed from here meanwhile, and what was read may lack that.
+        log.info("the list of datasets was changed while it was read, %d times in a row", PASSES)
 
     async def _all_datasets(self) -> list[Dataset]:
         found: list[Dataset] = []

@@ -12,6 +12,7 @@ import trio
 from rig import Mount, Rig, error_of
 
 from pictofs.errors import AlreadyExists, Forbidden, Nonsense, NotEmpty, ServerFault
+from pictofs.library.listing import NO_DATASET
 from pictofs.model.names import tagged
 from pictofs.store.datasets import DATASETS
 from standin import Organization, StandIn
@@ -193,3 +194,23 @@ async def test_w5_after_a_lost_answer_the_list_is_read_again(rig: Rig, mount: Mo
         mount.forget_log()
         assert await shown(once) == ["new", "one"]
         assert mount.asked == []
+
+
+async def test_w6_a_list_that_is_always_too_old_is_left_to_the_next_look(mount: Mount) -> None:
+    """Three requests, however often something is changed meanwhile; what is known stays."""
+    await shown(mount)
+
+    async def change(exchange: Exchange) -> None:
+        mount.catalog.expire(NO_DATASET)
+        await exchange.proceed()
+
+    fault = mount.standin.faults.add(Fault(Match(path="/datasets/", method="GET"), change))
+    mount.clock.advance(301)
+    mount.forget_log()
+    await mount.library.listing.datasets()
+    assert mount.asked == ["GET /datasets/"] * 3
+    assert mount.catalog.dataset_by_entry("one")
+    mount.standin.faults.remove(fault)
+    mount.forget_log()
+    assert await shown(mount) == ["one"]
+    assert mount.asked == ["GET /datasets/"]

@@ -22,6 +22,7 @@ from standin import Organization, StandIn
 from standin.dataset import Dataset
 from standin.faults import Fault, Match, Reset, error
 
+UUID = "0123abcd-0000-4000-8000-000000000001"
 DESCRIPTION = "user.pictograph.description"
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
@@ -191,6 +192,7 @@ def there(server: StandIn) -> list[tuple[str, str, str | None]]:
         ("‛.", "."),
         ("‛..", ".."),
         ("x" * 255, "x" * 255),
+        (UUID, UUID),
     ],
 )
 def test_w2_names_are_sent_unescaped(mount: Mount, server: StandIn, entry: str, name: str) -> None:
