@@ -78,14 +78,14 @@ class Edits:
 
         return await self._make(work)
 
-    async def rename(self, entry: str, to: str) -> None:
+    async def rename(self, entry: str, to: str) -> DatasetRow:
         """Give the dataset listed as `entry` the name that is listed as `to`. Raises NoSuchEntry, AlreadyExists."""
         name, row = server_name(to), await self._listed(entry)
 
-        async def work() -> None:
-            await self._show(await self._api.update_dataset(row.id, new_name=name))
+        async def work() -> DatasetRow:
+            return await self._show(await self._api.update_dataset(row.id, new_name=name))
 
-        await self._make(work)
+        return await self._make(work)
 
     async def describe(self, key: int, text: str) -> None:
         """Change a dataset's description; empty: none. Raises NoSuchEntry."""
@@ -96,10 +96,11 @@ class Edits:
 
         await self._make(work)
 
-    async def remove(self, entry: str) -> None:
-        """Delete the dataset listed as `entry`. Raises NoSuchEntry, and NotEmpty while it holds anything at all."""
+    async def remove(self, entry: str) -> DatasetRow:
+        """Delete the dataset listed as `entry`; what it was. Raises NoSuchEntry, NotEmpty while it holds anything."""
         row = await self._listed(entry)
         await self._make(partial(self._remove, row))
+        return row
 
     async def _remove(self, row: DatasetRow) -> None:
         patience = Patience(self._clock, self._max_retries, WAIT)

@@ -14,12 +14,13 @@ from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind
 from pictofs.model.inode import number as number_of
 from pictofs.store.datasets import DATASETS
+from pictofs.store.rows import DatasetRow, Gone
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import FOREVER, Attributes, Entry, View
 from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
 from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import DatasetView, DocumentView, dataset_folder
-from pictofs.vfs.views.fixed import Documents, FixedView
+from pictofs.vfs.views.fixed import BY_ID, Documents, FixedView
 from pictofs.vfs.views.images import ImagesView, ImageView
 
 DESCRIPTION = xattrs.PREFIX + "description"
@@ -123,7 +124,7 @@ class Tree:
 
     async def remove_folder(self, parent: int, name: str) -> None:
         """`rmdir`: a dataset that holds nothing. Raises NotEmpty, NoSuchEntry; elsewhere ReadOnly."""
-        await self._edits(parent).remove(name)
+        self._forget_link(await self._edits(parent).remove(name))
 
     async def rename(self, parent: int, name: str, to: int, new_name: str) -> None:
         """`mv` of a dataset within `datasets/`, which replaces nothing.
@@ -135,7 +136,11 @@ class Tree:
             raise NotSupported(
                 f"the dataset {name!r} can't be moved into another folder: it can be renamed only"
             )
-        await edits.rename(name, new_name)
+        self._forget_link(await edits.rename(name, new_name))
+
+    def _forget_link(self, row: DatasetRow) -> None:
+        """Have the kernel look anew where the link by id leads, and how long that is."""
+        self._library.changes.tell([Gone(number_of(Kind.FIXED, BY_ID), row.id.lower())])
 
     async def set_xattr(self, number: int, name: str, value: bytes) -> None:
         """`setfattr`: a dataset's description.

@@ -477,11 +477,13 @@ def test_w6_links_by_id_lead_to_the_new_name(mount: Mount, server: StandIn) -> N
     assert os.readlink(link) == "../datasets/signs"
     (mount.datasets / "signs").rename(mount.datasets / "renamed")
     assert (os.readlink(link), link.stat().st_ino) == ("../datasets/renamed", before)
+    eventually(lambda: link.lstat().st_size, len("../datasets/renamed"))
     (mount.datasets / "new").mkdir()
     link = mount.root / "by-id" / server.organization["new"].id
     assert link.is_dir()
     (mount.datasets / "new").rmdir()
     assert not link.exists()
+    eventually(lambda: os.path.lexists(link), False)
 
 
 def test_w6_dataset_json_is_that_of_the_change(mount: Mount, client: pictograph.Client) -> None:
