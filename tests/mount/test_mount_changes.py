@@ -477,12 +477,21 @@ def test_w6_links_by_id_lead_to_the_new_name(mount: Mount, server: StandIn) -> N
     assert os.readlink(link) == "../datasets/signs"
     (mount.datasets / "signs").rename(mount.datasets / "renamed")
     assert (os.readlink(link), link.stat().st_ino) == ("../datasets/renamed", before)
-    eventually(lambda: link.lstat().st_size, len("../datasets/renamed"))
     (mount.datasets / "new").mkdir()
     link = mount.root / "by-id" / server.organization["new"].id
     assert link.is_dir()
     (mount.datasets / "new").rmdir()
     assert not link.exists()
+
+
+def test_w6_the_kernel_forgets_a_link_by_id(mount: Mount, server: StandIn) -> None:
+    """What it keeps of a link is its length; reading the link would end that, too."""
+    (mount.datasets / "new").mkdir()
+    link = mount.root / "by-id" / server.organization["new"].id
+    assert link.lstat().st_size == len("../datasets/new")
+    (mount.datasets / "new").rename(mount.datasets / "renamed")
+    eventually(lambda: link.lstat().st_size, len("../datasets/renamed"))
+    (mount.datasets / "renamed").rmdir()
     eventually(lambda: os.path.lexists(link), False)
 
 
