@@ -132,7 +132,11 @@ def seconds(work: Callable[[], Any]) -> float:
 def python(code: str, *arguments: str, env: dict[str, str]) -> Any:
     """What a program prints last, as JSON; it runs in a process of its own, as a user's would."""
     done = subprocess.run(
-        [PYTHON, "-c", code, *arguments], env=env, check=True, stdout=subprocess.PIPE, text=True
+        [PYTHON, "-W", "ignore", "-c", code, *arguments],
+        env=env,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     return json.loads(done.stdout.splitlines()[-1])
 

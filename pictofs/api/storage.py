@@ -157,10 +157,11 @@ class Storage:
                 self._meter.connections += 1
             self._meter.sent("storage", "GET")
             try:
-                with trio.fail_after(self._inactivity):
+                # Not trio.fail_after, here and below: its generators cost 10 us more, three times for each file.
+                with trio.CancelScope(relative_deadline=self._inactivity):
                     head = await connection.ask(request)
-                self._meter.ended("storage", "GET", str(head.status))
-                return connection, head
+                    self._meter.ended("storage", "GET", str(head.status))
+                    return connection, head
             except Gone as gone:
                 self._meter.ended("storage", "GET", UNANSWERED)
                 connection.close()
@@ -169,23 +170,21 @@ class Storage:
                 # The server closed it while it lay idle, and that says nothing about this request.
                 self._meter.retries += 1
                 connection = None
-            except trio.TooSlowError:
-                self._meter.ended("storage", "GET", UNANSWERED)
-                connection.close()
-                raise TimedOut(f"{origin.host}: no answer within {self._inactivity:g} s") from None
             except BaseException:
                 self._meter.ended("storage", "GET", UNANSWERED)
                 connection.close()
                 raise
+            else:
+                self._meter.ended("storage", "GET", UNANSWERED)
+                connection.close()
+                raise TimedOut(f"{origin.host}: no answer within {self._inactivity:g} s")
 
     async def _receive(self, origin: Origin, connection: Connection) -> bytes:
-        try:
-            with trio.fail_after(self._inactivity):
-                piece = await connection.receive()
-        except trio.TooSlowError:
-            raise TimedOut(f"{origin.host}: the transfer stood still for {self._inactivity:g} s") from None
-        self._meter.bytes_in["storage"] += len(piece)
-        return piece
+        with trio.CancelScope(relative_deadline=self._inactivity):
+            piece = await connection.receive()
+            self._meter.bytes_in["storage"] += len(piece)
+            return piece
+        raise TimedOut(f"{origin.host}: the transfer stood still for {self._inactivity:g} s")
 
     async def _refusal(self, origin: Origin, head: Head, connection: Connection) -> PictofsError:
         """The error for a status; its body is read, so that the connection can serve on."""

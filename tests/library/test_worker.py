@@ -107,6 +107,7 @@ async def test_it_fetches_what_is_fetched_ahead_and_counts_it(rig: Rig) -> None:
         await all_landed(mount, rig)
         counted = mount.meter.requests["storage", "GET", "warm"]
         assert counted == len(rig.standin.log.requests("storage")) == FILES
+        assert mount.meter.answers["storage", "GET", "warm", "200"] == FILES
         assert mount.meter.bytes_in["storage"] == FILES * 5000
         assert mount.meter.answers["storage", "GET", "warm", "200"] == FILES
         assert not rig.standin.log.key_leaks
