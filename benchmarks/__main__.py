@@ -10,7 +10,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import listing, order, reading
+from benchmarks import download, listing, order, reading
 from benchmarks.rig import Row
 
 ALL = {
@@ -22,6 +22,7 @@ ALL = {
     "scan": listing.scan,
     "million": listing.million,
     "order": order.told_order,
+    "download": download.download,
     "responsive": reading.responsive,
 }
 

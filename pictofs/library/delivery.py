@@ -12,11 +12,14 @@ import trio
 
 from pictofs.errors import Corrupt, NoSuchEntry
 from pictofs.library.cache import QUICK
+from pictofs.library.disk import Disk
 from pictofs.library.library import Library
 from pictofs.store.folder import Draft, Folder
 from pictofs.store.rows import DatasetRow, ImageRow
 from pictofs.store.shelf import WouldBlock
 
+CAUTION = 0.5
+"""Seconds for which a slow disk, as one over a network is, is left to a thread. No reader waits for the loop here."""
 Path = tuple[str, ...]
 """Where a file goes, in parts from the folder on."""
 
@@ -41,8 +44,12 @@ class Delivery:
     def __init__(self, library: Library, folder: Folder) -> None:
         self._library, self._folder = library, folder
         self._source, self._notes, self._cache = library.source, library.notes, library.cache
-        self._catalog, self._disk = library.catalog, library.cache.disk
+        self._catalog, self._disk = library.catalog, Disk(CAUTION)
         self._arriving: set[_Arrival] = set()
+
+    async def serve(self) -> None:
+        """Write what is not written inline. Somebody must run it."""
+        await self._disk.serve()
 
     @property
     def arriving(self) -> int:
@@ -72,7 +79,7 @@ class Delivery:
         if size is None:
             size = await self._fetched(image, path)
         if size != image.known_size:
-            await self._disk.call(self._library.images.learn_size, image.key, size)
+            await self._cache.disk.call(self._library.images.learn_size, image.key, size)
 
     async def note(self, image: ImageRow, path: Path) -> None:
         """Bring an annotation file."""

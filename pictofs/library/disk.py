@@ -20,7 +20,7 @@ T = TypeVar("T")
 SLOW = 0.05
 """Seconds of one inline call from which on the disk counts as slow: the loop must not stand still."""
 CAUTION = 5.0
-"""Seconds for which a slow disk is left to the thread."""
+"""Seconds for which a slow disk is left to the thread, where readers would notice that the loop stands still."""
 MOST = 32
 """Calls in one batch: at 0.2 ms each the first of them is answered after 6 ms at the latest."""
 
@@ -28,7 +28,9 @@ MOST = 32
 class Disk:
     """A queue in front of a thread. Calls are made one at a time, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, caution: float = CAUTION) -> None:
+        """`caution`: seconds for which a slow disk is left to the thread."""
+        self._caution = caution
         self._waiting: list[_Call] = []
         self._wake = trio.Event()
         self._slow_until = 0.0
@@ -44,7 +46,7 @@ class Disk:
         finally:
             now = time.perf_counter()
             if now - start > SLOW:
-                self._slow_until = now + CAUTION
+                self._slow_until = now + self._caution
 
     async def call(self, work: Callable[..., T], *args: Any) -> T:
         """The result of `work(*args)`, or what it raises. A call that has begun is not cancelled."""

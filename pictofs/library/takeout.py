@@ -24,7 +24,7 @@ from pictofs.store.folder import Folder
 from pictofs.store.rows import DatasetRow
 
 PURPOSE = "download"
-NOTE_WORKERS = 12
+NOTE_WORKERS = 8
 """Annotation files fetched at once: each is a request of the API, which costs more CPU the more are under way."""
 
 
@@ -153,10 +153,13 @@ class Takeout:
             self._warn()
             self._state = "fetching"
             self._lanes.clear()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._fetch, "images", self._wanted.workers)
-                await self._signed.wait()
-                nursery.start_soon(self._fetch, "annotations", min(self._wanted.workers, NOTE_WORKERS))
+            async with trio.open_nursery() as outer:
+                outer.start_soon(self._delivery.serve)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._fetch, "images", self._wanted.workers)
+                    await self._signed.wait()
+                    nursery.start_soon(self._fetch, "annotations", min(self._wanted.workers, NOTE_WORKERS))
+                outer.cancel_scope.cancel()
             if self._found.lacking:
                 await self._look()  # what counts is what is there now
 

@@ -342,6 +342,14 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6),
     max_leaves=20,
 )
+TEXT = st.text(st.characters(codec=None), max_size=5)
+
+
+@given(st.dictionaries(TEXT, JSON, max_size=6))
+def test_an_annotation_file_is_as_json_writes_it(document: dict[str, Any]) -> None:
+    assert wire.annotation_text(document) == json.dumps(document, indent=2).encode()
+
+
 DECODERS = [
     wire.datasets,
     wire.dataset,

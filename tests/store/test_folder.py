@@ -42,6 +42,18 @@ def test_a_file_has_its_content_and_time(folder: Folder, root: Path) -> None:
     assert path.read_bytes() == b"other"
 
 
+@pytest.mark.parametrize(
+    ("grain", "kept"), [(100, 1), (10_000_000, 3_000_000), (2_000_000_000, 1_123_000_000)]
+)
+def test_d2_times_as_far_as_the_disk_keeps_them(folder: Folder, grain: int, kept: int) -> None:
+    """What FAT, exFAT and NTFS make of a time is that time; another one is not."""
+    assert folder._grain == 1
+    folder.put(("f",), b"abc", (TIME + kept) // grain * grain)
+    folder._grain = grain
+    assert folder.holds(("f",), 3, TIME + kept)
+    assert not folder.holds(("f",), 3, TIME + kept + grain)
+
+
 def test_the_umask_is_the_user_s(folder: Folder, root: Path) -> None:
     before = os.umask(0o027)
     try:
