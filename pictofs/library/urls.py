@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from pictofs.api.client import Api
 from pictofs.api.meter import is_background
 from pictofs.clock import Clock
-from pictofs.errors import PictofsError, ServerFault, Throttled
+from pictofs.errors import (
+    Conflict,
+    Forbidden,
+    NoSuchEntry,
+    PictofsError,
+    QuotaSpent,
+    ServerFault,
+    Throttled,
+    Unauthorized,
+)
 from pictofs.library.flights import Flights
 from pictofs.model.records import STATUSES, SignedUrl
 from pictofs.store.rows import DatasetRow, ImageRow
@@ -22,6 +31,8 @@ MEMORY = 900.0
 """Seconds for which one lone read of a dataset is remembered: the life of a signed URL."""
 REST = 60.0
 """Seconds for which no batch is asked for after one that failed: each attempt costs a request, and retries."""
+LASTING = (Conflict, Forbidden, NoSuchEntry, QuotaSpent, Unauthorized)
+"""Refusals that waiting does not help against: cold storage, for one."""
 REFUSALS = 3
 """Refused URLs of one batch after which the batch is given up: signatures were revoked, not one object lost."""
 
@@ -31,8 +42,8 @@ class _Batch:
     urls: dict[str, SignedUrl] = field(default_factory=dict)
     refused: int = 0
     expires_at: float = 0.0
-    failed: bool = False
-    """Whether it is empty because the API did not answer."""
+    error: PictofsError | None = None
+    """Why it is empty, where that is no answer."""
 
 
 class UrlBook:
@@ -60,13 +71,13 @@ class UrlBook:
         """A URL that is good now, or None where the keyed byte route is the way.
 
         `many`: a batch is worth its request. `ahead`: nobody waits for the image; Throttled, with the time to wait,
-        where no batch can be had now. `proof`: the keyed route has answered, and is not believed; ServerFault where
-        no batch can be had.
+        where no batch can be had now, and what the server refuses it with, where that lasts. `proof`: the keyed
+        route has answered, and is not believed; ServerFault where no batch can be had.
         """
         partition = self._partition(dataset, image)
         now = self._clock.wall()
         batch = self._good_batch(partition)
-        if proof and batch is not None and batch.failed:
+        if proof and batch is not None and batch.error is not None:
             batch = None
         if batch is None and partition[1] in (None, *STATUSES):  # `status_filter` knows no other
             last = self._lone.get(dataset.key)
@@ -76,9 +87,11 @@ class UrlBook:
             batch = await self._ask(dataset, partition, ahead)
         if batch is None:
             return None
-        if ahead and batch.failed:
+        if ahead and isinstance(batch.error, LASTING):
+            raise batch.error.with_traceback(None)
+        if ahead and batch.error is not None:
             raise Throttled("no signed URLs can be had now", retry_after=max(1.0, batch.expires_at - now))
-        if proof and batch.failed:
+        if proof and batch.error is not None:
             raise ServerFault("no signed URLs can be had now")
         found = batch.urls.get(image.id)
         return found if found is None or now < found.expires_at else None
@@ -104,7 +117,7 @@ class UrlBook:
         if self._good_batch(partition) is not None:
             return  # another one who waited for it has said so
         log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
-        self._batches[partition] = _Batch(expires_at=self._clock.wall() + REST, failed=True)
+        self._batches[partition] = _Batch(expires_at=self._clock.wall() + REST, error=error)
 
     def _good_batch(self, partition: tuple[int, str | None]) -> _Batch | None:
         batch = self._batches.get(partition)

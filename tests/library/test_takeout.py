@@ -13,7 +13,7 @@ import pytest
 import trio
 from rig import Mount, Rig, expected
 
-from pictofs.errors import DiskFull, NoSuchEntry, Offline, PictofsError, ServerFault, Throttled
+from pictofs.errors import Conflict, DiskFull, NoSuchEntry, Offline, PictofsError, ServerFault, Throttled
 from pictofs.library.scope import Choice
 from pictofs.library.takeout import Takeout, Wanted
 from pictofs.store.folder import Folder
@@ -448,6 +448,15 @@ async def test_storage_that_is_gone_ends_the_run(rig: Rig, out: Path, path: str 
         rig.standin.faults.clear()
         rig.clock.advance(61)
         await landed(mount, out)
+
+
+async def test_a_dataset_in_cold_storage_is_refused(rig: Rig, out: Path) -> None:
+    rig.standin.organization["small"].storage_class = "coldline"
+    async with rig.mount() as mount:
+        run = await download(mount, out, kinds={"images"})
+        assert isinstance(run.error, Conflict)
+        assert (run.error.exit_code, mount.asked.count(BATCH), mount.asked.count(KEYED)) == (5, 1, 0)
+        await landed(mount, out, kinds={"annotations"})
 
 
 async def test_urls_that_expire_meanwhile(rig: Rig, out: Path) -> None:

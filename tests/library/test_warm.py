@@ -10,7 +10,16 @@ import pytest
 import trio
 from rig import Mount, Rig, expected
 
-from pictofs.errors import DiskFull, Invalid, NoSuchEntry, Offline, PictofsError, ServerFault, Throttled
+from pictofs.errors import (
+    Conflict,
+    DiskFull,
+    Invalid,
+    NoSuchEntry,
+    Offline,
+    PictofsError,
+    ServerFault,
+    Throttled,
+)
 from pictofs.library.scope import Choice
 from pictofs.library.warm import Warm, Wish
 from standin import Organization, Spec, StandIn
@@ -313,6 +322,14 @@ async def test_storage_that_is_gone_ends_the_run(rig: Rig) -> None:
         rig.fault(error(500), "storage")
         run = await warm(mount, kinds={"images"})
         assert isinstance(run.error, ServerFault)
+
+
+async def test_a_dataset_in_cold_storage_is_refused(rig: Rig) -> None:
+    rig.standin.organization["small"].storage_class = "coldline"
+    async with rig.mount() as mount:
+        run = await warm(mount, kinds={"images"})
+        assert isinstance(run.error, Conflict)
+        assert (run.error.exit_code, mount.asked.count(BATCH)) == (5, 1)
 
 
 async def test_urls_that_can_t_be_had_end_the_run(rig: Rig) -> None:
