@@ -110,7 +110,7 @@ def download(
     result = ended.result
     if as_json:
         print(json.dumps(result), flush=True)
-    elif result["files"]:
+    elif result["files"] or ended.error is None:
         print("\n".join(outcome({**result, "path": result["dir"]})), flush=True)
     if ended.interrupted:
         print("stopped: what has come stays, and the same command goes on from there", file=sys.stderr)

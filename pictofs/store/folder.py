@@ -57,12 +57,12 @@ class Folder:
         """
         self.root = root
         self._numbers = itertools.count()
-        with self._errors("using it"):
+        with self._errors("making it"):
             root.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             self._lock()
-            with self._errors("using it"):
+            with self._errors("making it"):
                 self._partial = self._open_partial()
                 self._grain = self._probed()
         except BaseException:
