@@ -10,7 +10,7 @@ from typing import Any
 import google_crc32c
 import trio
 
-from pictofs.errors import Corrupt, NoSuchEntry
+from pictofs.errors import Corrupt, DiskFull, NoSuchEntry
 from pictofs.library.cache import QUICK
 from pictofs.library.disk import Disk
 from pictofs.library.library import Library
@@ -79,7 +79,8 @@ class Delivery:
         if size is None:
             size = await self._fetched(image, path)
         if size != image.known_size:
-            await self._cache.disk.call(self._library.images.learn_size, image.key, size)
+            with suppress(DiskFull):  # of the catalog: the file is right all the same
+                await self._cache.disk.call(self._library.images.learn_size, image.key, size)
 
     async def note(self, image: ImageRow, path: Path) -> None:
         """Bring an annotation file."""

@@ -73,6 +73,7 @@ class Takeout:
         # Of their own: images that have their URLs need no budget.
         self._budgets = {kind: Budget(library.meter, library.clock, wait=wanted.wait) for kind in KINDS}
         self._failures = {kind: Failures() for kind in KINDS}
+        self._before = library.meter.spent(PURPOSE)
         self._cancel = trio.CancelScope()
         self._state = "listing"
         self._lanes: set[Kind] = {"images"}
@@ -105,7 +106,7 @@ class Takeout:
             "bytes": images.bytes,
             "bytes_done": images.bytes_present + self._landed_bytes + self._delivery.arriving,
             "failed": self.failed,
-            "requests": self._library.meter.spent(PURPOSE),
+            "requests": self._library.meter.spent(PURPOSE) - self._before,
             "until": until,
             "notice": self._notice,
         }
