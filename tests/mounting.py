@@ -200,7 +200,12 @@ def _base(server: StandIn) -> str:
 
 def expected(server: StandIn, dataset: Dataset) -> dict[str, bytes]:
     """Every file of a dataset whose names need no escaping, by its path below the dataset's folder."""
-    files = {"dataset.json": document_bytes(server, dataset)}
+    return {"dataset.json": document_bytes(server, dataset), **images_and_notes(server, dataset)}
+
+
+def images_and_notes(server: StandIn, dataset: Dataset) -> dict[str, bytes]:
+    """The same, without what a download leaves out."""
+    files = {}
     for image in active(dataset):
         place = f"{image.directory_path.strip('/')}/{image.filename}".lstrip("/")
         files[f"images/{place}"] = image_bytes(image)

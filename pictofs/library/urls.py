@@ -108,14 +108,11 @@ class UrlBook:
                     raise  # the keyed route would eat the reserve just as well
                 if joined:  # by what was fetched ahead, which may spend less than a reader
                     continue
-                self._failed(dataset, partition, error)
-            except PictofsError as error:
-                self._failed(dataset, partition, error)
+                if self._good_batch(partition) is None:  # else another reader has said so
+                    self._failed(dataset, partition, error)
             return self._batches[partition]
 
     def _failed(self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError) -> None:
-        if self._good_batch(partition) is not None:
-            return  # another one who waited for it has said so
         log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
         self._batches[partition] = _Batch(expires_at=self._clock.wall() + REST, error=error)
 
@@ -157,7 +154,15 @@ class UrlBook:
         return dataset.key, status if dataset.image_count > BATCH else None
 
     async def _fetch(self, dataset: DatasetRow, partition: tuple[int, str | None]) -> None:
-        rows = await self._api.download_items(dataset.id, status=partition[1], limit=BATCH)
+        try:
+            rows = await self._api.download_items(dataset.id, status=partition[1], limit=BATCH)
+        except Throttled:
+            raise
+        except (
+            PictofsError
+        ) as error:  # noted here: who comes next must not ask before those who wait have heard
+            self._failed(dataset, partition, error)
+            return
         # An answer without a row is believed for a while too, or each read would ask again.
         expires_at = min((row.expires_at for row in rows), default=self._clock.wall() + MEMORY)
         self._batches[partition] = _Batch({row.image_id: row for row in rows}, expires_at=expires_at)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pictograph
 import pytest
-from mounting import Serving, Spent, expected, files_below, run
+from mounting import Serving, Spent, files_below, images_and_notes, run
 
 from standin import Organization, Spec, StandIn
 from standin.faults import Delay, Fault, Match, error
@@ -90,7 +90,7 @@ def test_d1_everything_lands_once(download: Download, serving: Serving, tmp_path
         0,
         f"{out}: 60 of 60 files, 150 kB of 150 kB of images, 34 API requests\n",
     )
-    assert files_below(out) == expected(server, server.organization["small"])
+    assert files_below(out) == images_and_notes(server, server.organization["small"])
     assert sorted(os.listdir(out)) == ["annotations", "images"]
     before = Spent(server)
     code, said, _ = download(server, "small", out, role=role)
@@ -176,7 +176,7 @@ def test_d3_kill_9_at_any_moment(start: Start, download: Download, serving: Serv
     """Each run is killed after some more files; together they ask hardly more than one run would."""
     server, out = serving(Spec.uniform(images=200, size=40_000, directories=3)), tmp_path / "out"
     server.faults.add(Fault(on=Match("storage"), do=Delay(0.02)))
-    wanted = expected(server, server.organization["dataset-0"])
+    wanted = images_and_notes(server, server.organization["dataset-0"])
     workers, kills = 4, 0
     for share in (0.1, 0.3, 0.5, 0.7):
         process = start(server, "dataset-0", out, "--json", "--workers", str(workers))
@@ -247,7 +247,7 @@ def test_bulk_annotations(download: Download, serving: Serving, tmp_path: Path) 
     code, said, _ = download(server, "dataset-0", out, "--bulk-annotations", role="admin")
     assert code == 0
     assert said.strip().endswith("10 API requests")
-    assert files_below(out) == expected(server, server.organization["dataset-0"])
+    assert files_below(out) == images_and_notes(server, server.organization["dataset-0"])
     assert server.organization.exports == {}
 
 
@@ -301,7 +301,7 @@ def test_d3_a_full_disk_is_one_line(download: Download, serving: Serving, tmp_pa
         ]
         landed = files_below(disk / "out/images")
         assert f"{len(landed)} of 60 files" in said
-        wanted = expected(server, server.organization["dataset-0"])
+        wanted = images_and_notes(server, server.organization["dataset-0"])
         assert 20 < len(landed) < 60
         assert all(data == wanted[f"images/{name}"] for name, data in landed.items())
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)

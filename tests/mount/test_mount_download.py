@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mounting import Mount, Mounting, Serving, Spent, eventually, expected, files_below, run
+from mounting import Mount, Mounting, Serving, Spent, eventually, files_below, images_and_notes, run
 
 from standin import PRESETS, Spec
 from standin.spec import DatasetSpec
@@ -45,7 +45,7 @@ def test_d5_what_the_mount_has_read_is_copied(mounted: Mounting, serving: Servin
     before = Spent(server)
     download(mount, "small", tmp_path / "out")
     assert before.all == ["/datasets/?limit=1000&offset=0"]
-    assert files_below(tmp_path / "out") == expected(server, server.organization["small"])
+    assert files_below(tmp_path / "out") == images_and_notes(server, server.organization["small"])
 
 
 def test_the_mount_shows_what_a_download_has_listed(
