@@ -1,4 +1,4 @@
-"""Where requests go: base URL, path slots, and which hosts plain http may reach."""
+"""Where requests go and in whose name: path slots, and which hosts are this machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import ipaddress
 import re
 from urllib.parse import quote
 
-import httpx
-
+from pictofs import __version__
 from pictofs.errors import Invalid
+
+USER_AGENT = f"pictofs/{__version__}"
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
@@ -28,25 +29,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def api_root(base_url: str, *, allow_plain_http: bool) -> str:
-    """The URL that every route starts with: a prefix is kept, a trailing slash is not.
-
-    Raises `Invalid` for what is no base URL, and for plain http to another machine: the key would be readable
-    on the way.
-    """
-    try:
-        url = httpx.URL(base_url.strip())
-    except (httpx.InvalidURL, ValueError) as error:
-        raise Invalid(f"the base URL is not a URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
-        raise Invalid(
-            "the base URL must look like https://api.pictograph.io, without user, query or fragment"
-        )
-    if url.scheme == "http" and not allow_plain_http and not is_loopback(url.host):
-        raise Invalid(f"plain http would show the API key on the way to {url.host}; use https")
-    return str(url).rstrip("/") + "/api/v1/developer"
 
 
 def slot(value: str) -> str:

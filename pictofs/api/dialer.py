@@ -8,7 +8,6 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import httpx
 import trio
 
 from pictofs.api.address import is_loopback
@@ -107,6 +106,8 @@ class Dialer:
         self, stream: trio.abc.Stream, socket: trio.socket.SocketType, origin: Origin
     ) -> Connection:
         if self._ssl is None:
+            import httpx  # noqa: PLC0415 - 0.1 s, which a worker that needs no TLS does without
+
             self._ssl = httpx.create_ssl_context()
             self._ssl.set_alpn_protocols(["http/1.1"])
         # Python before 3.11.4 sets it: a body without a length that was cut would pass for a whole one.

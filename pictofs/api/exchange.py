@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import httpx
 
-from pictofs import __version__
-from pictofs.api.address import api_root
+from pictofs.api.address import USER_AGENT, is_loopback
 from pictofs.api.failure import RETRYABLE, api_failure, clean, retry_after
 from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
@@ -21,7 +20,6 @@ from pictofs.errors import Invalid, Nonsense, Offline, PictofsError, ServerFault
 
 T = TypeVar("T")
 
-USER_AGENT = f"pictofs/{__version__}"
 BODY_MAX = 256 * 1024 * 1024
 """Bytes of an answer; the largest legitimate one, 10,000 download items, has about 10 MiB."""
 _ERROR_BODY_MAX = 64 * 1024
@@ -46,6 +44,25 @@ class _Failed(Exception):
         self.error = error
         self.again = again
         self.asked = asked
+
+
+def api_root(base_url: str, *, allow_plain_http: bool) -> str:
+    """The URL that every route starts with: a prefix is kept, a trailing slash is not.
+
+    Raises `Invalid` for what is no base URL, and for plain http to another machine: the key would be readable
+    on the way.
+    """
+    try:
+        url = httpx.URL(base_url.strip())
+    except (httpx.InvalidURL, ValueError) as error:
+        raise Invalid(f"the base URL is not a URL: {error}") from error
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
+        raise Invalid(
+            "the base URL must look like https://api.pictograph.io, without user, query or fragment"
+        )
+    if url.scheme == "http" and not allow_plain_http and not is_loopback(url.host):
+        raise Invalid(f"plain http would show the API key on the way to {url.host}; use https")
+    return str(url).rstrip("/") + "/api/v1/developer"
 
 
 class Exchange:

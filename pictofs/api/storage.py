@@ -17,11 +17,10 @@ from urllib.parse import urlsplit
 
 import trio
 
-from pictofs.api.address import is_loopback
+from pictofs.api.address import USER_AGENT, is_loopback
 from pictofs.api.body import Body, described, range_headers
 from pictofs.api.connection import Connection, Gone, Head
 from pictofs.api.dialer import PORTS, Dialer, Origin, authorization
-from pictofs.api.exchange import USER_AGENT
 from pictofs.api.failure import retry_after
 from pictofs.api.meter import UNANSWERED, Meter
 from pictofs.clock import Clock
