@@ -166,6 +166,8 @@ class _Peer:
 def _parse(line: bytes) -> Request:
     try:
         request = json.loads(line)
+        if b"\\u" in line:  # half of a surrogate pair is JSON and no text
+            json.dumps(request, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict) or not isinstance(request.get("op"), str):

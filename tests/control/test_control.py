@@ -125,6 +125,7 @@ async def test_several_requests_on_one_connection(tmp_path: Path) -> None:
         b"[" * 60000,
         b"9" * 60000,
         b"\x00",
+        rb'{"op":"echo","path":"\ud800"}',
     ],
 )
 async def test_malformed_requests(tmp_path: Path, line: bytes) -> None:
