@@ -13,6 +13,7 @@ from pictofs.library.changes import Changes
 from pictofs.library.flights import Flights
 from pictofs.library.listing import Listing
 from pictofs.library.reach import AWAY, Reach
+from pictofs.library.selections import Selections
 from pictofs.model.inode import key_of
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
@@ -31,12 +32,14 @@ class Identities:
         catalog: Catalog,
         images: ImageTable,
         listing: Listing,
+        selections: Selections,
         flights: Flights,
         changes: Changes,
         reach: Reach,
     ) -> None:
         self._api, self._catalog, self._images = api, catalog, images
-        self._listing, self._flights, self._changes, self._reach = listing, flights, changes, reach
+        self._listing, self._selections, self._flights = listing, selections, flights
+        self._changes, self._reach = changes, reach
         # Id -> when the list of datasets was read that this answer is as old as: a refresh ends both.
         self._misses: LRUCache[str, float] = LRUCache(REMEMBERED)
 
@@ -94,6 +97,7 @@ class Identities:
         seen = self._catalog.meta("pass") or 0
         put = partial(self._images.put, dataset.key, dataset.id, [image], seen, moves=True)
         self._changes.tell(await trio.to_thread.run_sync(put))
+        self._selections.forget(dataset.key)
         row = self._known(identity)
         # Another image may have its name, and the better right to it.
         return None if row is None else await self._listing.confirmed(row)

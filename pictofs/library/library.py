@@ -29,6 +29,7 @@ from pictofs.library.notes import Notes
 from pictofs.library.notes_ahead import NOTES, NoteFetcher
 from pictofs.library.prefetch import Mode, Prefetch
 from pictofs.library.reach import Reach
+from pictofs.library.selections import Selections
 from pictofs.library.source import Source
 from pictofs.library.tally import Tally
 from pictofs.library.urls import UrlBook
@@ -94,8 +95,9 @@ class Library:
             else None
         )
         """None where nothing may be changed."""
+        self.selections = Selections(catalog, self.images, self.listing, flights, self.changes)
         self.identities = Identities(
-            api, catalog, self.images, self.listing, flights, self.changes, self.reach
+            api, catalog, self.images, self.listing, self.selections, flights, self.changes, self.reach
         )
         self._disk = Disk()
         self.worker = None if worker is None else Worker(worker, meter, clock)

@@ -170,14 +170,25 @@ class Listing:
             filling = self._begin(dataset, current)
         if had:
             # What was listed once is shown whole: a renewal under way must not make a folder look half full.
-            if not filling.slow:
-                with trio.move_on_after(PATIENCE):
-                    await filling.finished.wait()
-                filling.slow = not filling.finished.is_set()
+            await _be_patient(filling)
             return None if isinstance(filling.error, AWAY) or not filling.finished.is_set() else filling
         if current.key in filling.old:
             await filling.finished.wait()
         return filling
+
+    async def whole(self, key: int) -> DatasetRow:
+        """A dataset with every image in the catalog: what was listed before where the server is slow or away."""
+        dataset = await self.tree(key)
+        had = dataset.listed_signature is not None
+        if not self.is_listed(dataset) and not (had and self._reach.resting):
+            filling = self._fillings.get(key) or self._list_dataset(dataset)
+            await (_be_patient(filling) if had else filling.finished.wait())
+            if filling.error is not None and not (had and isinstance(filling.error, AWAY)):
+                raise filling.error
+        row = self._catalog.dataset(key)
+        if row is None:
+            raise NoSuchEntry("the dataset is gone")
+        return row
 
     async def all_images(self, key: int, *, strict: bool = False) -> None:
         """Wait until every image of a dataset is in the catalog.
@@ -411,3 +422,11 @@ class Listing:
             self._reach.failed(error)
             raise
         self._reach.answered()
+
+
+async def _be_patient(filling: Filling) -> None:
+    """Wait for a renewal, for as long as a person would."""
+    if not filling.slow:
+        with trio.move_on_after(PATIENCE):
+            await filling.finished.wait()
+        filling.slow = not filling.finished.is_set()

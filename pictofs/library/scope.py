@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from pictofs.errors import Invalid, NoSuchEntry
 from pictofs.library.listing import Listing
+from pictofs.model.selection import AXIS_FOLDERS
 from pictofs.store.catalog import Catalog
 from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
 
@@ -72,6 +73,8 @@ class Scope:
             return
         dataset = self._catalog.dataset_by_entry(path[1]) if path[0] == "datasets" else None
         if path[0] != "datasets" or (len(path) > 2 and path[2] not in KINDS):
+            if path[0] == "datasets" and path[2] in AXIS_FOLDERS:
+                raise Invalid(f"{'/'.join(path)} is a view: name the dataset, and say --status or --split")
             raise Invalid(f"{'/'.join(path)} is no dataset and no folder of its images or annotations")
         if dataset is None:
             raise NoSuchEntry(f"there is no dataset {path[1]!r}")

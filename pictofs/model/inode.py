@@ -3,7 +3,8 @@
 | bits | meaning |
 |---|---|
 | 0-3 | the `Kind` |
-| 4-11 | of a file whose content changes its version, modulo 256; of a link the kind that it leads to; else 0 |
+| 4-11 | of a file whose content changes its version, modulo 256; of a link the kind that it leads to; of a view what it
+         chooses (model/selection.py); else 0 |
 | 12-62 | the item's key: 51 bits of a hash of its id |
 
 A rename keeps the number, and so does a remount. A new version of a file has a new number: an open handle keeps
@@ -38,6 +39,12 @@ class Kind(enum.IntEnum):
     """`dataset.json` of a dataset."""
     LINK = 8
     """A symbolic link in `by-id/`; the key is that of what it leads to."""
+    VIEW = 9
+    """`by-status`, `by-split` or a folder in it; the key is the dataset's."""
+    VIEW_IMAGES = 10
+    """`images/` of a view, or a virtual directory in it; the key is that of the directory."""
+    VIEW_ANNOTATIONS = 11
+    """The same for `annotations/`."""
 
 
 class Inode(NamedTuple):

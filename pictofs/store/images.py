@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pictofs.model.inode import Kind, key_of, number
+from pictofs.model.inode import key_of
 from pictofs.model.names import entry_fits, entry_name, escape, is_plain, storable, tagged, unescape
 from pictofs.model.records import Image
 from pictofs.store.database import Database
 from pictofs.store.rows import Gone, ImageRow
+from pictofs.store.shown import folder_entries, image_entries, moved_entries
 
 _CHUNK = 1000
 """Rows of one statement, 18,000 values of the 32,766 that SQLite takes. It runs without the interpreter's lock, where
@@ -102,7 +103,7 @@ class ImageTable:
             values = (directory or dataset, seen)
             where = f"WHERE {scope} AND seen < ?"
             old = db.execute(f"SELECT {', '.join(ImageRow._fields)} FROM image {where}", values)
-            gone = [entry for row in map(ImageRow._make, old) for entry in _entries(row)]
+            gone = [entry for row in map(ImageRow._make, old) for entry in image_entries(row)]
             db.execute(f"DELETE FROM image {where}", values)
             if directory is None:
                 gone += _drop_implied(db, dataset)
@@ -128,7 +129,7 @@ class ImageTable:
             ):
                 for row in map(ImageRow._make, db.execute(sql + condition, (directory, value)).fetchall()):
                     if row.key not in keys:
-                        gone += _entries(row)
+                        gone += image_entries(row)
                         db.execute("DELETE FROM image WHERE key = ?", (row.key,))
         return gone + (self.put(dataset, dataset_id, images, seen, moves=True) if images else [])
 
@@ -168,7 +169,7 @@ class ImageTable:
             rows = db.execute(
                 f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE dataset = ?", (dataset,)
             )
-            return [entry for row in map(ImageRow._make, rows) for entry in _entries(row)]
+            return [entry for row in map(ImageRow._make, rows) for entry in image_entries(row)]
 
     def count_by_status(self, dataset: int) -> dict[str, int]:
         """How many images of a dataset the catalog has, by status."""
@@ -176,6 +177,13 @@ class ImageTable:
         with self._database.write() as db:
             sql = f"SELECT status, count(*) FROM image WHERE {scope} GROUP BY status"
             return dict(db.execute(sql, (dataset,)))
+
+    def occurring(self, dataset: int) -> list[tuple[int, str, str | None]]:
+        """Each status and split that some image of a directory has, with the key of the directory."""
+        scope = "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+        with self._database.write() as db:
+            sql = f"SELECT DISTINCT directory, status, split FROM image WHERE {scope}"
+            return db.execute(sql, (dataset,)).fetchall()
 
 
 class _Folders:
@@ -320,7 +328,7 @@ def _rename(db: sqlite3.Connection, row: ImageRow, entry: str, taken: Container[
         "UPDATE image SET entry = ?, filename = ?, annotation_entry = ? WHERE key = ?",
         (entry, None if entry == row.name else row.name, note, row.key),
     )
-    return _entries(row)
+    return image_entries(row)
 
 
 def give_way(db: sqlite3.Connection, directory: int, entry: str) -> list[Gone]:
@@ -367,21 +375,7 @@ def _places(db: sqlite3.Connection, keys: list[int]) -> dict[int, ImageRow]:
 
 
 def _moved(before: dict[int, ImageRow], after: dict[int, ImageRow]) -> list[Gone]:
-    gone: list[Gone] = []
-    for key, old in before.items():
-        new = after.get(key)
-        if new is None or (new.directory, new.entry, new.note_entry) != (
-            old.directory,
-            old.entry,
-            old.note_entry,
-        ):
-            gone += _entries(old)
-    return gone
-
-
-def _entries(row: ImageRow) -> Iterable[Gone]:
-    yield Gone(number(Kind.IMAGES, row.directory), row.entry)
-    yield Gone(number(Kind.ANNOTATIONS, row.directory), row.note_entry)
+    return [gone for key, old in before.items() for gone in moved_entries(old, after.get(key))]
 
 
 def _drop_implied(db: sqlite3.Connection, dataset: int) -> list[Gone]:
@@ -394,6 +388,6 @@ def _drop_implied(db: sqlite3.Connection, dataset: int) -> list[Gone]:
     )
     while rows := db.execute(sql, (dataset,)).fetchall():
         for key, parent, entry in rows:
-            gone += [Gone(number(kind, parent), entry) for kind in (Kind.IMAGES, Kind.ANNOTATIONS)]
+            gone += folder_entries(parent, entry)
             db.execute("DELETE FROM directory WHERE key = ?", (key,))
     return gone

@@ -12,6 +12,7 @@ from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
 from pictofs.model.inode import Kind
 from pictofs.model.names import storable
+from pictofs.model.selection import AXIS_FOLDERS
 from pictofs.store.rows import DatasetRow
 from pictofs.vfs.views.dataset import PARTS
 
@@ -74,6 +75,8 @@ class Paths:
         top, _, below = path.partition("/")
         entry, _, below = below.partition("/")
         part, _, below = below.partition("/")
+        if part in AXIS_FOLDERS:  # the same files, by the same names
+            part, _, below = below.partition("/")[2].partition("/")
         if top != "datasets" or part not in PARTS:
             return Other.UNKNOWN
         if PARTS[part] is Kind.ANNOTATIONS:

@@ -22,6 +22,7 @@ from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import DatasetView, DocumentView, dataset_folder
 from pictofs.vfs.views.fixed import BY_ID, Documents, FixedView
 from pictofs.vfs.views.images import ImagesView, ImageView
+from pictofs.vfs.views.selected import SelectedView, SelectionView
 
 DESCRIPTION = xattrs.PREFIX + "description"
 """The extended attribute of a dataset that can be set."""
@@ -66,15 +67,19 @@ class Tree:
     ) -> None:
         self._library = library
         exact = Exact(library, exact_annotation_sizes)
-        links = LinkView(library)
+        links, views = LinkView(library), SelectionView(library)
+        images, annotations = ImagesView(library), AnnotationsView(library, exact)
         objects = DocumentView(library)
         self._views: Mapping[Kind, View] = {
             Kind.FIXED: FixedView(library, documents, links, started_ns),
             Kind.LINK: links,
-            Kind.DATASET: DatasetView(library, objects),
+            Kind.DATASET: DatasetView(library, objects, views),
+            Kind.VIEW: views,
+            Kind.VIEW_IMAGES: SelectedView(library, Kind.VIEW_IMAGES, images),
+            Kind.VIEW_ANNOTATIONS: SelectedView(library, Kind.VIEW_ANNOTATIONS, annotations),
             Kind.DOCUMENT: objects,
-            Kind.IMAGES: ImagesView(library),
-            Kind.ANNOTATIONS: AnnotationsView(library, exact),
+            Kind.IMAGES: images,
+            Kind.ANNOTATIONS: annotations,
             Kind.IMAGE: ImageView(library),
             Kind.ANNOTATION: AnnotationView(library, exact),
         }

@@ -72,6 +72,18 @@ async def test_paths_are_understood_for_two_requests(rig: Rig) -> None:
         assert mount.asked == ["GET /directories/{dataset}/tree", "GET /datasets/{dataset}"]
 
 
+async def test_paths_in_views_are_understood(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        paths = [path.replace("/images/", "/by-split/train/images/") for path in listed(rig.standin)]
+        odd = [
+            paths[0].rpartition("/images/")[0],
+            "datasets/small/by-split",
+            "datasets/small/by-split/train/x",
+        ]
+        answer = await ask(Orders(mount.library, mount.nursery), paths=[*paths, *odd], last=True)
+        assert (answer["images"], answer["unknown"], answer["example"]) == (12, 3, odd[0])
+
+
 async def test_what_is_no_image_is_counted(rig: Rig) -> None:
     async with rig.mount() as mount:
         notes = [path.replace("/images/", "/annotations/") + ".json" for path in listed(rig.standin)]

@@ -208,6 +208,7 @@ async def test_a_split(rig: Rig) -> None:
         (("datasets", "small", "images", "no"), NoSuchEntry),
         (("datasets", "small", "images", "no", "no.jpg"), NoSuchEntry),
         (("datasets", "small", "other"), Invalid),
+        (("datasets", "small", "by-split", "train"), Invalid),
         ((".pictofs", "status.json"), Invalid),
     ],
 )

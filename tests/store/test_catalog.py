@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from catalog_world import MANY, World, dataset, directory, image
+from msgspec import structs
 
 from pictofs.model.inode import Kind, key_of, number
 from pictofs.model.names import NAME_MAX, tagged
 from pictofs.model.records import Dataset
+from pictofs.model.selection import selections_of
 from pictofs.store.datasets import DATASETS
 from pictofs.store.images import Learned
 from pictofs.store.rows import Gone
@@ -259,10 +261,32 @@ def test_a_pass_over_one_folder_leaves_the_others_alone(world: World) -> None:
         "i-2",
         "i-3",
     }
+    folder = world.directory("/x").key
     assert gone == [
-        Gone(number(kind, world.directory("/x").key), name)
-        for kind, name in ((Kind.IMAGES, "a"), (Kind.ANNOTATIONS, "a.json"))
+        Gone(number(Kind.IMAGES, folder), "a"),
+        Gone(number(Kind.ANNOTATIONS, folder), "a.json"),
+        *in_views(folder, "a", "new", None),
     ]
+
+
+def in_views(folder: int, entry: str, status: str, split: str | None) -> list[Gone]:
+    """The entries of an image in the views of its status and split."""
+    return [
+        Gone(number(kind, folder, version), name)
+        for version in selections_of(status, split)
+        for kind, name in ((Kind.VIEW_IMAGES, entry), (Kind.VIEW_ANNOTATIONS, f"{entry}.json"))
+    ]
+
+
+def test_v7_an_image_of_another_status_is_gone_from_that_view_alone(world: World) -> None:
+    world.put(image(1, "a", "/x"), image(2, "b", "/x"))
+    folder = world.directory("/x").key
+    world.images["i-1"] = structs.replace(world.images["i-1"], status="review")
+    assert set(world.list_folder("/x")) == set(in_views(folder, "a", "new", "-"))
+    world.images["i-1"] = structs.replace(world.images["i-1"], split="val")
+    assert set(world.list_folder("/x")) == set(in_views(folder, "a", "-", None))
+    world.images["i-1"] = structs.replace(world.images["i-1"], tags=("night",))
+    assert world.list_folder("/x") == []
 
 
 def test_i1_an_image_that_moved_is_told_and_keeps_its_number(world: World) -> None:

@@ -58,6 +58,10 @@ class AnnotationsView(TreeView):
         """The image whose annotations these are."""
         return await self._library.listing.noted_image(directory, name)
 
+    def known(self, directory: DirectoryRow, name: str) -> ImageRow | None:
+        """The same, as the catalog has it."""
+        return self._library.catalog.image_by_note_entry(directory.key, name)
+
     async def found(self, row: ImageRow) -> Attributes:
         """Attributes of one file, exact where that is asked for."""
         return annotation_file(await self._exact.settled(row), self._library.listing.fresh_for)

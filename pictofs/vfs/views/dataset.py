@@ -15,6 +15,7 @@ from pictofs.store.datasets import DOCUMENT
 from pictofs.store.rows import DatasetRow
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, file, folder
+from pictofs.vfs.views.selected import SelectionView
 
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
 
@@ -28,8 +29,8 @@ def dataset_folder(row: DatasetRow, library: Library, keep: float) -> Attributes
 class DatasetView(FolderView):
     """A dataset."""
 
-    def __init__(self, library: Library, objects: DocumentView) -> None:
-        self._library, self._objects = library, objects
+    def __init__(self, library: Library, objects: DocumentView, views: SelectionView) -> None:
+        self._library, self._objects, self._views = library, objects, views
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Of the folder."""
@@ -42,16 +43,19 @@ class DatasetView(FolderView):
         return xattrs.of_dataset(self._library.catalog.dataset_object(inode.key))
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """`images`, `annotations` or `dataset.json`."""
+        """`images`, `annotations`, `dataset.json`, or a view, which `entries` does not show."""
         row = await self._library.listing.dataset(inode.key)
         if name == DOCUMENT:
             return self._objects.of(row)[0]
+        view = self._views.axis(row, name)
+        if view is not None:
+            return view
         if name not in PARTS:
             raise NoSuchEntry(f"a dataset has no {name!r}")
         return self._part(PARTS[name], row)
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
-        """All of them."""
+        """All but the views: who walks the folder must meet each file once."""
         row = await self._library.listing.dataset(inode.key)
         found = {name: self._part(kind, row) for name, kind in PARTS.items()}
         found[DOCUMENT] = self._objects.of(row)[0]

@@ -37,6 +37,10 @@ class ImagesView(TreeView):
         """The image itself."""
         return await self._library.listing.image(directory, name)
 
+    def known(self, directory: DirectoryRow, name: str) -> ImageRow | None:
+        """The image itself."""
+        return self._library.catalog.image_by_entry(directory.key, name)
+
     def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
         """Attributes of the image."""
         return image_file(row, keep_entry)

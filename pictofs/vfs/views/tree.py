@@ -27,6 +27,10 @@ class TreeView(FolderView):
         """The image whose file is called `name` here."""
 
     @abstractmethod
+    def known(self, directory: DirectoryRow, name: str) -> ImageRow | None:
+        """The same, as the catalog has it."""
+
+    @abstractmethod
     def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
         """Attributes of an image's file here, as far as they are known."""
 
