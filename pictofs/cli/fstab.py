@@ -102,6 +102,8 @@ def _given(options: str, *, sloppy: bool) -> Given:
             raise Invalid(f"write {name}=..." if not equals else f"write {name} alone, without a value")
         else:
             given[name] = text.replace('"', "") if equals else True
+    if given.get("writable") and "ro" in options.split(","):
+        raise Invalid("ro and writable exclude each other")
     return given
 
 

@@ -186,5 +186,7 @@ def test_every_setting_is_an_option() -> None:
 def test_values_in_quotes_hold_commas() -> None:
     given = fstab._given('rw,cache_dir="/a,b",offline', sloppy=False)
     assert given == {"cache_dir": "/a,b", "offline": True}
+    with pytest.raises(Invalid, match="ro and writable exclude"):
+        fstab._given("ro,writable", sloppy=False)
     with pytest.raises(Invalid, match="did you mean offline"):
         fstab._given("of_line", sloppy=False)

@@ -25,6 +25,7 @@ PAGES = [
 ]
 SEMANTICS = (ROOT / "docs/semantics.md").read_text()
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
+TROUBLES = (ROOT / "docs/troubleshooting.md").read_text()
 PROMISES = re.findall(r"^\*\*([A-Z]\d+)\*\* ", SEMANTICS, re.MULTILINE)
 SOURCES = [*sorted((ROOT / "pictofs").rglob("*.py")), *sorted((ROOT / "tests").rglob("*.py"))]
 
@@ -143,8 +144,8 @@ def constants() -> str:
 
 def test_messages_are_those_of_the_code() -> None:
     said = constants()
-    rows = OPERATIONS.split("## Log")[1].split("## Troubleshooting by errno")[0]
-    rows += OPERATIONS.split("## Troubleshooting by message")[1].split("## Uninstall")[0]
+    rows = OPERATIONS.split("## Log")[1].split("## Uninstall")[0]
+    rows += TROUBLES.split("## By message")[1]
     messages = re.findall(r"`([^`]+)`", "\n".join(re.findall(r"^\| (`.*?) \| ", rows, re.MULTILINE)))
     assert len(messages) > 25
     for message in messages:
