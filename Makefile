@@ -5,6 +5,7 @@
 #   make test        the tests, but for the long ones
 #   make test-long   the long ones
 #   make docs        write docs/reference.md anew
+#   make screens     take the pictures of README.md anew
 #   make bench       measure against the vendor's SDK, rclone and the local disk
 #   make clean       remove what these targets made
 #
@@ -21,7 +22,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
-.PHONY: help demo check test test-long docs bench clean
+.PHONY: help demo check test test-long docs screens bench clean
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
 
@@ -57,6 +58,9 @@ test-long: $(VENV)/tests
 
 docs: $(VENV)/runtime
 	@$(BIN)/python docs/reference.py
+
+screens: $(VENV)/tests
+	@$(BIN)/python docs/screens.py
 
 bench: $(VENV)/tests
 	$(BIN)/python -m benchmarks $(ARGS)
