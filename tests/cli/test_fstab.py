@@ -64,7 +64,7 @@ class Machine:
         }
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script there. What it mounts is gone with it."""
+        """Run a script there. It unmounts what it mounts: a mount's process keeps its namespace alive."""
         links = "".join(f"ln -sf {self.root}/bin/mount.pictofs sbin/{name}\n" for name in self.helpers)
         setup = (
             f"set -e; cd {shlex.quote(str(self.root))}\n"
@@ -169,10 +169,12 @@ def test_the_flags_of_mount(machine: Machines) -> None:
     done = here.run(
         f'mount -f -t pictofs pictofs "$PLACE" -o {here.options}; ls -A "$PLACE"\n'
         f'mount -s -v -t pictofs pictofs "$PLACE" -o cachedir=/x,{here.options}; ls "$PLACE/datasets"\n'
+        'umount "$PLACE"\n'
     )
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "small"
     assert f"is mounted at {here.place}" in done.stdout
+    eventually(lambda: processes_of(here.place), 0)
 
 
 def test_every_setting_is_an_option() -> None:
