@@ -50,8 +50,9 @@ check: $(VENV)/tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Four at once: most tests wait for a mount or a server most of their time. The tests of a file share what they make.
 test: $(VENV)/tests
-	$(BIN)/pytest -m "not long" $(ARGS)
+	$(BIN)/pytest -m "not long" -n 4 --dist loadfile $(ARGS)
 
 test-long: $(VENV)/tests
 	$(BIN)/pytest -m long $(ARGS)

@@ -11,9 +11,8 @@ import typer
 
 from pictofs.cli import completion
 from pictofs.config import Setting, declared
-from pictofs.model.records import STATUSES
+from pictofs.model.selection import SPLITS, STATUSES
 
-SPLITS = ("train", "val", "test")
 F = TypeVar("F", bound=Callable[..., Any])
 
 Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", show_default=False)]

@@ -79,6 +79,12 @@ class ControlServer:
             await peer.send_error(str(error), error.exit_code)
         except _PeerGone:
             raise
+        except (
+            UnicodeError
+        ):  # half of a surrogate pair is JSON; of a path it stands for a byte, elsewhere for nothing
+            await peer.send_error(
+                "the request holds half a surrogate pair where text is due", Invalid.exit_code
+            )
         except Exception:
             _log.exception("A request from the command line failed by a bug")
             await peer.send_error("unexpected error, which is a bug: see the mount's log", 1)
@@ -166,8 +172,6 @@ class _Peer:
 def _parse(line: bytes) -> Request:
     try:
         request = json.loads(line)
-        if b"\\u" in line:  # half of a surrogate pair is JSON and no text
-            json.dumps(request, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         request = None
     if not isinstance(request, dict) or not isinstance(request.get("op"), str):

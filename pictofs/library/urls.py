@@ -20,7 +20,8 @@ from pictofs.errors import (
     Unauthorized,
 )
 from pictofs.library.flights import Flights
-from pictofs.model.records import STATUSES, SignedUrl
+from pictofs.model.records import SignedUrl
+from pictofs.model.selection import STATUSES
 from pictofs.store.rows import DatasetRow, ImageRow
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,6 @@ import msgspec
 
 T = TypeVar("T")
 
-STATUSES = ("new", "annotate", "review", "complete")
-"""The statuses that `status_filter` knows (API.md 8); a row may carry another one."""
-
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """One dataset row (`GET /datasets/`)."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from pictofs.model.records import STATUSES
-
 Axis = Literal["status", "split"]
+STATUSES = ("new", "annotate", "review", "complete")
+"""The statuses that `status_filter` knows (API.md 8); a row may carry another one."""
 SPLITS = ("train", "val", "test")
 UNASSIGNED = "unassigned"
 """The folder of images that have no split."""

@@ -41,7 +41,17 @@ async def odd(message: Request) -> Mapping[str, Any]:
     return {"odd": object()}
 
 
-HANDLERS: Mapping[str, server.Handler] = {"echo": echo, "count": count, "bug": bug, "odd": odd}
+async def text(message: Request) -> Mapping[str, Any]:
+    return {"bytes": len(message["text"].encode())}
+
+
+HANDLERS: Mapping[str, server.Handler] = {
+    "echo": echo,
+    "count": count,
+    "bug": bug,
+    "odd": odd,
+    "text": text,
+}
 
 
 @asynccontextmanager
@@ -90,7 +100,9 @@ async def test_an_error_keeps_its_exit_code(tmp_path: Path) -> None:
         with pytest.raises(PictofsError, match="no more numbers") as caught:
             await ask(path, {"op": "count", "to": 1, "fail": True})
         assert caught.value.exit_code == NoSuchEntry.exit_code
-        with pytest.raises(PictofsError, match=r"no operation 'x', only bug, count, echo, odd") as caught:
+        with pytest.raises(
+            PictofsError, match=r"no operation 'x', only bug, count, echo, odd, text"
+        ) as caught:
             await ask(path, {"op": "x"})
         assert caught.value.exit_code == Invalid.exit_code
 
@@ -103,6 +115,15 @@ async def test_a_bug_is_logged_and_answered(tmp_path: Path, caplog: pytest.LogCa
         assert await ask(path, {"op": "echo"})
     assert "ZeroDivisionError" in caplog.text
     assert "not JSON serializable" in caplog.text
+
+
+async def test_half_a_surrogate_pair_is_no_bug(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(tmp_path / "s") as path:
+        with pytest.raises(PictofsError, match="half a surrogate pair") as caught:
+            await ask(path, {"op": "text", "text": "\ud800"})
+        assert caught.value.exit_code == Invalid.exit_code
+        assert await ask(path, {"op": "echo"})
+    assert "bug" not in caplog.text
 
 
 async def test_several_requests_on_one_connection(tmp_path: Path) -> None:
@@ -125,7 +146,6 @@ async def test_several_requests_on_one_connection(tmp_path: Path) -> None:
         b"[" * 60000,
         b"9" * 60000,
         b"\x00",
-        rb'{"op":"echo","path":"\ud800"}',
     ],
 )
 async def test_malformed_requests(tmp_path: Path, line: bytes) -> None:

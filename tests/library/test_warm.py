@@ -167,7 +167,6 @@ async def test_each_run_counts_its_own_requests_and_no_reader_s(rig: Rig) -> Non
         (("datasets", "small", "annotations", "part-001", "image-000001.jpg.json"), {}, 1),
         (("datasets", "small", "images", "part-001", "image-000001.jpg"), {"kinds": {"annotations"}}, 1),
     ],
-    ids=str,
 )
 async def test_paths(rig: Rig, path: tuple[str, ...], wish: dict[str, Any], files: int) -> None:
     async with rig.mount() as mount:
