@@ -46,7 +46,7 @@ class Terminal:
         )
         self.seen = ""
 
-    def wait_for(self, pattern: str, seconds: float = 30.0) -> None:
+    def wait_for(self, pattern: str, seconds: float = 90.0) -> None:
         """Read what is drawn until it holds `pattern`."""
         end = time.monotonic() + seconds
         start = len(self.seen)
