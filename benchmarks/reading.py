@@ -113,7 +113,7 @@ def first_sample() -> list[Row]:
 
 def cold_copy() -> list[Row]:
     """`cp -r` without latency: bound by CPU, the stand-in's too. And the daemon's CPU for each file."""
-    ours, theirs, cpu = [], [], []
+    ours, theirs, cpu, helper = [], [], [], []
     with server("--images", str(FILES), "--size", str(SIZE)) as s:
         for _ in range(RUNS):
             theirs.append(FILES / sdk_download(s, "dataset-0"))
@@ -122,8 +122,9 @@ def cold_copy() -> list[Row]:
                 before = m.cpu_seconds()
                 command = ["cp", "-r", str(_images(m)), str(out / "copy")]
                 ours.append(FILES / seconds(lambda command=command: subprocess.run(command, check=True)))
-                cpu.append((m.cpu_seconds() - before) * 1000 / FILES)
-    a, b, c = (statistics.median(values) for values in (ours, theirs, cpu))
+                for values, now, then in zip((cpu, helper), m.cpu_seconds(), before, strict=True):
+                    values.append((now - then) * 1000 / FILES)
+    a, b, c, d = (statistics.median(values) for values in (ours, theirs, cpu, helper))
     return [
         Row(
             "cp -r cold, no latency",
@@ -133,7 +134,14 @@ def cold_copy() -> list[Row]:
             ">= 2",
             a / b >= 2,
         ),
-        Row("daemon CPU per cold 100 KiB file", f"{c:.2f} ms", "", c, "<= 0.7 ms", c <= 0.7),
+        Row(
+            "CPU per cold 100 KiB file",
+            f"{c + d:.2f} ms",
+            f"{c:.2f} ms of it the mount's process",
+            c + d,
+            "<= 0.7 ms",
+            c + d <= 0.7,
+        ),
     ]
 
 
