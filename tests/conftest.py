@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from standin import Organization, Spec, StandIn
 
 pytest.register_assert_rewrite("mounting")
 from mounting import Mount, Mounting, Serving  # noqa: E402 - it is rewritten only if that was said before
+
+# A shell's background job ignores Ctrl-C, and so would every program that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # An example may take long where the machine is busy; that is no failure, and no test here measures time.
 hypothesis.settings.register_profile("any machine", deadline=None)

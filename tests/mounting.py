@@ -23,6 +23,9 @@ from standin.organization import Organization
 from standin.records import Image
 from standin.wire import annotation_file, dataset_row
 
+FOREIGN = ("PICTO", "COLUMNS", "LINES")
+"""Variables that no command of a test inherits: settings, and the size of a terminal that is not the test's own."""
+
 
 class Mount:
     """`pictofs mount --foreground` at `home/mnt`, with a cache and a home folder of its own."""
@@ -40,7 +43,7 @@ class Mount:
         self.expected: list[str] = []
         """What the log may warn of, as regular expressions."""
         self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+            **{name: value for name, value in os.environ.items() if not name.upper().startswith(FOREIGN)},
             "HOME": str(home),
             "TMPDIR": str(home),
             "XDG_RUNTIME_DIR": "",
