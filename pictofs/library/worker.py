@@ -1,7 +1,7 @@
 """A process beside the mount's own, which fetches the images that nobody waits for yet.
 
 A download of 100 KiB takes a millisecond of CPU, half of it in the kernel's file system. In the mount's process it
-would stand in the way of readers: a listing of 3,000 names takes 140 turns of a loop that has 24 downloads in it. The
+would stand in the way of readers: a listing of 3,000 names takes 13 turns of a loop that has 24 downloads in it. The
 worker has a loop, and where there is one a core, of its own. It knows no key: it is told signed URLs and the names of
 blobs.
 
