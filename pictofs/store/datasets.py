@@ -84,10 +84,11 @@ def note_move(db: sqlite3.Connection, dataset: Dataset, heard: Heard) -> None:
     due = heard.at
     moved_ns = time_ns(dataset.updated_at)
     if moved_ns and heard.ahead is not None:
-        # What was fetched after the move needs no second fetch. A time in the future is not believed, and one that
-        # goes backwards says nothing of when.
+        # What was fetched after the move needs no second fetch. A time in the future is not believed, nor one before
+        # the list was read last, which did not show the move.
         moved = moved_ns / 1e9 - heard.ahead + DUE_MARGIN
-        if due_before is None or moved > due_before:
+        listed = db.execute("SELECT value FROM meta WHERE name = 'checked_at'").fetchone()
+        if due_before is None or moved >= max(due_before, listed[0] if listed else 0.0):
             due = min(due, moved)
 
     db.execute("UPDATE dataset SET updated_at = ?, notes_due = ? WHERE key = ?", (updated_at, due, key))
