@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import trio
 
 from pictofs.api.client import Api
@@ -28,7 +27,7 @@ from pictofs.store.shelf import Shelf
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import OpenFile, Tree
 from standin import Fault, Match, StandIn
-from standin.records import Export, Image
+from standin.records import Image
 from standin.routing import PREFIX
 from standin.wire import annotation_file, dataset_row
 
@@ -320,17 +319,3 @@ async def error_of(work: Callable[[], Any]) -> PictofsError | None:
     except PictofsError as error:
         return error
     return None
-
-
-def finished_export(standin: StandIn, dataset: str, name: str, **fields: Any) -> Export:
-    """An export that somebody with the role member has made, as far as its archive. Not in the log."""
-    headers = {"X-API-Key": standin.keys["member"]}
-    body = {"dataset_name": dataset, "name": name, "format": "pictograph", **fields}
-    with httpx.Client(base_url=standin.api_url + PREFIX, headers=headers, trust_env=False) as client:
-        client.post("/exports/", json=body).raise_for_status()
-        for _ in range(standin.switches.export_polls + 1):
-            client.get(f"/exports/{name}", params={"dataset": dataset}).raise_for_status()
-    standin.log.clear()
-    made = next(each for each in standin.organization.exports.values() if each.name == name)
-    assert made.status in ("completed", "failed")
-    return made

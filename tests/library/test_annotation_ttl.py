@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import trio
-from rig import Mount, Rig, error_of, finished_export, note_bytes
+from mounting import finished_export
+from rig import Mount, Rig, error_of, note_bytes
 
 from pictofs.library.scope import Choice
 from pictofs.library.warm import Warm, Wish

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import trio
-from rig import Mount, Rig, expected, finished_export
+from mounting import finished_export
+from rig import Mount, Rig, expected
 
 from pictofs.errors import Conflict, DiskFull, NoSuchEntry, Offline, PictofsError, ServerFault, Throttled
 from pictofs.library.scope import KINDS, Choice
