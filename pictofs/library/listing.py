@@ -12,8 +12,9 @@ import trio
 from cachetools import TTLCache
 
 from pictofs.api.client import Api
+from pictofs.api.meter import is_insisting
 from pictofs.clock import Clock
-from pictofs.errors import DiskFull, Forbidden, Nonsense, NoSuchEntry, TimedOut
+from pictofs.errors import DiskFull, Forbidden, Nonsense, NoSuchEntry
 from pictofs.library.changes import Changes
 from pictofs.library.filling import PASSES, Filling, Pages, fill
 from pictofs.library.flights import Flights
@@ -39,8 +40,8 @@ RELIST_AFTER = 12
 split need not show in it. With the default TTL that is an hour, and a request an hour per 10,000 images."""
 UNRENEWED = (*AWAY, Forbidden, DiskFull)
 """What leaves a listing as it was: no answer, none for this key, or no disk to write it to."""
-PATIENCE = 5.0
-"""Seconds that a look at something cached waits for its renewal when the server is slow."""
+PATIENCE = 1.0
+"""Seconds that a look at something cached waits for its renewal; what is slower goes on behind it."""
 
 
 class Listing:
@@ -402,14 +403,15 @@ class Listing:
         return 0 <= self._clock.wall() - at < self._ttl * (1 if strict else RELIST_AFTER)
 
     async def _renew(self, key: object, work: Callable[[], Awaitable[None]], *, have: bool) -> None:
-        """Do `work` once for all who want it. With `have`, what is cached serves when the server is away."""
-        if have and self._reach.resting:
+        """Do `work` once for all who want it. With `have`, what is cached serves when the server is slow or away."""
+        have_time = not have or is_insisting()
+        if self._reach.resting and not have_time:
             return
         try:
-            with trio.move_on_after(PATIENCE if have else math.inf) as waiting:
+            with trio.move_on_after(math.inf if have_time else PATIENCE) as waiting:
                 await self._flights.share(key, partial(self._told, work))
             if waiting.cancelled_caught:
-                self._reach.failed(TimedOut(f"no answer within {PATIENCE:g} s"))
+                self._reach.delayed()
         except UNRENEWED:
             if not have:
                 raise
@@ -425,7 +427,7 @@ class Listing:
 
 
 async def _be_patient(filling: Filling) -> None:
-    """Wait for a renewal, for as long as a person would."""
+    """Wait for a renewal, for as long as a person would who has something to look at meanwhile."""
     if not filling.slow:
         with trio.move_on_after(PATIENCE):
             await filling.finished.wait()
