@@ -24,7 +24,7 @@ from pictofs.library.edits import Edits
 from pictofs.library.export import Exports
 from pictofs.library.flights import Flights
 from pictofs.library.identities import Identities
-from pictofs.library.listing import NO_DATASET, Listing
+from pictofs.library.listing import COMMAND_PATIENCE, NO_DATASET, Listing
 from pictofs.library.notes import Notes
 from pictofs.library.notes_ahead import NOTES, NoteFetcher
 from pictofs.library.prefetch import Mode, Prefetch
@@ -208,7 +208,7 @@ class Library:
     async def refresh_list(self) -> None:
         """Ask the server anew which datasets there are, and nothing else."""
         await self.listing.doubt()
-        await self.listing.datasets()
+        await self.listing.datasets(patience=COMMAND_PATIENCE)
 
     def status(self, cache_dir: Path) -> dict[str, Any]:
         """Everything worth telling an operator, JSON-ready."""

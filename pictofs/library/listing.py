@@ -42,6 +42,8 @@ UNRENEWED = (*AWAY, Forbidden, DiskFull)
 """What leaves a listing as it was: no answer, none for this key, or no disk to write it to."""
 PATIENCE = 1.0
 """Seconds that a look at something cached waits for its renewal; what is slower goes on behind it."""
+COMMAND_PATIENCE = 5.0
+"""The same where more hangs on it than what a folder shows: at the start of a mount or a run, after a change."""
 
 
 class Listing:
@@ -71,10 +73,11 @@ class Listing:
 
     # Datasets.
 
-    async def datasets(self, *, strict: bool = False) -> None:
+    async def datasets(self, *, strict: bool = False, patience: float = PATIENCE) -> None:
         """Make sure that the list of datasets is fresh, or as good as it gets while the server is away.
 
-        `strict`: ask now, and raise what keeps the server from answering.
+        `strict`: ask now, and raise what keeps the server from answering. `patience`: seconds to wait for it where
+        the list is known.
         """
         checked = self._catalog.meta("checked_at")
         if strict:
@@ -83,7 +86,7 @@ class Listing:
         if checked and self._frozen:
             return
         if not checked or not 0 <= self._clock.wall() - checked < self._ttl:
-            await self._renew("datasets", self._read_datasets, have=checked is not None)
+            await self._renew("datasets", self._read_datasets, have=checked is not None, patience=patience)
 
     async def _read_datasets(self) -> None:
         for _ in range(PASSES):
@@ -402,13 +405,21 @@ class Listing:
             return False
         return 0 <= self._clock.wall() - at < self._ttl * (1 if strict else RELIST_AFTER)
 
-    async def _renew(self, key: object, work: Callable[[], Awaitable[None]], *, have: bool) -> None:
+    async def _renew(
+        self,
+        key: object,
+        work: Callable[[], Awaitable[None]],
+        *,
+        have: bool,
+        patience: float = PATIENCE,
+    ) -> None:
         """Do `work` once for all who want it. With `have`, what is cached serves when the server is slow or away."""
-        have_time = not have or is_insisting()
-        if self._reach.resting and not have_time:
+        if not have or is_insisting():
+            patience = math.inf
+        elif self._reach.resting:
             return
         try:
-            with trio.move_on_after(math.inf if have_time else PATIENCE) as waiting:
+            with trio.move_on_after(patience) as waiting:
                 await self._flights.share(key, partial(self._told, work))
             if waiting.cancelled_caught:
                 self._reach.delayed()

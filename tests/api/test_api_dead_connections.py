@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -231,15 +232,14 @@ server.serve_forever()
 class Moving:
     """A server in a network of its own, and this machine's end of the cable to it."""
 
-    url = "http://10.199.7.2:8000"
-
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, device: str, net: str) -> None:
+        self._device, self._net = device, net
+        self.url = f"http://{net}.2:8000"
 
     def move(self) -> None:
         """Get another address, as in another network: what is connected hears nothing any more."""
-        ip("addr", "del", "10.199.7.1/24", "dev", self._device)
-        ip("addr", "add", "10.199.7.3/24", "dev", self._device)
+        ip("addr", "del", f"{self._net}.1/24", "dev", self._device)
+        ip("addr", "add", f"{self._net}.3/24", "dev", self._device)
 
 
 def ip(*words: str) -> None:
@@ -248,7 +248,9 @@ def ip(*words: str) -> None:
 
 @pytest.fixture
 def moving() -> Iterator[Moving]:
-    space, ours, theirs = "pictofs-test", "pictofs-t0", "pictofs-t1"
+    number = os.getpid()  # others may run this test beside us
+    space, ours, theirs = f"pictofs-{number}", f"pt{number}a", f"pt{number}b"
+    net = f"10.{200 + number // 250 % 50}.{number % 250}"
     try:
         ip("netns", "add", space)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -258,9 +260,9 @@ def moving() -> Iterator[Moving]:
         try:
             ip("link", "add", ours, "type", "veth", "peer", "name", theirs)
             ip("link", "set", theirs, "netns", space)
-            ip("addr", "add", "10.199.7.1/24", "dev", ours)
+            ip("addr", "add", f"{net}.1/24", "dev", ours)
             ip("link", "set", ours, "up")
-            ip("-n", space, "addr", "add", "10.199.7.2/24", "dev", theirs)
+            ip("-n", space, "addr", "add", f"{net}.2/24", "dev", theirs)
             ip("-n", space, "link", "set", theirs, "up")
         except subprocess.CalledProcessError as error:
             pytest.skip(f"no pair of network devices can be made: {error.stderr.decode()}")
@@ -269,7 +271,7 @@ def moving() -> Iterator[Moving]:
         )
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
-        yield Moving(ours)
+        yield Moving(ours, net)
     finally:
         if server is not None:
             server.kill()
