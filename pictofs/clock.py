@@ -20,7 +20,7 @@ class Clock(Protocol):
         """Seconds since the epoch."""
 
     def monotonic(self) -> float:
-        """Seconds since some start; never goes back."""
+        """Seconds since some start; never goes back, and runs while the machine sleeps."""
 
     def chance(self) -> float:
         """A number in [0, 1), for jitter."""
@@ -37,8 +37,8 @@ class SystemClock:
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since boot or so."""
-        return time.monotonic()
+        """Seconds since boot, those that the machine slept among them: what lay idle meanwhile has aged."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def chance(self) -> float:
         """A number in [0, 1)."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import ipaddress
 import re
+import socket
 from urllib.parse import quote
 
 from pictofs import __version__
@@ -20,15 +22,71 @@ def is_uuid(slot: str) -> bool:
     return _UUID.fullmatch(slot) is not None
 
 
-@functools.lru_cache(64)
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine."""
+class Locality(enum.IntEnum):
+    """How near an address is. A server may lead this machine as near as the server itself is, and no nearer."""
+
+    PUBLIC = 0
+    PRIVATE = 1
+    """A company's or a home's own network."""
+    LOOPBACK = 2
+    """This machine."""
+    NOWHERE = 3
+    """No place for a server: link-local (where clouds keep the machine's credentials), multicast, unspecified."""
+
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_METADATA = frozenset(
+    ipaddress.ip_address(text) for text in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200")
+)
+"""Where clouds tell a machine its credentials, outside of the link-local ranges."""
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+@functools.lru_cache(256)
+def literal(host: str) -> Address | None:
+    """The IP address that `host` spells, None for a name. `localhost` is one, whatever the name service says."""
+    host = host.strip("[]").rstrip(".").lower()
     if host == "localhost":
-        return True
+        return ipaddress.IPv4Address("127.0.0.1")
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address: Address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        pass
+    else:
+        return _embedded(address)
+    if any(char.isspace() for char in host):  # inet_aton reads as far as the first blank
+        return None
+    try:  # 127.1, 0x7f000001, 2130706433: what the C library takes for an address
+        return ipaddress.IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
+
+
+def _embedded(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one leads to, else the address itself."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+def locality(address: Address) -> Locality:
+    """Where an address is."""
+    address = _embedded(address)
+    if address.is_loopback:
+        return Locality.LOOPBACK
+    unusable = address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved
+    if unusable or address in _METADATA or (address.version == 4 and int(address) >> 24 == 0):
+        return Locality.NOWHERE
+    return Locality.PUBLIC if address.is_global else Locality.PRIVATE
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine, as far as its spelling tells."""
+    address = literal(host)
+    return address is not None and address.is_loopback
 
 
 def slot(value: str) -> str:

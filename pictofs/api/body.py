@@ -6,6 +6,9 @@ import base64
 import re
 from collections.abc import Awaitable, Callable, Mapping
 
+import trio
+
+from pictofs.api.patience import Pace
 from pictofs.errors import Invalid, Nonsense, PictofsError, ServerFault
 
 _STRONG_TAG = re.compile(r'"[!#-~]*"')
@@ -36,6 +39,7 @@ class Body:
     ) -> None:
         self._pull = pull
         self._failed = failed
+        self._pace = Pace()
         self._received = 0
         self._ended = False
         self.start = start
@@ -57,7 +61,7 @@ class Body:
         """The next piece, b"" at the end.
 
         Raises `ServerFault` where the body ends early or the connection breaks, `TimedOut` where nothing
-        comes for too long, `Nonsense` where it is longer than announced or its framing is broken.
+        comes for too long, or less than a drip, `Nonsense` where it is longer than announced or its framing is broken.
         """
         try:
             return await self._receive()
@@ -69,7 +73,9 @@ class Body:
     async def _receive(self) -> bytes:
         if self._ended:
             return b""
+        asked_at = trio.current_time()
         piece = await self._pull()
+        waited = trio.current_time() - asked_at
         self._received += len(piece)
         if not piece:
             self._ended = True
@@ -77,6 +83,8 @@ class Body:
                 raise ServerFault(f"the transfer ended after {self._received} of {self.length} bytes")
         elif self.length is not None and self._received > self.length:
             raise Nonsense(f"the server sent more than the {self.length} bytes that it announced")
+        elif self._received != self.length:
+            self._pace.came(len(piece), waited)
         return piece
 
     async def read_all(self, limit: int) -> bytes:

@@ -17,10 +17,17 @@ from pictofs.errors import Nonsense, ServerFault
 PIECE = 256 * 1024
 """Bytes asked of the socket at a time."""
 _HEAD_MAX = 64 * 1024
+_INFORMATIONAL_MAX = 16
+"""Answers 1xx before the one that counts."""
 
 
 class Gone(Exception):
-    """The connection broke before the first byte of an answer: as idle ones do that the server closed."""
+    """The connection ended before the first byte of an answer: as idle ones do that the server closed."""
+
+    def __init__(self, message: str, *, broken: bool = False) -> None:
+        super().__init__(message)
+        self.broken = broken
+        """Whether it broke, and was not closed in order."""
 
 
 class Head(NamedTuple):
@@ -100,13 +107,14 @@ class Connection:
             await self.stream.send_all(request)
             self._buffer = bytes(await self.stream.receive_some(PIECE))
         except trio.BrokenResourceError as error:
-            raise Gone(str(error.__cause__ or error)) from error
+            raise Gone(str(error.__cause__ or error), broken=True) from error
         if not self._buffer:
             raise Gone("the server closed the connection without an answer")
-        head = await self._head()
-        while 100 <= head.status < 200:
+        for _ in range(_INFORMATIONAL_MAX):
             head = await self._head()
-        return head
+            if not 100 <= head.status < 200:
+                return head
+        raise Nonsense("the storage host sends one informational answer after the other")
 
     async def _head(self) -> Head:
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:

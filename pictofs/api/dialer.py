@@ -1,21 +1,32 @@
-"""Opens connections to storage hosts: TCP, TLS, and the environment's proxies."""
+"""Opens connections to storage hosts: TCP, TLS, and the environment's proxies.
+
+The hosts come from signed URLs, that is from a server. It must not have this machine ask what it can't reach itself,
+so addresses are looked at before anything is sent: the literal ones, and those that a name leads to.
+"""
 
 from __future__ import annotations
 
 import base64
+import ipaddress
+import socket as sockets
 import ssl
+from collections.abc import Callable
 from typing import NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import SplitResult, unquote
 
 import trio
 
-from pictofs.api.address import is_loopback
+from pictofs.api.address import Address, Locality, literal, locality
 from pictofs.api.connection import Connection, Gone
 from pictofs.api.failure import clean
-from pictofs.errors import Invalid, Nonsense, Offline, ServerFault, TimedOut
+from pictofs.api.proxies import PORTS, Proxies, place_of
+from pictofs.errors import Nonsense, Offline, ServerFault, TimedOut
 
-PORTS = {"http": 80, "https": 443}
+PEER_SILENCE = 5.0
+"""Seconds without a word from the other end's kernel after which a connection is broken. A slow server's kernel
+acknowledges what it gets, so this tells a dead connection (after sleep, or another network) from a slow server."""
+PROBE_AFTER = 2
+"""Seconds without traffic after which the kernel asks the other end's for a sign of life, and between two times."""
 
 
 class Origin(NamedTuple):
@@ -31,57 +42,99 @@ class Origin(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Dialer:
-    """Connects to origins, through a proxy where HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say so.
+def watch_peer(socket: trio.socket.SocketType) -> None:
+    """Have the kernel break the connection (ETIMEDOUT) once the other end has been silent for PEER_SILENCE."""
+    socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, PROBE_AFTER)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, PROBE_AFTER)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(PEER_SILENCE * 1000))
 
-    `ssl_context` None: the verifying default, with SSL_CERT_FILE and SSL_CERT_DIR honoured, as for the API.
+
+class Dialer:
+    """Connects to origins, through a proxy where the environment says so.
+
+    `nearest`: how near an origin may be, at the moment. `ssl_context` None: the verifying default, with SSL_CERT_FILE
+    and SSL_CERT_DIR honoured, as for the API.
     """
 
-    def __init__(self, *, connect_timeout: float, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        connect_timeout: float,
+        nearest: Callable[[], Locality],
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self._timeout = connect_timeout
-        self._proxies = getproxies()
+        self._nearest = nearest
+        self._proxies = Proxies()
         self._ssl = ssl_context
 
     def relay(self, origin: Origin) -> SplitResult | None:
-        """The proxy for `origin`, or None. This machine is never asked through one: its loopback is not ours.
-
-        Raises `Invalid` for a proxy that is not spoken.
-        """
-        proxy = self._proxies.get(origin.scheme) or self._proxies.get("all")
-        if not proxy or is_loopback(origin.host) or proxy_bypass(origin.authority, self._proxies):
-            return None
-        try:
-            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-            if parts.scheme in PORTS and parts.hostname and parts.port != 0:
-                return parts
-        except ValueError as error:
-            raise Invalid("the environment's proxy is no URL; correct it or set NO_PROXY") from error
-        raise Invalid(f"a {parts.scheme} proxy can't be used for storage; set an http one or NO_PROXY")
+        """The proxy for `origin`, or None. Raises `Invalid` for a proxy that is not spoken."""
+        return self._proxies.find(*origin)
 
     async def connect(self, origin: Origin) -> Connection:
-        """A new connection. Raises `Offline` where none is to be had, `TimedOut` where it takes too long."""
+        """A new connection.
+
+        Raises `Offline` where none is to be had, `TimedOut` where it takes too long, `Nonsense` for an address that
+        the server may not lead to.
+        """
+        if address := literal(origin.host):
+            self._check(origin.host, address)
         relay = self.relay(origin)
-        place = origin.host if relay is None else f"{origin.host} (through the proxy {relay.hostname})"
+        place = origin.host if relay is None else f"{origin.host} (through the proxy {place_of(relay)})"
         try:
             with trio.fail_after(self._timeout):
                 if relay is None:
                     return await self._direct(origin)
                 return await self._through(relay, origin)
         except trio.TooSlowError:
-            raise TimedOut(f"{place}: no connection within {self._timeout:g} s; check the network") from None
+            what = "network" if relay is None else "network and the proxy"
+            raise TimedOut(f"{place}: no connection within {self._timeout:g} s; check the {what}") from None
         except (OSError, ValueError) as error:  # ValueError: a name that is no host name
-            detail = clean(str(error))
-            raise Offline(f"{place} can't be reached: {detail}; check the network") from error
+            raise _unreachable(place, error) from error
+
+    def _check(self, host: str, address: Address) -> None:
+        """Raise `Nonsense` for an address that is nearer than the API's own."""
+        where, nearest = locality(address), self._nearest()
+        if where <= nearest:
+            return
+        what = {Locality.PRIVATE: "a private network", Locality.LOOPBACK: "this machine"}.get(where)
+        text = f"the API sent a signed URL for {host}"
+        if what is None:
+            raise Nonsense(f"{text}: no server can be at {address}")
+        hint = "; --allow-plain-http allows it" if where is Locality.PRIVATE else ""
+        raise Nonsense(f"{text}: {address} is in {what}, and the API is not{hint}")
 
     async def _direct(self, origin: Origin) -> Connection:
+        if literal(origin.host) is None:
+            for *_, found in await trio.socket.getaddrinfo(
+                origin.host, origin.port, type=sockets.SOCK_STREAM
+            ):
+                self._check(origin.host, ipaddress.ip_address(found[0]))
         stream = await trio.open_tcp_stream(origin.host, origin.port)
+        try:
+            # Asked again, the name service may have said something else.
+            self._check(origin.host, ipaddress.ip_address(stream.socket.getpeername()[0]))
+        except BaseException:
+            stream.socket.close()
+            raise
+        return await self._spoken(stream, origin)
+
+    async def _spoken(self, stream: trio.SocketStream, origin: Origin) -> Connection:
+        """The connection on `stream`, with TLS where the origin asks for it."""
+        watch_peer(stream.socket)
         if origin.scheme == "http":
             return Connection(stream, stream.socket)
         return await self._secured(stream, stream.socket, origin)
 
     async def _through(self, relay: SplitResult, origin: Origin) -> Connection:
         proxy = Origin(relay.scheme, relay.hostname or "", relay.port or PORTS[relay.scheme])
-        connection = await self._direct(proxy)
+        try:
+            stream = await trio.open_tcp_stream(proxy.host, proxy.port)
+        except (OSError, ValueError) as error:
+            raise _unreachable(f"the proxy {place_of(relay)}", error) from error
+        connection = await self._spoken(stream, proxy)
         if origin.scheme == "http":
             return connection
         try:
@@ -123,6 +176,10 @@ class Dialer:
             socket.close()
             raise
         return Connection(secured, socket)
+
+
+def _unreachable(place: str, error: Exception) -> Offline:
+    return Offline(f"{place} can't be reached: {clean(str(error))}; check the network")
 
 
 def authorization(relay: SplitResult) -> list[str]:

@@ -28,6 +28,8 @@ from pictofs.errors import (
 
 RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that the same request may outlive."""
+RETRY_AFTER_MAX = 3600.0
+"""Seconds: the rate limit's window. No server is believed to want a longer silence."""
 MESSAGE_MAX = 200
 """Characters of a server's message that are shown."""
 
@@ -60,9 +62,9 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds that `Retry-After` asks for, a number or an HTTP-date; None if unstated. `now`: wall clock."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit() and len(value) < 10:
-        return float(value)
+        return min(float(value), RETRY_AFTER_MAX)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), RETRY_AFTER_MAX)
     except (ValueError, TypeError, OverflowError):
         return None
 

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from pictofs.errors import PictofsError, Throttled
+from pictofs.api.address import Locality
+from pictofs.errors import PictofsError, Throttled, Unauthorized
 
 Host = Literal["api", "storage"]
 
@@ -26,8 +28,38 @@ _WINDOW = 3600.0
 _UNSTATED_RESET = 60.0
 """Seconds after which an answer without a reset time is too old to hold anyone back."""
 
+PROBE_LIMIT = 60.0
+"""Seconds between two requests that look whether a spent limit was raised, before the time that the server named."""
+PROBE_KEY = 15.0
+"""The same for a key that is refused (401) and a plan that is used up (402): they name no time."""
+_SILENCE_MAX = 60.0
+"""Seconds of silence after answers 429 that name no time; the first one is followed by 1 s, the next by twice that."""
+
 _purpose: ContextVar[str] = ContextVar("purpose", default="foreground")
 _yields: ContextVar[bool] = ContextVar("yields", default=False)
+_insists: ContextVar[bool] = ContextVar("insists", default=False)
+
+
+@dataclass
+class _Refusal:
+    """What the server has said that it will say again."""
+
+    error: PictofsError
+    until: float
+    """Wall-clock seconds; afterwards it is asked as usual."""
+    probe_at: float
+    """When one request may look whether it still holds."""
+    heard: int
+    """Answers that were heard by then: one that was asked for earlier proves nothing."""
+
+    def again(self, now: float) -> PictofsError:
+        """The error to raise in place of a request."""
+        kind = type(self.error)
+        if isinstance(self.error, Throttled):
+            left = self.until - now
+            text = str(self.error).partition("; try again in ")[0]
+            return Throttled(f"{text}; not asked again, try again in {left:.0f} s", left)
+        return kind(f"{self.error}; not asked again")
 
 
 @contextmanager
@@ -54,6 +86,21 @@ def owed() -> Iterator[None]:
         _yields.reset(yields)
 
 
+@contextmanager
+def insisting() -> Iterator[None]:
+    """Let the requests made inside pass whatever the server has refused before: a person has asked for them."""
+    token = _insists.set(True)
+    try:
+        yield
+    finally:
+        _insists.reset(token)
+
+
+def is_insisting() -> bool:
+    """Whether a person has asked for what is done here."""
+    return _insists.get()
+
+
 def is_background() -> bool:
     """Whether requests made here leave the reserve alone."""
     return _yields.get()
@@ -71,6 +118,8 @@ class Meter:
         """Wall-clock seconds of the last answer of the API, whatever it said."""
         self.bytes_in: Counter[Host] = Counter()
         """Body bytes received, after decompression."""
+        self.api_locality = Locality.PUBLIC
+        """How near the API is, by the address that it was last reached at without a proxy: storage may be as near."""
         self.errors: Counter[str] = Counter()
         """Failures that left this package, by class name."""
         self.offset: float | None = None
@@ -89,6 +138,8 @@ class Meter:
         self.throttled_until = 0.0
         """Wall-clock seconds before which the server asked for silence."""
         self._heard = self._believed = 0  # answers so far, and which of them told what remains
+        self._refusals: dict[str, _Refusal] = {}  # by route; "" for all of them
+        self._throttles_in_a_row = 0
 
     def sent(self, host: Host, route: str) -> None:
         """Count one request on its way."""
@@ -130,6 +181,15 @@ class Meter:
             self.offset = served_at - now
         self._heard += 1
         self.limits(headers, now, heard)
+        if status in (401, 402, 429):
+            return
+        for place in ("", route):
+            refusal = self._refusals.get(place)
+            if refusal is not None and heard >= refusal.heard:
+                del self._refusals[place]
+                self.throttled_until = 0.0
+        if not self._refusals:
+            self._throttles_in_a_row = 0
 
     def ended(self, host: Host, route: str, status: str, count: int = 1) -> None:
         """Count how a request, or `count` of them, ended: the HTTP status, or `UNANSWERED`."""
@@ -150,6 +210,56 @@ class Meter:
         self.throttles += 1
         if retry_after is not None:
             self.throttled_until = max(self.throttled_until, now + min(retry_after, _WINDOW))
+
+    def refused(
+        self, route: str, error: PictofsError, now: float, retry_after: float | None, chance: float
+    ) -> float:
+        """Remember an answer 401, 402 or 429, which the next request would get, too.
+
+        `chance`, in [0, 1), is for jitter. Returns the seconds for which the server is left alone; no matter how
+        long, a request may look in between (`refusal`).
+        """
+        # A plan that is used up for one thing is not for all of them.
+        place = "" if isinstance(error, Throttled | Unauthorized) else route
+        known = self._refusals.get(place)
+        if not isinstance(error, Throttled):
+            silence, probe_after = _WINDOW, PROBE_KEY
+        else:
+            silence, probe_after = self._silence(now, retry_after, known), PROBE_LIMIT
+        probe_at = now + probe_after * (0.75 + 0.5 * chance)
+        until = now + silence
+        if isinstance(error, Throttled) and known is not None and isinstance(known.error, Throttled):
+            until = max(until, min(known.until, now + _WINDOW))
+        self._refusals[place] = _Refusal(error, until, probe_at, self._heard)
+        return until - now
+
+    def _silence(self, now: float, retry_after: float | None, known: _Refusal | None) -> float:
+        """Seconds without a request after an answer 429."""
+        if retry_after is not None:
+            return min(retry_after, _WINDOW)
+        if self.remaining == 0 and self.reset_at > now:
+            return self.reset_at - now
+        # Several requests that were under way together are one refusal.
+        if known is None or now >= known.until:
+            self._throttles_in_a_row += 1
+        return float(min(_SILENCE_MAX, 2.0 ** (min(self._throttles_in_a_row, 10) - 1)))
+
+    def refusal(self, route: str, now: float, chance: float) -> PictofsError | None:
+        """What a request by `route` would be refused with; None where it may be sent.
+
+        Once in a while one may be sent all the same: the limit may have been raised, the key renewed.
+        """
+        if _insists.get():
+            return None
+        for place in ("", route):
+            known = self._refusals.get(place)
+            if known is None or not 0 < known.until - now <= _WINDOW:
+                continue
+            is_limit = isinstance(known.error, Throttled)
+            if now < known.probe_at or (is_limit and _yields.get()):
+                return known.again(now)
+            known.probe_at = now + (PROBE_LIMIT if is_limit else PROBE_KEY) * (0.75 + 0.5 * chance)
+        return None
 
     def limits(self, headers: Mapping[str, str], now: float, heard: int | None = None) -> None:
         """Remember `X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix seconds), where they are sent.

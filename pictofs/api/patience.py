@@ -1,14 +1,23 @@
-"""How long one call keeps trying."""
+"""How long one call keeps trying, and how long it waits for an answer before it tries another way."""
 
 from __future__ import annotations
 
 import trio
 
 from pictofs.clock import Clock
+from pictofs.errors import TimedOut
 
 BACKOFF = 1.0
 """Seconds before the first retry; it doubles with each."""
 BACKOFF_MAX = 30.0
+SLOWER = 3.0
+"""A kept connection is given up when it takes this many times as long as the slowest of the last answers."""
+FORGET = 0.9
+"""What is left, with each answer, of the time that the slowest took."""
+WINDOW = 30.0
+"""Seconds of waiting over which the speed of a body is looked at."""
+SLOWEST = 1024.0
+"""Bytes a second: what comes slower than this for a whole WINDOW does not count as coming."""
 
 
 class Patience:
@@ -43,3 +52,43 @@ class Patience:
         self._budget -= delay
         await self._clock.sleep(delay)
         return True
+
+
+class KeptPatience:
+    """How long a kept connection may be silent before another one is asked in its place.
+
+    A connection that lay idle may be dead (sleep, another network, a relay that forgot it) without a sign of it. A
+    server that is slow must not be asked twice for each answer, so its last answers tell how slow it is.
+    """
+
+    def __init__(self, least: float, most: float) -> None:
+        """`least`, `most`: seconds; `most` is what a new connection gets."""
+        self._least, self._most = min(least, most / 2), most
+        self._slowest = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The silence that is borne now."""
+        return min(self._most, max(self._least, SLOWER * self._slowest))
+
+    def took(self, seconds: float) -> None:
+        """An answer began after `seconds`."""
+        self._slowest = max(seconds, self._slowest * FORGET)
+
+
+class Pace:
+    """Tells a body that drips, so that nobody waits for its end for days."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._received = 0
+
+    def came(self, size: int, waited: float) -> None:
+        """`size` bytes came after `waited` seconds. Raises `TimedOut` where that is too slow, for long."""
+        self._received += size
+        self._waited += waited
+        if self._waited < WINDOW:
+            return
+        if self._received < SLOWEST * self._waited:
+            raise TimedOut(f"{self._received} bytes came in {self._waited:.0f} s: too slow")
+        self._waited, self._received = 0.0, 0

@@ -1,7 +1,8 @@
 """`Storage`: downloads of signed URLs, lean enough for a hundred thousand small files.
 
 It knows no key and sends no cookie: a signed URL is all that a storage host gets to see. Redirects are not
-followed. Nothing is retried but a kept connection that turns out to be dead: resuming is the caller's.
+followed. Nothing is retried but a kept connection that turns out to be dead: resuming is the caller's. One that is
+silent is news about all that are kept, so none is used any more that was not heard of since.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from urllib.parse import urlsplit
 
 import trio
 
-from pictofs.api.address import USER_AGENT, is_loopback
+from pictofs.api.address import USER_AGENT, Locality, is_loopback
 from pictofs.api.body import Body, described, range_headers
 from pictofs.api.connection import Connection, Gone, Head
-from pictofs.api.dialer import PORTS, Dialer, Origin, authorization
+from pictofs.api.dialer import Dialer, Origin, authorization
 from pictofs.api.failure import retry_after
 from pictofs.api.meter import UNANSWERED, Meter
+from pictofs.api.patience import KeptPatience
+from pictofs.api.proxies import PORTS
 from pictofs.clock import Clock
 from pictofs.errors import (
     Invalid,
@@ -37,6 +40,8 @@ from pictofs.errors import (
 
 IDLE_SECONDS = 30.0
 """How long a connection is kept unused; common servers close after 60."""
+KEPT_SILENCE = 3.0
+"""Seconds without a word on a kept connection after which a new one is asked: downloads cost nothing."""
 _ERROR_BODY_MAX = 16 * 1024
 _VISIBLE = re.compile(r"[!-~]+")
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,60})</Code>")
@@ -48,6 +53,9 @@ class Storage:
     `connect_timeout`: seconds for name lookup, TCP, proxy and TLS together. `inactivity_timeout`: seconds for
     a head, and between two pieces of a body. `max_idle`: connections kept per host; how many are open at once
     is the caller's to limit. Plain http is only spoken to this machine, or with `allow_plain_http`.
+
+    Where the API's last answer came from (`Meter.api_locality`) says how near a URL may lead: to this machine if the
+    API is here, to private networks if it is in one or with `allow_plain_http`.
     """
 
     def __init__(
@@ -63,8 +71,14 @@ class Storage:
     ) -> None:
         self._clock = clock
         self._meter = meter
-        self._dialer = Dialer(connect_timeout=connect_timeout, ssl_context=ssl_context)
+        least = Locality.PRIVATE if allow_plain_http else Locality.PUBLIC
+        self._dialer = Dialer(
+            connect_timeout=connect_timeout,
+            nearest=lambda: max(meter.api_locality, least),
+            ssl_context=ssl_context,
+        )
         self._inactivity = inactivity_timeout
+        self._kept_patience = KeptPatience(KEPT_SILENCE, inactivity_timeout)
         self._max_idle = max_idle
         self._allow_plain_http = allow_plain_http
         self._idle: dict[Origin, list[Connection]] = {}
@@ -149,40 +163,76 @@ class Storage:
     async def _ask(self, origin: Origin, request: bytes) -> tuple[Connection, Head]:
         """A connection on which `request` was answered, and the head of the answer."""
         connection = self._kept(origin)
-        while True:
-            fresh = connection is None
-            if connection is None:
-                connection = await self._dialer.connect(origin)
-                self._meter.connections += 1
-            self._meter.sent("storage", "GET")
-            try:
-                # Not trio.fail_after, here and below: its generators cost 10 us more, three times for each file.
-                with trio.CancelScope(relative_deadline=self._inactivity):
-                    head = await connection.ask(request)
-                    self._meter.ended("storage", "GET", str(head.status))
-                    return connection, head
-            except Gone as gone:
-                self._meter.ended("storage", "GET", UNANSWERED)
+        if connection is not None:
+            head = await self._ask_kept(origin, request, connection)
+            if head is not None:
+                return connection, head
+            self._meter.retries += 1
+
+        connection = await self._dialer.connect(origin)
+        self._meter.connections += 1
+        try:
+            head = await self._ask_on(connection, request, self._inactivity)
+        except Gone as gone:
+            raise ServerFault(f"{origin.host}: {gone}") from gone
+        if head is None:
+            raise TimedOut(f"{origin.host}: no answer within {self._inactivity:g} s")
+        return connection, head
+
+    async def _ask_kept(self, origin: Origin, request: bytes, connection: Connection) -> Head | None:
+        """The answer on a kept connection; None where it is dead, so that another one has to be asked."""
+        asked_at = self._clock.monotonic()
+        try:
+            head = await self._ask_on(connection, request, self._kept_patience.seconds)
+        except Gone as gone:
+            # A server that closes what lies idle says nothing about this request, nor about other connections.
+            if gone.broken:
+                self._drop(asked_at)
+            return None
+        if head is None:
+            self._drop(asked_at)
+        return head
+
+    async def _ask_on(self, connection: Connection, request: bytes, patience: float) -> Head | None:
+        """The head of the answer, None where none comes within `patience` seconds; then, and where this raises
+        (`Gone` among others), the connection is closed."""
+        status = UNANSWERED
+        started = trio.current_time()
+        self._meter.sent("storage", "GET")
+        try:
+            # Not trio.move_on_after, here and below: its generators cost 10 us more, three times for each file.
+            with trio.CancelScope(relative_deadline=patience):
+                head = await connection.ask(request)
+                self._kept_patience.took(trio.current_time() - started)
+                status = str(head.status)
+                return head
+            return None
+        finally:
+            self._meter.ended("storage", "GET", status)
+            if status == UNANSWERED:
                 connection.close()
-                if fresh:
-                    raise ServerFault(f"{origin.host}: {gone}") from gone
-                # The server closed it while it lay idle, and that says nothing about this request.
-                self._meter.retries += 1
-                connection = None
-            except BaseException:
-                self._meter.ended("storage", "GET", UNANSWERED)
-                connection.close()
-                raise
-            else:
-                self._meter.ended("storage", "GET", UNANSWERED)
-                connection.close()
-                raise TimedOut(f"{origin.host}: no answer within {self._inactivity:g} s")
+
+    def _drop(self, before: float) -> None:
+        """Close what has lain idle since `before` (monotonic seconds), whatever it leads to: the way is gone."""
+        for origin, connections in list(self._idle.items()):
+            for connection in connections:
+                if connection.idle_since <= before:
+                    connection.close()
+            self._idle[origin] = [each for each in connections if each.idle_since > before]
+            if not self._idle[origin]:
+                del self._idle[origin]
 
     async def _receive(self, origin: Origin, connection: Connection) -> bytes:
-        with trio.CancelScope(relative_deadline=self._inactivity):
-            piece = await connection.receive()
-            self._meter.bytes_in["storage"] += len(piece)
-            return piece
+        asked_at = self._clock.monotonic()
+        try:
+            with trio.CancelScope(relative_deadline=self._inactivity):
+                piece = await connection.receive()
+                self._meter.bytes_in["storage"] += len(piece)
+                return piece
+        except ServerFault:
+            self._drop(asked_at)
+            raise
+        self._drop(asked_at)
         raise TimedOut(f"{origin.host}: the transfer stood still for {self._inactivity:g} s")
 
     async def _refusal(self, origin: Origin, head: Head, connection: Connection) -> PictofsError:
@@ -190,8 +240,9 @@ class Storage:
         body = b""
         try:
             if int(head.headers.get("content-length", _ERROR_BODY_MAX)) < _ERROR_BODY_MAX:
-                while piece := await self._receive(origin, connection):
-                    body += piece
+                with trio.CancelScope(relative_deadline=self._inactivity):
+                    while piece := await self._receive(origin, connection):
+                        body += piece
         except (PictofsError, ValueError):
             pass  # the status says enough
         code = _CODE.search(body)

@@ -31,6 +31,7 @@ from pictofs.fuse.access import AccessLog
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
 from pictofs.library.library import Library
+from pictofs.library.listing import COMMAND_PATIENCE
 from pictofs.vfs.place import Places
 from pictofs.vfs.tree import Tree
 
@@ -77,7 +78,7 @@ class _Mount:
 
     async def _check_access(self, library: Library) -> None:
         """One request, which the mount needs anyway. A cached organization is mounted without a server."""
-        await library.listing.datasets()
+        await library.listing.datasets(patience=COMMAND_PATIENCE)
         if isinstance(library.reach.error, Unauthorized):
             raise library.reach.error
 

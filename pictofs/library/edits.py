@@ -27,7 +27,7 @@ from pictofs.errors import (
 )
 from pictofs.library.changes import Changes
 from pictofs.library.flights import Flights
-from pictofs.library.listing import Listing
+from pictofs.library.listing import COMMAND_PATIENCE, Listing
 from pictofs.library.reach import Reach
 from pictofs.model.inode import key_of
 from pictofs.model.names import unescape
@@ -140,7 +140,7 @@ class Edits:
             raise NotEmpty(f"the dataset {row.entry!r} holds {len(directories):,} directories")
 
     async def _listed(self, entry: str) -> DatasetRow:
-        await self._listing.datasets()
+        await self._listing.datasets(patience=COMMAND_PATIENCE)
         row = self._catalog.dataset_by_entry(entry)
         if row is None:
             raise NoSuchEntry(f"there is no dataset {entry!r}")
@@ -171,7 +171,7 @@ class Edits:
         """Have the list asked for anew: at once, or by whoever looks at it next."""
         await self._listing.doubt()
         if wait:
-            await self._listing.datasets()
+            await self._listing.datasets(patience=COMMAND_PATIENCE)
 
 
 def server_name(entry: str) -> str:

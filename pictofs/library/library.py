@@ -11,7 +11,7 @@ from typing import Any
 import trio
 
 from pictofs.api.client import Api
-from pictofs.api.meter import Meter
+from pictofs.api.meter import Meter, insisting
 from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import NoSuchEntry, PictofsError
@@ -25,7 +25,7 @@ from pictofs.library.export import Exports
 from pictofs.library.export_list import ExportList
 from pictofs.library.flights import Flights
 from pictofs.library.identities import Identities
-from pictofs.library.listing import NO_DATASET, Listing
+from pictofs.library.listing import COMMAND_PATIENCE, NO_DATASET, Listing
 from pictofs.library.notes import Notes
 from pictofs.library.notes_ahead import NOTES, NoteFetcher
 from pictofs.library.prefetch import Mode, Prefetch
@@ -197,8 +197,12 @@ class Library:
         """Ask the server anew for one dataset, by its entry, or for all that were ever listed.
 
         Returns how many datasets were listed again. Raises NoSuchEntry for an unknown one, and what keeps the
-        server from answering.
+        server from answering. It is asked even where it has just refused: a person wants to know.
         """
+        with insisting():
+            return await self._refresh(entry)
+
+    async def _refresh(self, entry: str | None) -> int:
         known = None if entry is None else self.catalog.dataset_by_entry(entry)
         key = None if entry is None else known.key if known else NO_DATASET
         await trio.to_thread.run_sync(self.catalog.expire, key)
@@ -223,7 +227,7 @@ class Library:
     async def refresh_list(self) -> None:
         """Ask the server anew which datasets there are, and nothing else."""
         await self.listing.doubt()
-        await self.listing.datasets()
+        await self.listing.datasets(patience=COMMAND_PATIENCE)
 
     def status(self, cache_dir: Path) -> dict[str, Any]:
         """Everything worth telling an operator, JSON-ready."""

@@ -12,8 +12,9 @@ import trio
 from cachetools import TTLCache
 
 from pictofs.api.client import Api
+from pictofs.api.meter import is_insisting
 from pictofs.clock import Clock
-from pictofs.errors import DiskFull, Forbidden, Nonsense, NoSuchEntry, TimedOut
+from pictofs.errors import DiskFull, Forbidden, Nonsense, NoSuchEntry
 from pictofs.library.changes import Changes
 from pictofs.library.filling import PASSES, Filling, Pages, fill
 from pictofs.library.flights import Flights
@@ -40,8 +41,10 @@ RELIST_AFTER = 12
 split need not show in it. With the default TTL that is an hour, and a request an hour per 10,000 images."""
 UNRENEWED = (*AWAY, Forbidden, DiskFull)
 """What leaves a listing as it was: no answer, none for this key, or no disk to write it to."""
-PATIENCE = 5.0
-"""Seconds that a look at something cached waits for its renewal when the server is slow."""
+PATIENCE = 1.0
+"""Seconds that a look at something cached waits for its renewal; what is slower goes on behind it."""
+COMMAND_PATIENCE = 5.0
+"""The same where more hangs on it than what a folder shows: at the start of a mount or a run, after a change."""
 
 
 class Listing:
@@ -71,10 +74,11 @@ class Listing:
 
     # Datasets.
 
-    async def datasets(self, *, strict: bool = False) -> None:
+    async def datasets(self, *, strict: bool = False, patience: float = PATIENCE) -> None:
         """Make sure that the list of datasets is fresh, or as good as it gets while the server is away.
 
-        `strict`: ask now, and raise what keeps the server from answering.
+        `strict`: ask now, and raise what keeps the server from answering. `patience`: seconds to wait for it where
+        the list is known.
         """
         checked = self._catalog.meta("checked_at")
         if strict:
@@ -83,7 +87,7 @@ class Listing:
         if checked and self._frozen:
             return
         if not checked or not 0 <= self._clock.wall() - checked < self._ttl:
-            await self._renew("datasets", self._read_datasets, have=checked is not None)
+            await self._renew("datasets", self._read_datasets, have=checked is not None, patience=patience)
 
     async def _read_datasets(self) -> None:
         for _ in range(PASSES):
@@ -408,15 +412,24 @@ class Listing:
             return False
         return 0 <= self._clock.wall() - at < self._ttl * (1 if strict else RELIST_AFTER)
 
-    async def _renew(self, key: object, work: Callable[[], Awaitable[None]], *, have: bool) -> None:
-        """Do `work` once for all who want it. With `have`, what is cached serves when the server is away."""
-        if have and self._reach.resting:
+    async def _renew(
+        self,
+        key: object,
+        work: Callable[[], Awaitable[None]],
+        *,
+        have: bool,
+        patience: float = PATIENCE,
+    ) -> None:
+        """Do `work` once for all who want it. With `have`, what is cached serves when the server is slow or away."""
+        if not have or is_insisting():
+            patience = math.inf
+        elif self._reach.resting:
             return
         try:
-            with trio.move_on_after(PATIENCE if have else math.inf) as waiting:
+            with trio.move_on_after(patience) as waiting:
                 await self._flights.share(key, partial(self._told, work))
             if waiting.cancelled_caught:
-                self._reach.failed(TimedOut(f"no answer within {PATIENCE:g} s"))
+                self._reach.delayed()
         except UNRENEWED:
             if not have:
                 raise
@@ -432,7 +445,7 @@ class Listing:
 
 
 async def _be_patient(filling: Filling) -> None:
-    """Wait for a renewal, for as long as a person would."""
+    """Wait for a renewal, for as long as a person would who has something to look at meanwhile."""
     if not filling.slow:
         with trio.move_on_after(PATIENCE):
             await filling.finished.wait()

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 REST = 15.0
 """Seconds for which what is cached is served without asking again, after the server did not answer."""
 
+SLOW = 5.0
+"""Seconds after which a server that has not answered counts as away, and not as slow."""
+
 AWAY = (Offline, TimedOut, ServerFault, Throttled, Unauthorized, QuotaSpent, Nonsense)
 """What does not say that an item is gone: cached data stays valid. A captive portal's page is Nonsense."""
 
@@ -31,26 +34,49 @@ class Reach:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._ask_again = 0.0
-        self.offline_since: float | None = None
+        self._failed_at: float | None = None
+        self._waiting_since: tuple[float, float] | None = None  # monotonic and wall-clock seconds
+        self._error: PictofsError | None = None
+
+    @property
+    def offline_since(self) -> float | None:
         """Wall-clock seconds; None while the server answers."""
-        self.error: PictofsError | None = None
+        if self._failed_at is None and self._waiting_since is not None:
+            monotonic, wall = self._waiting_since
+            return wall if self._clock.monotonic() - monotonic >= SLOW else None
+        return self._failed_at
+
+    @property
+    def error(self) -> PictofsError | None:
         """Why, as long as it lasts."""
+        if self._error is None and self.offline_since is not None:
+            return TimedOut(f"no answer within {SLOW:g} s")
+        return self._error
 
     @property
     def resting(self) -> bool:
         """Whether a question that a cached answer can replace should not be asked now."""
-        return self.offline_since is not None and self._clock.monotonic() < self._ask_again
+        return self._clock.monotonic() < self._ask_again
 
     def answered(self) -> None:
         """The server answered."""
-        if self.offline_since is not None:
-            log.info("the server answers again, after %.0f s", self._clock.wall() - self.offline_since)
-        self.offline_since = self.error = None
+        since = self.offline_since
+        if since is not None:
+            log.info("the server answers again, after %.0f s", self._clock.wall() - since)
+        self._failed_at = self._error = self._waiting_since = None
+        self._ask_again = 0.0
 
     def failed(self, error: PictofsError) -> None:
         """The server did not answer, or refuses the key."""
         self._ask_again = self._clock.monotonic() + REST
-        self.error = error
-        if self.offline_since is None:
-            self.offline_since = self._clock.wall()
+        self._error = error
+        if self._failed_at is None:
+            self._failed_at = self.offline_since or self._clock.wall()
             log.warning("serving from the cache alone: %s", error)
+
+    def delayed(self) -> None:
+        """The server has not answered yet, and nobody is to wait for it who can do with what is cached."""
+        now = self._clock.monotonic()
+        self._ask_again = now + REST
+        if self._waiting_since is None:
+            self._waiting_since = now, self._clock.wall()

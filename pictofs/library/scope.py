@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from pictofs.errors import Invalid, NoSuchEntry
-from pictofs.library.listing import Listing
+from pictofs.library.listing import COMMAND_PATIENCE, Listing
 from pictofs.model.selection import AXIS_FOLDERS
 from pictofs.store.catalog import Catalog
 from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
@@ -66,7 +66,7 @@ class Scope:
 
         Raises NoSuchEntry, and Invalid for a path that holds no files of datasets.
         """
-        await listing.datasets()
+        await listing.datasets(patience=COMMAND_PATIENCE)
         if path in ((), ("datasets",)):
             for row in self._catalog.datasets_after(0, 1 << 30):
                 await self._add_below(row, KINDS, ("/",), listing)

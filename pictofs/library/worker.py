@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from pictofs import errors
+from pictofs.api.address import Locality
 from pictofs.api.meter import Meter
 from pictofs.clock import Clock
 from pictofs.config import FreeSpace
@@ -60,6 +61,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float
     """Seconds in which a connection must stand, and between two pieces of what it brings."""
     allow_plain_http: bool
+    locality: int = Locality.PUBLIC
+    """How near the URLs may lead, see `Meter.api_locality`; as it is when the worker is started."""
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -182,7 +185,8 @@ class Worker:
             with theirs:
                 process = _start(theirs)
             try:
-                await channel.send(msgspec.json.encode(self._setup))
+                setup = msgspec.structs.replace(self._setup, locality=self._meter.api_locality)
+                await channel.send(msgspec.json.encode(setup))
                 if not await channel.recv(PACKET):
                     return
                 self._socket = channel

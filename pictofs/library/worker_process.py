@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import trio
 
+from pictofs.api.address import Locality
 from pictofs.api.body import Body
 from pictofs.api.meter import Meter
 from pictofs.api.storage import Storage
@@ -36,6 +37,7 @@ class Fetching:
         clock = SystemClock()
         self._channel = channel
         self._meter = Meter()
+        self._meter.api_locality = Locality(setup.locality)
         self._told = (0, 0, 0)
         self._answers: Counter[str] = Counter()
         self._evicted = (0, 0)

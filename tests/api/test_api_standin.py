@@ -8,6 +8,7 @@ from pathlib import Path
 import pictograph
 import pytest
 
+from pictofs.api.address import Locality
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
@@ -38,7 +39,9 @@ async def api(standin: StandIn) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def storage() -> AsyncIterator[Storage]:
-    async with Storage(clock=SystemClock(), meter=Meter()) as storage:
+    meter = Meter()
+    meter.api_locality = Locality.LOOPBACK
+    async with Storage(clock=SystemClock(), meter=meter) as storage:
         yield storage
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import trio
 
+from pictofs.api.address import Locality
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
@@ -198,6 +199,7 @@ class Rig:
         """`doors`: the API and the storage client of another mount, to save their making; `library`: what else
         the library is to be told."""
         meter = Meter()
+        meter.api_locality = Locality.LOOPBACK  # `doors` may count elsewhere
         shelf = Shelf(self.cache / "blobs", limit=cache_size, reserve=FreeSpace(), clock=self.clock)
         catalog = Catalog(self.cache / "catalog.db")
         try:

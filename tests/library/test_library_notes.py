@@ -6,6 +6,7 @@ import pytest
 import trio
 from rig import Rig, blobs, descriptors, error_of, note_bytes
 
+from pictofs.api.meter import PROBE_LIMIT
 from pictofs.errors import Offline, PictofsError, Stale
 from standin import StandIn
 from standin.faults import Close, MalformedJson, Reset, error, html, throttled
@@ -160,6 +161,7 @@ async def test_o1_in_doubt_and_without_a_server_the_old_version_serves(rig: Rig,
         fault = rig.fault(do)
         assert await mount.read(NOTE) == before
         rig.standin.faults.remove(fault)
+        mount.clock.advance(PROBE_LIMIT + 1)  # a refusal is believed for a while (O6)
         assert await mount.read(NOTE) == note_bytes(rig.standin, image_of(rig))
 
 

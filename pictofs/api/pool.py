@@ -1,0 +1,105 @@
+"""The API's connections: an httpx transport whose kept connections can be dropped all at once.
+
+httpx has no way to say "use none of these any more", so there are generations: a request goes to the youngest, and an
+older one is closed when the last answer that comes through it was read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from pictofs.clock import Clock
+
+
+class _Generation:
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self.transport = transport
+        self.users = 0
+        self.current = True
+
+    async def leave(self) -> None:
+        """An answer was read, or given up."""
+        self.users -= 1
+        await self.close_if_done()
+
+    async def close_if_done(self) -> None:
+        if not self.current and self.users == 0:
+            await self.transport.aclose()
+
+
+class _Stream(httpx.AsyncByteStream):
+    """The body of an answer; its generation lives until it is closed."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, generation: _Generation) -> None:
+        self._stream = stream
+        self._generation: _Generation | None = generation
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._stream.__aiter__()
+
+    async def aclose(self) -> None:
+        generation, self._generation = self._generation, None
+        try:
+            await self._stream.aclose()
+        finally:
+            if generation is not None:
+                await generation.leave()
+
+
+class Pool(httpx.AsyncBaseTransport):
+    """Keeps connections for `idle_max` seconds, by a clock that runs while the machine sleeps."""
+
+    def __init__(
+        self, make: Callable[[], httpx.AsyncBaseTransport], clock: Clock, *, idle_max: float
+    ) -> None:
+        self._make, self._clock, self._idle_max = make, clock, idle_max
+        self._generation = _Generation(make())
+        self._used_at = clock.monotonic()
+        self.number = 0
+        """Which generation requests go to now."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection that no answer is read from."""
+        self._generation.current = False
+        await self._generation.transport.aclose()
+
+    async def drop(self, number: int) -> None:
+        """Use no connection any more that was kept in generation `number`; nothing if that was done."""
+        if number != self.number:
+            return
+        self.number += 1
+        old, self._generation = self._generation, _Generation(self._make())
+        old.current = False
+        await old.close_if_done()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request on a connection of the youngest generation."""
+        now = self._clock.monotonic()
+        if now - self._used_at > self._idle_max:
+            await self.drop(self.number)
+        self._used_at = now
+        generation = self._generation
+        generation.users += 1
+        try:
+            response = await generation.transport.handle_async_request(request)
+        except BaseException:
+            await generation.leave()
+            raise
+        if isinstance(response.stream, httpx.AsyncByteStream):
+            response.stream = _Stream(response.stream, generation)
+        return response
