@@ -101,9 +101,13 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     has_more: bool | None = None
 
 
+DIRECTORY_CHARS_MAX = 65_536
+"""Characters of a directory's path; a longer one makes no sense, and counts as absent."""
+
+
 def canonical_directory(path: str | None) -> str:
-    """`/a/b` for every way the API spells that directory; `/` for null, empty and root."""
-    if not path:
+    """`/a/b` for every way the API spells that directory; `/` for null, empty, absurdly long and root."""
+    if not path or len(path) > DIRECTORY_CHARS_MAX:
         return "/"
     parts = [part for part in path.split("/") if part]
     return "/" + "/".join(parts)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pictofs.model.inode import Kind, key_of, number
-from pictofs.model.names import entry_name, storable
+from pictofs.model.names import entry_name, split_directory, storable
 from pictofs.model.records import Dataset, Directory
 from pictofs.model.selection import Selection
 from pictofs.store import datasets as datasets_table
@@ -197,18 +197,18 @@ class Catalog:
 
     def root_images(self, dataset: int) -> int:
         """Images in no virtual directory, by the server's counts."""
-        sql = "SELECT image_count - (SELECT coalesce(sum(image_count), 0) FROM directory WHERE dataset = ?1)"
+        sql = "SELECT image_count - (SELECT total(image_count) FROM directory WHERE dataset = ?1)"
         row = self._reader.execute(sql + " FROM dataset WHERE key = ?1", (dataset,)).fetchone()
-        return max(0, row[0]) if row else 0
+        return max(0, int(row[0])) if row else 0
 
     def counts(self) -> tuple[int, int]:
         """Datasets, and bytes of all their images, as the server counts them; constant time in practice."""
-        row = self._reader.execute("SELECT count(*), coalesce(sum(total_size), 0) FROM dataset").fetchone()
-        return row[0], row[1]
+        row = self._reader.execute("SELECT count(*), total(total_size) FROM dataset").fetchone()
+        return row[0], _sum(row[1])
 
     def image_total(self) -> int:
         """Images of all datasets, as the server counts them."""
-        return int(self._reader.execute("SELECT coalesce(sum(image_count), 0) FROM dataset").fetchone()[0])
+        return _sum(self._reader.execute("SELECT total(image_count) FROM dataset").fetchone()[0])
 
     # Writes: they block.
 
@@ -310,6 +310,11 @@ class Catalog:
             db.execute(f"UPDATE image SET note_stale = 1 {only}", values)
 
 
+def _sum(total: float) -> int:
+    """A total of counts as SQLite's `total` gives it: `sum` fails where they exceed 63 bits."""
+    return min(int(total), _SEQ_MAX)
+
+
 def _edition(db: Any) -> int:
     row = db.execute("SELECT value FROM meta WHERE name = 'edition'").fetchone()
     return int(row[0]) if row else 0
@@ -331,7 +336,7 @@ def _directory_rows(
     for path in [*known, *implied]:
         while path != "/" and path not in paths:
             paths.add(path)
-            path = path.rpartition("/")[0] or "/"  # noqa: PLW2901
+            path = split_directory(path)[0]  # noqa: PLW2901
     result = {}
     for path in sorted(paths, key=lambda path: (path.count("/"), path)):
         row = known.get(path)
@@ -360,8 +365,8 @@ def _replace_directories(
     gone: list[Gone] = []
     kept: dict[int, tuple[int, str]] = {}
     for path, (key, count, implied) in new.items():
-        above, _, name = path.rpartition("/")
-        parent = parents[above or "/"]
+        above, name = split_directory(path)
+        parent = parents[above]
         entry = entry_name(name, path)
         before = old.get(key)
         if before is not None and before.path != path:  # the annotation files say where their images are
