@@ -18,7 +18,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeGuard, TypeVar
 
 import msgspec
@@ -64,14 +64,14 @@ class _ImageRow(msgspec.Struct):
     id: Any = None
     filename: Any = None
     dataset_id: Any = None
-    directory_path: Any = None
-    virtual_folder_path: Any = None
-    folder_path: Any = None
+    directory_path: Any = msgspec.UNSET
+    virtual_folder_path: Any = msgspec.UNSET
+    folder_path: Any = msgspec.UNSET
     status: Any = None
     split: Any = None
     annotation_count: Any = None
     min_confidence: Any = None
-    file_size: Any = None
+    file_size: Any = msgspec.UNSET
     width: Any = None
     height: Any = None
     content_type: Any = None
@@ -104,28 +104,28 @@ def dataset(body: bytes) -> Dataset:
     return row
 
 
-def dataset_images(body: bytes) -> tuple[Dataset, Page[Image]]:
-    """A dataset with its embedded listing (`include_images=true`). Raises `Nonsense`."""
+def dataset_images(body: bytes) -> tuple[Dataset, Page[Image] | None]:
+    """A dataset with its embedded listing (`include_images=true`), None where it has none. Raises `Nonsense`."""
     payload, _ = _open(body, "dataset")
     fields = _fields(payload)
     embedded = fields.pop("images", None)
     row = _dataset({name: _value(value) for name, value in fields.items()})
     if row is None:
         raise Nonsense("the API sent a dataset without id or name")
-    if embedded is None or embedded == msgspec.Raw(b"null"):
-        if row.image_count:
-            raise Nonsense("the API sent a dataset without the image listing that was asked for")
-        return row, Page(rows=[], received=0, total=0)
-    rows, received = _rows(embedded, _ImageRow)
     total = row.image_count if "image_count" in fields else None
-    return row, Page(rows=_images(rows, received), received=received, total=total)
+    if embedded is None or embedded == msgspec.Raw(b"null"):
+        # Of a dataset without images the field may be left out by who knows it otherwise.
+        return row, Page(rows=[], received=0, total=0) if total == 0 else None
+    rows, received = _rows(embedded, _ImageRow)
+    page = Page(rows=_images(rows, received), received=received, total=total, summary=_is_summary(rows))
+    return row, page
 
 
 def images(body: bytes) -> Page[Image]:
     """The rows of `GET /images/`. Raises `Nonsense`."""
     payload, envelope = _open(body, "images")
     rows, received = _rows(payload, _ImageRow)
-    return _page(_images(rows, received), received, envelope)
+    return _page(_images(rows, received), received, envelope, summary=_is_summary(rows))
 
 
 def image(body: bytes) -> Image:
@@ -277,6 +277,15 @@ def _images(rows: Iterable[_ImageRow], received: int) -> list[Image]:
     return _kept("image", rows, received, record)
 
 
+def _is_summary(rows: Sequence[_ImageRow]) -> bool:
+    """Whether the rows, unlike those of the contract, lack a directory, or lack a size. Null is not absent."""
+
+    def lack(*names: str) -> bool:
+        return all(getattr(row, name) is msgspec.UNSET for row in rows for name in names)
+
+    return bool(rows) and (lack("directory_path", "virtual_folder_path", "folder_path") or lack("file_size"))
+
+
 def _dataset(row: dict[str, Any]) -> Dataset | None:
     identity, name = row.get("id"), row.get("name")
     if not _is_id(identity) or type(name) is not str:
@@ -360,7 +369,7 @@ def _plain(value: Any, depth: int = 1) -> Any:
     return value
 
 
-def _page(rows: list[T], received: int, envelope: dict[str, Any]) -> Page[T]:
+def _page(rows: list[T], received: int, envelope: dict[str, Any], *, summary: bool = False) -> Page[T]:
     """A page with the paging facts of its envelope, in either generation."""
     facts = _value(envelope.get("pagination"))
     if type(facts) is not dict:
@@ -371,6 +380,7 @@ def _page(rows: list[T], received: int, envelope: dict[str, Any]) -> Page[T]:
         received=received,
         total=total if type(total) is int and 0 <= total <= COUNT_MAX else None,
         has_more=has_more if type(has_more) is bool else None,
+        summary=summary,
     )
 
 

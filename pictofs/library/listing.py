@@ -12,14 +12,16 @@ import trio
 from cachetools import TTLCache
 
 from pictofs.api.client import Api
+from pictofs.api.paging import read_datasets
 from pictofs.clock import Clock
 from pictofs.errors import DiskFull, Forbidden, Nonsense, NoSuchEntry, TimedOut
 from pictofs.library.changes import Changes
 from pictofs.library.filling import PASSES, Filling, Pages, fill
 from pictofs.library.flights import Flights
 from pictofs.library.reach import AWAY, Reach
+from pictofs.library.traits import Traits
 from pictofs.model.names import QUOTE, storable, unescape
-from pictofs.model.records import Dataset, Image, Page
+from pictofs.model.records import Dataset, Image
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
@@ -29,7 +31,6 @@ T = TypeVar("T")
 
 NO_DATASET = -1
 """The key of none."""
-DATASET_PAGE = 1000
 EMBED_PAGE = 10_000
 """Images of one embedded page (`GET /datasets/{d}?include_images=true`), its cap."""
 IMAGE_PAGE = 1000
@@ -41,6 +42,19 @@ UNRENEWED = (*AWAY, Forbidden, DiskFull)
 """What leaves a listing as it was: no answer, none for this key, or no disk to write it to."""
 PATIENCE = 5.0
 """Seconds that a look at something cached waits for its renewal when the server is slow."""
+
+
+QUERY_PATH_MAX = 2048
+"""Characters of a directory's path in a query; proxies refuse a URL of 8 KiB, and each may become nine."""
+
+
+class _NotEmbedded(Exception):
+    """The server has no embedded listing, or none that says where images lie."""
+
+
+def can_ask(directory: DirectoryRow) -> bool:
+    """Whether the server can be asked for a directory by its path: one with an escape need not be its own word."""
+    return QUOTE not in directory.path and len(directory.path) <= QUERY_PATH_MAX
 
 
 class Listing:
@@ -56,6 +70,7 @@ class Listing:
         changes: Changes,
         clock: Clock,
         ttl: float,
+        traits: Traits,
         *,
         frozen: bool = False,
     ) -> None:
@@ -63,6 +78,7 @@ class Listing:
         self._api, self._catalog, self._images = api, catalog, images
         self._flights, self._reach, self._changes, self._clock = flights, reach, changes, clock
         self._ttl, self._frozen = ttl, frozen
+        self._traits = traits
         self._fillings: dict[int, Filling] = {}  # by the key of a dataset or of a directory
         self._spent: dict[int, int] = {}  # requests for single folders or names, by dataset since its listing
         # Names that were asked for alone, with the answer: found or not. Bounded, and fresh by its TTL.
@@ -97,15 +113,10 @@ class Listing:
         log.info("the list of datasets was changed while it was read, %d times in a row", PASSES)
 
     async def _all_datasets(self) -> list[Dataset]:
-        found: list[Dataset] = []
-        while True:
-            try:
-                page: Page[Dataset] = await self._api.datasets(len(found), DATASET_PAGE)
-            except NoSuchEntry as error:  # a proxy's 404, or another host: no word on any dataset
-                raise Nonsense(f"there is no list of datasets: is the base URL right? {error}") from error
-            found += page.rows
-            if page.received < DATASET_PAGE or page.has_more is False:
-                return found
+        try:
+            return await read_datasets(self._api.datasets)
+        except NoSuchEntry as error:  # a proxy's 404, or another host: no word on any dataset
+            raise Nonsense(f"there is no list of datasets: is the base URL right? {error}") from error
 
     async def doubt(self) -> None:
         """Have the next look at the list of datasets ask the server."""
@@ -217,8 +228,8 @@ class Listing:
             directory.image_count if directory.parent is not None else self._catalog.root_images(dataset.key)
         )
         alone = max(1, math.ceil(count / IMAGE_PAGE))
-        whole = max(1, math.ceil(dataset.image_count / EMBED_PAGE))
-        if alone < whole and self._spend(dataset, alone, whole):
+        whole = max(1, math.ceil(dataset.image_count / self._page_size))
+        if alone < whole and can_ask(directory) and self._spend(dataset, alone, whole):
             return self._list_directory(dataset, directory)
         return self._list_dataset(dataset)
 
@@ -231,31 +242,71 @@ class Listing:
         return True
 
     def _list_dataset(self, dataset: DatasetRow) -> Filling:
-        async def page(offset: int) -> Pages:
-            found, images = await self._api.dataset_images(dataset.id, offset, EMBED_PAGE)
-            return Pages(images, found.image_count, found)
-
         self._spent.pop(dataset.key, None)
-        return self._launch(dataset, None, EMBED_PAGE, page)
+        return self._launch(dataset, None)
 
     def _list_directory(self, dataset: DatasetRow, directory: DirectoryRow) -> Filling:
+        return self._launch(dataset, directory)
+
+    @property
+    def _page_size(self) -> int:
+        """Images of one request of a whole dataset's listing."""
+        return IMAGE_PAGE if self._traits.get("listing") == "pages" else EMBED_PAGE
+
+    def _embedded(self, dataset: DatasetRow) -> Callable[[int], Awaitable[Pages]]:
+        """Pages of the embedded listing. Raises `_NotEmbedded` where the server has none that is whole."""
+        first: list[str] = []
+
         async def page(offset: int) -> Pages:
-            images = await self._api.images(
-                dataset.id, directory=directory.path, offset=offset, limit=IMAGE_PAGE
-            )
+            found, images = await self._api.dataset_images(dataset.id, offset, EMBED_PAGE)
+            if images is None or images.summary:
+                raise _NotEmbedded
+            ids = [image.id for image in images.rows]
+            if offset and ids and ids == first:  # the offset is not heeded: what is behind can't be had
+                raise _NotEmbedded
+            if offset == 0:
+                first[:] = ids
+            return Pages(images, images.total, found)
+
+        return page
+
+    def _paged(
+        self, dataset: DatasetRow, directory: DirectoryRow | None
+    ) -> Callable[[int], Awaitable[Pages]]:
+        """Pages of `GET /images/`, of a dataset or of one directory."""
+        path = directory and directory.path
+
+        async def page(offset: int) -> Pages:
+            images = await self._api.images(dataset.id, directory=path, offset=offset, limit=IMAGE_PAGE)
+            if images.rows:
+                await self._traits.choose("rows", "summary" if images.summary else "full")
             return Pages(images, images.total, None)
 
-        return self._launch(dataset, directory.key, IMAGE_PAGE, page)
+        return page
 
-    def _launch(
-        self, dataset: DatasetRow, directory: int | None, limit: int, page: Callable[[int], Awaitable[Pages]]
-    ) -> Filling:
-        key = directory or dataset.key
+    async def _fill_somehow(
+        self, dataset: DatasetRow, directory: DirectoryRow | None, filling: Filling
+    ) -> None:
+        if directory is None and self._traits.get("listing") != "pages":
+            try:
+                await self._fill(dataset, None, EMBED_PAGE, self._embedded(dataset), filling)
+            except _NotEmbedded:
+                pass
+            else:
+                await self._traits.choose("listing", "embedded")
+                return
+        key = None if directory is None else directory.key
+        await self._fill(dataset, key, IMAGE_PAGE, self._paged(dataset, directory), filling)
+        if directory is None:  # chosen only now: a route that fails is no way out
+            await self._traits.choose("listing", "pages")
+
+    def _launch(self, dataset: DatasetRow, directory: DirectoryRow | None) -> Filling:
+        key = dataset.key if directory is None else directory.key
         filling = self._fillings[key] = Filling(old=self._catalog.directories_with_images(dataset.key))
 
         async def work() -> None:
             try:
-                await self._fill(dataset, directory, limit, page, filling)
+                await self._fill_somehow(dataset, directory, filling)
                 self._reach.answered()
             except Exception as error:
                 if isinstance(error, AWAY):
@@ -344,14 +395,14 @@ class Listing:
         if self._is_listed(dataset, current) or (row is not None and self._reach.resting):
             return row
         if (
-            filename is None or storable(filename) != filename
+            filename is None or storable(filename) != filename or not can_ask(directory)
         ):  # only a listing knows what the entry stands for
             await self._filled(current)
             return read(directory.key, entry)
         answer = self._answers.get((directory.key, filename))
         if answer is not None and answer == (row is not None):
             return row
-        whole = max(2, math.ceil(dataset.image_count / EMBED_PAGE))
+        whole = max(2, math.ceil(dataset.image_count / self._page_size))
         if dataset.key in self._fillings or not self._spend(dataset, 1, whole):
             await self._wait_for(current, entry, read)
         else:

@@ -99,6 +99,8 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     total: int | None = None
     """What the server says the whole listing holds."""
     has_more: bool | None = None
+    summary: bool = False
+    """Whether no row tells in which directory its image lies, or none tells a size."""
 
 
 DIRECTORY_CHARS_MAX = 65_536

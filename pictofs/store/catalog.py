@@ -11,13 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pictofs.model.inode import Kind, key_of, number
+from pictofs.model.inode import key_of
 from pictofs.model.names import entry_name, split_directory, storable
 from pictofs.model.records import Dataset, Directory
 from pictofs.model.selection import Selection
 from pictofs.store import datasets as datasets_table
 from pictofs.store.database import Database
-from pictofs.store.datasets import DOCUMENT
 from pictofs.store.images import give_way
 from pictofs.store.rows import DatasetRow, DirectoryRow, EntryRow, Gone, ImageRow
 from pictofs.store.shown import folder_entries
@@ -139,6 +138,11 @@ class Catalog:
             row = self._row(ImageRow, sql, (directory, entry))
         return row
 
+    def any_image(self) -> str | None:
+        """The id of the image that was listed last; None where there is none."""
+        row = self._reader.execute("SELECT id FROM image ORDER BY seq DESC LIMIT 1").fetchone()
+        return None if row is None else str(row[0])
+
     def images_after(self, directory: int, seq: int, limit: int) -> list[ImageRow]:
         """Images in a directory in listing order, from behind `seq`."""
         sql = _IMAGE + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
@@ -211,6 +215,11 @@ class Catalog:
         return _sum(self._reader.execute("SELECT total(image_count) FROM dataset").fetchone()[0])
 
     # Writes: they block.
+
+    def set_meta(self, name: str, value: Any) -> None:
+        """Set a value of `meta`. Blocks."""
+        with self.database.write() as db:
+            _set_meta(db, name, value)
 
     @property
     def edition(self) -> int:
@@ -295,7 +304,7 @@ class Catalog:
                     key,
                 ),
             )
-        return [Gone(number(Kind.DATASET, key), DOCUMENT)]
+        return datasets_table.documents(key)
 
     def expire(self, dataset: int | None) -> None:
         """Forget that one dataset, or the list of them all, was ever checked: the next look asks. Blocks."""

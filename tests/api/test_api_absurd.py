@@ -305,7 +305,7 @@ def test_s7_sizes_of_many_datasets_add_up(tmp_path: Path) -> None:
         catalog.close()
 
 
-def test_a_directory_that_is_too_deep_is_folded_and_comes_back(tmp_path: Path) -> None:
+def test_n6_a_directory_that_is_too_deep_is_folded_and_comes_back(tmp_path: Path) -> None:
     """Whether the tree or an image names it, and whatever else lies on its way."""
     parts = DEEP[1:].split("/")
     paths = ["/" + "/".join(parts[:depth]) for depth in (1, 50, 127, 128, 129, 500, 1000)]
