@@ -18,10 +18,10 @@ AT_ONCE = 3
 """Pages under way together, once the first one has told how many there are."""
 BARREN = 3
 """Pages in a row without a row that can be shown, after which a listing is over."""
-ROWS_MAX = 1_000_000
-"""Rows of a listing that says itself to be shorter, or nothing of its length, before it counts as endless."""
-TOTAL_MAX = 10_000_000
-"""Images of one dataset, at most, that a server is believed."""
+EXTRA_MAX = 100_000
+"""Rows beyond twice what was announced, after which a listing counts as endless."""
+ROWS_MAX = 20_000_000
+"""Rows of a listing in any case: 2,000 requests of 10,000."""
 PASSES = 3
 """A listing that moves while it is read is read again, up to this often."""
 
@@ -80,8 +80,11 @@ async def fill(
     put: Callable[[list[Image], int], None],
     seen_in: Callable[[int], int],
     filling: Filling,
+    expected: int,
 ) -> Filled:
-    """Read all pages and `put` their rows, until a pass saw the listing stand still.
+    """Read all pages and `put` their rows, until a pass saw the listing stand still. `expected`: about how many.
+
+    Raises Nonsense for a listing without end.
 
     Rows that are added while pages are read repeat at the edges, rows that are removed take others past the
     edge: either shows in the counts, and the pass is made again. Nothing is taken for gone before.
@@ -90,7 +93,7 @@ async def fill(
     counted = -1
     for attempt in range(PASSES):
         seen = await trio.to_thread.run_sync(begin_pass)
-        sweep = _Sweep(page, limit, seen, put, filling)
+        sweep = _Sweep(page, limit, seen, put, filling, expected)
         await sweep.run()
         distinct = await trio.to_thread.run_sync(seen_in, seen)
         done = Filled(seen, sweep.dataset)
@@ -115,7 +118,9 @@ class _Sweep:
         seen: int,
         put: Callable[[list[Image], int], None],
         filling: Filling,
+        expected: int,
     ) -> None:
+        self._expected = expected
         self._page, self._limit, self._seen, self._put, self._filling = page, limit, seen, put, filling
         self._writing = trio.Lock()
         self._totals: set[int | None] = set()
@@ -132,7 +137,7 @@ class _Sweep:
         total = await self._take(0)
         offset = self._limit
         while not self._end:
-            if self._received > max(ROWS_MAX, 2 * min(total or 0, TOTAL_MAX)):
+            if self._received > min(ROWS_MAX, EXTRA_MAX + 2 * max(total or 0, self._expected)):
                 raise Nonsense(f"a listing does not end: {self._received:,} rows and more")
             last = max(total or 0, offset + 1)  # beyond what is announced, one page at a time
             offsets = range(offset, last, self._limit)[:AT_ONCE]

@@ -118,8 +118,18 @@ class Identities:
         if known is None:
             return
         try:
-            await self._api.image(known)
+            await self._api.image(known.id)
         except (NoSuchEntry, NotSupported):
-            await self._traits.choose("metadata", "absent")
+            if await self._is_there(known):
+                await self._traits.choose("metadata", "absent")
         else:
             await self._traits.choose("metadata", "id")
+
+    async def _is_there(self, image: ImageRow) -> bool:
+        """Whether the server still lists an image that is known: it may have been deleted meanwhile."""
+        dataset = self._catalog.dataset(image.dataset)
+        directory = self._catalog.directory(image.directory)
+        if dataset is None or directory is None:
+            return False
+        found = await self._api.images(dataset.id, directory=directory.path, filename=image.name, limit=10)
+        return any(row.id.lower() == image.id.lower() for row in found.rows)

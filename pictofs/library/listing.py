@@ -14,7 +14,15 @@ from cachetools import TTLCache
 from pictofs.api.client import Api
 from pictofs.api.paging import read_datasets
 from pictofs.clock import Clock
-from pictofs.errors import DiskFull, Forbidden, Nonsense, NoSuchEntry, TimedOut
+from pictofs.errors import (
+    DiskFull,
+    Forbidden,
+    Invalid,
+    Nonsense,
+    NoSuchEntry,
+    NotSupported,
+    TimedOut,
+)
 from pictofs.library.changes import Changes
 from pictofs.library.filling import PASSES, Filling, Pages, fill
 from pictofs.library.flights import Flights
@@ -50,11 +58,6 @@ QUERY_PATH_MAX = 2048
 
 class _NotEmbedded(Exception):
     """The server has no embedded listing, or none that says where images lie."""
-
-
-def can_ask(directory: DirectoryRow) -> bool:
-    """Whether the server can be asked for a directory by its path: one with an escape need not be its own word."""
-    return QUOTE not in directory.path and len(directory.path) <= QUERY_PATH_MAX
 
 
 class Listing:
@@ -229,9 +232,15 @@ class Listing:
         )
         alone = max(1, math.ceil(count / IMAGE_PAGE))
         whole = max(1, math.ceil(dataset.image_count / self._page_size))
-        if alone < whole and can_ask(directory) and self._spend(dataset, alone, whole):
+        if alone < whole and self._can_ask(directory) and self._spend(dataset, alone, whole):
             return self._list_directory(dataset, directory)
         return self._list_dataset(dataset)
+
+    def _can_ask(self, directory: DirectoryRow) -> bool:
+        """Whether the server can be asked for a directory by its path: one with an escape need not be its word."""
+        if self._traits.get("rows") == "summary":  # all images are shown in the root, wherever they lie
+            return False
+        return QUOTE not in directory.path and len(directory.path) <= QUERY_PATH_MAX
 
     def _spend(self, dataset: DatasetRow, cost: int, whole: int) -> bool:
         """Whether to pay `cost` requests for a part, with `whole` as the price of it all: never twice that."""
@@ -290,7 +299,7 @@ class Listing:
         if directory is None and self._traits.get("listing") != "pages":
             try:
                 await self._fill(dataset, None, EMBED_PAGE, self._embedded(dataset), filling)
-            except _NotEmbedded:
+            except (_NotEmbedded, Invalid, NotSupported):  # not given, or refused
                 pass
             else:
                 await self._traits.choose("listing", "embedded")
@@ -339,7 +348,8 @@ class Listing:
         def seen_in(seen: int) -> int:
             return self._images.seen_in(dataset.key, seen, directory)
 
-        result = await fill(page, limit, self._images.begin_pass, put, seen_in, filling)
+        begin_pass, expected = self._images.begin_pass, dataset.image_count
+        result = await fill(page, limit, begin_pass, put, seen_in, filling, expected)
         signature = dataset.signature
         if result.dataset is not None:
             signature = result.dataset.signature
@@ -395,7 +405,7 @@ class Listing:
         if self._is_listed(dataset, current) or (row is not None and self._reach.resting):
             return row
         if (
-            filename is None or storable(filename) != filename or not can_ask(directory)
+            filename is None or storable(filename) != filename or not self._can_ask(directory)
         ):  # only a listing knows what the entry stands for
             await self._filled(current)
             return read(directory.key, entry)
@@ -412,6 +422,10 @@ class Listing:
 
     async def _ask(self, dataset: DatasetRow, directory: DirectoryRow, filename: str) -> None:
         found = await self._api.images(dataset.id, directory=directory.path, filename=filename, limit=10)
+        if found.summary:
+            await self._traits.choose("rows", "summary")
+            await self._filled(directory)
+            return
         seen = self._catalog.meta("pass") or 0
         rows = [
             image for image in found.rows if image.directory == directory.path and image.filename == filename

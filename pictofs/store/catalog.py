@@ -138,10 +138,10 @@ class Catalog:
             row = self._row(ImageRow, sql, (directory, entry))
         return row
 
-    def any_image(self) -> str | None:
-        """The id of the image that was listed last; None where there is none."""
-        row = self._reader.execute("SELECT id FROM image ORDER BY seq DESC LIMIT 1").fetchone()
-        return None if row is None else str(row[0])
+    def any_image(self) -> ImageRow | None:
+        """The image that was listed last; None where there is none."""
+        row: ImageRow | None = self._row(ImageRow, _IMAGE + "ORDER BY seq DESC LIMIT 1", ())
+        return row
 
     def images_after(self, directory: int, seq: int, limit: int) -> list[ImageRow]:
         """Images in a directory in listing order, from behind `seq`."""

@@ -190,7 +190,7 @@ async def test_l7_a_listing_that_never_ends_is_an_error(tmp_path: Path) -> None:
             (dataset,) = mount.catalog.datasets_after(0, 9)
             error = await error_of(lambda: mount.library.listing.all_images(dataset.key))
             assert isinstance(error, Nonsense)
-            assert mount.asked.count(IMAGES) <= 1010
+            assert mount.asked.count(IMAGES) <= 120
 
 
 # Bytes.
