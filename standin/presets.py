@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from standin import content, nasty
+from standin import absurd, content, nasty
 from standin.identity import uuid_for
 from standin.organization import Organization
 from standin.shapes import SCENE_CLASSES, hash_of, lowest_confidence, scene_count
@@ -60,6 +60,7 @@ def _sample(organization: Organization) -> None:
 PRESETS: dict[str, Callable[[], Spec]] = {
     "sample": lambda: Spec(finish=_sample),
     "nasty": lambda: Spec(finish=nasty.fill),
+    "absurd": lambda: Spec(finish=absurd.fill),
     "small": lambda: Spec((DatasetSpec("small", images=12, size=20_000, directories=3),)),
     "bench": Spec.uniform,
 }

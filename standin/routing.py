@@ -153,6 +153,22 @@ class Call:
             raise invalid(["query", name], f"Input should be at most {cap}", "less_than_equal")
         return value
 
+    @property
+    def offset(self) -> int:
+        """The page's place; 0 where pages repeat."""
+        return 0 if self.switches.repeating_pages else self.number("offset", 0)
+
+    def at_most(self, limit: int) -> int:
+        """A limit, cut down to the stand-in's own cap of pages of images."""
+        return min(limit, self.switches.image_page_cap or limit)
+
+    def is_served(self, status: int) -> None:
+        """Refuse a route that a switch says is missing."""
+        if status == 405:
+            raise Refusal(405, "method_not_allowed", "Method Not Allowed")
+        if status == 404:
+            raise not_found("Not Found")
+
     def fraction(self, name: str) -> float | None:
         """A float of the query, or None when absent."""
         text = self.query.get(name)

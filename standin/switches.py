@@ -48,6 +48,22 @@ class Switches:
     md5_header: bool = False
     #: The status for a (directory, filename) that exists already: 409, or 400 with the same words.
     duplicate_status: Literal[409, 400] = 409
+    #: Whether `include_images=true` gives full image rows, rows without `directory_path` and `file_size`, the
+    #: same page whatever `images_offset` says, or no rows at all.
+    embedded_listing: Literal["full", "summary", "first_page", "absent"] = "full"
+    #: The rows of `GET /images/`: as in the contract, or without `directory_path` and `file_size`.
+    listed_rows: Literal["full", "summary"] = "full"
+    #: The status of `GET /images/{image_id}`: 404 and 405 mean that there is no such route.
+    bytes_by_id: Literal[200, 404, 405] = 200
+    #: The same of `GET /images/{image_id}/metadata`.
+    metadata_by_id: Literal[200, 404, 405] = 200
+    #: Whether `offset` is ignored: every page of datasets and of `GET /images/` is the first.
+    repeating_pages: bool = False
+    #: The cap of every page of images, below that of the contract; larger limits are cut down to it.
+    image_page_cap: int | None = None
+    #: Whether a dataset's row tells its `readme`, and whether a change may set it (else 422).
+    readme_read: bool = True
+    readme_written: bool = True
     #: How many times an export reads as unfinished before it is complete.
     export_polls: int = 1
     #: How many times a dataset reads as freezing or restoring before it is idle.

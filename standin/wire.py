@@ -81,6 +81,13 @@ def image_rows(images: Iterable[Image], base: str) -> list[ImageRow | dict[str, 
     return [image_row(image, base) for image in images]
 
 
+def summaries(rows: Iterable[ImageRow | dict[str, Any]]) -> list[ImageRow | dict[str, Any]]:
+    """The rows without what says where an image lies and how large it is."""
+    fields = (row if isinstance(row, dict) else msgspec.structs.asdict(row) for row in rows)
+    left_out = ("directory_path", "file_size")
+    return [{name: value for name, value in row.items() if name not in left_out} for row in fields]
+
+
 def annotation_url(image: Image) -> str:
     """The API route of an image's annotation file, relative to the host."""
     return f"{PREFIX}/annotations/{image.id}/file"
@@ -108,6 +115,8 @@ def dataset_row(dataset: Dataset, organization: Organization) -> dict[str, Any]:
         "created_at": iso(dataset.created_at),
         "updated_at": iso(dataset.updated_at),
     }
+    if not organization.switches.readme_read:
+        del row["readme"]
     return row if dataset.lies is None else {**row, **dataset.lies}
 
 

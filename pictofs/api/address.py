@@ -14,6 +14,7 @@ from pictofs.errors import Invalid
 
 USER_AGENT = f"pictofs/{__version__}"
 
+_SUB_ROUTES = frozenset({"metadata", "data-bundle", "review", "split"})
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -97,6 +98,20 @@ def slot(value: str) -> str:
     if not is_addressable(value):
         raise Invalid(f"the API can't address {value!r} by name; use its id")
     return quote(value, safe="")
+
+
+def image_path(directory: str, filename: str) -> str:
+    """The path of an image below its dataset, percent-encoded: `cam%201/a.jpg`, as the vendor's SDK writes it.
+
+    Raises `Invalid` for a name that no path carries, and for one that is the name of a sub-route.
+    """
+    parts = [part for part in directory.split("/") if part]
+    for part in (*parts, filename):
+        if not is_addressable(part):
+            raise Invalid(f"the API can't address {part!r} by name")
+    if filename in _SUB_ROUTES:
+        raise Invalid(f"the API takes {filename!r} at the end of a path for one of its routes")
+    return "/".join(quote(part, safe="") for part in (*parts, filename))
 
 
 def is_addressable(value: str) -> bool:

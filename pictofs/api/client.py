@@ -26,11 +26,14 @@ from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
 from pictofs.api.signing import Signing
 from pictofs.clock import Clock
-from pictofs.errors import Nonsense, PictofsError
+from pictofs.errors import Invalid, Nonsense, PictofsError
 from pictofs.model.records import Dataset, Directory, Image, Page, SignedUrl
 
 T = TypeVar("T")
 
+DESCRIPTION_WORDS: tuple[tuple[str, ...], ...] = (("readme", "description"), ("readme",), ("description",))
+"""The fields that a description is written to. `readme` is the API's newer word, `description` the older, which is
+all that some answers tell: both, where the server takes both."""
 _THREAD_FROM = 256 * 1024
 """Bytes of a body from which it is decoded in a thread; below, the loop stands still for at most 3 ms."""
 
@@ -62,6 +65,8 @@ class Api:
     ) -> None:
         self._clock = clock
         self._meter = meter
+        self.description_words = DESCRIPTION_WORDS[0]
+        """Those that the server took last."""
         self._exchange = Exchange(
             base_url,
             key,
@@ -107,8 +112,8 @@ class Api:
 
     async def dataset_images(
         self, dataset: str, offset: int = 0, limit: int = 10_000
-    ) -> tuple[Dataset, Page[Image]]:
-        """A dataset and at most 10,000 of its images: the cheapest listing.
+    ) -> tuple[Dataset, Page[Image] | None]:
+        """A dataset and at most 10,000 of its images: the cheapest listing. None where the server gives none.
 
         It never says `has_more`: it is over when fewer than `limit` rows came.
         `GET /datasets/{dataset}?include_images=true`
@@ -121,16 +126,32 @@ class Api:
 
     async def create_dataset(self, name: str, description: str | None = None) -> Dataset:
         """A new dataset. Raises `AlreadyExists` for a taken name. `POST /datasets/`"""
-        fields = _given(name=name, description=description)
-        return await self._change("POST", "/datasets/", "/datasets/", wire.dataset, fields)
+        return await self._describe("POST", "/datasets/", "/datasets/", _given(name=name), description)
 
     async def update_dataset(
         self, dataset: str, *, new_name: str | None = None, description: str | None = None
     ) -> Dataset:
         """Rename or describe a dataset; None leaves a field. `PATCH /datasets/{dataset}`"""
-        fields = _given(new_name=new_name, description=description)
-        path = f"/datasets/{slot(dataset)}"
-        return await self._change("PATCH", "/datasets/{dataset}", path, wire.dataset, fields)
+        path, fields = f"/datasets/{slot(dataset)}", _given(new_name=new_name)
+        return await self._describe("PATCH", "/datasets/{dataset}", path, fields, description)
+
+    async def _describe(
+        self, method: str, route: str, path: str, fields: Mapping[str, Any], text: str | None
+    ) -> Dataset:
+        """Change a dataset, and its description where `text` is given, in the words that the server takes."""
+        if text is None:
+            return await self._change(method, route, path, wire.dataset, fields)
+        refusal: Invalid | None = None
+        for words in dict.fromkeys((self.description_words, *DESCRIPTION_WORDS)):
+            try:
+                worded = {**fields, **dict.fromkeys(words, text)}
+                changed = await self._change(method, route, path, wire.dataset, worded)
+            except Invalid as error:  # of the words, or of something else: then it comes again
+                refusal = refusal or error
+            else:
+                self.description_words = words
+                return changed
+        raise refusal or Invalid("the description was refused")
 
     async def delete_dataset(self, dataset: str) -> None:
         """Delete a dataset with all of its images, irreversibly. `DELETE /datasets/{dataset}`"""
@@ -193,9 +214,20 @@ class Api:
         The server may ignore `start` (`Body.ranged` tells). Opening is retried, a broken transfer is not.
         `GET /images/{image}`
         """
+        async with self._bytes("/images/{image}", f"/images/{slot(image_id)}", start) as body:
+            yield body
+
+    @asynccontextmanager
+    async def image_stream_at(self, dataset: str, path: str, *, start: int = 0) -> AsyncIterator[Body]:
+        """The same, of the image that lies at `path` (`address.image_path`) now. `GET /images/{dataset}/{path}`"""
+        where = f"/images/{slot(dataset)}/{path}"
+        async with self._bytes("/images/{dataset}/{path}", where, start) as body:
+            yield body
+
+    @asynccontextmanager
+    async def _bytes(self, route: str, path: str, start: int) -> AsyncIterator[Body]:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", **range_headers(start, None, None)}
-        path = f"/images/{slot(image_id)}"
-        async with self._exchange.stream("/images/{image}", path, headers) as (status, answered, pull):
+        async with self._exchange.stream(route, path, headers) as (status, answered, pull):
             try:
                 body = described(status, answered, pull, self._meter.failed, start=start, end=None)
             except Nonsense as error:

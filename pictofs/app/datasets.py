@@ -11,16 +11,14 @@ from pictofs.api.address import is_addressable, is_uuid
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
+from pictofs.api.paging import read_datasets
 from pictofs.app.library import ATTEMPT, only
 from pictofs.clock import SystemClock
 from pictofs.config import ServerSettings
 from pictofs.errors import Invalid, NoSuchEntry, TimedOut
-from pictofs.model.records import Dataset
+from pictofs.model.records import Dataset, Page
 
 T = TypeVar("T")
-
-PAGE = 1000
-"""Datasets of one page, the API's cap."""
 
 
 def run(settings: ServerSettings, key: ApiKey, work: Callable[[Datasets], Awaitable[T]]) -> T:
@@ -54,16 +52,11 @@ class Datasets:
 
     async def rows(self, limit: int | None = None, *, archived: bool = False) -> list[Dataset]:
         """All active datasets, or all archived ones, or the first `limit` of them, in the server's order."""
-        found: dict[str, Dataset] = {}  # rows that come twice, because others came meanwhile, are shown once
-        offset = 0
-        while limit is None or len(found) < limit:
-            wanted = PAGE if limit is None else min(PAGE, limit - len(found))
-            page = await self._in_time(self._api.datasets(offset, wanted, archived=archived))
-            found |= {row.id: row for row in page.rows}
-            offset += page.received
-            if page.received < wanted or page.has_more is False:
-                break
-        return [*found.values()][:limit]
+
+        async def page(offset: int, wanted: int) -> Page[Dataset]:
+            return await self._in_time(self._api.datasets(offset, wanted, archived=archived))
+
+        return await read_datasets(page, limit)
 
     async def by_id(self, identity: str) -> Dataset:
         """The dataset of an id. Raises Invalid for what is no UUID."""

@@ -47,7 +47,7 @@ async def open_library(
     clock, meter = SystemClock(), Meter()
     server = _fingerprint(settings.base_url)
     shelf = Shelf(settings.shelf_dir, limit=settings.cache_size, reserve=settings.min_free, clock=clock)
-    catalog = Catalog(_catalog_path(settings, server, key))
+    catalog = Catalog(_made(catalog_path(settings, key)))
     api = Api(
         settings.base_url,
         key,
@@ -117,16 +117,21 @@ def _fingerprint(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
-def _catalog_path(settings: LibrarySettings, server: str, key: ApiKey) -> Path:
+def catalog_path(settings: LibrarySettings, key: ApiKey) -> Path:
     """One catalog for each server and key: another key may see other items.
 
     The name holds a hash of the key with 64 bits, of which nothing of the key can be told.
     """
     owner = hashlib.blake2b(key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]).hexdigest()
-    folder = settings.cache_dir / "catalog"
+    return settings.cache_dir / "catalog" / f"{_fingerprint(settings.base_url)}-{owner}.db"
+
+
+def _made(path: Path) -> Path:
+    """`path`, whose folder is there now. Raises PictofsError."""
+    folder = path.parent
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
     except OSError as error:
         raise PictofsError(f"the cache folder {folder} can't be used: {error.strerror}") from error
-    return folder / f"{server}-{owner}.db"
+    return path

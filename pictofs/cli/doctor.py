@@ -36,6 +36,15 @@ def doctor(
     as_json: Annotated[
         bool, typer.Option("--json", metavar="", help="Print a JSON array for programs.")
     ] = False,
+    contract: Annotated[
+        bool,
+        typer.Option(
+            "--contract",
+            metavar="",
+            help="Compare the server with what pictofs expects of it, by some 15 read-only requests, and print "
+            "each difference as a line for a report: without the key, names or ids.",
+        ),
+    ] = False,
     profile: Profile = None,
     api_key_file: ApiKeyFile = None,
     **given: str | bool | None,
@@ -55,6 +64,7 @@ def doctor(
         key_file=api_key_file,
         environ=os.environ,
         home=Path(os.path.expanduser("~")),
+        contract=contract,
     ):
         found.append(each)
         if not as_json:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import trio
 
-from pictofs.api.client import Api
+from pictofs.api.client import DESCRIPTION_WORDS, Api
 from pictofs.api.patience import Patience
 from pictofs.clock import Clock
 from pictofs.errors import (
@@ -29,6 +29,7 @@ from pictofs.library.changes import Changes
 from pictofs.library.flights import Flights
 from pictofs.library.listing import COMMAND_PATIENCE, Listing
 from pictofs.library.reach import Reach
+from pictofs.library.traits import Traits
 from pictofs.model.inode import key_of
 from pictofs.model.names import unescape
 from pictofs.model.records import Dataset
@@ -63,10 +64,12 @@ class Edits:
         changes: Changes,
         clock: Clock,
         max_retries: int,
+        traits: Traits,
     ) -> None:
         self._api, self._catalog, self._listing = api, catalog, listing
         self._flights, self._reach, self._changes = flights, reach, changes
         self._clock, self._max_retries = clock, max_retries
+        self._traits = traits
         self._numbers = count()
 
     async def create(self, entry: str) -> DatasetRow:
@@ -91,10 +94,18 @@ class Edits:
         """Change a dataset's description; empty: none. Raises NoSuchEntry."""
         row = await self._listing.dataset(key)
 
+        self._api.description_words = self._words()
+
         async def work() -> None:
             await self._show(await self._api.update_dataset(row.id, description=text))
+            await self._traits.choose("readme", "+".join(self._api.description_words))
 
         await self._make(work)
+
+    def _words(self) -> tuple[str, ...]:
+        """The fields that this server takes a description in, as far as is known."""
+        known = self._traits.get("readme")
+        return next((words for words in DESCRIPTION_WORDS if "+".join(words) == known), DESCRIPTION_WORDS[0])
 
     async def remove(self, entry: str) -> DatasetRow:
         """Delete the dataset listed as `entry`; what it was. Raises NoSuchEntry, NotEmpty while it holds anything."""

@@ -8,12 +8,20 @@ from dataclasses import dataclass, field
 
 import trio
 
+from pictofs.api.paging import is_last
+from pictofs.errors import Nonsense
 from pictofs.model.records import Dataset, Image, Page
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 3
 """Pages under way together, once the first one has told how many there are."""
+BARREN = 3
+"""Pages in a row without a row that can be shown, after which a listing is over."""
+EXTRA_MAX = 100_000
+"""Rows beyond twice what was announced, after which a listing counts as endless."""
+ROWS_MAX = 20_000_000
+"""Rows of a listing in any case: 2,000 requests of 10,000."""
 PASSES = 3
 """A listing that moves while it is read is read again, up to this often."""
 
@@ -72,8 +80,11 @@ async def fill(
     put: Callable[[list[Image], int], None],
     seen_in: Callable[[int], int],
     filling: Filling,
+    expected: int,
 ) -> Filled:
-    """Read all pages and `put` their rows, until a pass saw the listing stand still.
+    """Read all pages and `put` their rows, until a pass saw the listing stand still. `expected`: about how many.
+
+    Raises Nonsense for a listing without end.
 
     Rows that are added while pages are read repeat at the edges, rows that are removed take others past the
     edge: either shows in the counts, and the pass is made again. Nothing is taken for gone before.
@@ -82,7 +93,7 @@ async def fill(
     counted = -1
     for attempt in range(PASSES):
         seen = await trio.to_thread.run_sync(begin_pass)
-        sweep = _Sweep(page, limit, seen, put, filling)
+        sweep = _Sweep(page, limit, seen, put, filling, expected)
         await sweep.run()
         distinct = await trio.to_thread.run_sync(seen_in, seen)
         done = Filled(seen, sweep.dataset)
@@ -107,12 +118,16 @@ class _Sweep:
         seen: int,
         put: Callable[[list[Image], int], None],
         filling: Filling,
+        expected: int,
     ) -> None:
+        self._expected = expected
         self._page, self._limit, self._seen, self._put, self._filling = page, limit, seen, put, filling
         self._writing = trio.Lock()
         self._totals: set[int | None] = set()
         self._received = 0
         self._rows = 0
+        self._barren = 0
+        self._pages: set[int] = set()  # a hash of the ids of each
         self._end = False
         self._error: Exception | None = None
         self.dataset: Dataset | None = None
@@ -122,8 +137,10 @@ class _Sweep:
         total = await self._take(0)
         offset = self._limit
         while not self._end:
+            if self._received > min(ROWS_MAX, EXTRA_MAX + 2 * max(total or 0, self._expected)):
+                raise Nonsense(f"a listing does not end: {self._received:,} rows and more")
             last = max(total or 0, offset + 1)  # beyond what is announced, one page at a time
-            offsets = list(range(offset, last, self._limit))[:AT_ONCE]
+            offsets = range(offset, last, self._limit)[:AT_ONCE]
             async with trio.open_nursery() as nursery:
                 for place in offsets:
                     nursery.start_soon(self._try, place, nursery.cancel_scope)
@@ -146,12 +163,36 @@ class _Sweep:
         self._rows += len(got.page.rows)
         if offset == 0:
             self.dataset = got.dataset
-        if got.page.received < self._limit or (got.total is not None and offset + self._limit >= got.total):
+            self._limit = self._cap(got)
+        if is_last(got.page, self._limit) or got.total == offset + got.page.received:
+            self._end = True
+        if not self._is_new(got.page):
+            log.warning("a listing ends after %d rows: more pages bring nothing new", self._rows)
             self._end = True
         async with self._writing:
             await trio.to_thread.run_sync(self._put, got.page.rows, self._seen)
         self._filling.advance()
         return got.total
+
+    def _cap(self, got: Pages) -> int:
+        """Rows of a page: what was asked for, or fewer where the server has a lower cap than the contract.
+
+        A short first page of a longer listing is also what a key sees that may see only a part. Caps are round.
+        """
+        received = got.page.received
+        more = got.page.has_more is True or (received % 100 == 0 and (got.total or 0) > received)
+        return received if 0 < received < self._limit and more else self._limit
+
+    def _is_new(self, page: Page[Image]) -> bool:
+        """Whether the page brings anything that another has not brought."""
+        if not page.rows:
+            self._barren += page.received > 0
+            return self._barren < BARREN
+        ids = hash(tuple(image.id for image in page.rows))
+        if ids in self._pages:
+            return False
+        self._pages.add(ids)
+        return True
 
     def stood_still(self, distinct: int) -> bool:
         """Whether no row came twice, and as many came as the server says there are, from first to last."""

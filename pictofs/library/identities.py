@@ -8,12 +8,13 @@ import trio
 from cachetools import LRUCache
 
 from pictofs.api.client import Api
-from pictofs.errors import Forbidden, Nonsense, NoSuchEntry
+from pictofs.errors import Forbidden, Nonsense, NoSuchEntry, NotSupported
 from pictofs.library.changes import Changes
 from pictofs.library.flights import Flights
 from pictofs.library.listing import Listing
 from pictofs.library.reach import AWAY, Reach
 from pictofs.library.selections import Selections
+from pictofs.library.traits import Traits
 from pictofs.model.inode import key_of
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
@@ -36,10 +37,11 @@ class Identities:
         flights: Flights,
         changes: Changes,
         reach: Reach,
+        traits: Traits,
     ) -> None:
         self._api, self._catalog, self._images = api, catalog, images
         self._listing, self._selections, self._flights = listing, selections, flights
-        self._changes, self._reach = changes, reach
+        self._changes, self._reach, self._traits = changes, reach, traits
         # Id -> when the list of datasets was read that this answer is as old as: a refresh ends both.
         self._misses: LRUCache[str, float] = LRUCache(REMEMBERED)
 
@@ -57,7 +59,7 @@ class Identities:
             row = await self._listing.confirmed(row)
             if row is not None:
                 return row
-        if self._is_no_image(identity):
+        if self._is_no_image(identity) or self._traits.get("metadata") == "absent":
             return None
         return await self._flights.share(("id", identity), partial(self._ask, identity))
 
@@ -82,10 +84,16 @@ class Identities:
         except AWAY as error:
             self._reach.failed(error)
             raise
-        except (NoSuchEntry, Forbidden):
+        except NotSupported:
+            await self._traits.choose("metadata", "absent")
+            return None
+        except (NoSuchEntry, Forbidden) as error:
+            if isinstance(error, NoSuchEntry):
+                await self._look_at_route()
             self._misses[identity] = at
             return None
         self._reach.answered()
+        await self._traits.choose("metadata", "id")
         if image.id.lower() != identity:
             raise Nonsense("the API sent another image than the one whose id was asked for")
         # The route knows every image of the organization, whatever the key's datasets show.
@@ -101,3 +109,27 @@ class Identities:
         row = self._known(identity)
         # Another image may have its name, and the better right to it.
         return None if row is None else await self._listing.confirmed(row)
+
+    async def _look_at_route(self) -> None:
+        """After a 404: is it the image that is missing, or the route? One that is known to be there tells."""
+        if self._traits.get("metadata") is not None:
+            return
+        known = self._catalog.any_image()
+        if known is None:
+            return
+        try:
+            await self._api.image(known.id)
+        except (NoSuchEntry, NotSupported):
+            if await self._is_there(known):
+                await self._traits.choose("metadata", "absent")
+        else:
+            await self._traits.choose("metadata", "id")
+
+    async def _is_there(self, image: ImageRow) -> bool:
+        """Whether the server still lists an image that is known: it may have been deleted meanwhile."""
+        dataset = self._catalog.dataset(image.dataset)
+        directory = self._catalog.directory(image.directory)
+        if dataset is None or directory is None:
+            return False
+        found = await self._api.images(dataset.id, directory=directory.path, filename=image.name, limit=10)
+        return any(row.id.lower() == image.id.lower() for row in found.rows)

@@ -25,6 +25,7 @@ from pictofs.library.export import Exports
 from pictofs.library.export_list import ExportList
 from pictofs.library.flights import Flights
 from pictofs.library.identities import Identities
+from pictofs.library.keyed import KeyedRoutes
 from pictofs.library.listing import COMMAND_PATIENCE, NO_DATASET, Listing
 from pictofs.library.notes import Notes
 from pictofs.library.notes_ahead import NOTES, NoteFetcher
@@ -33,6 +34,7 @@ from pictofs.library.reach import Reach
 from pictofs.library.selections import Selections
 from pictofs.library.source import Source
 from pictofs.library.tally import Tally
+from pictofs.library.traits import Traits
 from pictofs.library.urls import UrlBook
 from pictofs.library.worker import Setup, Worker
 from pictofs.store.catalog import Catalog
@@ -91,19 +93,48 @@ class Library:
         self.images = ImageTable(catalog.database)
         flights = Flights(nursery)
         self.urls = UrlBook(api, flights, clock)
-        self.source = source = Source(api, storage, self.urls, clock, max_retries)
+        self.traits = Traits(catalog, clock)
+        keyed = KeyedRoutes(api, catalog, self.traits)
+        self.source = source = Source(keyed, storage, self.urls, clock, max_retries)
         self.listing = Listing(
-            api, catalog, self.images, flights, self.reach, self.changes, clock, ttl, frozen=frozen
+            api,
+            catalog,
+            self.images,
+            flights,
+            self.reach,
+            self.changes,
+            clock,
+            ttl,
+            self.traits,
+            frozen=frozen,
         )
         self.edits = (
-            Edits(api, catalog, self.listing, flights, self.reach, self.changes, clock, max_retries)
+            Edits(
+                api,
+                catalog,
+                self.listing,
+                flights,
+                self.reach,
+                self.changes,
+                clock,
+                max_retries,
+                self.traits,
+            )
             if writable
             else None
         )
         """None where nothing may be changed."""
         self.selections = Selections(catalog, self.images, self.listing, flights, self.changes)
         self.identities = Identities(
-            api, catalog, self.images, self.listing, self.selections, flights, self.changes, self.reach
+            api,
+            catalog,
+            self.images,
+            self.listing,
+            self.selections,
+            flights,
+            self.changes,
+            self.reach,
+            self.traits,
         )
         self._disk = Disk()
         self.worker = None if worker is None else Worker(worker, meter, clock)
@@ -261,5 +292,6 @@ class Library:
             "cache": cache,
             "prefetch": self.downloads.prefetch.status(),
             "annotations": self.notes.ages.status(),
+            "server": self.traits.all(),
             "rate": {key: rate[key] for key in ("limit", "remaining", "reset_at", "reserve")},
         }

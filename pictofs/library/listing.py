@@ -13,14 +13,23 @@ from cachetools import TTLCache
 
 from pictofs.api.client import Api
 from pictofs.api.meter import is_insisting
+from pictofs.api.paging import read_datasets
 from pictofs.clock import Clock
-from pictofs.errors import DiskFull, Forbidden, Nonsense, NoSuchEntry
+from pictofs.errors import (
+    DiskFull,
+    Forbidden,
+    Invalid,
+    Nonsense,
+    NoSuchEntry,
+    NotSupported,
+)
 from pictofs.library.changes import Changes
 from pictofs.library.filling import PASSES, Filling, Pages, fill
 from pictofs.library.flights import Flights
 from pictofs.library.reach import AWAY, Reach
+from pictofs.library.traits import Traits
 from pictofs.model.names import QUOTE, storable, unescape
-from pictofs.model.records import Dataset, Image, Page
+from pictofs.model.records import Dataset, Image
 from pictofs.store.catalog import Catalog
 from pictofs.store.datasets import Heard
 from pictofs.store.images import ImageTable
@@ -31,7 +40,6 @@ T = TypeVar("T")
 
 NO_DATASET = -1
 """The key of none."""
-DATASET_PAGE = 1000
 EMBED_PAGE = 10_000
 """Images of one embedded page (`GET /datasets/{d}?include_images=true`), its cap."""
 IMAGE_PAGE = 1000
@@ -47,6 +55,14 @@ COMMAND_PATIENCE = 5.0
 """The same where more hangs on it than what a folder shows: at the start of a mount or a run, after a change."""
 
 
+QUERY_PATH_MAX = 2048
+"""Characters of a directory's path in a query; proxies refuse a URL of 8 KiB, and each may become nine."""
+
+
+class _NotEmbedded(Exception):
+    """The server has no embedded listing, or none that says where images lie."""
+
+
 class Listing:
     """The catalog kept fresh. Each method makes at most the requests that the catalog can't answer."""
 
@@ -60,6 +76,7 @@ class Listing:
         changes: Changes,
         clock: Clock,
         ttl: float,
+        traits: Traits,
         *,
         frozen: bool = False,
     ) -> None:
@@ -67,6 +84,7 @@ class Listing:
         self._api, self._catalog, self._images = api, catalog, images
         self._flights, self._reach, self._changes, self._clock = flights, reach, changes, clock
         self._ttl, self._frozen = ttl, frozen
+        self._traits = traits
         self._fillings: dict[int, Filling] = {}  # by the key of a dataset or of a directory
         self._spent: dict[int, int] = {}  # requests for single folders or names, by dataset since its listing
         # Names that were asked for alone, with the answer: found or not. Bounded, and fresh by its TTL.
@@ -107,15 +125,10 @@ class Listing:
         return Heard(self._clock.wall(), self._api.clock_ahead)
 
     async def _all_datasets(self) -> list[Dataset]:
-        found: list[Dataset] = []
-        while True:
-            try:
-                page: Page[Dataset] = await self._api.datasets(len(found), DATASET_PAGE)
-            except NoSuchEntry as error:  # a proxy's 404, or another host: no word on any dataset
-                raise Nonsense(f"there is no list of datasets: is the base URL right? {error}") from error
-            found += page.rows
-            if page.received < DATASET_PAGE or page.has_more is False:
-                return found
+        try:
+            return await read_datasets(self._api.datasets)
+        except NoSuchEntry as error:  # a proxy's 404, or another host: no word on any dataset
+            raise Nonsense(f"there is no list of datasets: is the base URL right? {error}") from error
 
     async def doubt(self) -> None:
         """Have the next look at the list of datasets ask the server."""
@@ -227,10 +240,16 @@ class Listing:
             directory.image_count if directory.parent is not None else self._catalog.root_images(dataset.key)
         )
         alone = max(1, math.ceil(count / IMAGE_PAGE))
-        whole = max(1, math.ceil(dataset.image_count / EMBED_PAGE))
-        if alone < whole and self._spend(dataset, alone, whole):
+        whole = max(1, math.ceil(dataset.image_count / self._page_size))
+        if alone < whole and self._can_ask(directory) and self._spend(dataset, alone, whole):
             return self._list_directory(dataset, directory)
         return self._list_dataset(dataset)
+
+    def _can_ask(self, directory: DirectoryRow) -> bool:
+        """Whether the server can be asked for a directory by its path: one with an escape need not be its word."""
+        if self._traits.get("rows") == "summary":  # all images are shown in the root, wherever they lie
+            return False
+        return QUOTE not in directory.path and len(directory.path) <= QUERY_PATH_MAX
 
     def _spend(self, dataset: DatasetRow, cost: int, whole: int) -> bool:
         """Whether to pay `cost` requests for a part, with `whole` as the price of it all: never twice that."""
@@ -241,31 +260,71 @@ class Listing:
         return True
 
     def _list_dataset(self, dataset: DatasetRow) -> Filling:
-        async def page(offset: int) -> Pages:
-            found, images = await self._api.dataset_images(dataset.id, offset, EMBED_PAGE)
-            return Pages(images, found.image_count, found)
-
         self._spent.pop(dataset.key, None)
-        return self._launch(dataset, None, EMBED_PAGE, page)
+        return self._launch(dataset, None)
 
     def _list_directory(self, dataset: DatasetRow, directory: DirectoryRow) -> Filling:
+        return self._launch(dataset, directory)
+
+    @property
+    def _page_size(self) -> int:
+        """Images of one request of a whole dataset's listing."""
+        return IMAGE_PAGE if self._traits.get("listing") == "pages" else EMBED_PAGE
+
+    def _embedded(self, dataset: DatasetRow) -> Callable[[int], Awaitable[Pages]]:
+        """Pages of the embedded listing. Raises `_NotEmbedded` where the server has none that is whole."""
+        first: list[str] = []
+
         async def page(offset: int) -> Pages:
-            images = await self._api.images(
-                dataset.id, directory=directory.path, offset=offset, limit=IMAGE_PAGE
-            )
+            found, images = await self._api.dataset_images(dataset.id, offset, EMBED_PAGE)
+            if images is None or images.summary:
+                raise _NotEmbedded
+            ids = [image.id for image in images.rows]
+            if offset and ids and ids == first:  # the offset is not heeded: what is behind can't be had
+                raise _NotEmbedded
+            if offset == 0:
+                first[:] = ids
+            return Pages(images, images.total, found)
+
+        return page
+
+    def _paged(
+        self, dataset: DatasetRow, directory: DirectoryRow | None
+    ) -> Callable[[int], Awaitable[Pages]]:
+        """Pages of `GET /images/`, of a dataset or of one directory."""
+        path = directory and directory.path
+
+        async def page(offset: int) -> Pages:
+            images = await self._api.images(dataset.id, directory=path, offset=offset, limit=IMAGE_PAGE)
+            if images.rows:
+                await self._traits.choose("rows", "summary" if images.summary else "full")
             return Pages(images, images.total, None)
 
-        return self._launch(dataset, directory.key, IMAGE_PAGE, page)
+        return page
 
-    def _launch(
-        self, dataset: DatasetRow, directory: int | None, limit: int, page: Callable[[int], Awaitable[Pages]]
-    ) -> Filling:
-        key = directory or dataset.key
+    async def _fill_somehow(
+        self, dataset: DatasetRow, directory: DirectoryRow | None, filling: Filling
+    ) -> None:
+        if directory is None and self._traits.get("listing") != "pages":
+            try:
+                await self._fill(dataset, None, EMBED_PAGE, self._embedded(dataset), filling)
+            except (_NotEmbedded, Invalid, NotSupported):  # not given, or refused
+                pass
+            else:
+                await self._traits.choose("listing", "embedded")
+                return
+        key = None if directory is None else directory.key
+        await self._fill(dataset, key, IMAGE_PAGE, self._paged(dataset, directory), filling)
+        if directory is None:  # chosen only now: a route that fails is no way out
+            await self._traits.choose("listing", "pages")
+
+    def _launch(self, dataset: DatasetRow, directory: DirectoryRow | None) -> Filling:
+        key = dataset.key if directory is None else directory.key
         filling = self._fillings[key] = Filling(old=self._catalog.directories_with_images(dataset.key))
 
         async def work() -> None:
             try:
-                await self._fill(dataset, directory, limit, page, filling)
+                await self._fill_somehow(dataset, directory, filling)
                 self._reach.answered()
             except Exception as error:
                 if isinstance(error, AWAY):
@@ -298,7 +357,8 @@ class Listing:
         def seen_in(seen: int) -> int:
             return self._images.seen_in(dataset.key, seen, directory)
 
-        result = await fill(page, limit, self._images.begin_pass, put, seen_in, filling)
+        begin_pass, expected = self._images.begin_pass, dataset.image_count
+        result = await fill(page, limit, begin_pass, put, seen_in, filling, expected)
         signature = dataset.signature
         if result.dataset is not None:
             signature = result.dataset.signature
@@ -355,14 +415,14 @@ class Listing:
         if self._is_listed(dataset, current) or (row is not None and self._reach.resting):
             return row
         if (
-            filename is None or storable(filename) != filename
+            filename is None or storable(filename) != filename or not self._can_ask(directory)
         ):  # only a listing knows what the entry stands for
             await self._filled(current)
             return read(directory.key, entry)
         answer = self._answers.get((directory.key, filename))
         if answer is not None and answer == (row is not None):
             return row
-        whole = max(2, math.ceil(dataset.image_count / EMBED_PAGE))
+        whole = max(2, math.ceil(dataset.image_count / self._page_size))
         if dataset.key in self._fillings or not self._spend(dataset, 1, whole):
             await self._wait_for(current, entry, read)
         else:
@@ -372,6 +432,10 @@ class Listing:
 
     async def _ask(self, dataset: DatasetRow, directory: DirectoryRow, filename: str) -> None:
         found = await self._api.images(dataset.id, directory=directory.path, filename=filename, limit=10)
+        if found.summary:
+            await self._traits.choose("rows", "summary")
+            await self._filled(directory)
+            return
         seen = self._catalog.meta("pass") or 0
         rows = [
             image for image in found.rows if image.directory == directory.path and image.filename == filename

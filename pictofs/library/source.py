@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 from pictofs.api.body import Body
-from pictofs.api.client import Api
 from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import (
@@ -22,6 +21,7 @@ from pictofs.errors import (
     Unsigned,
     UrlExpired,
 )
+from pictofs.library.keyed import KeyedRoutes
 from pictofs.library.urls import UrlBook
 from pictofs.model.records import SignedUrl
 from pictofs.store.rows import DatasetRow, ImageRow
@@ -47,8 +47,10 @@ class _Final(Exception):
 class Source:
     """The bytes of images, from storage by signed URL or from the keyed route."""
 
-    def __init__(self, api: Api, storage: Storage, urls: UrlBook, clock: Clock, max_retries: int) -> None:
-        self._api, self._storage, self._urls, self._clock = api, storage, urls, clock
+    def __init__(
+        self, keyed: KeyedRoutes, storage: Storage, urls: UrlBook, clock: Clock, max_retries: int
+    ) -> None:
+        self._keyed, self._storage, self._urls, self._clock = keyed, storage, urls, clock
         self._max_retries = max_retries
 
     @asynccontextmanager
@@ -73,13 +75,15 @@ class Source:
         answer without a checksum was not believed; the keyed route is taken only where no batch names the image.
         Raises UrlExpired when storage refused the URL: the next attempt uses another way.
         """
+        many = many or not self._keyed.by_id  # then a batch is as cheap as one image
         signed = await self.signed(dataset, image, many=many, ahead=ahead, proof=proof)
         if signed is None and not keyed:
             raise Unsigned(f"no signed URL leads to {image.entry}")
         opened = False
         try:
             if signed is None:
-                async with self._api.image_stream(image.id, start=start) as body:
+                async with AsyncExitStack() as stack:
+                    body = await self._open_keyed(stack, dataset, image, start)
                     opened = True
                     yield body
             else:
@@ -94,6 +98,21 @@ class Source:
             if signed is None and not opened:
                 raise _Final(error) from error  # the API client has tried again already
             raise
+
+    async def _open_keyed(
+        self, stack: AsyncExitStack, dataset: DatasetRow, image: ImageRow, start: int
+    ) -> Body:
+        """The bytes from `start` on, where no signed URL leads to them, or none was worth its request."""
+        body = await self._keyed.open_by_id(stack, image, start)
+        if body is not None:
+            return body
+        signed = await self.signed(dataset, image, many=True)
+        if signed is not None:
+            body = await stack.enter_async_context(self._storage.get(signed.url, start=start))
+        else:
+            body = await self._keyed.open_by_path(stack, dataset, image, start)
+        await self._keyed.not_by_id()
+        return body
 
     async def signed(
         self,

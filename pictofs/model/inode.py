@@ -45,6 +45,8 @@ class Kind(enum.IntEnum):
     """`images/` of a view, or a virtual directory in it; the key is that of the directory."""
     VIEW_ANNOTATIONS = 11
     """The same for `annotations/`."""
+    README = 12
+    """`README.md` of a dataset."""
 
 
 class Inode(NamedTuple):

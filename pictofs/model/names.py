@@ -8,6 +8,7 @@ The rule (docs/semantics.md, N1 to N4):
 - A name whose escaped form is longer than 255 bytes in UTF-8, and the later of two items of one name, carry
   a tag made of their identity: the front part, `‛~`, 16 hex digits, and the extension (`cat‛~00f1….jpg`). A
   quote sign never stands before `~` otherwise, so that a tagged name is no other item's name.
+- Of a directory that lies deeper than paths lead, the rest of its path is one name, with `/` in it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ import re
 QUOTE = "\u201b"
 NAME_MAX = 255
 """Bytes of one path component (POSIX NAME_MAX on Linux)."""
+DEPTH_MAX = 128
+"""Folders below each other in a dataset: `shutil.copytree` takes about 300 before it ends."""
+DIRECTORY_MAX = 2048
+"""Bytes of a directory's path in the mount, its last folder not counted: half of Linux's PATH_MAX (4,096),
+as mount point, dataset, file name and a folded last folder need up to 255 bytes each."""
+NAME_CHARS_MAX = 4096
+"""Characters of a name that are kept. A longer one is cut by N3 wherever it is shown."""
 
 _SPECIAL = re.compile(f"[/\x00{QUOTE}\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -80,6 +88,42 @@ def entry_fits(entry: str) -> bool:
 def is_plain(name: str) -> bool:
     """Whether `name` is its own entry, and can have `.json` behind it, beyond doubt; others need a closer look."""
     return 0 < len(name) <= _SHORT and name[0] != "." and _SPECIAL.search(name) is None
+
+
+def bounded(name: str) -> str:
+    """`name`, of at most NAME_CHARS_MAX characters: the middle of a longer one becomes the mark of N3.
+
+    The entry is the same either way: it shows the front and the extension alone. The mark tells that the
+    server knows no item of this name.
+    """
+    if len(name) <= NAME_CHARS_MAX:
+        return name
+    return name[: NAME_CHARS_MAX // 2] + QUOTE + "~" + name[-64:]
+
+
+def split_directory(path: str) -> tuple[str, str]:
+    """The path above a canonical directory other than `/`, and the directory's name in it.
+
+    What lies deeper than a path can lead to is folded into one name with `/` in it, which `entry_name` escapes
+    as any other: `/a/.../y/z` is the folder `y‛sz` where `y` is the last that fits, and a sibling of `y`.
+    """
+    if len(path) <= DEPTH_MAX:  # neither too deep nor, at 8 bytes a character, too long
+        above, _, name = path.rpartition("/")
+        return above or "/", name
+    parts = path[1:].split("/")
+    fit = _fitting(parts)
+    return "/" + "/".join(parts[:fit]), "/".join(parts[fit:])
+
+
+def _fitting(parts: list[str]) -> int:
+    """How many of a path's parts are folders of their own, the last one not counted."""
+    size = 0
+    most = min(len(parts), DEPTH_MAX) - 1
+    for place, part in enumerate(parts[:most]):
+        size += 1 + min(NAME_MAX, len(escape(part).encode("utf-8", "surrogatepass")))
+        if size > DIRECTORY_MAX:
+            return place
+    return most
 
 
 def tagged(name: str, identity: str) -> str:

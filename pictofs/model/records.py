@@ -99,11 +99,17 @@ class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     total: int | None = None
     """What the server says the whole listing holds."""
     has_more: bool | None = None
+    summary: bool = False
+    """Whether no row tells in which directory its image lies, or none tells a size."""
+
+
+DIRECTORY_CHARS_MAX = 65_536
+"""Characters of a directory's path; a longer one makes no sense, and counts as absent."""
 
 
 def canonical_directory(path: str | None) -> str:
-    """`/a/b` for every way the API spells that directory; `/` for null, empty and root."""
-    if not path:
+    """`/a/b` for every way the API spells that directory; `/` for null, empty, absurdly long and root."""
+    if not path or len(path) > DIRECTORY_CHARS_MAX:
         return "/"
     parts = [part for part in path.split("/") if part]
     return "/" + "/".join(parts)

@@ -11,13 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pictofs.model.inode import Kind, key_of, number
-from pictofs.model.names import entry_name, storable
+from pictofs.model.inode import key_of
+from pictofs.model.names import entry_name, split_directory, storable
 from pictofs.model.records import Dataset, Directory
 from pictofs.model.selection import Selection
 from pictofs.store import datasets as datasets_table
 from pictofs.store.database import Database
-from pictofs.store.datasets import DOCUMENT, Heard
+from pictofs.store.datasets import Heard
 from pictofs.store.images import give_way
 from pictofs.store.rows import DatasetRow, DirectoryRow, EntryRow, Gone, ImageRow
 from pictofs.store.shown import folder_entries
@@ -144,6 +144,11 @@ class Catalog:
             row = self._row(ImageRow, sql, (directory, entry))
         return row
 
+    def any_image(self) -> ImageRow | None:
+        """The image that was listed last; None where there is none."""
+        row: ImageRow | None = self._row(ImageRow, _IMAGE + "ORDER BY seq DESC LIMIT 1", ())
+        return row
+
     def images_after(self, directory: int, seq: int, limit: int) -> list[ImageRow]:
         """Images in a directory in listing order, from behind `seq`."""
         sql = _IMAGE + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
@@ -202,20 +207,25 @@ class Catalog:
 
     def root_images(self, dataset: int) -> int:
         """Images in no virtual directory, by the server's counts."""
-        sql = "SELECT image_count - (SELECT coalesce(sum(image_count), 0) FROM directory WHERE dataset = ?1)"
+        sql = "SELECT image_count - (SELECT total(image_count) FROM directory WHERE dataset = ?1)"
         row = self._reader.execute(sql + " FROM dataset WHERE key = ?1", (dataset,)).fetchone()
-        return max(0, row[0]) if row else 0
+        return max(0, int(row[0])) if row else 0
 
     def counts(self) -> tuple[int, int]:
         """Datasets, and bytes of all their images, as the server counts them; constant time in practice."""
-        row = self._reader.execute("SELECT count(*), coalesce(sum(total_size), 0) FROM dataset").fetchone()
-        return row[0], row[1]
+        row = self._reader.execute("SELECT count(*), total(total_size) FROM dataset").fetchone()
+        return row[0], _sum(row[1])
 
     def image_total(self) -> int:
         """Images of all datasets, as the server counts them."""
-        return int(self._reader.execute("SELECT coalesce(sum(image_count), 0) FROM dataset").fetchone()[0])
+        return _sum(self._reader.execute("SELECT total(image_count) FROM dataset").fetchone()[0])
 
     # Writes: they block.
+
+    def set_meta(self, name: str, value: Any) -> None:
+        """Set a value of `meta`. Blocks."""
+        with self.database.write() as db:
+            _set_meta(db, name, value)
 
     @property
     def edition(self) -> int:
@@ -306,7 +316,7 @@ class Catalog:
                 ),
             )
             datasets_table.note_move(db, dataset, heard)
-        return [Gone(number(Kind.DATASET, key), DOCUMENT)]
+        return datasets_table.documents(key)
 
     def expire(self, dataset: int | None) -> None:
         """Forget that one dataset, or the list of them all, was ever checked: the next look asks. Blocks."""
@@ -319,6 +329,11 @@ class Catalog:
             only = only.replace("key", "dataset")
             db.execute(f"UPDATE directory SET listed_at = NULL {only}", values)
             db.execute(f"UPDATE image SET note_stale = 1 {only}", values)
+
+
+def _sum(total: float) -> int:
+    """A total of counts as SQLite's `total` gives it: `sum` fails where they exceed 63 bits."""
+    return min(int(total), _SEQ_MAX)
 
 
 def _edition(db: Any) -> int:
@@ -342,7 +357,7 @@ def _directory_rows(
     for path in [*known, *implied]:
         while path != "/" and path not in paths:
             paths.add(path)
-            path = path.rpartition("/")[0] or "/"  # noqa: PLW2901
+            path = split_directory(path)[0]  # noqa: PLW2901
     result = {}
     for path in sorted(paths, key=lambda path: (path.count("/"), path)):
         row = known.get(path)
@@ -371,8 +386,8 @@ def _replace_directories(
     gone: list[Gone] = []
     kept: dict[int, tuple[int, str]] = {}
     for path, (key, count, implied) in new.items():
-        above, _, name = path.rpartition("/")
-        parent = parents[above or "/"]
+        above, name = split_directory(path)
+        parent = parents[above]
         entry = entry_name(name, path)
         before = old.get(key)
         if before is not None and before.path != path:  # the annotation files say where their images are

@@ -17,6 +17,8 @@ DATASETS = number(Kind.FIXED, 1)
 """Inode number of `/datasets`."""
 DOCUMENT = "dataset.json"
 """The file in a dataset's folder that holds the API's object."""
+README = "README.md"
+"""The file that holds the dataset's readme, where it has one."""
 
 DUE_MARGIN = 2.0
 """Seconds: `Date` and `updated_at` may be cut to whole ones, so that a moment of the server is known this well."""
@@ -161,7 +163,12 @@ def _put(db: sqlite3.Connection, entry: str, dataset: Dataset) -> list[Gone]:
         " VALUES (?, ?, NULL, '/', '', 0, 0)",
         (key_of(dataset.id + ":/"), key),
     )
-    return [Gone(number(Kind.DATASET, key), DOCUMENT)] if old and old[1] != raw else []
+    return documents(key) if old and old[1] != raw else []
+
+
+def documents(key: int) -> list[Gone]:
+    """The files that a dataset's object is shown in."""
+    return [Gone(number(Kind.DATASET, key), name) for name in (DOCUMENT, README)]
 
 
 def _delete(db: sqlite3.Connection, key: int) -> None:

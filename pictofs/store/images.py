@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pictofs.model.inode import key_of
-from pictofs.model.names import entry_fits, entry_name, escape, is_plain, storable, tagged, unescape
+from pictofs.model.names import (
+    entry_fits,
+    entry_name,
+    escape,
+    is_plain,
+    split_directory,
+    storable,
+    tagged,
+    unescape,
+)
 from pictofs.model.records import Image
 from pictofs.store.database import Database
 from pictofs.store.rows import Gone, ImageRow
@@ -204,21 +213,27 @@ class _Folders:
         """Entries of images that had to give way to a directory."""
 
     def key(self, path: str) -> int:
+        """The key of a directory, which is made where it is missing, with all above it."""
         path = storable(path)
-        key = self._keys.get(path)
-        if key is not None:
-            return key
-        above, _, name = path.rpartition("/")
-        parent = self.key(above or "/") if path != "/" else None
+        missing = []
+        while path not in self._keys and path != "/":
+            above, name = split_directory(path)
+            missing.append((path, above, name))
+            path = above
+        key = self._keys[path] if path in self._keys else self._add("/", None, "")
+        for below, above, name in reversed(missing):
+            key = self._add(below, self._keys[above], entry_name(name, below))
+        return key
+
+    def _add(self, path: str, parent: int | None, entry: str) -> int:
         key = key_of(f"{self._id}:{path}")
-        entry = entry_name(name, path) if parent else ""
         self._db.execute(
             "INSERT INTO directory (key, dataset, parent, path, entry, image_count, implied)"
             " VALUES (?, ?, ?, ?, ?, 0, 1)",
             (key, self._dataset, parent, path, entry),
         )
         self._keys[path] = key
-        if parent:
+        if parent is not None:
             self._entries.pop(parent, None)
             self.gone += give_way(self._db, parent, entry)
         return key

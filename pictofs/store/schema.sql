@@ -12,6 +12,7 @@ CREATE TABLE meta (
 ) WITHOUT ROWID;
 -- 'checked_at'   wall-clock seconds when the list of datasets was last read whole
 -- 'edition'      number that every change made here to the list raises: a list read across one may lack it
+-- 'trait:*'      how this server does what the contract leaves open, and since when (library/traits.py)
 -- 'pass'         number of the last listing pass; what a complete pass has not seen is gone
 
 CREATE TABLE dataset (

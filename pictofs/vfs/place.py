@@ -7,7 +7,7 @@ from typing import Literal
 from pictofs.library.library import Library
 from pictofs.library.scope import Choice, Item, Scope
 from pictofs.model.inode import Inode, Kind
-from pictofs.store.datasets import DOCUMENT
+from pictofs.store.datasets import DOCUMENT, README
 from pictofs.vfs.views.dataset import PARTS
 from pictofs.vfs.views.fixed import fixed_path
 
@@ -34,6 +34,8 @@ class Places:
                 return self._dataset(key)
             case Inode(Kind.DOCUMENT, key):
                 return f"{self._dataset(key)}/{DOCUMENT}"
+            case Inode(Kind.README, key):
+                return f"{self._dataset(key)}/{README}"
             case Inode(Kind.IMAGES | Kind.ANNOTATIONS as kind, key):
                 return self._directory(key, _PART[kind])
             case Inode(Kind.IMAGE, key):

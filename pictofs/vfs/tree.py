@@ -22,11 +22,12 @@ from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import DatasetView, DocumentView, dataset_folder
 from pictofs.vfs.views.fixed import BY_ID, Documents, FixedView
 from pictofs.vfs.views.images import ImagesView, ImageView
+from pictofs.vfs.views.readme import ReadmeView
 from pictofs.vfs.views.selected import SelectedView, SelectionView
 
-DESCRIPTION = xattrs.PREFIX + "description"
-"""The extended attribute of a dataset that can be set."""
-_CHANGING = frozenset({Kind.FIXED, Kind.DOCUMENT})
+DESCRIPTIONS = (xattrs.PREFIX + "description", xattrs.PREFIX + "readme")
+"""The extended attributes of a dataset that can be set: the API's older and newer word for one thing."""
+_CHANGING = frozenset({Kind.FIXED, Kind.DOCUMENT, Kind.README})
 """Files whose number does not tell every change: the kernel must keep neither pages nor attributes."""
 
 
@@ -69,15 +70,16 @@ class Tree:
         exact = Exact(library, exact_annotation_sizes)
         links, views = LinkView(library), SelectionView(library)
         images, annotations = ImagesView(library), AnnotationsView(library, exact)
-        objects = DocumentView(library)
+        objects, readme = DocumentView(library), ReadmeView(library)
         self._views: Mapping[Kind, View] = {
             Kind.FIXED: FixedView(library, documents, links, started_ns),
             Kind.LINK: links,
-            Kind.DATASET: DatasetView(library, objects, views),
+            Kind.DATASET: DatasetView(library, objects, readme, views),
             Kind.VIEW: views,
             Kind.VIEW_IMAGES: SelectedView(library, Kind.VIEW_IMAGES, images),
             Kind.VIEW_ANNOTATIONS: SelectedView(library, Kind.VIEW_ANNOTATIONS, annotations),
             Kind.DOCUMENT: objects,
+            Kind.README: readme,
             Kind.IMAGES: images,
             Kind.ANNOTATIONS: annotations,
             Kind.IMAGE: ImageView(library),
@@ -156,8 +158,8 @@ class Tree:
         edits = self._library.edits
         if edits is None or inode.kind is not Kind.DATASET:
             self.refuse()
-        if name != DESCRIPTION:
-            raise NotSupported(f"{name!r} can't be set: of a dataset only {DESCRIPTION} can")
+        if name not in DESCRIPTIONS:
+            raise NotSupported(f"{name!r} can't be set: of a dataset only {DESCRIPTIONS[0]} can")
         try:
             text = value.decode()
         except UnicodeDecodeError:

@@ -11,9 +11,9 @@ from standin.clock import iso
 from standin.dataset import Dataset, Selection
 from standin.records import Image
 from standin.routes.registry import announce, object_of, on, page, refuse_cold
-from standin.routing import Answer, Call, bad_request, conflict, data
+from standin.routing import Answer, Call, bad_request, conflict, data, invalid
 from standin.shapes import annotations_of
-from standin.wire import DownloadItem, annotation_url, dataset_row, image_rows
+from standin.wire import DownloadItem, annotation_url, dataset_row, image_rows, summaries
 
 TYPES = {"bbox", "box", "polygon", "polyline", "keypoint"}
 MODES = ("full", "images_only", "annotations_only")
@@ -22,7 +22,7 @@ MODES = ("full", "images_only", "annotations_only")
 @on("GET", "/datasets/", query="limit offset archived")
 def listing(call: Call) -> Answer:
     """`GET /datasets/`: active datasets, or with `archived=true` the archived ones; newest first."""
-    limit, offset = call.number("limit", 100, 1000, 1), call.number("offset", 0)
+    limit, offset = call.number("limit", 100, 1000, 1), call.offset
     wanted = call.flag("archived")
     found = [
         each for each in call.organization.datasets.values() if each.is_archived is wanted and call.sees(each)
@@ -46,6 +46,7 @@ class NewDataset(msgspec.Struct, forbid_unknown_fields=True):
 def create(call: Call) -> Answer:
     """`POST /datasets/`: 201, or 409 when the name is taken."""
     wanted = call.body(NewDataset)
+    _check_readme(call, wanted.readme)
     _check_name(call, wanted.name)
     _check_types(wanted.annotation_types)
     fields: dict[str, Any] = {
@@ -64,10 +65,17 @@ def get(call: Call) -> Answer:
     """`GET /datasets/{dataset}`: the row, with `include_images=true` a page of full image rows in it."""
     dataset = call.dataset()
     row = dataset_row(dataset, call.organization)
-    if call.flag("include_images"):
-        limit, offset = call.number("images_limit", 1000, 10_000, 1), call.number("images_offset", 0)
+    if call.flag("include_images") and call.switches.embedded_listing != "absent":
+        limit, offset = (
+            call.at_most(call.number("images_limit", 1000, 10_000, 1)),
+            call.number("images_offset", 0),
+        )
+        if call.switches.embedded_listing == "first_page":
+            offset = 0
         images = dataset.select(Selection(granted=call.granted(dataset)))
         row["images"] = image_rows(images[offset : offset + limit], call.base)
+        if call.switches.embedded_listing == "summary":
+            row["images"] = summaries(row["images"])
     return data(row)
 
 
@@ -86,6 +94,7 @@ class DatasetChange(msgspec.Struct, forbid_unknown_fields=True):
 def update(call: Call) -> Answer:
     """`PATCH /datasets/{dataset}`: a partial update; `classes_base` makes the class list a merge."""
     dataset, wanted = call.dataset(), call.body(DatasetChange)
+    _check_readme(call, wanted.readme)
     if wanted.new_name is not None and wanted.new_name != dataset.name:
         _check_name(call, wanted.new_name)
         dataset.name = wanted.new_name
@@ -355,6 +364,11 @@ def _check_name(call: Call, name: str) -> None:
         raise bad_request("A dataset name must not be blank or contain '/'")
     if any(each.name == name for each in call.organization.datasets.values()):
         raise conflict(f"A dataset named '{name}' already exists")
+
+
+def _check_readme(call: Call, readme: str | None) -> None:
+    if readme is not None and not call.switches.readme_written:
+        raise invalid(["body", "readme"], "Extra inputs are not permitted", "extra_forbidden")
 
 
 def _check_types(types: list[str] | None) -> None:

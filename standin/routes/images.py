@@ -15,7 +15,7 @@ from standin.records import Image
 from standin.routes.registry import on, page, refuse_cold
 from standin.routing import Answer, Call, Refusal, Slice, bad_request, conflict, data, invalid
 from standin.shapes import annotations_of
-from standin.wire import image_row, image_rows
+from standin.wire import image_row, image_rows, summaries
 
 _LIST = "dataset limit offset directory_path status split filename include_archived min_confidence_lt"
 Split = Literal["train", "val", "test"]
@@ -28,7 +28,7 @@ def listing(call: Call) -> Answer:
     if "dataset" not in call.query:
         raise invalid(["query", "dataset"], "Field required", "missing")
     dataset = call.dataset(call.query["dataset"])
-    limit, offset = call.number("limit", 100, 1000, 1), call.number("offset", 0)
+    limit, offset = call.at_most(call.number("limit", 100, 1000, 1)), call.offset
     found = dataset.select(
         Selection(
             archived=call.flag("include_archived"),
@@ -40,18 +40,23 @@ def listing(call: Call) -> Answer:
             granted=call.granted(dataset),
         )
     )
-    return page(image_rows(found[offset : offset + limit], call.base), len(found), limit, offset)
+    rows = image_rows(found[offset : offset + limit], call.base)
+    if call.switches.listed_rows == "summary":
+        rows = summaries(rows)
+    return page(rows, len(found), limit, offset)
 
 
 @on("GET", "/images/{image_id:uuid}/metadata")
 def metadata(call: Call) -> Answer:
     """`GET /images/{image_id}/metadata`: the row of any image of the organization."""
+    call.is_served(call.switches.metadata_by_id)
     return data(image_row(call.image_by_id(), call.base))
 
 
 @on("GET", "/images/{image_id:uuid}")
 def bytes_by_id(call: Call) -> Answer:
     """`GET /images/{image_id}`: the bytes of any image of the organization."""
+    call.is_served(call.switches.bytes_by_id)
     return _bytes(call, call.image_by_id())
 
 

@@ -205,10 +205,23 @@ class TestDatasets:
         _, page = wire.dataset_images(encoded({"data": {**self.ROW, "images": [ROW]}}))
         assert (page.rows, page.received, page.total, page.has_more) == ([IMAGE], 1, 5, None)
         for empty in ({}, {"images": None}):
-            _, page = wire.dataset_images(encoded({"data": {"id": "i", "name": "n", **empty}}))
+            bare = {"id": "i", "name": "n", **empty}
+            _, page = wire.dataset_images(encoded({"data": {**bare, "image_count": 0}}))
+            assert page is not None
             assert page.rows == []
-            with pytest.raises(Nonsense, match="listing"):
-                wire.dataset_images(encoded({"data": {**self.ROW, **empty}}))
+            for row in (bare, {**self.ROW, **empty}):
+                assert wire.dataset_images(encoded({"data": row}))[1] is None
+
+    def test_l6_rows_without_directory_or_size_are_a_summary(self) -> None:
+        for name in ("directory_path", "file_size"):
+            lacking = {key: value for key, value in ROW.items() if key != name}
+            for rows, summary in ([lacking, lacking], True), ([lacking, ROW], False), ([], False):
+                _, page = wire.dataset_images(encoded({"data": {**self.ROW, "images": rows}}))
+                assert page is not None
+                assert page.summary is summary
+                assert wire.images(encoded({"data": rows})).summary is summary
+            null = wire.images(encoded({"data": [{**ROW, name: None}]}))
+            assert not null.summary
 
     def test_a_bad_row(self) -> None:
         page = wire.datasets(encoded({"data": [self.ROW, {"id": "x"}, 7]}))

@@ -318,3 +318,22 @@ def test_j2_a_cache_on_a_disk_that_hangs(doctor: Doctor, mounted: Mounting, serv
     assert found["cache"]["says"].startswith("no answer within")
     with suppress(OSError):
         os.listdir(mount.datasets)
+
+
+def test_j5_the_contract_is_compared_when_that_is_asked_for(serving: Serving, tmp_path: Path) -> None:
+    server = serving(SMALL, bytes_by_id=404)
+    doctor = Doctor(tmp_path).of(server)
+    assert "GET /images/{image}: answers 404" not in doctor.text()
+    assert "GET /images/{image}: answers 404" in doctor.text("--contract")
+    assert doctor.code == 0
+
+
+def test_l6_what_mounts_have_found_out_is_told(serving: Serving, mounted: Mounting, tmp_path: Path) -> None:
+    server = serving(SMALL, embedded_listing="absent")
+    doctor = Doctor(tmp_path).of(server)
+    assert "differs" not in doctor.text()
+    mount = mounted(server, cache=doctor.cache)
+    mount.expected.append("this server differs: GET /images/ lists images")
+    assert len(list((mount.datasets / "small/images/part-000").iterdir())) == 10
+    assert mount.status()["server"]["listing"] == "pages"
+    assert "differs: GET /images/ lists images" in doctor.text()

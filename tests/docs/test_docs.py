@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import errno
 import inspect
 import re
@@ -17,6 +18,7 @@ import typer
 from pictofs import errors
 from pictofs.cli.commands import app
 from pictofs.config import MountSettings, declared
+from standin.switches import Switches
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -161,3 +163,12 @@ def test_the_doors_of_make_are_those_that_pages_name() -> None:
     for page in PAGES:
         for target in re.findall(r"`?\bmake ([a-z-]+)", page.read_text()):
             assert target in targets or f"`make {target}" not in page.read_text(), (page.name, target)
+
+
+def test_the_switches_of_the_stand_in_are_listed() -> None:
+    table = re.findall(r"^\| `(\w+)` \| (\S.*?) \|", (ROOT / "docs/standin.md").read_text(), re.MULTILINE)
+    declared_switches = {each.name: each.default for each in dataclasses.fields(Switches)}
+    assert [name for name, _ in table] == list(declared_switches)
+    for name, default in table:
+        if default.startswith("`"):
+            assert str(declared_switches[name]) == default.strip("`"), name

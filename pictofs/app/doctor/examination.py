@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
+from pictofs.app.doctor import contract as compare
 from pictofs.app.doctor import disk, machine, places, server
 from pictofs.app.doctor.finding import Finding, ok, split, warn, within
 from pictofs.config import Access, LibrarySettings, find_access, resolve
@@ -23,10 +24,12 @@ def examine(
     key_file: Path | None,
     environ: Mapping[str, str],
     home: Path,
+    contract: bool = False,
 ) -> Iterator[Finding]:
     """Findings, one by one. `mountpoint`: where something is mounted or shall be; None for all mounts.
 
-    `given`, `profile`, `key_file`: what `pictofs mount` would be given.
+    `given`, `profile`, `key_file`: what `pictofs mount` would be given. `contract`: whether the server is compared
+    with the contract, by some 15 requests more.
     """
     yield from within("machine", LOCAL, machine.look)
     access: Access | None = None
@@ -46,6 +49,10 @@ def examine(
             yield warn("API", f"{settings.base_url} was not asked: there is no key")
         else:
             yield from within("API", REMOTE, partial(server.look, settings, access.api_key))
+            yield from within("server", LOCAL, partial(server.traits, settings, access.api_key))
+            if contract:
+                look = partial(compare.look, settings, access.api_key)
+                yield from within("contract", compare.SECONDS + LOCAL, look)
         yield from within("cache", LOCAL, partial(disk.look, settings))
     yield from places.look(mountpoint)
 

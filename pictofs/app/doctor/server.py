@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import trio
@@ -12,9 +14,11 @@ from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
 from pictofs.app.doctor.finding import Finding, fail, ok, warn
+from pictofs.app.library import catalog_path
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import Forbidden, Nonsense, Offline, PictofsError, Throttled, TimedOut, Unauthorized
+from pictofs.library.traits import PREFIX, difference
 
 ANSWER_SECONDS = 8.0
 """Of an answer; name lookup and connection may take as long again."""
@@ -80,6 +84,22 @@ async def _ask(settings: LibrarySettings, key: ApiKey, meter: Meter) -> tuple[fl
             page = await api.datasets(limit=1)
             return time.monotonic() - started, page.total
     raise TimedOut(f"{settings.base_url}: no answer within {2 * ANSWER_SECONDS:g} s")
+
+
+def traits(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
+    """What mounts of this server have found out about it; nothing where it is as the contract says."""
+    path = catalog_path(settings, ApiKey(api_key))
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as db:
+            rows = db.execute("SELECT name, value FROM meta WHERE name LIKE ?", (PREFIX + "%",)).fetchall()
+    except sqlite3.Error:
+        return  # whether the catalog is sound is another check's matter
+    for name, value in rows:
+        says = difference(name.removeprefix(PREFIX), str(value))
+        if says is not None:
+            yield ok("server", f"differs: {says}")
 
 
 def _budget(meter: Meter) -> Finding:

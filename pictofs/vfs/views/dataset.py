@@ -11,10 +11,11 @@ from pictofs.library.library import Library
 from pictofs.model.document import document
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.model.moment import time_ns
-from pictofs.store.datasets import DOCUMENT
+from pictofs.store.datasets import DOCUMENT, README
 from pictofs.store.rows import DatasetRow
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, file, folder
+from pictofs.vfs.views.readme import ReadmeView
 from pictofs.vfs.views.selected import SelectionView
 
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
@@ -29,8 +30,10 @@ def dataset_folder(row: DatasetRow, library: Library, keep: float) -> Attributes
 class DatasetView(FolderView):
     """A dataset."""
 
-    def __init__(self, library: Library, objects: DocumentView, views: SelectionView) -> None:
-        self._library, self._objects, self._views = library, objects, views
+    def __init__(
+        self, library: Library, objects: DocumentView, readme: ReadmeView, views: SelectionView
+    ) -> None:
+        self._library, self._objects, self._readme, self._views = library, objects, readme, views
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Of the folder."""
@@ -47,6 +50,8 @@ class DatasetView(FolderView):
         row = await self._library.listing.dataset(inode.key)
         if name == DOCUMENT:
             return self._objects.of(row)[0]
+        if name == README and (text := self._readme.of(row)) is not None:
+            return text[0]
         view = self._views.axis(row, name)
         if view is not None:
             return view
@@ -59,6 +64,8 @@ class DatasetView(FolderView):
         row = await self._library.listing.dataset(inode.key)
         found = {name: self._part(kind, row) for name, kind in PARTS.items()}
         found[DOCUMENT] = self._objects.of(row)[0]
+        if (text := self._readme.of(row)) is not None:
+            found[README] = text[0]
         entries = [Entry(name, attributes, at) for at, (name, attributes) in enumerate(found.items(), 1)]
         return Batch(entries[cookie:], None)
 
