@@ -137,7 +137,10 @@ class Storage:
             "generation": (b"x-goog-generation", b"%d" % (moment * 1_000_000)),
             "modified": (b"last-modified", formatdate(moment, usegmt=True).encode()),
         }
-        headers = [(b"content-type", image.content_type.encode() if image else b"application/zip")]
+        headers = [
+            (b"content-type", image.content_type.encode() if image else b"application/zip"),
+            (b"date", formatdate(self._organization.clock(), usegmt=True).encode()),
+        ]
         headers += [told[name] for name in sorted(switches.storage_validators)]
         if switches.storage_range:
             headers.append((b"accept-ranges", b"bytes"))

@@ -44,6 +44,8 @@ class Switches:
     over_cap: Literal["refuse", "clamp"] = "refuse"
     #: Whether API answers carry `X-RateLimit-*`.
     rate_headers: bool = True
+    #: Whether API answers carry `Date`; without it a client's clock that is off makes signed URLs look expired.
+    api_date: bool = False
     #: Requests per sliding hour for the organization; None never refuses.
     hourly_limit: int | None = None
     #: Seconds for which a signed URL is good.

@@ -42,7 +42,7 @@ def test_whole_object(standin: StandIn, storage: httpx.Client, one: tuple[str, s
     assert answer.headers["x-goog-generation"]
     head = storage.head(one[1])
     assert head.content == b""
-    assert head.headers == answer.headers
+    assert {**head.headers, "date": ""} == {**answer.headers, "date": ""}
 
 
 @pytest.mark.parametrize(
