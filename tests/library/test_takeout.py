@@ -621,7 +621,7 @@ async def test_b5_d3_an_image_that_is_replaced_while_it_comes_is_never_mixed(
 async def test_b8_a_server_that_never_gives_a_whole_image_is_asked_a_few_times(rig: Rig, out: Path) -> None:
     org = rig.standin.organization
     image = org.add_image(org["small"], "odd.jpg", size=3_000_000)
-    rig.fault(Close(after=1_000_000), "storage", image.id)
+    rig.fault(Close(after=500_000), "storage", image.id)
     async with rig.mount() as mount:
         run = await download(mount, out, kinds={"images"})
         assert (run.missing, run.failed) == (1, 1)
