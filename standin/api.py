@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from standin.budget import Budget
-from standin.exchange import RECORD, App, Receive, Send, pour
+from standin.exchange import RECORD, App, Receive, Send, framed, pour
 from standin.faults import Faults
 from standin.log import Log, Request
 from standin.organization import Organization
@@ -20,6 +20,7 @@ from standin.routing import Answer, Call, Refusal, Route, Slice, WrongSlash, que
 from standin.signing import Signer
 
 _DAY = 86_400.0
+_BYTE_ROUTES = ("/images/{image_id:uuid}", "/images/{dataset}/{path:path}")
 _BODY_CAP = 10 * 1024 * 1024
 _ENCODER = msgspec.json.Encoder()
 
@@ -75,6 +76,8 @@ class Api:
         latency = self._organization.switches.api_latency
         if latency:
             await asyncio.sleep(latency)
+        if record.route in _BYTE_ROUTES:
+            send = framed(scope, receive, send, self._organization.switches.api_framing)
         await around(scope, receive, send)
 
     def _answer(

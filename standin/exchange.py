@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from standin.content import Body
+from standin.switches import Framing
 
 _PIECE = 1 << 18
 
@@ -23,6 +24,8 @@ Headers = list[tuple[bytes, bytes]]
 #: Where the connection of a request, and its entry in the log, are found in its ASGI scope.
 TRANSPORT = "standin.transport"
 RECORD = "standin.record"
+#: How the body of an answer is framed, where not by its length.
+FRAMING = "standin.framing"
 
 
 @dataclass(slots=True)
@@ -53,6 +56,54 @@ async def pour(scope: Any, send: Send, body: Body, start: int, stop: int) -> Non
             # The connection reports its end in the next turn of the loop; then nothing is missed here.
             await asyncio.sleep(0)
             return
+
+
+def head_of(status: int, headers: Headers) -> bytes:
+    """The head of an answer as it goes over the wire."""
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
+    lines += [key + b": " + value for key, value in headers]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def without_length(headers: Headers) -> Headers:
+    """Headers that do not say how long the body is."""
+    return [(key, value) for key, value in headers if key.lower() != b"content-length"]
+
+
+def framed(scope: Any, receive: Receive, send: Send, framing: Framing) -> Send:
+    """A `send` whose answers of 200 and 206 do not tell their length."""
+    scope[FRAMING] = framing
+    if framing == "length":
+        return send
+    by_hand = False
+
+    async def unannounced(message: Message) -> None:
+        nonlocal by_hand
+        if message["type"] == "http.response.start" and message["status"] in (200, 206):
+            headers = without_length(list(message.get("headers", [])))
+            by_hand = framing == "close"
+            if by_hand:
+                scope[TRANSPORT].write(head_of(message["status"], [*headers, (b"connection", b"close")]))
+            else:
+                await send({**message, "headers": headers})  # the server then sends chunks
+        elif not by_hand:
+            await send(message)
+        else:
+            scope[TRANSPORT].write(message.get("body", b""))
+            await drained(scope)
+            if not message.get("more_body", False):
+                scope[TRANSPORT].close()
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+
+    return unannounced
+
+
+async def drained(scope: Any) -> None:
+    """Wait until what was written has left, or the connection has ended."""
+    transport: asyncio.Transport = scope[TRANSPORT]
+    while transport.get_write_buffer_size() and not transport.is_closing():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
 
 
 class Exchange:
@@ -99,16 +150,17 @@ class Exchange:
 
     async def write_raw(self, answer: Collected, body: bytes) -> None:
         """Send the head of an answer as it is, and any body under it; then the connection must end."""
-        phrase = HTTPStatus(answer.status).phrase
-        lines = [f"HTTP/1.1 {answer.status} {phrase}".encode()]
-        lines += [key + b": " + value for key, value in answer.headers]
-        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        framing, headers = self.scope.get(FRAMING, "length"), answer.headers
+        if framing != "length":
+            headers = without_length(headers)
+        if framing == "chunked":  # one chunk, which may be cut
+            headers = [*headers, (b"transfer-encoding", b"chunked")]
+            body = b"%x\r\n" % len(answer.body) + body
+        self.transport.write(head_of(answer.status, headers) + body)
 
     async def flush(self) -> None:
-        """Wait until what was written is with the operating system."""
-        # The transport has no event for a buffer that ran empty.
-        while self.transport.get_write_buffer_size() and not self.transport.is_closing():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
+        """Wait until what was written has left."""
+        await drained(self.scope)
 
     async def reset(self) -> None:
         """End the connection with RST."""

@@ -41,6 +41,8 @@ class Image(msgspec.Struct, kw_only=True, eq=False, gc=False):
     review_note: str | None = None
     display_name: str | None = None
     blob: bytes | None = None
+    #: When its bytes were stored, where that was not when it was created.
+    stored_at: float | None = None
     #: Annotations someone saved; None means the ones the seed gives.
     annotations: list[Any] | None = None
     lies: dict[str, Any] | None = None

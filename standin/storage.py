@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from standin import content
 from standin.content import Body, Stored
-from standin.exchange import RECORD, App, Headers, Receive, Send, pour
+from standin.exchange import RECORD, App, Headers, Receive, Send, framed, pour
 from standin.faults import Faults
 from standin.identity import is_uuid
 from standin.log import Log, Request
@@ -59,7 +59,7 @@ class Storage:
         latency = self._organization.switches.storage_latency
         if latency:
             await asyncio.sleep(latency)
-        await app(scope, receive, send)
+        await app(scope, receive, framed(scope, receive, send, self._organization.switches.storage_framing))
 
     async def _answer(self, scope: Any, receive: Receive, send: Send) -> None:
         record: Request = scope[RECORD]
@@ -121,7 +121,8 @@ class Storage:
         if asked is None or not self._organization.switches.storage_range:
             return None
         known = headers.get(b"if-range")
-        if known is not None and known.decode("latin-1") != body.etag():
+        tags = {body.etag()} if "etag" in self._organization.switches.storage_validators else set()
+        if known is not None and known.decode("latin-1") not in tags:
             return None
         return byte_range(asked.decode("latin-1"), body.size)
 
@@ -129,13 +130,18 @@ class Storage:
         switches = self._organization.switches
         image = found if isinstance(found, Image) else None
         body = found.body() if isinstance(found, Image) else found
-        moment = image.created_at if image else 1.0
+        moment = image.stored_at or image.created_at if image else 1.0
+        told = {
+            "etag": (b"etag", body.etag().encode()),
+            "weak-etag": (b"etag", b"W/" + body.etag().encode()),
+            "generation": (b"x-goog-generation", b"%d" % (moment * 1_000_000)),
+            "modified": (b"last-modified", formatdate(moment, usegmt=True).encode()),
+        }
         headers = [
             (b"content-type", image.content_type.encode() if image else b"application/zip"),
-            (b"etag", body.etag().encode()),
-            (b"x-goog-generation", b"%d" % (moment * 1_000_000)),
-            (b"last-modified", formatdate(moment, usegmt=True).encode()),
+            (b"date", formatdate(self._organization.clock(), usegmt=True).encode()),
         ]
+        headers += [told[name] for name in sorted(switches.storage_validators)]
         if switches.storage_range:
             headers.append((b"accept-ranges", b"bytes"))
         if switches.hash_header:

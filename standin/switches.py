@@ -7,6 +7,10 @@ from typing import Literal
 
 #: What a change may be, as far as `Dataset.updated_at` is concerned.
 Change = Literal["dataset", "images", "metadata", "annotations"]
+#: How the end of a byte answer is told: by Content-Length, by the last chunk, or by the end of the connection.
+Framing = Literal["length", "chunked", "close"]
+#: The headers by which one version of an object is told from another.
+Validator = Literal["etag", "weak-etag", "generation", "modified"]
 
 
 @dataclass(slots=True)
@@ -31,6 +35,11 @@ class Switches:
     api_range: bool = False
     #: Whether the storage host honours `Range` (Google's does).
     storage_range: bool = True
+    #: How image bytes are framed, by host. A transcoding storage or a streaming proxy sends no Content-Length.
+    storage_framing: Framing = "length"
+    api_framing: Framing = "length"
+    #: What of a version the storage host tells; the API's byte route tells nothing.
+    storage_validators: frozenset[Validator] = frozenset({"etag", "generation", "modified"})
     #: What a `limit` over the route's cap does.
     over_cap: Literal["refuse", "clamp"] = "refuse"
     #: Whether API answers carry `X-RateLimit-*`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import parsedate_to_datetime
 
 import trio
 
@@ -12,6 +13,8 @@ from pictofs.api.patience import Pace
 from pictofs.errors import Invalid, Nonsense, PictofsError, ServerFault
 
 _STRONG_TAG = re.compile(r'"[!#-~]*"')
+_SETTLED = 60.0
+"""Seconds since the last change after which its time tells versions apart."""
 _PAGES = ("text/html", "application/json")
 """What no image is: a captive portal's page, an error that calls itself a success."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
@@ -34,7 +37,9 @@ class Body:
         crc32c: int | None = None,
         md5: bytes | None = None,
         etag: str | None = None,
+        version: str | None = None,
         ranged: bool = False,
+        delimited: bool = True,
         failed: Callable[[PictofsError], None] | None = None,
     ) -> None:
         self._pull = pull
@@ -45,7 +50,7 @@ class Body:
         self.start = start
         """Offset in the object of the first byte."""
         self.length = length
-        """Bytes of this body; None where the server does not say: a cut then can't be told from the end."""
+        """Bytes of this body; None if the server does not say."""
         self.total = total
         """Bytes of the whole object; None if unknown."""
         self.crc32c = crc32c
@@ -54,6 +59,13 @@ class Body:
         """MD5 digest (16 bytes) of the whole object; None as for `crc32c`."""
         self.etag = etag
         """The strong entity tag with its quotes, fit for `if_range`; None if unsent or weak."""
+        self.version = version
+        """What tells this version of the object from every other one: equal versions are equal bytes.
+
+        None if the server sends nothing that does. (A weak tag and equal lengths do not.)
+        """
+        self.delimited = delimited
+        """Whether the server marks the end, by a length or a last chunk. False: a cut looks like the end."""
         self.ranged = ranged
         """Whether this is the part that was asked for (206); False: the whole object from 0 on (200)."""
 
@@ -138,16 +150,50 @@ def described(
     etag = headers.get("etag")
     if etag is not None and not _STRONG_TAG.fullmatch(etag):
         etag = None
+    version = _version(headers, etag)
     if status == 200:
         crc32c, md5 = _hashes(headers)
-        return Body(pull, length=length, total=length, crc32c=crc32c, md5=md5, etag=etag, failed=failed)
+        return Body(
+            pull,
+            length=length,
+            total=length,
+            crc32c=crc32c,
+            md5=md5,
+            etag=etag,
+            version=version,
+            delimited=length is not None or "transfer-encoding" in headers,
+            failed=failed,
+        )
     if status != 206 or (start == 0 and end is None):
         raise Nonsense(f"the server answered {status} to a request for the whole object")
     first, last, total = _content_range(headers.get("content-range", ""))
     size = last - first + 1
     if first != start or (end is not None and last >= end) or length not in (None, size):
         raise Nonsense(f"the server sent another range than the one from {start} to {end} that was asked for")
-    return Body(pull, start=start, length=size, total=total, etag=etag, ranged=True, failed=failed)
+    return Body(
+        pull, start=start, length=size, total=total, etag=etag, version=version, ranged=True, failed=failed
+    )
+
+
+def _version(headers: Mapping[str, str], etag: str | None) -> str | None:
+    """A strong tag, the number that Google gives each version, or a time of change that is precise enough."""
+    if etag is not None:
+        return f"etag {etag}"
+    if generation := headers.get("x-goog-generation", "").strip():
+        return f"generation {generation}"
+    changed, now = _date(headers.get("last-modified")), _date(headers.get("date"))
+    # The time has seconds: only of what did not change in the last one does it tell a version (RFC 9110, 8.8.2.2).
+    # A minute, as the host that stores may have another clock than the one that answers.
+    if changed is not None and now is not None and now - changed >= _SETTLED:
+        return f"modified {changed}"
+    return None
+
+
+def _date(value: str | None) -> float | None:
+    try:
+        return parsedate_to_datetime(value or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _content_length(value: str | None) -> int | None:

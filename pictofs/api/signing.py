@@ -27,6 +27,7 @@ class Signing:
 
     def __init__(self, now: float, served: float | None) -> None:
         self._now = now
+        self._served_is_known = served is not None
         self._served = now if served is None else served
         self._dates: dict[str, float] = {}
 
@@ -38,7 +39,12 @@ class Signing:
     def _life(self, url: str) -> float:
         date, life = _DATE.search(url), _LIFE.search(url)
         if date and life:
-            return min(self._signed_at(date.group(1)) + float(life.group(1)) - self._served, LONGEST_LIFE)
+            whole = float(life.group(1))
+            left = self._signed_at(date.group(1)) + whole - self._served
+            # It was signed a moment ago, most likely. Where only the local clock says otherwise, that is off.
+            if not self._served_is_known and not 0.0 < left <= whole:
+                left = whole
+            return min(left, whole, LONGEST_LIFE)
         if unix := _UNIX.search(url):
             return min(float(unix.group(1)) - self._served, LONGEST_LIFE)
         return DEFAULT_LIFE

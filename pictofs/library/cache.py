@@ -23,6 +23,8 @@ QUICK = 1 << 20
 """Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
 BUSY_WAIT = 0.02
 """Seconds between looks at a download that another process makes."""
+LOOKS = 500
+"""Such looks, in 10 s, after which a download of another process counts as one that stands still."""
 DISK_REST = 30.0
 """Seconds for which the disk is left alone after it took no more."""
 
@@ -96,8 +98,11 @@ class Cache:
         return blob
 
     async def draft(self, key: str, size: int) -> Draft | Blob | None:
-        """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
-        while True:
+        """Room for a download; or the blob, which another process has brought meanwhile.
+
+        None: the disk takes nothing, or another process neither brings it nor gives it up.
+        """
+        for _ in range(LOOKS):
             try:
                 return await self.draft_now(key, size)
             except Busy:
@@ -105,6 +110,8 @@ class Cache:
                 if found is not None:
                     return found
                 await self._clock.sleep(BUSY_WAIT)
+        log.info("reading past the cache what another process has been downloading for long: %s", key)
+        return None
 
     async def draft_now(self, key: str, size: int) -> Draft | None:
         """The same, but Busy is raised and not waited for."""
@@ -129,7 +136,7 @@ class Cache:
             size: bytes, as far as they are known.
 
         Returns: the file that was made; None where another process has made it meanwhile; the bytes themselves where
-            the disk takes nothing; the size of a file that is not small.
+            the disk takes nothing, or another process keeps it; the size of a file that is not small.
 
         Raises: what `receive` raises.
         """

@@ -10,10 +10,11 @@ from typing import Any
 import google_crc32c
 import trio
 
-from pictofs.errors import Corrupt, DiskFull, NoSuchEntry
+from pictofs.errors import Corrupt, DiskFull, Invalid, NoSuchEntry
 from pictofs.library.cache import QUICK
 from pictofs.library.disk import Disk
 from pictofs.library.library import Library
+from pictofs.library.whole import agrees
 from pictofs.store.folder import Draft, Folder
 from pictofs.store.rows import DatasetRow, ImageRow
 from pictofs.store.shelf import WouldBlock
@@ -34,8 +35,16 @@ class _Arrival:
         self.expected: int | None = None
         """CRC-32C of the whole, as storage says."""
         self.etag: str | None = None
-        self.doubted: tuple[int, int] | None = None
-        """Size and CRC-32C of an answer that was not believed."""
+        self.version: str | None = None
+        """What tells that an answer goes on with what is there; None: nothing does."""
+        self.delimited = True
+        """Whether the server marked the end."""
+        self.doubted = False
+        """Whether an answer was not believed, so that the surest way is to be taken."""
+
+    def is_believed(self, listed: int | None) -> bool:
+        """Whether no other answer has to say the same."""
+        return self.expected is not None or agrees(self.size, listed, self.delimited)
 
 
 class Delivery:
@@ -136,8 +145,19 @@ class Delivery:
                 await self._disk.call(arrival.draft.close)
 
     async def _receive(self, dataset: DatasetRow, image: ImageRow, arrival: _Arrival) -> None:
-        """Take in a large image, or the rest of it where the server goes on."""
-        start = arrival.size if arrival.etag else 0
+        """Take in a large image, or the rest of it where the server goes on. Raises Corrupt."""
+        try:
+            await self._take(dataset, image, arrival)
+            _check(image, arrival)
+            if not arrival.is_believed(image.known_size):
+                await self._prove(dataset, image, arrival)
+        except (Corrupt, Invalid) as error:
+            arrival.version = None  # nothing of it is to be believed
+            raise Corrupt(str(error)) from error
+
+    async def _take(self, dataset: DatasetRow, image: ImageRow, arrival: _Arrival) -> None:
+        """Take in one answer. Raises Invalid where the server has not as much any more as there is."""
+        start = arrival.size if arrival.version else 0
         async with self._source.open(
             dataset,
             image,
@@ -145,25 +165,32 @@ class Delivery:
             if_range=arrival.etag if start else None,
             many=True,
             ahead=True,
-            proof=arrival.doubted is not None,
+            proof=arrival.doubted,
         ) as body:
             if not body.ranged:
                 if arrival.size:
                     await self._disk.call(arrival.draft.truncate)
                 arrival.size = arrival.crc32c = 0
-                arrival.total, arrival.expected, arrival.etag = body.total, body.crc32c, body.etag
-            elif body.total not in (None, arrival.total):
-                arrival.etag = None
+                arrival.total, arrival.expected = body.total, body.crc32c
+                arrival.etag, arrival.version = body.etag, body.version
+                arrival.delimited = body.delimited
+            elif body.total not in (None, arrival.total) or body.version != arrival.version:
                 raise Corrupt(f"{image.entry} changed while it was fetched")
             while piece := await body.receive():
                 await self._written(len(piece), arrival.draft.write, arrival.size, piece)
                 arrival.crc32c = google_crc32c.extend(arrival.crc32c, piece)
                 arrival.size += len(piece)
-        try:
-            _check(image, arrival)
-        except Corrupt:
-            arrival.etag = None  # nothing of it is to be believed
-            raise
+
+    async def _prove(self, dataset: DatasetRow, image: ImageRow, arrival: _Arrival) -> None:
+        """No checksum came, and the length is not the listing's, or may be that of a cut: have another answer tell."""
+        arrival.doubted = True
+        size = crc32c = 0
+        async with self._source.open(dataset, image, many=True, ahead=True, proof=True) as body:
+            while size <= arrival.size and (piece := await body.receive()):
+                crc32c = google_crc32c.extend(crc32c, piece)
+                size += len(piece)
+        if (size, crc32c) != (arrival.size, arrival.crc32c):
+            raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
 
 
 def _note_time(image: ImageRow) -> int:
@@ -175,14 +202,8 @@ def _check(image: ImageRow, arrival: _Arrival) -> None:
     """Raise Corrupt where the server has promised something else."""
     if arrival.total not in (None, arrival.size):
         raise Corrupt(f"{image.entry}: {arrival.size} bytes arrived of {arrival.total}")
-    if arrival.expected is not None:
-        if arrival.expected != arrival.crc32c:
-            raise Corrupt(f"{image.entry}: the bytes that arrived have another checksum than storage says")
-    elif image.known_size not in (None, arrival.size):
-        # No checksum came, and the length is not the listing's. Either may be wrong: another answer tells.
-        before, arrival.doubted = arrival.doubted, (arrival.size, arrival.crc32c)
-        if before != arrival.doubted:
-            raise Corrupt(f"{image.entry}: {arrival.size} bytes arrived, and not {image.known_size}")
+    if arrival.expected not in (None, arrival.crc32c):
+        raise Corrupt(f"{image.entry}: the bytes that arrived have another checksum than storage says")
 
 
 def _copy(folder: Folder, fd: int, size: int, path: Path, mtime_ns: int) -> None:

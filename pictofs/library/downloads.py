@@ -25,12 +25,14 @@ from pictofs.library.worker import NotTaken, Refused, Worker
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, ImageRow
-from pictofs.store.shelf import Busy, Identity
+from pictofs.store.shelf import Busy, Draft, Identity, ShelfUnusable
 
 log = logging.getLogger(__name__)
 
 PIECE = 1 << 20
 """Bytes of a large file that are looked at in one go while it is fetched."""
+ATTEMPTS = 4
+"""Times that a small image is fetched onto the shelf for one reader, which may be gone from there at once."""
 OTHERS_WAIT = 2.0
 """Seconds that a reader waits for a large file that another process downloads, before it reads past the cache."""
 
@@ -88,7 +90,7 @@ class Downloads:
     async def _download(self, image: ImageRow) -> Content:
         dataset = self._dataset(image)
         patient = False
-        while True:
+        for _ in range(ATTEMPTS):
             if (image.known_size or 0) > SMALL:
                 return await self._large(dataset, image)
             joined = self._flights.is_flying(("image", image.id))
@@ -109,6 +111,9 @@ class Downloads:
             content = await self._cache.content(self._cache.image_key(image))
             if content is not None:
                 return content  # otherwise it was evicted in between: once more
+        # The cache loses it as soon as it has it: what comes now stays in memory.
+        data, _ = await self._source.retried(image.entry, partial(self.receive, dataset, image, False, True))
+        return InMemory(data) if isinstance(data, bytes) else await self._pass_through(dataset, image)
 
     def is_small(self, image: ImageRow) -> bool:
         """Whether an image is fetched whole before it is read, and not streamed."""
@@ -128,7 +133,8 @@ class Downloads:
         return flying or self._cache.renew(self._cache.image_key(image))
 
     async def fetch_ahead(self, image: ImageRow, *, keyed: bool) -> bool:
-        """Fetch a small image onto the shelf; False where it is large, or costs a request of its own.
+        """Fetch a small image onto the shelf; False where it is large, costs a request of its own, or is kept from it
+        by another process.
 
         `keyed`: such a request may be made. Raises DiskFull where nothing can be kept, Throttled where the rest
         of the budget is for readers.
@@ -141,6 +147,8 @@ class Downloads:
                 return False
             if not isinstance(result, bytes):
                 return not isinstance(result, int)
+            if self._cache.usable:
+                return False  # another process keeps it
         raise DiskFull("the disk takes nothing now")
 
     async def fetch(self, image: ImageRow) -> None:
@@ -160,6 +168,8 @@ class Downloads:
         finally:
             content.close()
         if not self.is_kept(image):
+            if isinstance(content, InMemory) and self._cache.usable:
+                raise Busy(f"another process has been downloading {image.entry} for too long")
             raise DiskFull("the cache can't take it")
 
     async def _small(
@@ -190,6 +200,7 @@ class Downloads:
         except DiskFull as error:
             self._cache.failed(error)
             raise
+        self._source.taken(dataset, image)
         if isinstance(made, Identity):
             self._cache.shelf.vouch(made)
             return None
@@ -201,65 +212,87 @@ class Downloads:
         """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""
         ask = partial(self._source.open, dataset, image, ahead=ahead, keyed=keyed)
         async with ask() as body:
-            data, crc32c, sure = await receive_whole(body, image.entry)
-        if sure or isinstance(data, int) or image.known_size in (None, len(data)):
-            return data, crc32c
-        # No checksum came, and the length is not the listing's. Either may be wrong: another answer tells.
-        log.info("%s: %d bytes arrived and not %d; asking again", image.entry, len(data), image.known_size)
+            first = await receive_whole(body, image.entry)
+        if first.is_believed(image.known_size):
+            return first.data, first.crc32c
+        # No checksum came, and the length is not the listing's, or may be that of a cut. Another answer tells.
+        log.info("%s: the %d bytes that came may be wrong; asking again", image.entry, _length(first.data))
         async with ask(proof=True) as body:
-            again, other, sure = await receive_whole(body, image.entry)
-        if not sure and crc32c != other:
+            again = await receive_whole(body, image.entry)
+        if not again.sure and (_length(first.data), first.crc32c) != (_length(again.data), again.crc32c):
             raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
-        return again, other
+        return again.data, again.crc32c
 
     async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
-        key, size = self._cache.image_key(image), image.known_size or 0
+        key = self._cache.image_key(image)
         give_up = self._clock.monotonic() + OTHERS_WAIT
+        if (image.known_size or 0) > self._cache.shelf.limit:
+            return await self._pass_through(dataset, image)
         while True:
             stream = self._streams.get(image.id)
-            if stream is not None and stream.usable:
-                return await _join(stream)
-            try:
-                draft = await self._cache.draft_now(key, size)
-            except Busy:
-                # A stream of ours begins or ends just now, or another process is at it, perhaps for long.
-                found = await self._cache.content(key)
-                if found is not None:
-                    return found
-                if self._clock.monotonic() >= give_up:
+            if stream is None or not stream.usable:
+                try:
+                    # Not of the listing's size, for which much would be evicted: an answer tells how much it is.
+                    draft = await self._cache.draft_now(key, 0)
+                except Busy:
+                    # A stream of ours begins or ends just now, or another process is at it, perhaps for long.
+                    found = await self._cache.content(key)
+                    if found is not None:
+                        return found
+                    if self._clock.monotonic() >= give_up:
+                        return await self._pass_through(dataset, image)
+                    await self._clock.sleep(BUSY_WAIT)
+                    continue
+                if draft is None:
                     return await self._pass_through(dataset, image)
-                await self._clock.sleep(BUSY_WAIT)
-                continue
-            if draft is None:
+                stream = self._begin_stream(dataset, image, draft)
+            try:
+                return await _join(stream)
+            except DiskFull as error:
+                if isinstance(error, ShelfUnusable):
+                    self._cache.failed(error)
                 return await self._pass_through(dataset, image)
 
-            @asynccontextmanager
-            async def opener(start: int, if_range: str | None) -> AsyncIterator[Body]:
-                async with self._source.open(
-                    dataset, image, start=start, if_range=if_range, many=True
-                ) as body:
-                    yield body
-
-            stream = Stream(image.entry, size, draft, self._cache.disk, opener, self._source, self._nursery)
-            self._streams[image.id] = stream
-            return await _join(stream)
-
-    async def _pass_through(self, dataset: DatasetRow, image: ImageRow) -> Content:
+    def _begin_stream(self, dataset: DatasetRow, image: ImageRow, draft: Draft) -> Stream:
         @asynccontextmanager
-        async def opener(start: int, end: int, if_range: str | None) -> AsyncIterator[Body]:
+        async def opener(start: int, if_range: str | None, proof: bool) -> AsyncIterator[Body]:
             async with self._source.open(
-                dataset, image, start=start, end=end, if_range=if_range, many=True
+                dataset, image, start=start, if_range=if_range, many=True, proof=proof
             ) as body:
                 yield body
 
-        content = PassThrough(image.entry, image.known_size or 0, opener, self._source, self._flights)
-        await content.begin()
+        stream = Stream(
+            image.entry, image.known_size, draft, self._cache.disk, opener, self._source, self._nursery
+        )
+        self._streams[image.id] = stream
+        return stream
+
+    async def _pass_through(self, dataset: DatasetRow, image: ImageRow) -> Content:
+        @asynccontextmanager
+        async def opener(
+            start: int, end: int | None, if_range: str | None, proof: bool
+        ) -> AsyncIterator[Body]:
+            async with self._source.open(
+                dataset, image, start=start, end=end, if_range=if_range, many=True, proof=proof
+            ) as body:
+                yield body
+
+        content = PassThrough(image.entry, image.known_size, opener, self._source, self._flights)
+        try:
+            await content.begin()
+        except BaseException:
+            content.close()
+            raise
         return content
 
     def sweep_streams(self) -> None:
         """Forget streams that have ended."""
         for key in [key for key, stream in self._streams.items() if not stream.usable]:
             del self._streams[key]
+
+
+def _length(data: bytes | int) -> int:
+    return data if isinstance(data, int) else len(data)
 
 
 async def _join(stream: Stream) -> Content:

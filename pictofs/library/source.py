@@ -36,6 +36,10 @@ LONGEST_THROTTLE = 20.0
 """Seconds of Retry-After that a download waits; a longer one is passed on."""
 
 
+class Changed(Corrupt):
+    """The server has other bytes now than those that a reader was given. Trying again would not help that reader."""
+
+
 class _Final(Exception):
     """An error that is not to be tried again."""
 
@@ -89,6 +93,7 @@ class Source:
             else:
                 async with self._storage.get(signed.url, start=start, end=end, if_range=if_range) as body:
                     opened = True
+                    self.taken(dataset, image)
                     yield body
         except (UrlExpired, Nonsense):
             if signed is not None and not opened:
@@ -133,6 +138,10 @@ class Source:
         """Storage did not take the URL: it is not to be used again."""
         self._urls.refused(dataset, image)
 
+    def taken(self, dataset: DatasetRow, image: ImageRow) -> None:
+        """Storage took the URL."""
+        self._urls.taken(dataset, image)
+
     async def retried(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work` until it succeeds, or fails for good, or the retries are used up."""
         attempt = 0
@@ -141,6 +150,8 @@ class Source:
                 return await work()
             except _Final as final:
                 raise final.error from None
+            except Changed:
+                raise
             except AGAIN as error:
                 wait = self._wait(error, attempt)
                 if wait is None:

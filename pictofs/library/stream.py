@@ -1,4 +1,13 @@
-"""A large file on its way to the shelf, readable from the first bytes on."""
+"""A large file on its way to the shelf, readable from the first bytes on.
+
+One transfer, the main one, goes from the first byte to the last; far seeks may have transfers of their own. What the
+bytes are, and how many, is said by answers alone:
+
+- The length is the one that the first answer names. If it names none, its end tells, and nobody is given a byte before.
+- Bytes of several answers stand in one file only if the answers are of one proven version. Otherwise a transfer that
+  broke begins again at the first byte, and what was there before must come again, byte for byte.
+- An answer that brings nothing new is followed by another one a few times at most, and only while somebody reads.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +15,15 @@ import logging
 from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import trio
 
 from pictofs.api.body import Body
-from pictofs.errors import Corrupt, PictofsError, ServerFault
+from pictofs.errors import Corrupt, Invalid, PictofsError, ServerFault
 from pictofs.library.disk import Disk
-from pictofs.library.source import Source
+from pictofs.library.source import Changed, Source
+from pictofs.library.whole import agrees
 from pictofs.store.shelf import Blob, Draft, WouldBlock
 
 log = logging.getLogger(__name__)
@@ -24,8 +35,14 @@ HEADS = 4
 WORTH_FINISHING = 0.5
 """Share of a file above which the rest is fetched although every reader has closed it."""
 
-Opener = Callable[[int, str | None], AbstractAsyncContextManager[Body]]
-"""Opens the bytes from an offset on, if the entity tag still is the same."""
+UNREAD_LEAST = 64 << 20
+"""Bytes up to which an answer without a length is received although nobody waits for it any more: `open` may have run
+into its deadline, and the next one then finds the file. (Larger ones: up to twice what the listing says.)"""
+SHORT_ANSWERS = 16
+"""Answers that end before what was asked for, and bring less than NEAR, after which the server is given up."""
+
+Opener = Callable[[int, str | None, bool], AbstractAsyncContextManager[Body]]
+"""Opens the bytes from an offset on, if the entity tag still is the same. True: to prove an answer (`Source.open`)."""
 
 
 class Spans:
@@ -66,11 +83,17 @@ class Spans:
         return sum(self._ends) - sum(self._starts)
 
 
+class _Unwanted(PictofsError):
+    """Nobody reads the file any more."""
+
+
 class _Head:
     """One transfer: where it is."""
 
-    def __init__(self, offset: int) -> None:
-        self.offset = offset
+    def __init__(self, offset: int, *, main: bool) -> None:
+        self.offset = self.start = offset
+        self.main = main
+        """Whether it goes through to the end of the file, and its failure is the file's."""
         self.scope = trio.CancelScope()
 
 
@@ -80,37 +103,37 @@ class Stream:
     def __init__(
         self,
         name: str,
-        size: int,
+        listed: int | None,
         draft: Draft,
         disk: Disk,
         opener: Opener,
         source: Source,
         nursery: trio.Nursery,
     ) -> None:
-        """`draft` has room for `size` bytes, the size by the listing, and is taken over."""
-        self._claimed, self._disk = size, disk
-        self.size = size
+        """`listed`: the size by the listing. `draft` is taken over; room in it is claimed as the answers say."""
+        self.size = 0
         """Exact once `opened` is set."""
         self.opened = trio.Event()
-        self._name, self._draft, self._open, self._source, self._nursery = (
-            name,
-            draft,
-            opener,
-            source,
-            nursery,
-        )
+        self._name, self._listed, self._claimed = name, listed, 0
+        self._draft, self._disk, self._open = draft, disk, opener
+        self._source, self._nursery = source, nursery
         self._spans = Spans()
         self._heads: list[_Head] = []
         self._news = trio.Event()
         self._error: PictofsError | None = None
         self._blob: Blob | None = None
-        self._ranged = True  # until the server shows otherwise
+        self._ranges_heeded = True  # until the server shows otherwise
+        self._version: str | None = None
         self._etag: str | None = None
         self._crc32c: int | None = None
+        self._doubted = False
+        self._endless = False
+        self._short_answers = 0
         self._writing = trio.Lock()
         self._readers = 0
         self._committing = False
         self._given_up = False
+        draft.take_time()
 
     # What readers do.
 
@@ -121,9 +144,15 @@ class Stream:
     def leave(self) -> None:
         """One reader less; without any, a transfer that has far to go ends."""
         self._readers -= 1
-        if self._readers == 0 and self._blob is not None:
+        if self._readers:
+            return
+        if self._blob is not None:
             self._blob.close()
-        elif self._readers == 0 and self._spans.total() < WORTH_FINISHING * self.size:
+            return
+        # Of an answer without a length nobody knows how far it has to go, and no reader could wait longer.
+        there = self._spans.total()
+        waits_for_end = self._endless and not self.opened.is_set() and there
+        if not waits_for_end and (not there or there < WORTH_FINISHING * self.size):
             self._given_up = True
             _cancel(self._heads)
 
@@ -138,9 +167,12 @@ class Stream:
         return self._blob is not None
 
     async def begin(self) -> None:
-        """Start at the first byte; returns when the size is known. Raises what ends the transfer."""
+        """Start at the first byte; returns when the size is known.
+
+        Raises what ends the transfer, DiskFull before any byte was given if the cache can't take the file.
+        """
         if not self._heads:
-            self._start(0)
+            self._start(0, main=True)
         await self.opened.wait()
         if self._error is not None:
             raise self._error.with_traceback(None)
@@ -167,32 +199,45 @@ class Stream:
 
     def _send_for(self, offset: int) -> None:
         """Make sure that a transfer is on its way to `offset`."""
-        if any(head.offset <= offset <= head.offset + NEAR for head in self._heads):
+        if not self._ranged or any(head.offset <= offset <= head.offset + NEAR for head in self._heads):
+            return  # without ranges the main transfer gets there
+        if len(self._heads) < HEADS:
+            self._start(offset, main=False)
             return
-        if self._heads and (not self._ranged or len(self._heads) >= HEADS):
-            if self._ranged:
-                self._heads[1].scope.cancel()  # the oldest far seek; the first one goes through to the end
-            return
-        self._start(offset)
+        oldest = next(head for head in self._heads if not head.main)
+        # Not before it has brought something: more readers than transfers would take them from each other for ever.
+        if oldest.offset - oldest.start >= NEAR:
+            oldest.scope.cancel()
 
     # What transfers do.
 
-    def _start(self, offset: int) -> None:
-        head = _Head(offset)
+    @property
+    def _ranged(self) -> bool:
+        """Whether a part may be asked for: only a version tells that it belongs to what is there."""
+        return self._ranges_heeded and self._version is not None
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.opened.is_set() and self._spans.first_gap() >= self.size
+
+    def _start(self, offset: int, *, main: bool) -> None:
+        head = _Head(offset, main=main)
         self._heads.append(head)
         self._nursery.start_soon(self._run, head)
 
     async def _run(self, head: _Head) -> None:
         try:
             with head.scope:
-                await self._source.retried(self._name, lambda: self._transfer(head))
-                if self._spans.first_gap() >= self.size:
+                transfer = self._bring_all if head.main else self._bring
+                await self._source.retried(self._name, partial(transfer, head))
+                if self._is_whole:
                     await self._complete(head)
         except PictofsError as error:
-            if self._heads[0] is head or self._committing:
+            if head.main or self._committing:
                 self._error = self._error or error
+                _cancel(self._heads)
             else:
-                self._ranged = False  # no more far seeks: the first transfer gets there too
+                self._ranges_heeded = False  # no more far seeks: the main transfer gets there too
         finally:
             self._heads.remove(head)
             failed = not self._heads and self._blob is None
@@ -203,52 +248,155 @@ class Stream:
                 with trio.CancelScope(shield=True):  # also while the mount ends
                     await trio.to_thread.run_sync(self._draft.abandon)
 
-    async def _transfer(self, head: _Head) -> None:
-        """Fetch from the head on to the next span, and, for the first head, go on with what is missing."""
-        while True:
-            head.offset = self._spans.end_of(head.offset)
-            if head.offset >= self.size:
-                head.offset = self._spans.first_gap()
-                if head is not self._heads[0] or head.offset >= self.size:
-                    return
-            async with self._open(head.offset, self._etag) as body:
-                self._check(body)
-                if not body.ranged and head.offset:
-                    self._ranged = False
-                    if head is not self._heads[0]:
-                        return  # the first transfer gets there no later
-                    head.offset = 0
-                await self._receive(head, body)
-            if head is not self._heads[0]:
-                return
+    async def _bring_all(self, head: _Head) -> None:
+        """Fetch what is missing, from the first gap on. Each turn brings something, counts, or fails."""
+        while not self._is_whole:
+            resumes = self._ranged and self.opened.is_set()
+            head.offset = self._spans.first_gap() if resumes else 0
+            if resumes and any(other.offset == head.offset for other in self._heads if other is not head):
+                await self._news.wait()  # a far seek brings just that: another request would run after it
+                continue
+            await self._bring(head)
 
-    def _check(self, body: Body) -> None:
-        if not self.opened.is_set():
-            self.size = self.size if body.total is None else body.total
-            self.opened.set()
-        if body.total is not None and body.total != self.size:
-            raise Corrupt(f"{self._name} has {body.total} bytes, where it had {self.size} before")
-        if self._etag is None:
-            self._etag = body.etag
-        elif body.etag is not None and body.etag != self._etag:
-            raise Corrupt(f"{self._name} changed while it was read")
-        if not body.ranged and body.crc32c is not None:
-            self._crc32c = body.crc32c
+    async def _bring(self, head: _Head) -> None:
+        """Take in one answer, from the head on to what is there already."""
+        if not self._readers:
+            raise _Unwanted(f"nobody reads {self._name} any more")
+        if self._short_answers >= SHORT_ANSWERS:
+            raise Changed(f"{self._name}: the server sends it in too small parts")
+        start = head.start = head.offset
+        try:
+            async with self._open(start, self._etag if start else None, self._doubted) as body:
+                if not body.ranged and head.main:
+                    self._ranges_heeded &= not start
+                    await self._receive_whole(head, body)
+                elif body.ranged and self._is_same(body):
+                    await self._receive_part(head, body)
+                else:
+                    self._ranges_heeded = False
+        except Invalid as error:  # 416
+            raise Changed(f"{self._name} is shorter than it was") from error
 
-    async def _receive(self, head: _Head, body: Body) -> None:
-        stop = self._spans.next_start(head.offset, self.size) if body.ranged else self.size
-        while head.offset < stop:
-            piece = await body.receive()
-            if not piece:
-                return
-            piece = piece[: self.size - head.offset]
-            async with self._writing:  # one thread at a time writes to a draft
-                await self._write(head.offset, piece)
-            self._spans.add(head.offset, head.offset + len(piece))
-            head.offset += len(piece)
-            self._tell()
-            if self._ranged and self._spans.end_of(head.offset) > head.offset:
+    def _is_same(self, body: Body) -> bool:
+        """Whether a part is proven to be of the version that is there. Raises Changed if it is not."""
+        if body.total not in (None, self.size):
+            raise Changed(f"{self._name} has {body.total} bytes, where it had {self.size} before")
+        if body.version not in (None, self._version):
+            raise Changed(f"{self._name} changed while it was read")
+        return body.version is not None
+
+    async def _receive_part(self, head: _Head, body: Body) -> None:
+        stop = self._spans.next_start(head.offset, self.size)
+        while head.offset < stop and (piece := await body.receive()):
+            await self._put(head, piece)
+            if self._spans.end_of(head.offset) > head.offset:
                 return  # another transfer has been here
+        if head.offset < stop and head.offset - head.start < NEAR:
+            self._short_answers += 1
+
+    async def _receive_whole(self, head: _Head, body: Body) -> None:
+        head.offset = 0
+        if not self.opened.is_set():
+            self._spans = Spans()  # nobody has been given a byte
+            self._draft.restart()
+            self._crc32c = None
+        await self._meet(body)
+        while piece := await body.receive():
+            if self.opened.is_set() and head.offset + len(piece) > self.size:
+                raise Changed(f"{self._name} is longer than it was")
+            await self._put(head, piece)
+            # What another transfer brought is received again, and compared, if it is less than a round trip's worth.
+            if self._ranged and self._spans.end_of(head.offset) > head.offset + NEAR:
+                return
+            if not self._readers and head.offset > self._unread_most:
+                raise _Unwanted(f"nobody waits for {self._name} any more")
+        if not self.opened.is_set():
+            await self._settle(head.offset, body)
+        elif head.offset < self.size:
+            shorter = f"{self._name} ended after {head.offset} of {self.size} bytes"
+            raise Changed(shorter) if body.delimited else ServerFault(shorter)
+
+    @property
+    def _unread_most(self) -> int:
+        if self.opened.is_set():
+            return self.size
+        return max(UNREAD_LEAST, 2 * (self._listed or 0))
+
+    async def _meet(self, body: Body) -> None:
+        """Take down what an answer says of the whole."""
+        if self._version is None or body.version != self._version:
+            self._ranges_heeded &= not self.opened.is_set()
+            _cancel([head for head in self._heads if not head.main])
+        self._version, self._etag = body.version, body.etag
+        self._crc32c = self._crc32c if body.crc32c is None else body.crc32c
+        self._endless = body.total is None
+        if body.total is None:
+            return
+        if not self.opened.is_set():
+            await trio.to_thread.run_sync(self._reserve, body.total)
+            if body.crc32c is None and not agrees(body.total, self._listed, delimited=True):
+                await self._prove_length(body.total)
+            self.size = body.total
+            self.opened.set()
+        elif body.total != self.size:
+            raise Changed(f"{self._name} has {body.total} bytes, where it had {self.size} before")
+
+    def _reserve(self, size: int) -> None:
+        self._draft.grow(size)
+        self._draft.allocate()  # or the free space would not show what is on its way
+        self._claimed = size
+
+    async def _prove_length(self, length: int) -> None:
+        """Have a second answer say what the listing does not. Raises Corrupt."""
+        doubted, self._doubted = self._doubted, True
+        async with self._open(0, None, True) as body:
+            self._crc32c = body.crc32c
+            if body.total != length and (body.crc32c is None or body.total is not None):
+                raise Corrupt(f"{self._name}: {length} bytes by one answer, {body.total} by another one")
+        self._doubted = doubted
+
+    async def _settle(self, length: int, body: Body) -> None:
+        """An answer that did not name its length has ended: that was all, unless something speaks against it.
+
+        Raises Corrupt.
+        """
+        if body.crc32c is None and not agrees(length, self._listed, body.delimited):
+            await self._prove_content(length)
+        self.size = length
+        await self._commit()
+        self.opened.set()
+
+    async def _prove_content(self, length: int) -> None:
+        """Have a second answer bring the same bytes. Raises Corrupt."""
+        doubted, self._doubted = self._doubted, True
+        offset = 0
+        async with self._open(0, None, True) as body:
+            self._crc32c = body.crc32c
+            while piece := await body.receive():
+                if self._draft.pread(offset, len(piece)) != piece:
+                    raise Corrupt(f"{self._name}: two answers differ, and nothing tells which one is right")
+                offset += len(piece)
+        if offset != length:
+            raise Corrupt(f"{self._name}: {length} bytes in one answer, {offset} in another one")
+        self._doubted = doubted
+
+    async def _put(self, head: _Head, piece: bytes) -> None:
+        """Have bytes at the head: write what is missing, and compare what is there. Raises Changed."""
+        while piece:
+            start = head.offset
+            end = start + len(piece)
+            there = min(self._spans.end_of(start), end)
+            if there > start:
+                if self._draft.pread(start, there - start) != piece[: there - start]:
+                    raise Changed(f"{self._name} changed while it was read")
+            else:
+                there = min(self._spans.next_start(start, end), end)
+                async with self._writing:  # one thread at a time writes to a draft
+                    await self._write(start, piece[: there - start])
+                self._spans.add(start, there)
+            head.offset = there
+            piece = piece[there - start :]
+        self._tell()
 
     async def _write(self, offset: int, piece: bytes) -> None:
         if offset + len(piece) <= self._claimed:  # beyond that room is claimed, which may wait
@@ -264,10 +412,15 @@ class Stream:
             return
         self._committing = True  # from some moment of the commit on the draft's file is the blob's
         _cancel([head for head in self._heads if head is not last])
+        await self._commit()
+
+    async def _commit(self) -> None:
+        """Make a blob of the draft. Raises Corrupt if the bytes are not those that the checksum is of."""
         with trio.CancelScope(shield=True):
             async with self._writing:
                 blob = await trio.to_thread.run_sync(self._draft.commit, self.size, self._crc32c)
         self._blob = blob
+        self._committing = True
         if self._readers == 0:
             blob.close()
 

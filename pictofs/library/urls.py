@@ -1,4 +1,10 @@
-"""The book of signed URLs: one request fills it for up to 10,000 images."""
+"""The book of signed URLs: one request fills it for up to 10,000 images.
+
+A batch is renewed when most of its URLs have come to their end, or when storage refuses several in a row that were
+signed together. That is bounded, whatever the server sends: within a minute only a batch that was of use is renewed,
+and one that storage refused is not. A URL that is refused, or has come to its end before the others, is its image's own
+trouble, and leads to the keyed route.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +37,46 @@ BATCH = 10_000
 MEMORY = 900.0
 """Seconds for which one lone read of a dataset is remembered: the life of a signed URL."""
 REST = 60.0
-"""Seconds for which no batch is asked for after one that failed: each attempt costs a request, and retries."""
+"""Seconds for which no batch is asked for after one that failed, was refused or was of no use: each attempt costs a
+request, and retries."""
+PROOF_REST = 10.0
+"""The same, where an answer is not believed and storage could tell."""
+EARNED = 10
+"""Images that came by a batch, from which on it is renewed as soon as it ends: URLs may live for seconds."""
 LASTING = (Conflict, Forbidden, NoSuchEntry, QuotaSpent, Unauthorized)
 """Refusals that waiting does not help against: cold storage, for one."""
 REFUSALS = 3
-"""Refused URLs of one batch after which the batch is given up: signatures were revoked, not one object lost."""
+"""Images refused in a row after which a batch is given up: signatures were revoked, not one object lost."""
 
 
 @dataclass
 class _Batch:
+    asked_at: float
+    """Wall-clock seconds, as is what follows."""
+    expires_at: float
+    """When half of its URLs have come to their end, or when it is to be asked for again."""
     urls: dict[str, SignedUrl] = field(default_factory=dict)
-    refused: int = 0
-    expires_at: float = 0.0
     error: PictofsError | None = None
     """Why it is empty, where that is no answer."""
+    known_bad: frozenset[str] = frozenset()
+    """Images of which storage refused the URL of the batch before, too."""
+    refused: set[str] = field(default_factory=set)
+    in_a_row: set[str] = field(default_factory=set)
+    """Images refused since one came."""
+    used: int = 0
+    """Images that came by it."""
+
+    @property
+    def is_revoked(self) -> bool:
+        return len(self.in_a_row) >= REFUSALS
+
+    def may_be_renewed(self, now: float) -> bool:
+        """Whether another one may be asked for, as far as bounds go."""
+        return (
+            now - self.asked_at >= REST
+            or now < self.asked_at
+            or (self.used >= EARNED and not self.is_revoked)
+        )
 
 
 class UrlBook:
@@ -77,15 +109,9 @@ class UrlBook:
         """
         partition = self._partition(dataset, image)
         now = self._clock.wall()
-        batch = self._good_batch(partition)
-        if proof and batch is not None and batch.error is not None:
-            batch = None
-        if batch is None and partition[1] in (None, *STATUSES):  # `status_filter` knows no other
-            last = self._lone.get(dataset.key)
-            if not (many or ahead or proof) and (last is None or now - last > MEMORY):
-                self._lone[dataset.key] = now
-                return None
-            batch = await self._ask(dataset, partition, ahead)
+        batch = self._batches.get(partition)
+        if batch is None or not self._is_good(batch, now) or (proof and self._may_prove(batch, now)):
+            batch = await self._renewed(dataset, image, batch, many=many, ahead=ahead, proof=proof)
         if batch is None:
             return None
         if ahead and isinstance(batch.error, LASTING):
@@ -97,9 +123,33 @@ class UrlBook:
         found = batch.urls.get(image.id)
         return found if found is None or now < found.expires_at else None
 
+    async def _renewed(
+        self,
+        dataset: DatasetRow,
+        image: ImageRow,
+        old: _Batch | None,
+        *,
+        many: bool,
+        ahead: bool,
+        proof: bool,
+    ) -> _Batch | None:
+        """Another batch, if it is worth its request and may be asked for; None where the keyed route is the way."""
+        partition = self._partition(dataset, image)
+        if partition[1] not in (None, *STATUSES):  # `status_filter` knows no other
+            return None
+        now = self._clock.wall()
+        if old is not None and old.error is None and not old.may_be_renewed(now):
+            return None
+        last = self._lone.get(dataset.key)
+        if not (many or ahead or proof) and (last is None or now - last > MEMORY):
+            self._lone[dataset.key] = now
+            return None
+        return await self._ask(dataset, partition, ahead)
+
     async def _ask(self, dataset: DatasetRow, partition: tuple[int, str | None], ahead: bool) -> _Batch:
         """A new batch, an empty one where that fails. Raises Throttled where no reader waits for it."""
         flight = ("urls", partition)
+        again = True
         while True:
             joined = self._flights.is_flying(flight)
             try:
@@ -107,7 +157,8 @@ class UrlBook:
             except Throttled as error:
                 if ahead or is_background():
                     raise  # the keyed route would eat the reserve just as well
-                if joined:  # by what was fetched ahead, which may spend less than a reader
+                if joined and again:  # by what was fetched ahead, which may spend less than a reader
+                    again = False
                     continue
                 if self._good_batch(partition) is None:  # else another reader has said so
                     self._failed(dataset, partition, error)
@@ -115,19 +166,39 @@ class UrlBook:
 
     def _failed(self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError) -> None:
         log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
-        self._batches[partition] = _Batch(expires_at=self._clock.wall() + REST, error=error)
+        now = self._clock.wall()
+        self._batches[partition] = _Batch(now, now + REST, error=error)
 
     def _good_batch(self, partition: tuple[int, str | None]) -> _Batch | None:
         batch = self._batches.get(partition)
-        if batch is None or self._clock.wall() >= batch.expires_at or batch.refused >= REFUSALS:
-            return None
-        return batch
+        return batch if batch is not None and self._is_good(batch, self._clock.wall()) else None
+
+    def _is_good(self, batch: _Batch, now: float) -> bool:
+        return now < batch.expires_at and not batch.is_revoked
+
+    def _may_prove(self, batch: _Batch, now: float) -> bool:
+        """Whether one that could not be had is asked for once more, because only storage can tell."""
+        return batch.error is not None and now - batch.asked_at >= PROOF_REST
 
     def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
-        """Storage did not take the URL of an image: forget it, and the batch with it when it goes on."""
+        """Storage did not take the URL of an image: it is not used again, nor are the others after several."""
         batch = self._batches.get(self._partition(dataset, image))
-        if batch is not None and batch.urls.pop(image.id, None) is not None:
-            batch.refused += 1
+        if batch is None or batch.urls.pop(image.id, None) is None:
+            return
+        batch.refused.add(image.id)
+        if image.id not in batch.known_bad:
+            batch.in_a_row.add(image.id)
+        if batch.is_revoked:
+            log.info(
+                "storage refuses the signed URLs of %s, reading by the keyed route for a while", dataset.name
+            )
+
+    def taken(self, dataset: DatasetRow, image: ImageRow) -> None:
+        """Storage took the URL of an image."""
+        batch = self._batches.get(self._partition(dataset, image))
+        if batch is not None:
+            batch.in_a_row.clear()
+            batch.used += 1
 
     def price(
         self, dataset: DatasetRow, missing: Mapping[str, int], there: Mapping[str, int]
@@ -164,6 +235,13 @@ class UrlBook:
         ) as error:  # noted here: who comes next must not ask before those who wait have heard
             self._failed(dataset, partition, error)
             return
-        # An answer without a row is believed for a while too, or each read would ask again.
-        expires_at = min((row.expires_at for row in rows), default=self._clock.wall() + MEMORY)
-        self._batches[partition] = _Batch({row.image_id: row for row in rows}, expires_at=expires_at)
+        now = self._clock.wall()
+        ends = sorted(row.expires_at for row in rows)
+        old = self._batches.get(partition)
+        self._batches[partition] = _Batch(
+            now,
+            # An answer without a row is believed for a while too, or each read would ask again.
+            ends[len(ends) // 2] if ends else now + MEMORY,
+            {row.image_id: row for row in rows},
+            known_bad=frozenset() if old is None else frozenset(old.refused),
+        )

@@ -17,11 +17,22 @@ class Whole(NamedTuple):
     """A file that has come."""
 
     data: bytes | int
-    """Its bytes; their number, when the file is not small."""
+    """Its bytes; a number above `SMALL`, when the file is not small: it has at least as many."""
     crc32c: int
     """0 when it is not small."""
     sure: bool
     """Whether a checksum says that it is right."""
+    delimited: bool
+    """Whether the server marked the end."""
+
+    def is_believed(self, listed: int | None) -> bool:
+        """Whether no other answer has to say the same. `listed`: the listing's size."""
+        return self.sure or isinstance(self.data, int) or agrees(len(self.data), listed, self.delimited)
+
+
+def agrees(length: int, listed: int | None, delimited: bool) -> bool:
+    """Whether a length without a checksum is believed: the listing has it too, or says nothing against it."""
+    return length == listed or (listed is None and delimited)
 
 
 async def receive_whole(body: Body, name: str) -> Whole:
@@ -30,9 +41,16 @@ async def receive_whole(body: Body, name: str) -> Whole:
     Raises Corrupt where storage names another checksum, and what keeps the bytes from coming.
     """
     if body.length is not None and body.length > SMALL:
-        return Whole(body.length, 0, sure=False)
-    data = await body.read_all(SMALL)
+        return Whole(body.length, 0, sure=False, delimited=True)
+    pieces = []
+    size = 0
+    while piece := await body.receive():
+        pieces.append(piece)
+        size += len(piece)
+        if size > SMALL:  # an answer that did not tell its length
+            return Whole(size, 0, sure=False, delimited=False)
+    data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     crc32c = google_crc32c.value(data)
     if body.crc32c is not None and crc32c != body.crc32c:
         raise Corrupt(f"{name}: the bytes that arrived have another checksum than storage says")
-    return Whole(data, crc32c, sure=body.crc32c is not None)
+    return Whole(data, crc32c, sure=body.crc32c is not None, delimited=body.delimited)

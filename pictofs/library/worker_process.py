@@ -88,13 +88,13 @@ class Fetching:
         opened: Body | None = None
         try:
             async with self._storage.get(job.url) as opened:
-                data, crc32c, sure = await receive_whole(opened, job.key)
+                whole = await receive_whole(opened, job.key)
         except (UrlExpired, Nonsense):
             outcome.refused = opened is None
             raise
-        if isinstance(data, bytes) and not sure and job.size not in (0, len(data)):
+        if not whole.is_believed(job.size or None):
             raise _Doubtful
-        return data, crc32c
+        return whole.data, whole.crc32c
 
     def _count(self, outcome: Outcome) -> None:
         now = (

@@ -57,6 +57,7 @@ class Shelf:
         Run `recount` in a thread soon after.
         """
         self._root = _open_root(root)
+        self.limit = limit
         self._clock = clock
         self._seen = Seen(self._root, clock)
         self._room = Room(self._root, limit, reserve, self._seen.flush)

@@ -101,6 +101,10 @@ class Draft:
         if size + FOOTER_SIZE > self._held:
             self._claim(size)
 
+    def restart(self) -> None:
+        """Take nothing of what was written for content; the room stays claimed."""
+        self._end = self._crc = self._summed = 0
+
     def allocate(self) -> None:
         """Give the claimed room its blocks on the disk now, so that a full disk shows before the download.
 

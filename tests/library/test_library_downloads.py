@@ -9,7 +9,10 @@ import pytest
 import trio
 from rig import Mount, Rig, blobs, descriptors, error_of, image_bytes
 
+from pictofs.config import FreeSpace
 from pictofs.errors import NoSuchEntry, PictofsError, Throttled
+from pictofs.model.inode import Inode
+from pictofs.store.shelf import Busy, Shelf
 from standin import StandIn
 from standin.faults import (
     Close,
@@ -531,3 +534,19 @@ async def test_m2_unmounting_at_any_moment_ends_and_leaves_no_descriptor(rig: Ri
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
     assert descriptors(rig) == before
+
+
+async def test_c5_t2_another_process_that_stands_still_in_a_download_keeps_nobody_from_the_file(
+    rig: Rig,
+) -> None:
+    async with rig.mount() as mount:
+        await mount.read(FIRST)
+        image = mount.catalog.image(Inode.of((await mount.look(SECOND)).inode).key)
+        name = mount.library.cache.image_key(image)
+        other = Shelf(rig.cache / "blobs", limit=1 << 30, reserve=FreeSpace(), clock=rig.clock)
+        with other.draft(name, 20_000):
+            assert await mount.read(SECOND) == right(rig, SECOND)
+            with pytest.raises(Busy):
+                await mount.library.downloads.fetch(image)
+        other.close()
+        assert await mount.read(SECOND) == right(rig, SECOND)

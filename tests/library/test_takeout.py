@@ -590,3 +590,76 @@ async def test_d3_a_disk_that_fills_ends_the_run(rig: Rig, out: Path, small_disk
             assert len(files) == result["files_done"]
             wanted = whole(rig, "dataset-0")
             assert all(data == wanted[f"images/{name}"] for name, data in files.items())
+
+
+# Lengths and versions that the server does not tell.
+
+
+@pytest.mark.parametrize("hashed", [True, False])
+@pytest.mark.parametrize("listed", [0, 5000, 2_000_000, 3_000_000, 9_000_000])
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+async def test_b7_d3_a_file_has_the_length_that_came_whatever_was_listed(
+    rig: Rig, out: Path, framing: str, listed: int, hashed: bool
+) -> None:
+    org = rig.standin.organization
+    org.add_image(org["small"], "odd.jpg", size=3_000_000, file_size=listed)
+    rig.standin.switches.storage_framing = framing
+    rig.standin.switches.hash_header = hashed
+    async with rig.mount(max_retries=0) as mount:
+        await landed(mount, out, kinds={"images"})
+        assert tree(out).items() >= {k: v for k, v in whole(rig).items() if k.startswith("images/")}.items()
+        assert rig.standin.log.count("storage") <= 30 + 3
+        mount.forget_log()
+        await landed(mount, out, kinds={"images"})
+        assert rig.standin.log.count("storage") == 0
+
+
+@pytest.mark.parametrize("size", [500, 3_000_000])
+@pytest.mark.parametrize("listed", [0, 7])
+async def test_b3_d3_a_cut_that_looks_like_the_end_never_lands(
+    rig: Rig, out: Path, size: int, listed: int
+) -> None:
+    org = rig.standin.organization
+    image = org.add_image(org["small"], "odd.jpg", size=size, file_size=listed)
+    rig.standin.switches.storage_framing = "close"
+    rig.standin.switches.hash_header = False
+    rig.fault(Close(after=400), "storage", image.id, times=1)
+    async with rig.mount() as mount:
+        await landed(mount, out, kinds={"images"})
+        assert tree(out)["images/odd.jpg"] == image.body().read(0, size)
+
+
+@pytest.mark.parametrize(
+    "validators", [frozenset(), frozenset({"weak-etag"}), frozenset({"modified"}), frozenset({"etag"})]
+)
+async def test_b5_d3_an_image_that_is_replaced_while_it_comes_is_never_mixed(
+    rig: Rig, out: Path, validators: frozenset[str]
+) -> None:
+    org = rig.standin.organization
+    image = org.add_image(org["small"], "odd.jpg", size=3_000_000)
+    image.stored_at = 1_700_000_000.0
+    rig.standin.switches.storage_validators = validators
+    rig.standin.switches.hash_header = False
+
+    async def replaced(exchange: Any) -> None:
+        """Half of the old bytes; whoever asks for the rest finds new ones."""
+        answer = await exchange.collect()
+        org.replace_content(image, "another")
+        await exchange.write_raw(answer, answer.body[:1_500_000])
+        await exchange.close()
+
+    rig.fault(replaced, "storage", image.id, times=1)
+    async with rig.mount() as mount:
+        await landed(mount, out, kinds={"images"})
+        assert tree(out)["images/odd.jpg"] == image.body().read(0, 3_000_000)
+
+
+async def test_b8_a_server_that_never_gives_a_whole_image_is_asked_a_few_times(rig: Rig, out: Path) -> None:
+    org = rig.standin.organization
+    image = org.add_image(org["small"], "odd.jpg", size=3_000_000)
+    rig.fault(Close(after=500_000), "storage", image.id)
+    async with rig.mount() as mount:
+        run = await download(mount, out, kinds={"images"})
+        assert (run.missing, run.failed) == (1, 1)
+        asked = [each for each in rig.standin.log.requests("storage") if image.id in each.path]
+        assert len(asked) == 4

@@ -16,7 +16,7 @@ from mounting import Mounting, Serving, Spent, eventually, run
 
 from standin import PRESETS, Organization, StandIn
 from standin.exchange import Exchange, Message
-from standin.faults import Corrupt, Fault, Match, Reset
+from standin.faults import Corrupt, Drip, Fault, Match, Reset
 from standin.records import Image
 
 SIZE = 200_000_003
@@ -195,3 +195,34 @@ def test_root_s_mounts_are_read_ahead_further(mounted: Mounting, serving: Servin
     if not os.access(shown, os.W_OK):
         pytest.skip("may not be set here")
     eventually(lambda: int(shown.read_text()), 1024)
+
+
+@pytest.mark.parametrize("listed", [9 * MB, 20 * MB])
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_b7_b8_a_copy_has_the_length_that_came_and_costs_two_answers(
+    mounted: Mounting, serving: Serving, tmp_path: Path, framing: str, listed: int
+) -> None:
+    organization = one_image(12 * MB)
+    next(iter(organization.images.values())).file_size = listed
+    server = serving(organization, storage_framing=framing, api_framing=framing)
+    path = mounted(server).datasets / "large/images/one.jpg"
+    run("cp", path, tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == part(server, 0, 12 * MB)
+    assert server.log.count("storage") <= 2
+
+
+def test_b7_a_file_without_a_length_that_comes_too_slowly_is_there_later(
+    mounted: Mounting, serving: Serving
+) -> None:
+    server = serving(one_image(12 * MB), storage_framing="chunked")
+    mount = mounted(server, "--timeout", "2")
+    mount.expected.append("no answer within")
+    path = mount.datasets / "large/images/one.jpg"
+    server.faults.add(Fault(Match("storage"), Drip(3 * MB)))
+    with pytest.raises(TimeoutError):
+        path.read_bytes()
+    server.faults.clear()
+    # What is on its way has a "~" in its name.
+    eventually(lambda: ["~" in each.name for each in mount.cache.glob("content/??/*")], [False])
+    assert path.read_bytes() == part(server, 0, 12 * MB)
+    assert server.log.count("storage") == 1
