@@ -206,7 +206,11 @@ def _base(server: StandIn) -> str:
 
 def expected(server: StandIn, dataset: Dataset) -> dict[str, bytes]:
     """Every file of a dataset whose names need no escaping, by its path below the dataset's folder."""
-    return {"dataset.json": document_bytes(server, dataset), **images_and_notes(server, dataset)}
+    own = {"dataset.json": document_bytes(server, dataset)}
+    readme = dataset_row(dataset, server.organization).get("readme")
+    if readme:
+        own["README.md"] = readme.encode()
+    return own | images_and_notes(server, dataset)
 
 
 def images_and_notes(server: StandIn, dataset: Dataset) -> dict[str, bytes]:

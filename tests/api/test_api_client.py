@@ -139,7 +139,11 @@ class TestRequests:
         script.say(201, {"data": DATASET})
         await api.create_dataset("n", "words")
         assert script.last.method == "POST"
-        assert json.loads(script.last.content) == {"name": "n", "description": "words"}
+        assert json.loads(script.last.content) == {
+            "name": "n",
+            "readme": "words",
+            "description": "words",
+        }
         first = script.last.headers["idempotency-key"]
         assert len(first) == 32
         await api.update_dataset(ID, new_name="m")

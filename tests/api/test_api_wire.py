@@ -263,8 +263,10 @@ class TestDirectories:
 
     def test_a_tree_of_any_depth(self) -> None:
         deep = b'[{"name":"a","children":' * 100_000 + b"[]" + b"}]" * 100_000
+        rows = wire.directories(deep)  # what is nested too deeply is cut out
+        assert len(rows) == len({row.path for row in rows}) >= 100
         with pytest.raises(Nonsense):
-            wire.directories(deep)
+            wire.directories(deep[:-1])
         deep = b'[{"name":"a","children":' * 200 + b"[]" + b"}]" * 200
         assert len(wire.directories(deep)) == 200
 

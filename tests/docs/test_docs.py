@@ -127,7 +127,9 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
         "--user",
         "--now",
         "--name",
+        "--preset",
         "--security-opt",
+        "--set",
     }
     for page in PAGES:
         found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))

@@ -281,6 +281,8 @@ def expected(standin: StandIn) -> dict[str, bytes | None]:
         row = dataset_row(dataset, standin.organization)
         found |= {top: None, f"{top}/images": None, f"{top}/annotations": None}
         found[f"{top}/dataset.json"] = json.dumps(row, indent=2).encode() + b"\n"
+        if row.get("readme"):
+            found[f"{top}/README.md"] = row["readme"].encode()
         for each in dataset.directories.values():
             found |= {f"{top}/images{each.path}": None, f"{top}/annotations{each.path}": None}
         for image in dataset.images.values():
@@ -293,7 +295,8 @@ def expected(standin: StandIn) -> dict[str, bytes | None]:
 
 def listed(found: dict[str, bytes | None]) -> dict[str, bytes | None]:
     """What of it comes from a dataset's own listing: dataset.json comes from the list of datasets."""
-    return {path: data for path, data in found.items() if not path.endswith("/dataset.json")}
+    own = ("/dataset.json", "/README.md")
+    return {path: data for path, data in found.items() if not path.endswith(own)}
 
 
 def descriptors(rig: Rig) -> int:

@@ -172,6 +172,7 @@ async def test_l7_pages_of_bad_rows_alone_end(tmp_path: Path) -> None:
             assert mount.asked.count(IMAGES) <= 6
 
 
+@pytest.mark.long
 async def test_l7_a_listing_that_never_ends_is_an_error(tmp_path: Path) -> None:
     """Every page brings rows that no other has brought, and announces more."""
     with StandIn(big(1000), embedded_listing="absent", repeating_pages=True) as standin:
