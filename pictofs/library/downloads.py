@@ -164,7 +164,10 @@ class Downloads:
             if not isinstance(content, PassThrough):
                 offset = 0
                 while offset < content.size:
-                    offset += len(await content.read(offset, PIECE))
+                    piece = await content.read(offset, PIECE)
+                    if not piece:
+                        raise Corrupt(f"{image.entry} was cut while it was read")
+                    offset += len(piece)
         finally:
             content.close()
         if not self.is_kept(image):

@@ -36,8 +36,6 @@ Opener = Callable[[int, int | None, str | None, bool], AbstractAsyncContextManag
 class PassThrough:
     """One reader's view of the server's bytes."""
 
-    proven = True  # a part has no checksum: there is nothing to wait for
-
     def __init__(
         self, name: str, listed: int | None, opener: Opener, source: Source, flights: Flights
     ) -> None:
@@ -57,6 +55,14 @@ class PassThrough:
         self._transfer: _Transfer | None = None
         self._turn = trio.Lock()
         self._closed = False
+
+    @property
+    def proven(self) -> bool:
+        """Whether the kernel's pages of it fit what another open brings: of one version, as far as is known.
+
+        A part has no checksum: there is nothing else to wait for.
+        """
+        return self._version is not None and self._error is None
 
     async def begin(self) -> None:
         """Learn the size, and read the first block."""

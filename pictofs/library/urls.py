@@ -2,8 +2,8 @@
 
 A batch is renewed when most of its URLs have come to their end, or when storage refuses several in a row that were
 signed together. That is bounded, whatever the server sends: within a minute only a batch that was of use is renewed,
-and one that storage refused is not. A URL that is refused, or has come to its end before the others, is its image's own
-trouble, and leads to the keyed route.
+and only one that storage refused is replaced. A URL that is refused, or has come to its end before the others, is its
+image's own trouble, and leads to the keyed route.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ BATCH = 10_000
 MEMORY = 900.0
 """Seconds for which one lone read of a dataset is remembered: the life of a signed URL."""
 REST = 60.0
-"""Seconds for which no batch is asked for after one that failed, was refused or was of no use: each attempt costs a
-request, and retries."""
+"""Seconds for which no batch is asked for after one that failed, replaced a refused one, or was of no use: each attempt
+costs a request, and retries."""
 PROOF_REST = 10.0
 """The same, where an answer is not believed and storage could tell."""
 EARNED = 10
@@ -65,6 +65,8 @@ class _Batch:
     """Images refused since one came."""
     used: int = 0
     """Images that came by it."""
+    replaced_at: float | None = None
+    """When one that storage refused was last replaced."""
 
     @property
     def is_revoked(self) -> bool:
@@ -72,11 +74,9 @@ class _Batch:
 
     def may_be_renewed(self, now: float) -> bool:
         """Whether another one may be asked for, as far as bounds go."""
-        return (
-            now - self.asked_at >= REST
-            or now < self.asked_at
-            or (self.used >= EARNED and not self.is_revoked)
-        )
+        if self.is_revoked:  # at once, but for a fresh one that is refused just as well
+            return self.replaced_at is None or not 0 <= now - self.replaced_at < REST
+        return self.used >= EARNED or not 0 <= now - self.asked_at < REST
 
 
 class UrlBook:
@@ -167,7 +167,12 @@ class UrlBook:
     def _failed(self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError) -> None:
         log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
         now = self._clock.wall()
-        self._batches[partition] = _Batch(now, now + REST, error=error)
+        old = self._batches.get(partition) or _Batch(now, now)
+        # What storage refused is remembered: a batch that fails in between does not make the next one a first one.
+        replaced_at = now if old.is_revoked else old.replaced_at
+        self._batches[partition] = _Batch(
+            now, now + REST, error=error, known_bad=frozenset(old.refused), replaced_at=replaced_at
+        )
 
     def _good_batch(self, partition: tuple[int, str | None]) -> _Batch | None:
         batch = self._batches.get(partition)
@@ -237,11 +242,12 @@ class UrlBook:
             return
         now = self._clock.wall()
         ends = sorted(row.expires_at for row in rows)
-        old = self._batches.get(partition)
+        old = self._batches.get(partition) or _Batch(now, now)
         self._batches[partition] = _Batch(
             now,
             # An answer without a row is believed for a while too, or each read would ask again.
             ends[len(ends) // 2] if ends else now + MEMORY,
             {row.image_id: row for row in rows},
-            known_bad=frozenset() if old is None else frozenset(old.refused),
+            known_bad=frozenset(old.refused),
+            replaced_at=now if old.is_revoked else old.replaced_at,
         )

@@ -257,6 +257,8 @@ class Tree:
             del self._by_inode[inode]
         if opened.content.proven:
             self._doubtful.discard(inode)
+        else:
+            self._doubtful.add(inode)
         opened.content.close()
 
     def close_all(self) -> None:

@@ -18,8 +18,8 @@ MIB = 1 << 20
 PATH = "/datasets/small/images/odd.jpg"
 KEYED, BATCH = "GET /images/{image_id:uuid}", "GET /datasets/{dataset}/download"
 FRAMINGS = ["length", "chunked", "close"]
-LISTED = [0, 5000, 9 * MIB, 12 * MIB, 20 * MIB]
-"""Bytes that the listing says: none, far too few, too few, the right number, too many."""
+LISTED = [0, 9 * MIB, 12 * MIB, 20 * MIB]
+"""Bytes that the listing says: none, too few, the right number, too many."""
 
 
 def add(rig: Rig, size: int, listed: int) -> Image:
@@ -105,8 +105,8 @@ async def test_b7_the_answer_tells_the_length_past_the_cache(
         assert asked(rig) <= 5
 
 
-@pytest.mark.parametrize("size", [0, 1, 20_000, 3 * MIB, 8 * MIB])
-@pytest.mark.parametrize("listed", [0, 1, 19_999, 25_000, 9 * MIB])
+@pytest.mark.parametrize("size", [0, 20_000, 8 * MIB])
+@pytest.mark.parametrize("listed", [0, 19_999, 9 * MIB])
 @pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("hashed", [True, False])
 async def test_b7_small_files_have_the_length_that_came(
@@ -125,7 +125,7 @@ async def test_b7_small_files_have_the_length_that_came(
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-@pytest.mark.parametrize("listed", [0, 9 * MIB, 12 * MIB, 20 * MIB])
+@pytest.mark.parametrize("listed", [0, 9 * MIB, 20 * MIB])
 @pytest.mark.parametrize("framing", FRAMINGS)
 async def test_b3_a_cut_that_looks_like_the_end_is_found_out(
     rig: Rig, framing: str, listed: int, hashed: bool
@@ -316,7 +316,7 @@ TELLING = {
 
 @pytest.mark.parametrize("where", ["cached", "past the cache"])
 @pytest.mark.parametrize("ranges", [True, False])
-@pytest.mark.parametrize("after", [3 * MIB, 6 * MIB, None])
+@pytest.mark.parametrize("after", [6 * MIB, None])
 @pytest.mark.parametrize("telling", TELLING)
 async def test_b5_a_file_that_is_replaced_while_it_is_read_is_never_mixed(
     rig: Rig, telling: str, ranges: bool, after: int | None, where: str
@@ -384,3 +384,22 @@ async def test_b6_seeks_past_the_cache_without_ranges_or_a_version_are_right(rig
             assert await mount.tree.read(opened.handle, offset, 70_000) == right[offset : offset + 70_000]
         mount.tree.close(opened.handle)
         assert asked(rig) <= 5
+
+
+@pytest.mark.parametrize("telling", ["nothing", "etag"])
+async def test_b5_the_kernel_keeps_no_page_of_a_version_that_is_gone(rig: Rig, telling: str) -> None:
+    image = add(rig, 24 * MIB, 24 * MIB)
+    rig.standin.switches.storage_validators = TELLING[telling]
+    async with rig.mount(cache_size=2 * MIB, max_retries=0) as mount:
+        await warm(mount)
+        opened = await mount.open(PATH)
+        await mount.tree.read(opened.handle, 0, 1000)
+        rig.standin.clock.advance(3)
+        rig.standin.organization.replace_content(image, "another")
+        for offset in (20 * MIB, 0, 23 * MIB):
+            with suppress(PictofsError):
+                await mount.tree.read(opened.handle, offset, 1000)
+        mount.tree.close(opened.handle)
+        opened = await mount.open(PATH)
+        assert not opened.keep
+        assert await mount.rest(opened) == image_bytes(image)
