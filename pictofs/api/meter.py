@@ -261,6 +261,10 @@ class Meter:
             known.probe_at = now + (PROBE_LIMIT if is_limit else PROBE_KEY) * (0.75 + 0.5 * chance)
         return None
 
+    def is_refusing(self, now: float) -> bool:
+        """Whether some requests are refused without being sent."""
+        return any(0 < each.until - now <= _WINDOW for each in self._refusals.values())
+
     def limits(self, headers: Mapping[str, str], now: float, heard: int | None = None) -> None:
         """Remember `X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix seconds), where they are sent.
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 import trio
 
 from pictofs.api.client import DESCRIPTION_WORDS, Api
+from pictofs.api.meter import insisting
 from pictofs.api.patience import Patience
 from pictofs.clock import Clock
 from pictofs.errors import (
@@ -166,7 +167,8 @@ class Edits:
         return row
 
     async def _make(self, work: Callable[[], Awaitable[T]]) -> T:
-        return await self._flights.share(("edit", next(self._numbers)), partial(self._checked, work))
+        with insisting():  # a person changes something, and wants to know whether it can be done now
+            return await self._flights.share(("edit", next(self._numbers)), partial(self._checked, work))
 
     async def _checked(self, work: Callable[[], Awaitable[T]]) -> T:
         try:

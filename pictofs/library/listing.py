@@ -493,7 +493,7 @@ class Listing:
             with trio.move_on_after(patience) as waiting:
                 await self._flights.share(key, partial(self._told, work))
             if waiting.cancelled_caught:
-                self._reach.delayed()
+                self._reach.delayed(patience)
         except UNRENEWED:
             if not have:
                 raise

@@ -74,9 +74,9 @@ class Reach:
             self._failed_at = self.offline_since or self._clock.wall()
             log.warning("serving from the cache alone: %s", error)
 
-    def delayed(self) -> None:
-        """The server has not answered yet, and nobody is to wait for it who can do with what is cached."""
+    def delayed(self, waited: float) -> None:
+        """The server has not answered for `waited` seconds. Who can do with what is cached waits no more."""
         now = self._clock.monotonic()
         self._ask_again = now + REST
         if self._waiting_since is None:
-            self._waiting_since = now, self._clock.wall()
+            self._waiting_since = now - waited, self._clock.wall() - waited

@@ -507,7 +507,7 @@ class TestSecrecy:
         assert all(SECRET.encode() in request for request in server.requests)
 
     async def test_the_key_is_in_no_word(
-        self, api: Api, script: Script, meter: Meter, caplog: pytest.LogCaptureFixture
+        self, api: Api, script: Script, clock: FakeClock, meter: Meter, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
         echo = {"error": {"code": SECRET, "message": f"key {SECRET} is bad", "details": None}}
@@ -518,6 +518,7 @@ class TestSecrecy:
                 await api.image("i")
             assert SECRET not in "".join(traceback.format_exception(caught.value))
             assert "[API key]" in str(caught.value)
+            clock.now += 3600  # a refusal is believed for a while (O6)
         script.answers = [httpx.ReadError(f"while sending {SECRET}")]
         with pytest.raises(ServerFault) as caught:
             await api.image("i")

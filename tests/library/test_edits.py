@@ -17,7 +17,7 @@ from pictofs.model.names import tagged
 from pictofs.store.datasets import DATASETS
 from standin import Organization, StandIn
 from standin.exchange import Exchange
-from standin.faults import Fault, Match, Mutate, Reset, error
+from standin.faults import Fault, Match, Mutate, Reset, error, throttled
 
 
 @pytest.fixture
@@ -214,3 +214,18 @@ async def test_w6_a_list_that_is_always_too_old_is_left_to_the_next_look(mount: 
     mount.forget_log()
     assert await shown(mount) == ["one"]
     assert mount.asked == ["GET /datasets/"]
+
+
+@pytest.mark.parametrize("do", [error(401, "unauthorized"), throttled(3000)], ids=["401", "429"])
+async def test_o6_a_change_asks_where_reads_were_just_refused(mount: Mount, do: Any) -> None:
+    edits = mount.library.edits
+    assert edits is not None
+    await mount.list("/datasets")
+    fault = mount.standin.faults.add(Fault(Match("api"), do))
+    assert await error_of(lambda: mount.list("/datasets/one/images")) is not None
+    asked = len(mount.asked)
+    assert await error_of(lambda: mount.list("/datasets/one/images")) is not None
+    assert len(mount.asked) == asked
+    mount.standin.faults.remove(fault)
+    await edits.create("new")
+    assert mount.asked[asked] == "POST /datasets/"

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import trio
+from mounting import Hold
 from rig import Mount, Rig, error_of, expected, listed
 
-from pictofs.errors import NoSuchEntry, PictofsError, Unauthorized
+from pictofs.errors import NoSuchEntry, PictofsError, TimedOut, Unauthorized
 from standin import Fault, Match, Spec, StandIn
 from standin.exchange import Exchange
 from standin.faults import (
@@ -436,3 +437,54 @@ async def test_f8_a_frozen_mount_asks_for_nothing_that_it_knows(rig: Rig) -> Non
         assert rig.standin.log.requests() == []
         await mount.library.refresh(None)
         assert await mount.walk() == expected(rig.standin)
+
+
+# A server that is slow.
+
+
+@pytest.mark.parametrize("route", [LIST, TREE, DATASET])
+async def test_f7_what_is_known_is_shown_within_a_second_and_renewed_behind(rig: Rig, route: str) -> None:
+    async with rig.mount(ttl=50, timeout=60) as mount:
+        first = await mount.walk(read=False)
+        organization = rig.standin.organization
+        organization.add_image(organization["small"], "new.jpg")
+        hold = Hold()
+        rig.fault(hold, "api", route[4:], times=1)
+        mount.clock.advance(60)
+        with trio.fail_after(4):
+            assert await mount.walk(read=False) == first
+        assert hold.waiting.is_set()
+        assert mount.library.reach.offline_since is None
+        hold.open()
+        await mount.settle()
+        # What came behind is there without another wait.
+        assert set(await mount.walk(read=False)) == set(expected(rig.standin))
+
+
+async def test_o3_a_server_that_has_not_answered_for_long_counts_as_away(rig: Rig) -> None:
+    async with rig.mount(ttl=50, timeout=60) as mount:
+        await mount.walk(read=False)
+        hold = Hold()
+        rig.fault(hold, "api", LIST[4:], times=1)
+        mount.clock.advance(60)
+        began = mount.clock.wall()
+        await mount.walk(read=False)
+        assert mount.library.reach.offline_since is None
+        mount.clock.advance(6)
+        assert mount.library.reach.offline_since == pytest.approx(began, abs=1)
+        assert isinstance(mount.library.reach.error, TimedOut)
+        hold.open()
+        await mount.settle()
+        assert mount.library.reach.offline_since is None
+
+
+async def test_o3_a_person_waits_for_the_answer(rig: Rig) -> None:
+    async with rig.mount(ttl=50, timeout=60, max_retries=0) as mount:
+        await mount.walk(read=False)
+        fault = rig.fault(error(503), "api")
+        mount.clock.advance(60)
+        await mount.walk(read=False)
+        rig.standin.faults.remove(fault)
+        rig.standin.organization.add_dataset("new")
+        await mount.library.refresh(None)
+        assert "new" in await mount.list("/datasets")

@@ -105,7 +105,9 @@ class Story:
 
     @property
     def disturbed(self) -> bool:
-        return self.offline or bool(self.rig.standin.faults) or self.mount.library.reach.error is not None
+        away = self.offline or self.mount.library.reach.error is not None
+        refused = self.doors[0]._meter.is_refusing(self.rig.clock.wall())
+        return away or refused or bool(self.rig.standin.faults)
 
     def choose(self, of: list[Any], number: int) -> Any:
         return of[number % len(of)] if of else None
