@@ -16,7 +16,7 @@ from pictofs.errors import DiskFull
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """`user_version` of the file. A file of another version is put aside: what it holds comes again from the API."""
 
 

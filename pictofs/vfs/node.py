@@ -67,6 +67,23 @@ def unsized(inode: int, placeholder: int, mtime_ns: int, keep_entry: float) -> A
     return Attributes(inode, stat.S_IFREG | 0o444, placeholder, 0, mtime_ns, 0.0, keep_entry)
 
 
+class Opening(NamedTuple):
+    """A file as a view opens it."""
+
+    attributes: Attributes
+    """As they are now; their size is the content's."""
+    content: Content
+    told_one_size: bool = True
+    """Whether no other size was ever shown of this inode, by any mount, that the kernel may still keep."""
+    told_one_content: bool = True
+    """Whether the kernel can have no pages of this inode but right ones."""
+
+
+def exactly(attributes: Attributes, size: int) -> Attributes:
+    """The same with the size that the content has."""
+    return attributes._replace(size=size, blocks=-(-size // 512))
+
+
 class View(Protocol):
     """One kind of node."""
 
@@ -79,8 +96,8 @@ class View(Protocol):
     async def entries(self, inode: Inode, cookie: int) -> Batch:
         """Entries from behind `cookie`, 0 for the first; none at the end. Raises NotADirectory."""
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
-        """The content, and the attributes as they were known before. Raises IsADirectory, NoSuchEntry, Stale."""
+    async def open(self, inode: Inode) -> Opening:
+        """The content, and what the kernel may have been told of it. Raises IsADirectory, NoSuchEntry, Stale."""
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """Extended attributes by name, for no more requests than `attributes`. Raises NoSuchEntry, Stale."""
@@ -116,6 +133,6 @@ class FileView(Plain):
 class FolderView(Plain):
     """The half of a view that folders share."""
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+    async def open(self, inode: Inode) -> Opening:
         """Refused."""
         raise IsADirectory("a folder was opened as a file")

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 
 from pictofs.errors import NoSuchEntry, Stale
-from pictofs.library.content import Content, InMemory
+from pictofs.library.content import InMemory
 from pictofs.library.library import Library
 from pictofs.model.document import document
 from pictofs.model.inode import Inode, Kind, number
@@ -14,7 +14,7 @@ from pictofs.model.moment import time_ns
 from pictofs.store.datasets import DOCUMENT
 from pictofs.store.rows import DatasetRow
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, file, folder
+from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, Opening, file, folder
 from pictofs.vfs.views.selected import SelectionView
 
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
@@ -91,10 +91,10 @@ class DocumentView(FileView):
         """Size and time of the object."""
         return (await self._current(inode))[0]
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+    async def open(self, inode: Inode) -> Opening:
         """The object. Raises Stale when it is another one by now: the path leads to it."""
         attributes, data = await self._current(inode)
-        return attributes, InMemory(data)
+        return Opening(attributes, InMemory(data), told_one_content=False)
 
     async def _current(self, inode: Inode) -> tuple[Attributes, bytes]:
         attributes, data = self.of(await self._library.listing.dataset(inode.key))

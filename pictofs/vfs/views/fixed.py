@@ -6,10 +6,10 @@ import stat
 from collections.abc import Callable, Mapping
 
 from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
-from pictofs.library.content import Content, InMemory
+from pictofs.library.content import InMemory
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.vfs.node import BATCH, FOREVER, Attributes, Batch, Entry, Plain, folder
+from pictofs.vfs.node import BATCH, FOREVER, Attributes, Batch, Entry, Opening, Plain, folder
 from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import dataset_folder
 
@@ -94,12 +94,12 @@ class FixedView(Plain):
             None,
         )
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+    async def open(self, inode: Inode) -> Opening:
         """A file as it is now."""
         if inode.key not in self._documents:
             raise IsADirectory("a folder was opened as a file")
         text = self._documents[inode.key]()
-        return self._file(inode.key, text), InMemory(text)
+        return Opening(self._file(inode.key, text), InMemory(text), told_one_content=False)
 
     def _file(self, key: int, text: bytes) -> Attributes:
         ino = number(Kind.FIXED, key)
