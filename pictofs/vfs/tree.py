@@ -16,7 +16,7 @@ from pictofs.model.inode import number as number_of
 from pictofs.store.datasets import DATASETS
 from pictofs.store.rows import DatasetRow, Gone
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import FOREVER, Attributes, Entry, View
+from pictofs.vfs.node import Attributes, Entry, View
 from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
 from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import DatasetView, DocumentView, dataset_folder

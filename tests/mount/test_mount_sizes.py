@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import Mount, Mounting, Serving, Spent, eventually, image_bytes
+from mounting import Mount, Mounting, Serving, eventually, image_bytes
 
 from standin import Organization, StandIn
 
