@@ -143,7 +143,7 @@ class Tree:
     async def make_folder(self, parent: int, name: str) -> Attributes:
         """`mkdir`: a new dataset, in `datasets/`. Raises AlreadyExists; elsewhere ReadOnly."""
         row = await self._edits(parent).create(name)
-        made = dataset_folder(row, self._library, self._library.listing.fresh_for)
+        made = dataset_folder(row, self._library.listing.fresh_for)
         # A server may keep a name in another form than it was given.
         return made if row.entry == name else made._replace(keep_entry=0.0)
 

@@ -20,10 +20,9 @@ from pictofs.vfs.views.selected import SelectionView
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
 
 
-def dataset_folder(row: DatasetRow, library: Library, keep: float) -> Attributes:
-    """Attributes of a dataset's folder, as old as the dataset; its owner may write to it where it may be described."""
-    writable = library.edits is not None
-    return folder(number(Kind.DATASET, row.key), row.created_ns, keep, writable=writable)
+def dataset_folder(row: DatasetRow, keep: float) -> Attributes:
+    """Attributes of a dataset's folder, as old as the dataset."""
+    return folder(number(Kind.DATASET, row.key), row.created_ns, keep)
 
 
 class DatasetView(FolderView):
@@ -35,7 +34,7 @@ class DatasetView(FolderView):
     async def attributes(self, inode: Inode) -> Attributes:
         """Of the folder."""
         row = await self._library.listing.dataset(inode.key)
-        return dataset_folder(row, self._library, self._library.listing.fresh_for)
+        return dataset_folder(row, self._library.listing.fresh_for)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """What the API says of the dataset."""
