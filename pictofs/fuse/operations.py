@@ -22,6 +22,7 @@ from pictofs.fuse.counts import Counts
 from pictofs.model.names import NAME_MAX
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import OpenFile, Tree
+from pictofs.vfs.xattrs import listed
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -219,8 +220,8 @@ class Operations(pyfuse3.Operations):
     async def listxattr(
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> Sequence[pyfuse3.XAttrNameT]:
-        """The names of all extended attributes."""
-        return [pyfuse3.XAttrNameT(name.encode()) for name in await self.tree.xattrs(inode)]
+        """The names of extended attributes that are short enough to be copied."""
+        return [pyfuse3.XAttrNameT(name.encode()) for name in listed(await self.tree.xattrs(inode))]
 
     # Changes. Of a mount that is not --writable the kernel asks none of these, and the tree refuses them all.
 
