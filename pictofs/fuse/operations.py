@@ -133,7 +133,7 @@ class Operations(pyfuse3.Operations):
     """A tree below a kernel."""
 
     enable_writeback_cache = False
-    supports_dot_lookup = False
+    supports_dot_lookup = True
 
     def __init__(self, tree: Tree, *, timeout: float, uid: int, gid: int, umask: int) -> None:
         """`timeout`: seconds that a request may take. `uid`, `gid`: the owner that files show."""

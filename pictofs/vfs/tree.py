@@ -17,6 +17,7 @@ from pictofs.store.datasets import DATASETS
 from pictofs.store.rows import DatasetRow, Gone
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import Attributes, Entry, View
+from pictofs.vfs.parents import parent_of
 from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
 from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import DatasetView, DocumentView, dataset_folder
@@ -116,9 +117,23 @@ class Tree:
         return self.shown(await view.attributes(inode))
 
     async def lookup(self, parent: int, name: str) -> Attributes:
-        """The entry `name` of a folder."""
+        """The entry `name` of a folder; of "." any node itself, and of ".." the folder that it lies in.
+
+        No entry is called so. The kernel asks for them where it has a file handle, of an NFS client say, and has
+        forgotten the inode.
+        """
         inode, view = self._node(parent)
+        if name == ".":
+            return await self._itself(parent)
+        if name == "..":
+            return await self._itself(parent_of(self._library.catalog, inode))
         return self.shown(await view.lookup(inode, name))
+
+    async def _itself(self, number: int) -> Attributes:
+        attributes = await self.attributes(number)
+        if attributes.inode != number:
+            raise NoSuchEntry("there is no such inode")
+        return attributes
 
     def shown(self, attributes: Attributes) -> Attributes:
         """What the kernel may be told of a file just now: while it is open nothing but the size it was opened with.

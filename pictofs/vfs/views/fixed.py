@@ -24,6 +24,11 @@ Documents = Mapping[str, Callable[[], bytes]]
 """What each file in `.pictofs` holds now, by its name; asks nobody."""
 
 
+def fixed_parent(key: int) -> int:
+    """The key of the folder that an inode of the kind FIXED lies in; of the root the root."""
+    return next((above for above, entries in _TREE.items() if key in entries.values()), ROOT)
+
+
 def fixed_path(key: int) -> str | None:
     """The path of an inode of the kind FIXED; None where there is none."""
     if key == ROOT:
