@@ -27,6 +27,8 @@ from pictofs.vfs.views.selected import SelectedView, SelectionView
 
 DESCRIPTION = xattrs.PREFIX + "description"
 """The extended attribute of a dataset that can be set."""
+WHOLE = 0.9
+"""Part of a file from which on it counts as read whole. The kernel makes 16 KiB of the first 64 bytes."""
 SETTLED_MAX = 100_000
 """Files of wrong size whose right one the kernel is remembered to have: 10 MB of memory."""
 
@@ -47,6 +49,8 @@ class OpenFile:
     """Whether the content is made at open, so that the kernel must keep none of it."""
     keep: bool
     """Whether pages that the kernel may have of earlier reads are right."""
+    reached: int = 0
+    """Bytes from the start up to the end of what was asked for; 0 where the kernel had all that was read."""
 
 
 @dataclass
@@ -291,7 +295,9 @@ class Tree:
 
     async def read(self, handle: int, offset: int, length: int) -> bytes:
         """Bytes of an open file, fewer than `length` only at its end."""
-        data = await self._files[handle].content.read(offset, length)
+        opened = self._files[handle]
+        data = await opened.content.read(offset, length)
+        opened.reached = max(opened.reached, offset + len(data))
         self._library.tally.bytes_read += len(data)
         return data
 
@@ -306,6 +312,19 @@ class Tree:
         if opened.content.proven:
             self._doubtful.discard(inode)
         opened.content.close()
+        if 0 < opened.reached < WHOLE * opened.content.size:
+            self._tell_skimmed(inode)
+
+    def _tell_skimmed(self, number: int) -> None:
+        """Let what is fetched ahead know of a file that was not read to its end."""
+        inode = self._node(number)[0]
+        if inode.kind not in (Kind.IMAGE, Kind.ANNOTATION):
+            return
+        row = self._library.catalog.image(inode.key)
+        if row is not None:
+            images = inode.kind is Kind.IMAGE
+            prefetch = self._library.downloads.prefetch if images else self._library.notes_ahead
+            prefetch.skimmed(row)
 
     def close_all(self) -> None:
         """Give every handle back, at the end of the mount."""
