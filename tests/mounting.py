@@ -111,6 +111,10 @@ class Mount:
         lines = [line for line in self.log().splitlines() if not re.match(r"\S+ \S+ (INFO|DEBUG) ", line)]
         return [line for line in lines if not any(re.search(known, line) for known in self.expected)]
 
+    def ended(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        return self._process.wait(30)
+
     def kill(self) -> None:
         """kill -9; the mount point is left broken."""
         self._process.kill()

@@ -26,7 +26,7 @@ from pictofs.app.warm import WarmCommand
 from pictofs.config import MountSettings
 from pictofs.control.place import new_socket
 from pictofs.control.server import ControlServer, Handler
-from pictofs.errors import Unauthorized
+from pictofs.errors import PictofsError, Unauthorized
 from pictofs.fuse.access import AccessLog
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
@@ -154,7 +154,11 @@ class _Mount:
                 self._tell_systemd(
                     "READY=1", f"STATUS={settings.base_url} is mounted at {settings.mountpoint}"
                 )
-                await session.serve()
+                await session.serve(_looker(settings.mountpoint))
+            except PictofsError as error:
+                if settings.foreground:  # in the background what ends the process is logged anyway
+                    log.error("%s", error)
+                raise
             finally:
                 self._tell_systemd("STOPPING=1")
                 session.close()
@@ -174,6 +178,16 @@ class _Status:
 
     async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         return self._status()
+
+
+def _looker(mountpoint: Path) -> Callable[[], bool]:
+    """Tells from now on whether what is mounted there now is still mounted somewhere, without touching it."""
+    made = mounts.mount_at(mountpoint)
+
+    def is_mounted() -> bool:
+        return made is not None and any(each.device == made.device for each in mounts.all_mounts())
+
+    return is_mounted
 
 
 async def _read_ahead(mountpoint: Path) -> None:

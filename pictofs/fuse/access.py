@@ -12,6 +12,8 @@ from pictofs.vfs.tree import Tree
 log = logging.getLogger(__name__)
 _bugs = logging.getLogger("pictofs.fuse")
 
+_OF_ALL = frozenset({"statfs"})
+"""Requests about the whole mount."""
 _BY_HANDLE = frozenset({"read", "readdir"})
 """Requests about what is open; all others name an inode, or an entry of one:"""
 _ENTRIES = frozenset({"lookup", "mkdir", "rmdir", "rename", "create", "mknod", "symlink", "unlink"})
@@ -47,6 +49,8 @@ class AccessLog:
         log.info("%s", operation, extra={"fields": fields})
 
     def _path(self, operation: str, arguments: tuple[Any, ...]) -> str:
+        if operation in _OF_ALL:
+            return "/"
         if operation in _BY_HANDLE:
             return self._places.path(self._tree.inode_of(arguments[0]))
         if operation in _ENTRIES:

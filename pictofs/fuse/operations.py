@@ -8,6 +8,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,13 +21,23 @@ from pictofs.fuse.asking import Asking
 from pictofs.fuse.counts import Counts
 from pictofs.model.names import NAME_MAX
 from pictofs.vfs.node import Attributes
-from pictofs.vfs.tree import Tree
+from pictofs.vfs.tree import OpenFile, Tree
+from pictofs.vfs.xattrs import listed
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
 BLOCK = 4096
+SIGNED_MAX = 2**63 - 1
+"""The greatest number that a C structure of the kernel takes as a size, a time or a count. What a server says is
+bounded where it comes in, but a sum of it is not, nor what is in a damaged catalog."""
+
+
+def _guarded(handle: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Mark a handler that no exception leaves: `Operations` takes no other."""
+    handle.guards = True  # type: ignore[attr-defined]
+    return handle
 
 
 def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -47,7 +58,7 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
             with trio.CancelScope(relative_deadline=operations.timeout) as scope:
                 operations.asking.enter(scope, operations.thread_of(args))
                 try:
-                    answer = await _named(work, operations, *args, **kwargs)
+                    answer = await work(*args, **kwargs)
                     return answer
                 finally:
                     interrupted = operations.asking.leave(scope)
@@ -57,33 +68,30 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
                 raise pyfuse3.FUSEError(errno.EINTR)
             log.warning("%s: no answer within %g s", name, operations.timeout)
             raise pyfuse3.FUSEError(errno.ETIMEDOUT)
-        except pyfuse3.FUSEError as error:
-            code = error.errno
-            raise
+        except Exception as error:
+            code = operations.errno_of(name, error)
+            raise pyfuse3.FUSEError(code) from None
         finally:
             seconds = perf_counter() - started
             counts.done(code, seconds)
             if operations.log_access is not None:
                 operations.log_access(name, args[1:], answer, code, seconds)
 
-    return handle
+    return _guarded(handle)
 
 
-async def _named(
-    work: Callable[P, Coroutine[Any, Any, T]], operations: Operations, *args: P.args, **kwargs: P.kwargs
-) -> T:
-    try:
-        return await work(*args, **kwargs)
-    except PictofsError as error:
-        if error.errno not in (errno.ENOENT, errno.ESTALE):
-            log.warning("%s: %s", work.__name__, error)
-        raise pyfuse3.FUSEError(error.errno) from None
-    except pyfuse3.FUSEError:
-        raise
-    except Exception:
-        operations.bugs += 1
-        log.exception("%s failed in a way that should not happen; please report this", work.__name__)
-        raise pyfuse3.FUSEError(errno.EIO) from None
+def closing(work: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
+    """The same for what nobody waits for: it is not counted, and its failure is told to the log alone."""
+
+    @functools.wraps(work)
+    async def handle(*args: P.args, **kwargs: P.kwargs) -> None:
+        operations: Operations = args[0]  # type: ignore[assignment]
+        try:
+            await work(*args, **kwargs)
+        except Exception as error:
+            operations.errno_of(work.__name__, error)
+
+    return _guarded(handle)
 
 
 def _refusal(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
@@ -106,11 +114,26 @@ def _new(name: pyfuse3.FileNameT) -> str:
         raise pyfuse3.FUSEError(errno.EINVAL) from None
 
 
+def _take_back(inode: pyfuse3.InodeT, opened: OpenFile) -> None:
+    """Have the kernel forget every size that it was told of a file which is being opened.
+
+    Attributes alone can't deadlock. It asks for the size again where a program asks, or reads past the one it has.
+    `sendfile`, `splice` and a page fault do neither, and go by the size that it had last. That one grows where a
+    byte is stored behind it; the byte goes again with all pages, before anybody can see it. This waits for
+    pages that are being read, and so only a file that nobody else has open is grown.
+    """
+    with suppress(FileNotFoundError):  # the kernel has forgotten the inode: who wanted to open it is gone
+        pyfuse3.invalidate_inode(inode, attr_only=not opened.renew_pages)
+        if opened.renew_pages and opened.attributes.size:
+            pyfuse3.notify_store(inode, opened.attributes.size - 1, b"\0")
+            pyfuse3.invalidate_inode(inode)
+
+
 class Operations(pyfuse3.Operations):
     """A tree below a kernel."""
 
     enable_writeback_cache = False
-    supports_dot_lookup = False
+    supports_dot_lookup = True
 
     def __init__(self, tree: Tree, *, timeout: float, uid: int, gid: int, umask: int) -> None:
         """`timeout`: seconds that a request may take. `uid`, `gid`: the owner that files show."""
@@ -125,6 +148,19 @@ class Operations(pyfuse3.Operations):
         self.tree = tree
         self._openers: dict[int, int] = {}  # handle -> thread: pyfuse3 does not say who reads
         self._uid, self._gid, self._mask = uid, gid, ~umask
+
+    def errno_of(self, name: str, error: Exception) -> int:
+        """What the kernel is told where the handler `name` has failed; the log is told more."""
+        if isinstance(error, pyfuse3.FUSEError):
+            code: int = error.errno
+            return code
+        if isinstance(error, PictofsError):
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                log.warning("%s: %s", name, error)
+            return error.errno
+        self.bugs += 1
+        log.error("%s failed in a way that should not happen; please report this", name, exc_info=error)
+        return errno.EIO
 
     def thread_of(self, arguments: tuple[Any, ...]) -> int:
         """The number of the thread that makes a request with these arguments, 0 where it is not known."""
@@ -145,7 +181,9 @@ class Operations(pyfuse3.Operations):
         inode, mode, size, blocks, mtime_ns, keep, keep_entry = attributes
         entry.st_ino = pyfuse3.InodeT(inode)
         entry.st_mode = pyfuse3.ModeT(mode & self._mask)
-        entry.st_size, entry.st_blocks = size, blocks
+        entry.st_size = min(max(size, 0), SIGNED_MAX)
+        entry.st_blocks = min(max(blocks, 0), SIGNED_MAX)
+        mtime_ns = min(max(mtime_ns, 0), SIGNED_MAX)
         entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns
         entry.attr_timeout, entry.entry_timeout = keep, keep_entry
 
@@ -182,8 +220,8 @@ class Operations(pyfuse3.Operations):
     async def listxattr(
         self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
     ) -> Sequence[pyfuse3.XAttrNameT]:
-        """The names of all extended attributes."""
-        return [pyfuse3.XAttrNameT(name.encode()) for name in await self.tree.xattrs(inode)]
+        """The names of extended attributes that are short enough to be copied."""
+        return [pyfuse3.XAttrNameT(name.encode()) for name in listed(await self.tree.xattrs(inode))]
 
     # Changes. Of a mount that is not --writable the kernel asks none of these, and the tree refuses them all.
 
@@ -249,6 +287,7 @@ class Operations(pyfuse3.Operations):
         """Where a symbolic link leads."""
         return pyfuse3.FileNameT((await self.tree.target(inode)).encode())
 
+    @closing
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         """Nothing is kept for an inode that is not open."""
 
@@ -267,12 +306,13 @@ class Operations(pyfuse3.Operations):
         entry.st_blksize = 1 << 17
         while batch := await self.tree.read_folder(fh, start_id):
             for name, attributes, cookie in batch:
-                self._fill(entry, attributes)
+                self._fill(entry, self.tree.shown(attributes))
                 if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name.encode()), entry, cookie):
                     return
                 start_id = cookie
             return  # a short reply at once, rather than wait for a page
 
+    @closing
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
         """A folder is closed."""
         self._openers.pop(fh, None)
@@ -286,10 +326,13 @@ class Operations(pyfuse3.Operations):
         if flags & (os.O_WRONLY | os.O_RDWR):
             raise pyfuse3.FUSEError(errno.EROFS)
         opened = await self.tree.open(inode)
+        if opened.renew_size:
+            try:
+                _take_back(inode, opened)
+            except BaseException:
+                self.tree.close(opened.handle)
+                raise
         self._openers[opened.handle] = ctx.pid
-        if opened.resized:
-            # The listing's size was wrong, and the kernel was told to keep it. Attributes alone: no deadlock.
-            pyfuse3.invalidate_inode(inode, attr_only=True)
         return pyfuse3.FileInfo(
             fh=pyfuse3.FileHandleT(opened.handle), keep_cache=opened.keep, direct_io=opened.live
         )
@@ -299,19 +342,21 @@ class Operations(pyfuse3.Operations):
         """Bytes of an open file."""
         return await self.tree.read(fh, off, size)
 
+    @closing
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
         """A file is closed."""
         self._openers.pop(fh, None)
         self.tree.close(fh)
 
+    @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         """Figures of the whole organization, from the catalog alone: `df` must not wait for a network."""
         size, files = self.tree.space()
         data = pyfuse3.StatvfsData()
         data.f_bsize = data.f_frsize = BLOCK
-        data.f_blocks = -(-size // BLOCK)
+        data.f_blocks = min(-(-size // BLOCK), SIGNED_MAX)
         data.f_bfree = data.f_bavail = 0
-        data.f_files = files
+        data.f_files = min(files, SIGNED_MAX)
         data.f_ffree = data.f_favail = 0
         data.f_namemax = NAME_MAX
         return data

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pyfuse3
 import trio
 
-from pictofs.errors import MountFailed
+from pictofs.errors import MountFailed, PictofsError
 from pictofs.fuse.operations import Operations
 from pictofs.store.rows import Gone
 
@@ -22,6 +23,8 @@ MAX_TASKS = 512
 
 BATCH = 64
 """Entries that one hop to a thread makes the kernel forget."""
+UNMOUNT_TIME, UNMOUNT_LOOK = 1.0, 0.02
+"""Seconds that `umount -f` may take from breaking the connection off to removing the mount, and between looks at it."""
 LAST_WORD = 1.0
 """Seconds that closing waits for a notification under way."""
 
@@ -43,19 +46,38 @@ class Session:
             pyfuse3.init(operations, str(mountpoint), options)
         except RuntimeError as error:
             raise MountFailed(f"{mountpoint} can't be mounted: {error}") from error
-        self._clean = False
+        self._clean = self._stopped = False
         self._serving = trio.CancelScope()
         self._telling = threading.Lock()
         self._closed = False
 
-    async def serve(self) -> None:
-        """Answer the kernel until the mount is unmounted or `stop` is called."""
+    async def serve(self, is_mounted: Callable[[], bool]) -> None:
+        """Answer the kernel until the mount is unmounted or `stop` is called.
+
+        Raises PictofsError where the kernel has broken the connection off, which looks like an unmount but for the
+        mount that stays: `is_mounted` tells whether it is there.
+        """
         with self._serving:
             await pyfuse3.main(max_tasks=MAX_TASKS)
+        if not self._stopped and await self._stays(is_mounted):
+            raise PictofsError(
+                "the kernel has aborted the connection of this mount (somebody wrote to"
+                " /sys/fs/fuse/connections, or ran `umount -f`), and every access fails from now on;"
+                " `pictofs mount` or `pictofs unmount` there cleans it up"
+            )
         self._clean = True
+
+    async def _stays(self, is_mounted: Callable[[], bool]) -> bool:
+        """Whether a mount without a connection is there to stay. `umount -f` aborts first and unmounts then."""
+        for _ in range(round(UNMOUNT_TIME / UNMOUNT_LOOK)):
+            if not is_mounted():
+                return False
+            await trio.sleep(UNMOUNT_LOOK)
+        return is_mounted()
 
     def stop(self) -> None:
         """Ask `serve` to end. Requests under way are dropped: one that waits for the server could take long."""
+        self._stopped = True
         pyfuse3.terminate()
         self._serving.cancel()
 

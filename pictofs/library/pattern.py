@@ -21,6 +21,9 @@ CERTAIN = 5
 """Reads in a row that decide an order. Of a hundred images in no order so many agree by chance once in 20,000."""
 LAG = 64
 """Images by which a process may be behind another one. What is left out is given up so much later."""
+SKIM = 2
+"""Reads that one takes back which left most of its image unread: itself, and one before it. So a program that looks at
+the heads of files opens no window, however many it has open at once, and a mix grows one where most are read whole."""
 MODEST = 16
 """Reads to which their count shrinks where what was fetched ahead is not read."""
 LOOKED_AT = 256
@@ -86,6 +89,10 @@ class Pattern(Plan):
         elif self._reached is None or self._reached.directory != image.directory:
             self._reached = image
         self._recent.append(image)
+
+    def skim(self) -> None:
+        """A read, counted when it began, has ended with most of its image unread."""
+        self.reads = max(0, self.reads - SKIM)
 
     def take_whole(self) -> None:
         """Every folder of the dataset counts as one that is read in."""

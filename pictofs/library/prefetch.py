@@ -4,7 +4,8 @@ What no generic file system knows: a dataset is read whole, again and again. Onc
 are fetched: those that follow in the order of the reads, or any of the folders that are being read when there is no
 order and they fit into the cache. Each use of something fetched ahead allows more of it, so that a few previews in a
 file manager cost a few images, and an epoch is soon fetched as fast as it comes. Where the user has told the order,
-that is followed and nothing guessed. Readers never wait for any of this: their own downloads start at once.
+that is followed and nothing guessed. Reads of the heads of files alone, as readers of EXIF make them, count against it.
+Readers never wait for any of this: their own downloads start at once.
 """
 
 from __future__ import annotations
@@ -136,6 +137,12 @@ class Prefetch:
             pattern = self._patterns[image.dataset] = Pattern(self._catalog, image.dataset)
         pattern.ahead.take(image.key)
         self._read(pattern, image)
+
+    def skimmed(self, image: ImageRow) -> None:
+        """A reader is done with a file, and has taken but the head of it."""
+        pattern = self._patterns.get(image.dataset)
+        if pattern is not None and self._mode != "all":
+            pattern.skim()
 
     def _read(self, pattern: Pattern, image: ImageRow) -> None:
         now = self._clock.monotonic()

@@ -200,6 +200,22 @@ class Catalog:
         row = self._reader.execute(sql, (directory, entry)).fetchone()
         return None if row is None else int(row[0])
 
+    def had_one_size(self, key: int, size: int) -> bool:
+        """Whether no listing and no download ever gave an image another size than `size`; 5 us.
+
+        A listed size of 0 stands for none, and shows as a placeholder that no kernel keeps.
+        """
+        sql = (
+            "SELECT 1 FROM image WHERE key = ?1 AND size IN (0, ?2) AND coalesce(true_size, ?2) = ?2"
+            " AND NOT EXISTS (SELECT 1 FROM former_image WHERE key = ?1)"
+        )
+        return self._reader.execute(sql, (key, size)).fetchone() is not None
+
+    def never_left(self, key: int) -> bool:
+        """Whether the row of an image was never removed; 3 us."""
+        sql = "SELECT 1 FROM former_image WHERE key = ? AND removed"
+        return self._reader.execute(sql, (key,)).fetchone() is None
+
     def implies(self, parent: int) -> bool:
         """Whether some directory in a directory is there only because images say that they are in it."""
         sql = "SELECT EXISTS (SELECT 1 FROM directory WHERE parent = ? AND implied)"

@@ -296,13 +296,12 @@ def _note_entry(filename: str, identity: str, entry: str, taken: Container[str])
 
 def _write(db: sqlite3.Connection, folders: _Folders, rows: list[tuple[Any, ...]]) -> list[Gone]:
     db.execute("SAVEPOINT chunk")
-    before = db.total_changes
     try:
         if len(rows) == _CHUNK:
-            db.execute(_UPSERT_CHUNK, list(chain.from_iterable(rows)))
+            cursor = db.execute(_UPSERT_CHUNK, list(chain.from_iterable(rows)))
         else:
-            db.executemany(_UPSERT, rows)
-        if db.total_changes - before == len(rows):
+            cursor = db.executemany(_UPSERT, rows)
+        if cursor.rowcount == len(rows):  # without what triggers have written
             db.execute("RELEASE chunk")
             return []
     except (sqlite3.IntegrityError, UnicodeEncodeError):

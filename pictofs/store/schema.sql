@@ -77,6 +77,22 @@ CREATE TABLE image (
     note_stale       INTEGER NOT NULL DEFAULT 0,  -- 1: the row changed in a way that may change the file
     note_checked     REAL                 -- wall-clock seconds: the server had these bytes then, or later
 );
+-- Images of which other sizes were shown than the row says now, or that were removed for a time: a kernel may hold for
+-- a day what it was told then, and so each open tells it anew. No row is ever removed, not even with its image.
+CREATE TABLE former_image (
+    key     INTEGER PRIMARY KEY,
+    removed INTEGER NOT NULL              -- 1: the row was removed, and its versions of annotations are counted anew
+);
+CREATE TRIGGER image_resized AFTER UPDATE OF size, true_size ON image
+WHEN (OLD.size != 0 AND OLD.size != NEW.size) OR OLD.true_size != coalesce(NEW.true_size, NEW.size)
+BEGIN
+    INSERT INTO former_image VALUES (OLD.key, 0) ON CONFLICT (key) DO NOTHING;
+END;
+CREATE TRIGGER image_removed AFTER DELETE ON image
+BEGIN
+    INSERT INTO former_image VALUES (OLD.key, 1) ON CONFLICT (key) DO UPDATE SET removed = 1;
+END;
+
 CREATE UNIQUE INDEX image_entry ON image (directory, entry);
 CREATE INDEX image_directory ON image (directory);  -- with seq as its tail: the order of readdir
 CREATE INDEX image_key ON image (directory, key);  -- the order of cp and tar: by inode number

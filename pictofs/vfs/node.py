@@ -14,6 +14,10 @@ from pictofs.model.inode import Inode
 FOREVER = 86_400.0
 """Seconds the kernel may keep what can't change: the attributes of an image of known size."""
 
+FOLDER, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644
+"""Modes. They go along with a copy, whose owner must be able to change and delete it; the mount itself refuses that by
+being read-only, or where it is not, by answering EROFS."""
+
 BATCH = 256
 """Entries that a view gives at once: ten times what one readdir takes with attributes (4 KiB)."""
 
@@ -52,19 +56,36 @@ class Batch(NamedTuple):
     """Where there are no entries: the pass that may still bring some."""
 
 
-def folder(inode: int, mtime_ns: int, keep: float, *, writable: bool = False) -> Attributes:
-    """Attributes of a folder. `writable`: whether its owner may change it."""
-    return Attributes(inode, stat.S_IFDIR | (0o755 if writable else 0o555), 0, 0, mtime_ns, keep, keep)
+def folder(inode: int, mtime_ns: int, keep: float) -> Attributes:
+    """Attributes of a folder."""
+    return Attributes(inode, FOLDER, 0, 0, mtime_ns, keep, keep)
 
 
 def file(inode: int, size: int, mtime_ns: int, keep: float, keep_entry: float) -> Attributes:
     """Attributes of a file of known size."""
-    return Attributes(inode, stat.S_IFREG | 0o444, size, -(-size // 512), mtime_ns, keep, keep_entry)
+    return Attributes(inode, FILE, size, -(-size // 512), mtime_ns, keep, keep_entry)
 
 
 def unsized(inode: int, placeholder: int, mtime_ns: int, keep_entry: float) -> Attributes:
     """Attributes of a file whose size only a download tells: the kernel asks again once it is open."""
-    return Attributes(inode, stat.S_IFREG | 0o444, placeholder, 0, mtime_ns, 0.0, keep_entry)
+    return Attributes(inode, FILE, placeholder, 0, mtime_ns, 0.0, keep_entry)
+
+
+class Opening(NamedTuple):
+    """A file as a view opens it."""
+
+    attributes: Attributes
+    """As they are now; their size is the content's."""
+    content: Content
+    told_one_size: bool = True
+    """Whether no other size was ever shown of this inode, by any mount, that the kernel may still keep."""
+    told_one_content: bool = True
+    """Whether the kernel can have no pages of this inode but right ones."""
+
+
+def exactly(attributes: Attributes, size: int) -> Attributes:
+    """The same with the size that the content has."""
+    return attributes._replace(size=size, blocks=-(-size // 512))
 
 
 class View(Protocol):
@@ -79,8 +100,8 @@ class View(Protocol):
     async def entries(self, inode: Inode, cookie: int) -> Batch:
         """Entries from behind `cookie`, 0 for the first; none at the end. Raises NotADirectory."""
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
-        """The content, and the attributes as they were known before. Raises IsADirectory, NoSuchEntry, Stale."""
+    async def open(self, inode: Inode) -> Opening:
+        """The content, and what the kernel may have been told of it. Raises IsADirectory, NoSuchEntry, Stale."""
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """Extended attributes by name, for no more requests than `attributes`. Raises NoSuchEntry, Stale."""
@@ -116,6 +137,6 @@ class FileView(Plain):
 class FolderView(Plain):
     """The half of a view that folders share."""
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+    async def open(self, inode: Inode) -> Opening:
         """Refused."""
         raise IsADirectory("a folder was opened as a file")

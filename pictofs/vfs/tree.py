@@ -16,7 +16,8 @@ from pictofs.model.inode import number as number_of
 from pictofs.store.datasets import DATASETS
 from pictofs.store.rows import DatasetRow, Gone
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import FOREVER, Attributes, Entry, View
+from pictofs.vfs.node import Attributes, Entry, View
+from pictofs.vfs.parents import parent_of
 from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
 from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import DatasetView, DocumentView, dataset_folder
@@ -27,8 +28,10 @@ from pictofs.vfs.views.selected import SelectedView, SelectionView
 
 DESCRIPTIONS = (xattrs.PREFIX + "description", xattrs.PREFIX + "readme")
 """The extended attributes of a dataset that can be set: the API's older and newer word for one thing."""
-_CHANGING = frozenset({Kind.FIXED, Kind.DOCUMENT, Kind.README})
-"""Files whose number does not tell every change: the kernel must keep neither pages nor attributes."""
+WHOLE = 0.9
+"""Part of a file from which on it counts as read whole. The kernel makes 16 KiB of the first 64 bytes."""
+SETTLED_MAX = 100_000
+"""Files of wrong size whose right one the kernel is remembered to have: 10 MB of memory."""
 
 
 @dataclass(eq=False)
@@ -38,12 +41,17 @@ class OpenFile:
     handle: int
     content: Content
     attributes: Attributes
-    resized: bool
-    """Whether stat showed another size before, and promised to stand by it."""
+    renew_size: bool
+    """Whether the kernel may hold another size, and must ask for this one."""
+    renew_pages: bool
+    """Whether it may go by another size without asking, and have pages that end with it. True only where nothing
+    else has the file open, so that no page of it is on its way."""
     live: bool
     """Whether the content is made at open, so that the kernel must keep none of it."""
     keep: bool
     """Whether pages that the kernel may have of earlier reads are right."""
+    reached: int = 0
+    """Bytes from the start up to the end of what was asked for; 0 where the kernel had all that was read."""
 
 
 @dataclass
@@ -89,6 +97,8 @@ class Tree:
         self._files: dict[int, OpenFile] = {}
         self._folders: dict[int, _OpenFolder] = {}
         self._by_inode: dict[int, list[OpenFile]] = {}
+        # Files of which the kernel may have been told another size: the one it was told for the last time.
+        self._settled: dict[int, int] = {}
         # Files of which bytes were given before their checksum could be known, and it was not right until now.
         self._doubtful: set[int] = set()
 
@@ -110,12 +120,41 @@ class Tree:
         if opened:
             return opened[-1].attributes
         inode, view = self._node(number)
-        return await view.attributes(inode)
+        return self.shown(await view.attributes(inode))
 
     async def lookup(self, parent: int, name: str) -> Attributes:
-        """The entry `name` of a folder."""
+        """The entry `name` of a folder; of "." any node itself, and of ".." the folder that it lies in.
+
+        No entry is called so. The kernel asks for them where it has a file handle, of an NFS client say, and has
+        forgotten the inode.
+        """
         inode, view = self._node(parent)
-        return await view.lookup(inode, name)
+        if name == ".":
+            return await self._itself(parent)
+        if name == "..":
+            return await self._itself(parent_of(self._library.catalog, inode))
+        return self.shown(await view.lookup(inode, name))
+
+    async def _itself(self, number: int) -> Attributes:
+        attributes = await self.attributes(number)
+        if attributes.inode != number:
+            raise NoSuchEntry("there is no such inode")
+        return attributes
+
+    def shown(self, attributes: Attributes) -> Attributes:
+        """What the kernel may be told of a file just now: while it is open nothing but the size it was opened with.
+
+        Everything that tells the kernel attributes goes through this, at the moment of the answer: what the catalog
+        said before may shorten a file that was opened meanwhile.
+        """
+        number, size = attributes.inode, attributes.size
+        opened = self._by_inode.get(number)
+        if opened:
+            known = opened[-1].attributes
+            return attributes._replace(size=known.size, blocks=known.blocks, keep=known.keep)
+        if self._settled and self._settled.get(number, size) != size:
+            del self._settled[number]
+        return attributes
 
     async def xattrs(self, number: int) -> Mapping[str, bytes]:
         """Extended attributes by name."""
@@ -125,7 +164,7 @@ class Tree:
     async def make_folder(self, parent: int, name: str) -> Attributes:
         """`mkdir`: a new dataset, in `datasets/`. Raises AlreadyExists; elsewhere ReadOnly."""
         row = await self._edits(parent).create(name)
-        made = dataset_folder(row, self._library, self._library.listing.fresh_for)
+        made = dataset_folder(row, self._library.listing.fresh_for)
         # A server may keep a name in another form than it was given.
         return made if row.entry == name else made._replace(keep_entry=0.0)
 
@@ -190,7 +229,8 @@ class Tree:
     async def read_folder(self, handle: int, cookie: int) -> list[Entry]:
         """Some entries from behind `cookie`, 0 for the first; none at the end.
 
-        Waits where the next page is on its way, and raises what kept it from coming.
+        Waits where the next page is on its way, and raises what kept it from coming. Their attributes are the
+        catalog's of some time ago: `shown` says what may be told of them.
         """
         folder = self._folders[handle]
         if folder.start == cookie and folder.entries:
@@ -224,26 +264,42 @@ class Tree:
     async def open(self, number: int) -> OpenFile:
         """A handle for reading a file, whose size is exact. Raises Stale: look the path up again."""
         inode, view = self._node(number)
-        before, content = await view.open(inode)
-        changing = inode.kind in _CHANGING
-        size = content.size
+        attributes, content, told_one_size, told_one_content = await view.open(inode)
+
+        # No await from here on: an answer that was made before is older than what the kernel is told now, and it
+        # drops it; one that is made later goes through `shown`.
+        others = self._by_inode.setdefault(number, [])
+        told_one_size = told_one_size and all(each.content.size == content.size for each in others)
         opened = OpenFile(
             handle=next(self._numbers),
             content=content,
-            attributes=before._replace(size=size, blocks=-(-size // 512), keep=0.0 if changing else FOREVER),
-            resized=bool(before.keep) and before.size != size,
+            attributes=attributes,
+            renew_size=not told_one_size,
+            renew_pages=not told_one_size and not others and self._settled.get(number) != content.size,
             live=inode.kind is Kind.FIXED,
-            keep=not changing and before.inode not in self._doubtful,
+            keep=told_one_content and number not in self._doubtful,
         )
+        if not told_one_size:
+            self._settle(number, content.size)
         if not content.proven:
-            self._doubtful.add(before.inode)
+            self._doubtful.add(number)
         self._files[opened.handle] = opened
-        self._by_inode.setdefault(before.inode, []).append(opened)
+        others.append(opened)
         return opened
+
+    def _settle(self, number: int, size: int) -> None:
+        """The kernel is told a size in place of all others. What folders read ahead of it is not to be told."""
+        if len(self._settled) >= SETTLED_MAX:
+            self._settled.clear()
+        self._settled[number] = size
+        for folder in self._folders.values():
+            folder.entries = []
 
     async def read(self, handle: int, offset: int, length: int) -> bytes:
         """Bytes of an open file, fewer than `length` only at its end."""
-        data = await self._files[handle].content.read(offset, length)
+        opened = self._files[handle]
+        data = await opened.content.read(offset, length)
+        opened.reached = max(opened.reached, offset + len(data))
         self._library.tally.bytes_read += len(data)
         return data
 
@@ -260,6 +316,19 @@ class Tree:
         else:
             self._doubtful.add(inode)
         opened.content.close()
+        if 0 < opened.reached < WHOLE * opened.content.size:
+            self._tell_skimmed(inode)
+
+    def _tell_skimmed(self, number: int) -> None:
+        """Let what is fetched ahead know of a file that was not read to its end."""
+        inode = self._node(number)[0]
+        if inode.kind not in (Kind.IMAGE, Kind.ANNOTATION):
+            return
+        row = self._library.catalog.image(inode.key)
+        if row is not None:
+            images = inode.kind is Kind.IMAGE
+            prefetch = self._library.downloads.prefetch if images else self._library.notes_ahead
+            prefetch.skimmed(row)
 
     def close_all(self) -> None:
         """Give every handle back, at the end of the mount."""

@@ -16,6 +16,9 @@ from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
 PREFIX = "user.pictograph."
 VALUE_MAX = 1 << 16
 """Bytes of the longest value that the kernel takes (XATTR_SIZE_MAX); a longer one is left out."""
+LISTED_MAX = 2048
+"""Bytes of all names and values that are listed. Programs copy what is listed, and ext4 has a block of 4 KiB for it,
+which a file's other attributes share; where it does not fit, `shutil.copytree` fails with ENOSPC."""
 DATASET = (
     "id",
     "organization_id",
@@ -64,6 +67,18 @@ def of_image(row: ImageRow, dataset: DatasetRow | None, directory: DirectoryRow 
             "created_at": iso(row.created_ns) if row.created_ns else None,
         }
     )
+
+
+def listed(found: Mapping[str, bytes]) -> list[str]:
+    """The names that are listed, in their order: the shortest attributes, as many as fit."""
+    chosen = set()
+    room = LISTED_MAX
+    for name, value in sorted(found.items(), key=lambda item: len(item[1])):
+        room -= len(name) + len(value)
+        if room < 0:
+            break
+        chosen.add(name)
+    return [name for name in found if name in chosen]
 
 
 def _attributes(fields: Mapping[str, Any]) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 from typing import Any, cast
 
@@ -79,3 +80,106 @@ async def test_m2_what_is_cancelled_from_above_stays_cancelled() -> None:
     with trio.move_on_after(0) as scope:
         await made.lookup(INODE, pyfuse3.FileNameT(b"name"), NOBODY)
     assert scope.cancelled_caught
+
+
+HANDLERS = [name for name, each in vars(pyfuse3.Operations).items() if inspect.iscoroutinefunction(each)]
+ARGUMENTS = {
+    "forget": ([(INODE, 1)],),
+    "read": (1, 0, 4096),
+    "readdir": (1, 0, None),
+    "release": (1,),
+    "releasedir": (1,),
+}
+"""Of handlers that get something else than an inode, a name and so on."""
+NAMES = {
+    "lookup",
+    "create",
+    "mknod",
+    "symlink",
+    "unlink",
+    "mkdir",
+    "rmdir",
+    "getxattr",
+    "setxattr",
+    "removexattr",
+}
+QUIET = {"forget", "release", "releasedir"}
+"""Handlers whose failure the kernel does not hear of."""
+
+
+class Exploding:
+    """A tree of which nothing works, in a way that nobody has thought of."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RecursionError(f"{name} is broken")
+
+
+def arguments_of(name: str) -> tuple[Any, ...]:
+    """Some arguments of a handler."""
+    if name in ARGUMENTS:
+        return ARGUMENTS[name]
+    if name not in vars(Operations):
+        return (0,) * (len(inspect.signature(getattr(pyfuse3.Operations, name)).parameters) - 1)
+    if name == "statfs":
+        return (NOBODY,)
+    if name in ("rename", "link"):
+        return (INODE, b"a", INODE, b"b", 0, NOBODY)
+    return (INODE, b"user.x", NOBODY) if name in NAMES else (INODE, 0, NOBODY)
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+async def test_e1_no_exception_leaves_a_handler(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    made = Operations(cast(Tree, Exploding()), timeout=5, uid=0, gid=0, umask=0)
+    arguments = arguments_of(name)
+    if name in QUIET - {"forget"}:
+        assert await getattr(made, name)(*arguments) is None
+    elif name == "forget":
+        assert await made.forget(*arguments) is None
+        assert await made.forget(cast(Any, 5)) is None
+        return
+    else:
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await getattr(made, name)(*arguments)
+        if name not in vars(Operations):  # pyfuse3's own says that there is none
+            assert caught.value.errno == errno.ENOSYS
+            return
+        assert caught.value.errno == errno.EIO
+    assert made.bugs == 1
+    assert "please report this" in caplog.text
+
+
+@pytest.mark.parametrize("name", [name for name in HANDLERS if name in vars(Operations)])
+def test_e1_every_handler_is_wrapped(name: str) -> None:
+    assert hasattr(vars(Operations)[name], "guards")
+
+
+async def test_e1_arguments_that_nobody_expects_leave_no_handler_either() -> None:
+    made = Operations(cast(Tree, Exploding()), timeout=5, uid=0, gid=0, umask=0)
+    with pytest.raises(pyfuse3.FUSEError):
+        await made.read(cast(Any, []), cast(Any, {}), cast(Any, None))
+    with pytest.raises(pyfuse3.FUSEError):
+        await cast(Any, made).statfs()
+
+
+class Absurd:
+    """A tree with numbers that no C structure takes."""
+
+    async def lookup(self, parent: int, name: str) -> Attributes:
+        numbers = {"huge": 10**30, "negative": -5, "edge": 2**63}
+        number = numbers[name]
+        return Attributes(7, 0o100644, number, number, number, 1.0, 1.0)
+
+    def space(self) -> tuple[int, int]:
+        return 10**30, 2**70
+
+
+@pytest.mark.parametrize("name", ["huge", "negative", "edge"])
+async def test_s7_numbers_that_no_structure_takes_are_bounded(name: str) -> None:
+    made = Operations(cast(Tree, Absurd()), timeout=5, uid=0, gid=0, umask=0)
+    found = await made.lookup(INODE, pyfuse3.FileNameT(name.encode()), NOBODY)
+    wanted = 0 if name == "negative" else 2**63 - 1
+    assert (found.st_size, found.st_blocks) == (wanted, wanted)
+    assert found.st_mtime_ns == wanted
+    figures = await made.statfs(NOBODY)
+    assert (figures.f_blocks, figures.f_files) == (2**63 - 1, 2**63 - 1)
+    assert made.bugs == 0

@@ -196,3 +196,22 @@ async def test_q6_it_rests_when_storage_fails_and_goes_on_later(tmp_path: Path) 
         readers.mount.clock.advance(31)
         await readers.read(images[5:6])
         assert len(readers.there(images)) > 60
+
+
+async def test_q6_heads_alone_fetch_nothing_ahead(tmp_path: Path) -> None:
+    async with reading(tmp_path, HUNDRED) as readers:
+        images = await readers.images()
+        for image in images[:60]:
+            await readers.read([image])
+            readers.prefetch.skimmed(image)
+        assert readers.there(images) == images[:60]
+
+
+async def test_q6_a_few_heads_among_whole_files_do_not_matter(tmp_path: Path) -> None:
+    async with reading(tmp_path, HUNDRED, holds=60) as readers:
+        images = await readers.images()
+        for at, image in enumerate(images[:30]):
+            await readers.read([image])
+            if at % 4 == 0:
+                readers.prefetch.skimmed(image)
+        assert len(readers.there(images[30:])) == 15  # a quarter of the cache, as without them

@@ -74,13 +74,13 @@ def test_s6_modes_owner_links_and_blocks(mount: Mount, server: StandIn) -> None:
     image = server.organization["small"].images[next(iter(server.organization["small"].images))]
     path = mount.datasets / "small/images" / image.directory_path.strip("/") / image.filename
     found = path.stat()
-    assert stat.filemode(found.st_mode) == "-r--r--r--"
+    assert stat.filemode(found.st_mode) == "-rw-r--r--"
     assert (found.st_uid, found.st_gid) == (os.getuid(), os.getgid())
     assert (found.st_size, found.st_blocks) == (image.size, -(-image.size // 512))
     assert found.st_mtime == found.st_ctime == image.created_at
     assert found.st_blksize >= 4096
     for folder in (mount.root, mount.datasets, mount.datasets / "small", path.parent):
-        assert stat.filemode(folder.stat().st_mode) == "dr-xr-xr-x"
+        assert stat.filemode(folder.stat().st_mode) == "drwxr-xr-x"
     assert (mount.datasets / "small").stat().st_mtime == server.organization["small"].created_at
 
 
@@ -99,8 +99,8 @@ def test_s6_the_owner_and_umask_that_were_asked_for(mounted: Mounting, server: S
     folder = (mount.datasets / "small").stat()
     file = next(walk(mount.datasets / "small/images")).stat()
     assert (folder.st_uid, folder.st_gid, file.st_uid, file.st_gid) == (1234, 2345, 1234, 2345)
-    assert stat.filemode(folder.st_mode) == "dr-x------"
-    assert stat.filemode(file.st_mode) == "-r--------"
+    assert stat.filemode(folder.st_mode) == "drwx------"
+    assert stat.filemode(file.st_mode) == "-rw-------"
 
 
 def test_s7_statfs_is_plausible_and_asks_nobody(mount: Mount, server: StandIn) -> None:

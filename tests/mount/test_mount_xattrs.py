@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Mounting, Serving, Spent, active, run
 
-from standin import PRESETS, StandIn
+from standin import PRESETS, Organization, StandIn
 
 PREFIX = "user.pictograph."
 
@@ -98,3 +99,42 @@ def test_x1_a_copy_keeps_them(mount: Mount, tmp_path: Path) -> None:
         pytest.skip("the temporary folder takes no extended attributes")
     run("cp", "--preserve=xattr", source, tmp_path / "copy")
     assert os_xattrs(tmp_path / "copy") == os_xattrs(source)
+
+
+@pytest.fixture(scope="module")
+def long(module_mounted: Mounting, module_serving: Serving) -> Mount:
+    organization = Organization()
+    classes = [{"name": f"class number {number}", "type": "bbox"} for number in range(80)]
+    dataset = organization.add_dataset("long", description="words " * 300, classes=classes)
+    for number in range(3):
+        organization.add_image(
+            dataset, f"{number}.jpg", size=500, tags=tuple(f"a longer tag {n}" for n in range(200))
+        )
+    return module_mounted(module_serving(organization))
+
+
+def test_x2_what_is_listed_fits_beside_a_file_on_any_disk(long: Mount) -> None:
+    for path in (long.datasets / "long", long.datasets / "long/images/0.jpg"):
+        found = os_xattrs(path)
+        assert PREFIX + "id" in found
+        assert PREFIX + "created_at" in found  # behind what does not fit
+        assert sum(len(name) + len(value) for name, value in found.items()) <= 2048
+    assert PREFIX + "classes" not in os_xattrs(long.datasets / "long")
+
+
+def test_x2_what_is_not_listed_is_read_by_name(long: Mount) -> None:
+    assert os.getxattr(long.datasets / "long", PREFIX + "description").decode() == "words " * 300
+    assert len(json.loads(os.getxattr(long.datasets / "long", PREFIX + "classes"))) == 80
+    assert len(json.loads(os.getxattr(long.datasets / "long/images/0.jpg", PREFIX + "tags"))) == 200
+
+
+@pytest.mark.parametrize("how", ["copytree", "cp -a", "cp --preserve=xattr"])
+def test_x2_a_copy_keeps_what_is_listed(long: Mount, tmp_path: Path, how: str) -> None:
+    source, target = long.datasets / "long", tmp_path / "copy"
+    if how == "copytree":
+        shutil.copytree(source, target)
+    else:
+        run(*how.split(), "-r", source, target)
+    for copy in (target, target / "images/0.jpg"):
+        mine = {name: value for name, value in os_xattrs(copy).items() if name.startswith(PREFIX)}
+        assert mine == os_xattrs(source / copy.relative_to(target))

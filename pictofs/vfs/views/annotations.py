@@ -6,17 +6,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from pictofs.errors import NoSuchEntry, Stale
-from pictofs.library.content import Content
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.store.rows import DirectoryRow, EntryRow, ImageRow
-from pictofs.vfs.node import FOREVER, Attributes, FileView, file, unsized
+from pictofs.vfs.node import FOREVER, Attributes, FileView, Opening, exactly, file, unsized
 from pictofs.vfs.views.images import image_xattrs
 from pictofs.vfs.views.tree import TreeView
 
 PLACEHOLDER, PLACEHOLDER_EACH = 1 << 20, 1 << 14
 """Bytes that stat shows for a file that was never read: so many, and so many more for each annotation. Files are
 smaller, so that whoever trusts it (Python's tarfile) runs into the end and says so, and does not cut."""
+
+
+VERSIONS = 256
+"""Versions that inode numbers tell apart (model/inode.py)."""
 
 
 def annotation_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
@@ -97,11 +100,26 @@ class AnnotationView(FileView):
         self._check(inode, row)
         return annotation_file(row, self._library.listing.fresh_for)
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
-        """The file's version of this inode. Raises Stale when there is a newer one: the path leads to it."""
+    async def open(self, inode: Inode) -> Opening:
+        """The file's version of this inode. Raises Stale when there is a newer one: the path leads to it.
+
+        The number of an inode stands for one content only where the catalog says so. It does not where it could not
+        be written, where a row went and came back and counts from 0 again, and after 256 versions.
+        """
         row = self._row(inode)
         self._check(inode, row)
-        return annotation_file(row, 0.0), await self._library.notes.open(row)
+        content = await self._library.notes.open(row)
+
+        now = self._library.catalog.image(row.key)
+        certain = (
+            now is not None
+            and not now.note_stale
+            and now.note_size == content.size
+            and now.note_version == row.note_version < VERSIONS
+            and self._library.catalog.never_left(row.key)
+        )
+        shown = exactly(annotation_file(row, 0.0), content.size)._replace(keep=FOREVER if certain else 0.0)
+        return Opening(shown, content, told_one_size=certain, told_one_content=certain)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """What the API says of the image."""

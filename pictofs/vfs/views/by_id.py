@@ -9,11 +9,10 @@ import stat
 
 from pictofs.api.address import is_uuid
 from pictofs.errors import Invalid, NoSuchEntry
-from pictofs.library.content import Content
 from pictofs.library.library import Library
 from pictofs.library.scope import Choice, Item, Scope
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FileView
+from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FileView, Opening
 
 TARGET_MAX = 4095
 """Bytes of the longest target that a link can have on Linux."""
@@ -62,7 +61,7 @@ class LinkView(FileView):
         """Where the link leads."""
         return self._target(inode.version, inode.key)[0]
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+    async def open(self, inode: Inode) -> Opening:
         """Refused: the kernel follows a link."""
         raise Invalid("a symbolic link was opened as a file")
 

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 
 from pictofs.errors import NoSuchEntry, Stale
-from pictofs.library.content import Content, InMemory
+from pictofs.library.content import InMemory
 from pictofs.library.library import Library
 from pictofs.model.document import document
 from pictofs.model.inode import Inode, Kind, number
@@ -14,17 +14,16 @@ from pictofs.model.moment import time_ns
 from pictofs.store.datasets import DOCUMENT, README
 from pictofs.store.rows import DatasetRow
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, file, folder
+from pictofs.vfs.node import Attributes, Batch, Entry, FileView, FolderView, Opening, file, folder
 from pictofs.vfs.views.readme import ReadmeView
 from pictofs.vfs.views.selected import SelectionView
 
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
 
 
-def dataset_folder(row: DatasetRow, library: Library, keep: float) -> Attributes:
-    """Attributes of a dataset's folder, as old as the dataset; its owner may write to it where it may be described."""
-    writable = library.edits is not None
-    return folder(number(Kind.DATASET, row.key), row.created_ns, keep, writable=writable)
+def dataset_folder(row: DatasetRow, keep: float) -> Attributes:
+    """Attributes of a dataset's folder, as old as the dataset."""
+    return folder(number(Kind.DATASET, row.key), row.created_ns, keep)
 
 
 class DatasetView(FolderView):
@@ -38,7 +37,7 @@ class DatasetView(FolderView):
     async def attributes(self, inode: Inode) -> Attributes:
         """Of the folder."""
         row = await self._library.listing.dataset(inode.key)
-        return dataset_folder(row, self._library, self._library.listing.fresh_for)
+        return dataset_folder(row, self._library.listing.fresh_for)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """What the API says of the dataset."""
@@ -98,10 +97,10 @@ class DocumentView(FileView):
         """Size and time of the object."""
         return (await self._current(inode))[0]
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+    async def open(self, inode: Inode) -> Opening:
         """The object. Raises Stale when it is another one by now: the path leads to it."""
         attributes, data = await self._current(inode)
-        return attributes, InMemory(data)
+        return Opening(attributes, InMemory(data), told_one_content=False)
 
     async def _current(self, inode: Inode) -> tuple[Attributes, bytes]:
         attributes, data = self.of(await self._library.listing.dataset(inode.key))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Mapping
 
 from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
-from pictofs.library.content import Content, InMemory
+from pictofs.library.content import InMemory
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.vfs.node import BATCH, FOREVER, Attributes, Batch, Entry, Plain, folder
+from pictofs.vfs.node import BATCH, FILE, FOREVER, Attributes, Batch, Entry, Opening, Plain, folder
 from pictofs.vfs.views.by_id import LinkView
 from pictofs.vfs.views.dataset import dataset_folder
 
@@ -23,6 +22,11 @@ _TREE: dict[int, dict[str, int]] = {
 
 Documents = Mapping[str, Callable[[], bytes]]
 """What each file in `.pictofs` holds now, by its name; asks nobody."""
+
+
+def fixed_parent(key: int) -> int:
+    """The key of the folder that an inode of the kind FIXED lies in; of the root the root."""
+    return next((above for above, entries in _TREE.items() if key in entries.values()), ROOT)
 
 
 def fixed_path(key: int) -> str | None:
@@ -50,8 +54,7 @@ class FixedView(Plain):
             return self._file(inode.key, self._documents[inode.key]())
         if inode.key not in (ROOT, DATASETS, OWN, BY_ID):
             raise NoSuchEntry("there is no such node")
-        writable = inode.key == DATASETS and self._library.edits is not None
-        return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER, writable=writable)
+        return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER)
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
         """A fixed entry, a dataset, or a link."""
@@ -62,7 +65,7 @@ class FixedView(Plain):
             row = self._library.catalog.dataset_by_entry(name)
             if row is None:
                 raise NoSuchEntry(f"there is no dataset {name!r}")
-            return dataset_folder(row, self._library, self._library.listing.fresh_for)
+            return dataset_folder(row, self._library.listing.fresh_for)
         try:
             key = _TREE[inode.key][name]
         except KeyError:
@@ -80,9 +83,7 @@ class FixedView(Plain):
                 await self._library.listing.datasets()
             library, keep = self._library, self._library.listing.fresh_for
             rows = library.catalog.datasets_after(cookie, BATCH)
-            return Batch(
-                [Entry(row.entry, dataset_folder(row, library, keep), row.seq) for row in rows], None
-            )
+            return Batch([Entry(row.entry, dataset_folder(row, keep), row.seq) for row in rows], None)
         if inode.key not in _TREE:
             raise NotADirectory("a file was listed")
         return Batch(
@@ -94,13 +95,13 @@ class FixedView(Plain):
             None,
         )
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+    async def open(self, inode: Inode) -> Opening:
         """A file as it is now."""
         if inode.key not in self._documents:
             raise IsADirectory("a folder was opened as a file")
         text = self._documents[inode.key]()
-        return self._file(inode.key, text), InMemory(text)
+        return Opening(self._file(inode.key, text), InMemory(text), told_one_content=False)
 
     def _file(self, key: int, text: bytes) -> Attributes:
         ino = number(Kind.FIXED, key)
-        return Attributes(ino, stat.S_IFREG | 0o444, len(text), 0, self._started_ns, 0.0, FOREVER)
+        return Attributes(ino, FILE, len(text), 0, self._started_ns, 0.0, FOREVER)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pictofs.errors import NoSuchEntry
-from pictofs.library.content import Content
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.store.catalog import Catalog
 from pictofs.store.rows import DirectoryRow, EntryRow, ImageRow
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import FOREVER, Attributes, FileView, file, unsized
+from pictofs.vfs.node import FOREVER, Attributes, FileView, Opening, exactly, file, unsized
 from pictofs.vfs.views.tree import TreeView
 
 PLACEHOLDER = 1 << 30
@@ -65,10 +64,14 @@ class ImageView(FileView):
         """Size and time as the listing says; the size that a download has shown, where that is another."""
         return image_file(self._row(inode), self._library.listing.fresh_for)
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
-        """The bytes."""
+    async def open(self, inode: Inode) -> Opening:
+        """The bytes. What was shown of their size is looked up when they are there: others may have changed it."""
         row = self._row(inode)
-        return image_file(row, 0.0), await self._library.downloads.image(row)
+        content = await self._library.downloads.image(row)
+
+        shown = exactly(image_file(row, 0.0), content.size)._replace(keep=FOREVER)
+        told_one_size = self._library.catalog.had_one_size(row.key, content.size)
+        return Opening(shown, content, told_one_size)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """What the API says of the image."""

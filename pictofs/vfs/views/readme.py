@@ -5,14 +5,14 @@ from __future__ import annotations
 import zlib
 
 from pictofs.errors import NoSuchEntry, Stale
-from pictofs.library.content import Content, InMemory
+from pictofs.library.content import InMemory
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.model.moment import time_ns
 from pictofs.model.names import storable
 from pictofs.store.datasets import README
 from pictofs.store.rows import DatasetRow
-from pictofs.vfs.node import Attributes, FileView, file
+from pictofs.vfs.node import Attributes, FileView, Opening, file
 
 
 class ReadmeView(FileView):
@@ -36,10 +36,10 @@ class ReadmeView(FileView):
         """Size and time of the text."""
         return (await self._current(inode))[0]
 
-    async def open(self, inode: Inode) -> tuple[Attributes, Content]:
+    async def open(self, inode: Inode) -> Opening:
         """The text. Raises Stale when it is another one by now: the path leads to it."""
         attributes, data = await self._current(inode)
-        return attributes, InMemory(data)
+        return Opening(attributes, InMemory(data), told_one_content=False)
 
     async def _current(self, inode: Inode) -> tuple[Attributes, bytes]:
         found = self.of(await self._library.listing.dataset(inode.key))

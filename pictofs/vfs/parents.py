@@ -1,0 +1,60 @@
+"""Which folder a node lies in, for a kernel that has forgotten the way to it: file handles, as of an NFS server."""
+
+from __future__ import annotations
+
+from pictofs.errors import NoSuchEntry
+from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.selection import AXES, SELECTIONS
+from pictofs.store.catalog import Catalog
+from pictofs.vfs.views.fixed import BY_ID, DATASETS, fixed_parent
+
+_FOLDERS = {Kind.IMAGE: Kind.IMAGES, Kind.ANNOTATION: Kind.ANNOTATIONS}
+"""Of files: what the folders that they lie in are."""
+
+
+def parent_of(catalog: Catalog, inode: Inode) -> int:
+    """The inode number of the folder that a node lies in; of the root the root.
+
+    Raises NoSuchEntry where the catalog does not have the node any more.
+    """
+    match inode.kind:
+        case Kind.FIXED:
+            return number(Kind.FIXED, fixed_parent(inode.key))
+        case Kind.LINK:
+            return number(Kind.FIXED, BY_ID)
+        case Kind.DATASET:
+            return number(Kind.FIXED, DATASETS)
+        case Kind.DOCUMENT:
+            return number(Kind.DATASET, inode.key)
+        case Kind.VIEW:
+            return _above_view(inode)
+        case Kind.IMAGE | Kind.ANNOTATION:
+            image = catalog.image(inode.key)
+            if image is None:
+                raise NoSuchEntry("the image is gone")
+            return number(_FOLDERS[inode.kind], image.directory)
+        case _:
+            return _above_directory(catalog, inode)
+
+
+def _above_view(inode: Inode) -> int:
+    """Of `by-status` the dataset, of `by-status/new` the folder `by-status`."""
+    if inode.version in AXES:
+        return number(Kind.DATASET, inode.key)
+    selection = SELECTIONS.get(inode.version)
+    if selection is None:
+        raise NoSuchEntry("there is no such view")
+    axis = next(version for version, name in AXES.items() if name == selection.axis)
+    return number(Kind.VIEW, inode.key, axis)
+
+
+def _above_directory(catalog: Catalog, inode: Inode) -> int:
+    """Of a virtual directory the one above; of the root of them what has `images/` and `annotations/`."""
+    row = catalog.directory(inode.key)
+    if row is None:
+        raise NoSuchEntry("the directory is gone")
+    if row.parent is not None:
+        return number(inode.kind, row.parent, inode.version)
+    if inode.kind in (Kind.VIEW_IMAGES, Kind.VIEW_ANNOTATIONS):
+        return number(Kind.VIEW, row.dataset, inode.version)
+    return number(Kind.DATASET, row.dataset)
