@@ -21,6 +21,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pictofs import programs
 from pictofs.app import mounts
 from pictofs.cli.mount import run
 from pictofs.config import MountSettings
@@ -90,7 +91,8 @@ def _stand_in() -> Iterator[tuple[str, str]]:
     """A running stand-in: its API's URL and a key of its own making."""
     # Its own session: Ctrl-C at the terminal is ours to handle, the mount goes first.
     process = subprocess.Popen(
-        [sys.executable, "-m", "standin", "--preset", "sample"],
+        [*programs.python("standin"), "--preset", "sample"],
+        env=programs.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         start_new_session=True,

@@ -12,15 +12,13 @@ Each packet on a socket pair is a message in JSON: the `Setup`, in answer to whi
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import subprocess
-import sys
 
 import msgspec
 import trio
 
-from pictofs import errors
+from pictofs import errors, programs
 from pictofs.api.meter import Meter
 from pictofs.clock import Clock
 from pictofs.config import FreeSpace
@@ -213,10 +211,15 @@ class _Call:
 def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
     """A process of its own program: it must hold nothing of this one's memory, least of all the key."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pictofs.library.worker_process"],
+        programs.python("pictofs.library.worker_process"),
+        cwd="/",
         stdin=theirs.fileno(),
         stdout=subprocess.DEVNULL,
-        env={name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+        env={
+            name: value
+            for name, value in programs.environment().items()
+            if not name.upper().startswith("PICTO")
+        },
     )
 
 
