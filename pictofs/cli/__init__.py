@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pictofs import programs
 from pictofs.cli import fstab
 from pictofs.cli.commands import app
-from pictofs.cli.failure import explain
+from pictofs.cli.failure import explain, finish
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,4 +24,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int | None = app(args=arguments, prog_name="pictofs", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         return explain(error, show_traceback="debug" in arguments)
-    return code or 0
+    return code or finish()

@@ -12,6 +12,7 @@ import trio
 
 from pictofs.errors import MountFailed
 from pictofs.fuse.operations import Operations
+from pictofs.fuse.reason import Reason, heard
 from pictofs.store.rows import Gone
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,12 @@ class Session:
             options.add("ro")
         if allow_other:
             options.add("allow_other")
+        reason = Reason()
         try:
-            pyfuse3.init(operations, str(mountpoint), options)
+            with heard() as reason:
+                pyfuse3.init(operations, str(mountpoint), options)
         except RuntimeError as error:
-            raise MountFailed(f"{mountpoint} can't be mounted: {error}") from error
+            raise MountFailed(f"{mountpoint} can't be mounted: {reason.text or error}") from error
         self._clean = False
         self._serving = trio.CancelScope()
         self._telling = threading.Lock()
