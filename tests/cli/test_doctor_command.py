@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import Mounting, Serving, Spent, eventually, files_below
+from mounting import Mounting, Serving, Spent, eventually, files_below, needs_mount_namespace
 
 from pictofs import programs
 from pictofs.app import mounts
@@ -94,7 +93,8 @@ def test_j2_a_sound_machine(doctor: Doctor, serving: Serving) -> None:
     spent = Spent(server)
     found = doctor.of(server)()
     assert {name for name, outcome in outcomes(found).items() if outcome != "ok"} <= {
-        "disk"
+        "disk",
+        "updatedb",
     }  # it may be full
     assert doctor.code == 0
     assert len(spent.all) == found["API"]["requests"] == 1
@@ -279,6 +279,7 @@ def test_j2_as_another_user(doctor: Doctor, serving: Serving) -> None:
 
 
 @root_only
+@needs_mount_namespace
 def test_j2_in_a_container_without_fuse(doctor: Doctor) -> None:
     hidden = (
         "unshare",
@@ -297,6 +298,7 @@ def test_j2_in_a_container_without_fuse(doctor: Doctor) -> None:
 
 
 @root_only
+@needs_mount_namespace
 def test_without_fusermount3(doctor: Doctor) -> None:
     helper = programs.which("fusermount3")
     if helper is None:
@@ -309,3 +311,28 @@ def test_without_fusermount3(doctor: Doctor) -> None:
 def test_fusermount3_out_of_path_is_found(doctor: Doctor) -> None:
     doctor.environ["PATH"] = str(doctor.folder)
     assert doctor()["fusermount3"]["outcome"] == "ok"
+
+
+@root_only
+@needs_mount_namespace
+@pytest.mark.parametrize(
+    ("line", "outcome"),
+    [
+        ('PRUNEFS = "NFS proc fuse.pictofs"', "ok"),
+        ('PRUNEFS="NFS proc fuse"', "warn"),
+        ('# PRUNEFS="fuse.pictofs"', "warn"),
+        ("", "warn"),
+    ],
+)
+def test_j2_crawlers(doctor: Doctor, line: str, outcome: str) -> None:
+    """updatedb would list every mount of the machine once a day."""
+    (doctor.folder / "updatedb.conf").write_text(f"{line}\n")
+    script = (
+        "mkdir upper work; mount -t tmpfs none work; mkdir work/upper work/work; "
+        "mount -t overlay overlay -o lowerdir=/etc,upperdir=work/upper,workdir=work/work /etc; "
+        'cp updatedb.conf /etc/updatedb.conf; exec "$@"'
+    )
+    around = ("unshare", "--mount", "sh", "-e", "-c", f"cd {doctor.folder}; {script}", "-")
+    found = doctor(around=around)["updatedb"]
+    assert found["outcome"] == outcome
+    assert outcome == "ok" or "PRUNEFS" in found["advice"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from pictofs.app.doctor import disk, machine, places, server
+from pictofs.app.doctor import crawlers, disk, machine, places, server
 from pictofs.app.doctor.finding import Finding, ok, split, warn, within
 from pictofs.config import Access, LibrarySettings, find_access, resolve
 from pictofs.errors import PictofsError
@@ -29,6 +29,7 @@ def examine(
     `given`, `profile`, `key_file`: what `pictofs mount` would be given.
     """
     yield from within("machine", LOCAL, machine.look)
+    yield from within("crawlers", LOCAL, crawlers.look)
     access: Access | None = None
     try:
         access = find_access(profile=profile, key_file=key_file, environ=environ, home=home)
