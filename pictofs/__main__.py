@@ -1,7 +1,14 @@
 """`python -m pictofs`."""
 
+import os
 import sys
 
-from pictofs.cli import main
+# Python has put the working folder first on the path. What is imported from here on must not come from there,
+# unless pictofs itself has: then somebody works on its source. `python -P -m pictofs` leaves it out from the start.
+_source = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if not sys.flags.safe_path and sys.path and sys.path[0] != _source:
+    del sys.path[0]
+
+from pictofs.cli import main  # noqa: E402 - see above
 
 sys.exit(main())

@@ -15,7 +15,6 @@ import atexit
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+from pictofs import programs
 from pictofs.config import MountSettings, Setting, declared, values
 from pictofs.errors import Conflict, NoSuchEntry, from_exit_code
 
@@ -114,7 +114,8 @@ def _remove(path: Path) -> None:
 def _pictofs(*arguments: str) -> None:
     """Run a command of `pictofs`. Raises PictofsError with what it says is wrong."""
     process = subprocess.Popen(  # noqa: S603 - this very program
-        [sys.executable, "-m", "pictofs", *arguments],
+        [*programs.python("pictofs"), *arguments],
+        env=programs.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -17,8 +17,10 @@ from standin import Organization, Spec, StandIn
 pytest.register_assert_rewrite("mounting")
 from mounting import Mount, Mounting, Serving  # noqa: E402 - it is rewritten only if that was said before
 
-# A shell's background job ignores Ctrl-C, and so would every program that the tests start and interrupt.
+# A shell's background job ignores Ctrl-C, and nohup a hangup: so would every program that the tests start and signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(_number, signal.SIG_DFL)
 
 # An example may take long where the machine is busy; that is no failure, and no test here measures time.
 hypothesis.settings.register_profile("any machine", deadline=None)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+import pytest
 
 from pictofs.app import mounts
 from standin import Spec, StandIn
@@ -28,6 +29,22 @@ from standin.wire import annotation_file, dataset_row
 
 FOREIGN = ("PICTO", "COLUMNS", "LINES")
 """Variables that no command of a test inherits: settings, and the size of a terminal that is not the test's own."""
+
+
+def _unshares(kind: str) -> bool:
+    """Whether a namespace of a kind can be made: not without rights, nor of mounts in a plain chroot."""
+    try:
+        return subprocess.run(["unshare", kind, "--fork", "true"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+needs_mount_namespace = pytest.mark.skipif(
+    not _unshares("--mount"), reason="no mount namespace can be made here (unshare --mount)"
+)
+needs_pid_namespace = pytest.mark.skipif(
+    not _unshares("--pid"), reason="no PID namespace can be made here (unshare --pid)"
+)
 
 
 class Mount:
@@ -84,8 +101,17 @@ class Mount:
 
     def status(self) -> dict[str, Any]:
         """What `.pictofs/status.json` says now."""
-        facts: dict[str, Any] = json.loads((self.root / ".pictofs/status.json").read_bytes())
+        return self.status_of(self.root)
+
+    @staticmethod
+    def status_of(root: Path) -> dict[str, Any]:
+        """The same, of any mount."""
+        facts: dict[str, Any] = json.loads((root / ".pictofs/status.json").read_bytes())
         return facts
+
+    def wait(self) -> int:
+        """Wait until it has ended by itself; its exit code, negative for a signal."""
+        return self._process.wait(30)
 
     def pictofs(self, *arguments: str | Path) -> str:
         """Run another command, which must succeed."""

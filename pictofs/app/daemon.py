@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -38,8 +38,10 @@ def _descriptor(handler: logging.StreamHandler[Any]) -> int:
     return int(handler.stream.fileno())
 
 
-def start(serve: Serve, settings: MountSettings, seconds: float) -> int:
+def start(serve: Serve, settings: MountSettings, seconds: float, *, keep: Collection[int] = ()) -> int:
     """Run `serve` in a process of its own and wait up to `seconds` until it says that the mount answers.
+
+    `keep`: descriptors that the process needs.
 
     To be called before any thread or event loop starts: only the calling thread lives on after a fork.
 
@@ -57,7 +59,7 @@ def start(serve: Serve, settings: MountSettings, seconds: float) -> int:
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _run(serve, log, _descriptor(handler), writer)
+        _run(serve, log, writer, {_descriptor(handler), writer, *keep})
     os.close(writer)
     logging.getLogger().removeHandler(handler)
     handler.close()
@@ -96,11 +98,11 @@ def _ending(status: int) -> str:
     return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
 
-def _run(serve: Serve, log: Path, log_descriptor: int, writer: int) -> NoReturn:
+def _run(serve: Serve, log: Path, writer: int, keep: set[int]) -> NoReturn:
     """The forked process: never returns into the parent's code."""
     code = 1
     try:
-        _detach(log, {writer, log_descriptor})
+        _detach(log, keep)
         code = _serve(serve, log, writer)
     except BaseException:
         _log.exception("The mount's process ends by an error")
@@ -135,6 +137,8 @@ def _serve(serve: Serve, log: Path, writer: int) -> int:
 def _detach(log: Path, keep: set[int]) -> None:
     """Leave the terminal and everything that the parent had open, but for the descriptors `keep`."""
     os.setsid()
+    # Until the mount listens for it: a terminal that closes, or a rotated log, must not end it on its way.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.chdir("/")
     os.umask(0o077)
     null = os.open(os.devnull, os.O_RDWR)

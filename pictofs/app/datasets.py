@@ -15,7 +15,7 @@ from pictofs.api.paging import read_datasets
 from pictofs.app.library import ATTEMPT, only
 from pictofs.clock import SystemClock
 from pictofs.config import ServerSettings
-from pictofs.errors import Invalid, NoSuchEntry, TimedOut
+from pictofs.errors import Invalid, Nonsense, NoSuchEntry, TimedOut
 from pictofs.model.records import Dataset, Page
 
 T = TypeVar("T")
@@ -43,6 +43,20 @@ def run(settings: ServerSettings, key: ApiKey, work: Callable[[Datasets], Awaita
         raise only(group) from group
 
 
+def _asked_for(dataset: Dataset, name: str) -> Dataset:
+    """`dataset`, which the server has given for `name`: it may be deleted next, on the server's word alone.
+
+    Raises:
+        Nonsense: it is another one.
+    """
+    if name == dataset.name or (is_uuid(name) and name.lower() == dataset.id.lower()):
+        return dataset
+    raise Nonsense(
+        f"the server was asked for the dataset {name!r} and gave {dataset.name!r} ({dataset.id}): "
+        "nothing was changed; write the id to be sure"
+    )
+
+
 class Datasets:
     """The datasets of an organization. Each method raises what `Api` does, and TimedOut."""
 
@@ -62,7 +76,7 @@ class Datasets:
         """The dataset of an id. Raises Invalid for what is no UUID."""
         if not is_uuid(identity):
             raise Invalid(f"{identity!r} is no id: write a UUID, or the dataset's name without --id")
-        return await self._in_time(self._api.dataset(identity))
+        return _asked_for(await self._in_time(self._api.dataset(identity)), identity)
 
     async def find(self, name: str) -> Dataset:
         """The dataset of a name, or of an id.
@@ -72,10 +86,12 @@ class Datasets:
         """
         if is_addressable(name):
             try:
-                return await self._in_time(self._api.dataset(name))
+                found = await self._in_time(self._api.dataset(name))
             except NoSuchEntry:
                 if not is_uuid(name):
                     raise
+            else:
+                return _asked_for(found, name)
         for archived in (False, True):
             for row in await self.rows(archived=archived):
                 if row.name == name:
@@ -88,7 +104,7 @@ class Datasets:
 
     async def update(self, name: str, *, rename: str | None, description: str | None) -> Dataset:
         """Another name or description; None leaves it. Raises AlreadyExists for a name that is taken."""
-        identity = name if is_addressable(name) and not is_uuid(name) else (await self.find(name)).id
+        identity = (await self.find(name)).id
         changed = self._api.update_dataset(identity, new_name=rename, description=description)
         return await self._in_time(changed)
 

@@ -7,6 +7,8 @@ import json
 import logging
 import logging.handlers
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -14,10 +16,13 @@ from typing import Any
 
 from pictofs.config import MountSettings
 from pictofs.errors import Invalid
+from pictofs.model.printable import printable
 
 LOG_BYTES = 10_000_000
 LOG_FILES = 3
 """A log and two older ones."""
+
+log = logging.getLogger(__name__)
 
 ACCESS = logging.getLogger("pictofs.fuse.access")
 
@@ -27,6 +32,15 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """A line, whatever names are in the message."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
+        """Lines below it, none of which can be taken for one of the log."""
+        return "\n".join("  " + printable(line) for line in super().formatException(ei).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,7 +56,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        return json.dumps({"time": time, **fields})
+        return json.dumps({"time": time, **fields}).replace("\x7f", "\\u007f")
 
 
 class AccessFormatter(logging.Formatter):
@@ -51,11 +65,21 @@ class AccessFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Paths are quoted as in JSON, so that no name can end a line."""
         fields: dict[str, Any] = getattr(record, "fields")  # noqa: B009 - an extra, which no class declares
-        paths = [json.dumps(fields[name], ensure_ascii=False) for name in ("path", "to") if name in fields]
+        paths = [_quoted(fields[name]) for name in ("path", "to") if name in fields]
         return (
             f"{self.formatTime(record)} {fields['operation']} {fields['errno']} "
             f"{1000 * fields['seconds']:.3f}ms {fields['bytes']}B {' -> '.join(paths)}"
         )
+
+
+def _quoted(text: str) -> str:
+    """As in JSON, and readable where that is safe: JSON itself lets through what a terminal acts upon."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(char if char.isprintable() else _escaped(char) for char in quoted)
+
+
+def _escaped(char: str) -> str:
+    return json.dumps(char)[1:-1] if char != "\x7f" else "\\u007f"
 
 
 def log_path(settings: MountSettings) -> Path:
@@ -96,8 +120,40 @@ def log_accesses(settings: MountSettings) -> None:
     ACCESS.propagate = False
 
 
+def reopen() -> None:
+    """Go on in files of the logs' names, made anew where they were moved away. Those that can't be stay as they are."""
+    for logger in (logging.getLogger(), ACCESS):
+        for handler in logger.handlers:
+            if isinstance(handler, _PrivateFile):
+                handler.reopen()
+
+
 class _PrivateFile(logging.handlers.RotatingFileHandler):
     """Readable by its owner only, each new one too."""
+
+    def reopen(self) -> None:
+        """Close the file that was moved away, and go on in a new one of its name."""
+        with self._held():
+            old = self.stream
+            if old is None:
+                return
+            try:
+                self.stream = self._open()
+            except OSError as error:
+                log.warning("%s can't be opened anew: %s", self.baseFilename, error.strerror)
+                return
+            # Standard error of a mount in the background is the log, too.
+            if os.path.sameopenfile(old.fileno(), 2):
+                os.dup2(self.stream.fileno(), 2)
+            old.close()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
     def _open(self) -> TextIOWrapper:
         return open(

@@ -6,15 +6,15 @@ import errno
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from itertools import accumulate
 
 import trio
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pictofs import __version__
+from pictofs.app.metrics_server import MetricsServer
 from pictofs.errors import Conflict, MountFailed, PictofsError
 from pictofs.fuse.counts import BOUNDS, Counts
 from pictofs.library.library import Library
@@ -38,7 +38,6 @@ class Metrics(Collector):
     ) -> None:
         self._library, self._operations = library, operations
         self._mountpoint, self._open_files, self._bugs = mountpoint, open_files, bugs
-        self._token = trio.lowlevel.current_trio_token()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -48,12 +47,8 @@ class Metrics(Collector):
         return generate_latest(self._registry)
 
     def collect(self) -> Iterable[Metric]:
-        """Every family, as it is at one moment of the loop, whichever thread asks."""
-        if trio.lowlevel.in_trio_run():
-            return list(self._families())
-        with suppress(trio.RunFinishedError):  # the mount ends while it is asked
-            return trio.from_thread.run_sync(lambda: list(self._families()), trio_token=self._token)
-        return []
+        """Every family, as it is at one moment of the loop, which asks."""
+        return list(self._families())
 
     def _families(self) -> Iterator[Metric]:
         yield _gauge("info", "The mount.", 1, version=__version__, mountpoint=self._mountpoint)
@@ -191,10 +186,8 @@ class Metrics(Collector):
             Conflict: something else listens there.
             MountFailed: it can't be listened at.
         """
-        # In threads: it looks up a name when it starts, and waits for its loop when it ends.
-        start = partial(start_http_server, port, LOOPBACK, registry=self._registry)
         try:
-            server, _ = await trio.to_thread.run_sync(start)
+            (listener,) = await trio.open_tcp_listeners(port, host=LOOPBACK)
         except OSError as error:
             kind = Conflict if error.errno == errno.EADDRINUSE else MountFailed
             raise kind(
@@ -202,12 +195,12 @@ class Metrics(Collector):
                 "name another port by --metrics-port"
             ) from None
         log.info("metrics are served at http://%s:%s/metrics", LOOPBACK, port)
-        try:
-            yield
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(server.shutdown)
-            server.server_close()
+        async with listener, trio.open_nursery() as nursery:
+            nursery.start_soon(MetricsServer(self.text).serve, listener)
+            try:
+                yield
+            finally:
+                nursery.cancel_scope.cancel()
 
 
 def _gauge(name: str, help: str, value: float, **labels: str) -> Metric:

@@ -19,7 +19,7 @@ from pictofs import __version__
 from pictofs.api.key import ApiKey
 from pictofs.app import mounts, systemd
 from pictofs.app.library import only, open_library
-from pictofs.app.logs import log_accesses
+from pictofs.app.logs import log_accesses, reopen
 from pictofs.app.metrics import Metrics
 from pictofs.app.orders import Orders
 from pictofs.app.warm import WarmCommand
@@ -38,6 +38,8 @@ from pictofs.vfs.tree import Tree
 log = logging.getLogger(__name__)
 
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
+"""What ends a mount; in the foreground SIGHUP does, too."""
 SWITCH = 0.0005
 """Seconds for which a thread may keep the loop from the interpreter after each of the loop's system calls."""
 
@@ -138,6 +140,9 @@ class _Mount:
         }
         await nursery.start(ControlServer(socket, handlers).serve)
         async with metrics.served(settings.metrics_port) if settings.metrics_port else nullcontext():
+            stopping = _Stopping(foreground=settings.foreground)
+            await nursery.start(stopping.listen)
+            mounts.check_free(settings.mountpoint)
             session = Session(
                 operations,
                 settings.mountpoint,
@@ -148,7 +153,7 @@ class _Mount:
                 nursery.start_soon(_read_ahead, settings.mountpoint)
                 nursery.start_soon(session.forget_entries, library.changes.incoming)
                 nursery.start_soon(operations.asking.watch)
-                await nursery.start(_stop_on_signals, session)
+                stopping.use(session)
                 self._on_ready()
                 log.info("mounted %s at %s", settings.base_url, settings.mountpoint)
                 self._tell_systemd(
@@ -221,11 +226,40 @@ class _Datasets:
         return {}
 
 
-async def _stop_on_signals(
-    session: Session, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for number in signals:
-            log.info("stopping on %s", signal.Signals(number).name)
+class _Stopping:
+    """Ends the mount in order by a signal. Any other end by one would leave the mount point broken."""
+
+    def __init__(self, *, foreground: bool) -> None:
+        self._foreground = foreground
+        self._session: Session | None = None
+        self._stopped = False
+
+    async def listen(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """From before it is mounted until the end."""
+        with trio.open_signal_receiver(*self._signals()) as signals:
+            task_status.started()
+            async for number in signals:
+                self._hear(signal.Signals(number))
+
+    def use(self, session: Session) -> None:
+        """It is mounted: what is to be stopped, at once where a signal came before."""
+        self._session = session
+        if self._stopped:
             session.stop()
+
+    def _signals(self) -> list[signal.Signals]:
+        heard = [*STOPS, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
+        if self._foreground and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # nohup
+            heard.remove(signal.SIGHUP)
+        return heard
+
+    def _hear(self, number: signal.Signals) -> None:
+        if number in STOPS or (number == signal.SIGHUP and self._foreground):
+            log.info("stopping on %s", number.name)
+            self._stopped = True
+            if self._session is not None:
+                self._session.stop()
+        elif number == signal.SIGHUP:
+            reopen()
+            log.info("the log goes on in a file of its name, by SIGHUP")
+        # Others would end the process, and mean nothing to it.

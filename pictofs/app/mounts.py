@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import select
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from pictofs import programs
 from pictofs.errors import Conflict, Invalid, MountFailed, NoSuchEntry, TimedOut
 
 FSTYPE = "fuse.pictofs"
 PROBE_SECONDS = 5.0
 """How long a mount may take to answer a question that costs it no request."""
 
+CLAIM_SECONDS = 60.0
+"""How long `Claim` waits: as long as a mount may take to start."""
+
 MOUNTINFO = Path("/proc/self/mountinfo")
 FUSE_CONF = Path("/etc/fuse.conf")
 DEVICE = Path("/dev/fuse")
 BDI = "/sys/class/bdi/{}/read_ahead_kb"
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+"""Flags of umount2(2)."""
 READ_AHEAD = 1 << 20
 """Bytes, eight times the default: a cached file of 512 MiB is read at 2,050 MiB/s in place of 1,230."""
 
@@ -178,7 +184,7 @@ def check_machine(allow_other: bool) -> None:
         return  # libfuse mounts by itself where it may
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         raise MountFailed("/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root")
-    if not shutil.which("fusermount3"):
+    if not programs.which("fusermount3"):
         raise MountFailed("fusermount3 is missing: install it by `apt-get install fuse3`")
     if allow_other and not may_allow_other():
         raise MountFailed(
@@ -195,6 +201,56 @@ def may_allow_other() -> bool:
     return any(line.strip() == "user_allow_other" for line in lines)
 
 
+class Claim:
+    """The right to mount at a folder, which one process at a time has: from before it looks until it has mounted.
+
+    A lock on the folder itself, so that users, caches and namespaces don't matter, and a crash frees it. A forked
+    process shares it. Where the disk knows no locks there is none; `check_free` then sees most of what comes between.
+    """
+
+    def __init__(self, path: Path, seconds: float = CLAIM_SECONDS) -> None:
+        """Wait up to `seconds` for a process that is mounting at `path` (see `resolve`).
+
+        Raises:
+            Conflict: it still is.
+        """
+        self.fd = -1
+        # Of a mount that is there already, and may hang, this opens nothing.
+        if mount_at(path) is None:
+            with contextlib.suppress(OSError):  # `check_folder` says what is wrong with it
+                self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self.fd >= 0:
+            self._lock(path, time.monotonic() + seconds)
+
+    def _lock(self, path: Path, end: float) -> None:
+        while True:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    self.release()
+                    raise Conflict(f"{path} is being mounted by another process: wait, or end that") from None
+                time.sleep(0.05)
+            except OSError:
+                return
+
+    def release(self) -> None:
+        """Let others look: it is mounted, or won't be."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def check_free(path: Path) -> None:
+    """Raise Conflict where something is mounted at `path` by now: a mount over it would hide it."""
+    mount = mount_at(path)
+    if mount is not None and mount.ours:
+        raise Conflict(f"{path} is mounted already: use it, or `pictofs unmount {path}` first")
+    if mount is not None:
+        raise Conflict(f"{path} is busy: {mount.source} ({mount.fstype}) is mounted there")
+
+
 def prepare(path: Path) -> bool:
     """Make sure that `path` (see `resolve`) can be mounted on; a stale mount of ours there is taken away.
 
@@ -205,10 +261,9 @@ def prepare(path: Path) -> bool:
     """
     recovered = False
     while mount := mount_at(path):
-        if not mount.ours:
-            raise Conflict(f"{path} is busy: {mount.source} ({mount.fstype}) is mounted there")
-        if state_of(path) != "stale":
-            raise Conflict(f"{path} is mounted already: use it, or `pictofs unmount {path}` first")
+        if not mount.ours or state_of(path) != "stale":
+            check_free(path)
+            continue
         detach(path, lazy=True)
         recovered = True
     check_folder(path)
@@ -258,28 +313,47 @@ def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:
 
 def detach(path: Path, *, lazy: bool) -> None:
     """Ask the system to unmount `path`; `unmount` says what it raises."""
-    if shutil.which("fusermount3"):
-        command = ["fusermount3", "-u", *(["-z"] if lazy else []), "--", str(path)]
-    elif os.geteuid() == 0:
-        command = ["umount", *(["--lazy"] if lazy else []), "--", str(path)]
-    else:
-        raise MountFailed("fusermount3 is missing: install it by `apt-get install fuse3`")
-    done = subprocess.run(  # noqa: S603 - a fixed program; the path is one argument after `--`
-        command,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env={**os.environ, "LC_ALL": "C"},
-        check=False,
-    )
-    if done.returncode == 0:
+    reason = _detach_as_root(path, lazy=lazy) if os.geteuid() == 0 else "only root may"
+    if reason:
+        reason = _detach_by_helper(path, reason, lazy=lazy)
+    if reason is None:
         return
-    if "busy" in done.stderr:
+    if "busy" in reason:
         users = ", ".join(f"{name} ({pid})" for pid, name in holders(path))
         raise Conflict(
             f"{path} is in use by {users or 'a process that you may not see'}: end it, or use --lazy"
         )
-    raise MountFailed(f"{path} can't be unmounted: {' '.join(done.stderr.split()) or done.returncode}")
+    raise MountFailed(f"{path} can't be unmounted: {reason}")
+
+
+def _detach_as_root(path: Path, *, lazy: bool) -> str | None:
+    """Unmount without a helper, which a small container lacks. Returns: the reason where that fails."""
+    import ctypes  # noqa: PLC0415 - not for --help
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(path), UMOUNT_NOFOLLOW | (MNT_DETACH if lazy else 0)) == 0:
+        return None
+    return os.strerror(ctypes.get_errno())
+
+
+def _detach_by_helper(path: Path, reason: str, *, lazy: bool) -> str | None:
+    """Unmount by fusermount3. Returns: its reason where that fails, `reason` where root lacks it."""
+    helper = programs.which("fusermount3")
+    if helper is None:
+        return (
+            reason if os.geteuid() == 0 else "fusermount3 is missing: install it by `apt-get install fuse3`"
+        )
+    done = subprocess.run(  # noqa: S603 - a program of the system; the path is one argument after `--`
+        [helper, "-u", *(["-z"] if lazy else []), "--", str(path)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**programs.environment(), "LC_ALL": "C"},
+        check=False,
+    )
+    if done.returncode == 0:
+        return None
+    return " ".join(done.stderr.split()) or f"fusermount3 ended with {done.returncode}"
 
 
 def holders(path: Path) -> Iterator[tuple[int, str]]:

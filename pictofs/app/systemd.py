@@ -6,6 +6,8 @@ import os
 import socket
 from contextlib import suppress
 
+from pictofs.model.printable import printable
+
 
 def tell(*lines: str) -> None:
     """Send `lines` where systemd waits for them, nowhere else. The protocol is that of sd_notify(3)."""
@@ -14,4 +16,4 @@ def tell(*lines: str) -> None:
         return
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
         sending.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
-        sending.send("\n".join(lines).encode())
+        sending.send("\n".join(map(printable, lines)).encode())

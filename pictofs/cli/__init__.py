@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from pictofs import programs
 from pictofs.cli import fstab
 from pictofs.cli.commands import app
-from pictofs.cli.failure import explain
+from pictofs.cli.failure import explain, finish
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns: the exit code; what went wrong is one line on standard error.
     """
+    programs.harden()
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if fstab.asked(arguments):
         return fstab.main(arguments)
@@ -22,4 +24,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int | None = app(args=arguments, prog_name="pictofs", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         return explain(error, show_traceback="debug" in arguments)
-    return code or 0
+    return code or finish()

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pictofs.app import mounts
-from pictofs.config import profile_names
+from pictofs.config import home_folder, profile_names
 from pictofs.errors import PictofsError
 
 LOOK_SECONDS = 1.0
@@ -37,7 +37,7 @@ def datasets(incomplete: str) -> list[str]:
 def profiles(incomplete: str) -> list[str]:
     """The profiles of the vendor's command line."""
     with suppress(PictofsError):
-        return _offered(profile_names(Path.home()), incomplete)
+        return _offered(profile_names(home_folder()), incomplete)
     return []
 
 

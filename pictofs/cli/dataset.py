@@ -18,8 +18,8 @@ from pictofs.cli import completion
 from pictofs.cli.failure import warn
 from pictofs.cli.options import ApiKeyFile, Profile, with_settings
 from pictofs.cli.refresh import show_change
-from pictofs.cli.words import bytes_text, printable
-from pictofs.config import ServerSettings, find_access, resolve
+from pictofs.cli.words import bytes_text, printable, say
+from pictofs.config import ServerSettings, find_access, home_folder, resolve
 from pictofs.errors import Invalid
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def create(
     settings, key = _access(profile, api_key_file, given)
     row = _run(settings, key, lambda datasets: datasets.create(name, description))
     show_change(settings.base_url)
-    print(f"created {printable(row.name)} ({row.id})")
+    say(f"created {row.name} ({row.id})")
 
 
 @app.command()
@@ -137,7 +137,7 @@ def update(
     settings, key = _access(profile, api_key_file, given)
     row = _run(settings, key, lambda datasets: datasets.update(name, rename=rename, description=description))
     show_change(settings.base_url)
-    print(f"updated {printable(row.name)} ({row.id})")
+    say(f"updated {row.name} ({row.id})")
 
 
 @app.command()
@@ -161,13 +161,13 @@ def delete(
         _ask(row)
     _run(settings, key, lambda datasets: datasets.delete(row))
     show_change(settings.base_url)
-    print(f"deleted {printable(row.name)} ({row.id})")
+    say(f"deleted {row.name} ({row.id})")
 
 
 def _access(
     profile: str | None, key_file: Path | None, given: dict[str, Given]
 ) -> tuple[ServerSettings, str]:
-    access = find_access(profile=profile, key_file=key_file, environ=os.environ, home=Path.home())
+    access = find_access(profile=profile, key_file=key_file, environ=os.environ, home=home_folder())
     for warning in access.warnings:
         warn(warning)
     given["base_url"] = given["base_url"] or access.base_url

@@ -21,6 +21,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from pictofs import programs
 from pictofs.app import mounts
 from pictofs.cli.mount import run
 from pictofs.config import MountSettings
@@ -50,7 +51,6 @@ def demo(
     root = Path(tempfile.mkdtemp(prefix="pictofs-demo-"))
     try:
         path = mounts.resolve(mountpoint) if mountpoint else _new_folder(root / "mnt")
-        mounts.prepare(path)
         with _stand_in() as (url, key), _mounted(path, root / "cache", url, key):
             _show(path, stay=keep or (sys.stdin.isatty() and sys.stdout.isatty()))
     finally:
@@ -89,8 +89,9 @@ def _new_folder(path: Path) -> Path:
 def _stand_in() -> Iterator[tuple[str, str]]:
     """A running stand-in: its API's URL and a key of its own making."""
     # Its own session: Ctrl-C at the terminal is ours to handle, the mount goes first.
-    process = subprocess.Popen(
-        [sys.executable, "-m", "standin", "--preset", "sample"],
+    process = subprocess.Popen(  # noqa: S603 - this very program
+        [*programs.python("standin"), "--preset", "sample"],
+        env=programs.environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         start_new_session=True,

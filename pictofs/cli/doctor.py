@@ -14,7 +14,8 @@ import typer
 
 from pictofs.app import mounts
 from pictofs.cli.options import ApiKeyFile, Profile, with_settings
-from pictofs.config import LibrarySettings
+from pictofs.cli.words import printable
+from pictofs.config import LibrarySettings, home_folder
 
 if TYPE_CHECKING:
     from pictofs.app.doctor import Finding
@@ -63,7 +64,7 @@ def doctor(
         profile=profile,
         key_file=api_key_file,
         environ=os.environ,
-        home=Path(os.path.expanduser("~")),
+        home=home_folder(),
         contract=contract,
     ):
         found.append(each)
@@ -85,6 +86,6 @@ def _print(each: Finding) -> None:
 
     console = Console(highlight=False)
     line = Text(f"{each.outcome:5}", style=COLORS[each.outcome]).append(f"{each.check:14}", style="bold")
-    console.print(line.append(each.says, style="not bold"), soft_wrap=True)
+    console.print(line.append(printable(each.says), style="not bold"), soft_wrap=True)
     if each.advice:
-        console.print(Text(f"{'':19}-> {each.advice}", style="cyan"), soft_wrap=True)
+        console.print(Text(f"{'':19}-> {printable(each.advice)}", style="cyan"), soft_wrap=True)

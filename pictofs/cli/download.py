@@ -20,7 +20,8 @@ from pictofs.cli import completion
 from pictofs.cli.failure import warn
 from pictofs.cli.options import ApiKeyFile, NoWait, Profile, ProgressJson, Split, Status, with_settings
 from pictofs.cli.run_view import outcome, view_of
-from pictofs.config import LibrarySettings, find_access, resolve
+from pictofs.cli.words import say
+from pictofs.config import LibrarySettings, find_access, home_folder, resolve
 
 
 class Mode(StrEnum):
@@ -86,7 +87,7 @@ def download(
     from pictofs.library.scope import KINDS, Choice
     from pictofs.library.takeout import Wanted
 
-    access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=Path.home())
+    access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder())
     for warning in access.warnings:
         warn(warning)
     given["base_url"] = given["base_url"] or access.base_url
@@ -104,14 +105,20 @@ def download(
     )
     view = view_of(as_json=as_json)
     try:
-        ended = run(settings, ApiKey(access.api_key), folder.expanduser().absolute(), wanted, view.show)
+        ended = run(
+            settings,
+            ApiKey(access.api_key),
+            Path(os.path.abspath(os.path.expanduser(folder))),
+            wanted,
+            view.show,
+        )
     finally:
         view.close()
     result = ended.result
     if as_json:
         print(json.dumps(result), flush=True)
     elif result["files"] or ended.error is None:
-        print("\n".join(outcome({**result, "path": result["dir"]})), flush=True)
+        say(*outcome({**result, "path": result["dir"]}))
     if ended.interrupted:
         print("stopped: what has come stays, and the same command goes on from there", file=sys.stderr)
         raise KeyboardInterrupt

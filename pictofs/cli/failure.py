@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -9,6 +11,7 @@ import traceback
 
 import typer
 
+from pictofs.cli.words import printable, say
 from pictofs.errors import Invalid, PictofsError
 
 INTERRUPTED = 130
@@ -16,7 +19,7 @@ INTERRUPTED = 130
 
 def warn(message: str) -> None:
     """One line of warning."""
-    print(f"pictofs: warning: {message}", file=sys.stderr)
+    _say(f"warning: {message}")
 
 
 def explain(error: BaseException, *, show_traceback: bool) -> int:
@@ -29,20 +32,50 @@ def explain(error: BaseException, *, show_traceback: bool) -> int:
     if isinstance(error, typer.BadParameter.__mro__[1]):  # UsageError, which typer does not export
         _say(_usage(error))
         return Invalid.exit_code
-    if isinstance(error, BrokenPipeError):
-        # The reader left, as `head` does. Nothing can be written any more, not even by the last flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, OSError) and (failed := _output_failed()):
+        if failed.errno != errno.EPIPE:  # a reader that left, as `head` does, knows why
+            _say(f"the output can't be written: {failed.strerror}")
         return 1
+    told = "".join(traceback.format_exception(error)).splitlines()
     if show_traceback:
-        traceback.print_exception(error)
+        say(*told, to=sys.stderr)
         _say("that is a bug in pictofs")
-    else:
+        return 1
+    where = _keep(told)
+    _say(f"unexpected {type(error).__name__}, which is a bug in pictofs; {where}")
+    return 1
+
+
+def finish() -> int:
+    """Write out what was printed. Returns: the exit code, 1 where that fails."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return explain(error, show_traceback=False)
+    return 0
+
+
+def _output_failed() -> OSError | None:
+    """Why standard output takes nothing more; None where it does. Then it is let go, or the last flush would fail."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return error
+    return None
+
+
+def _keep(lines: list[str]) -> str:
+    """Keep a traceback in a file. Returns: where it is, in words."""
+    try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="pictofs-bug-", suffix=".log", delete=False, encoding="utf-8"
         ) as log:
-            traceback.print_exception(error, file=log)
-        _say(f"unexpected {type(error).__name__}, which is a bug in pictofs; what happened is in {log.name}")
-    return 1
+            log.write("".join(printable(line) + "\n" for line in lines))
+    except OSError as error:
+        return f"what happened can't be kept in a file ({error.strerror}): set TMPDIR, and run it again"
+    return f"what happened is in {log.name}"
 
 
 def _usage(error: BaseException) -> str:
@@ -53,4 +86,4 @@ def _usage(error: BaseException) -> str:
 
 
 def _say(message: str) -> None:
-    print(f"pictofs: {' '.join(message.split())}", file=sys.stderr)
+    say(f"pictofs: {' '.join(message.split())}", to=sys.stderr)

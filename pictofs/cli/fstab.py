@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pictofs import programs
 from pictofs.cli.failure import explain
 from pictofs.cli.mount import mount
 from pictofs.config import MountSettings, declared
@@ -43,6 +44,7 @@ Given = dict[str, str | bool | None]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Mount as mount(8) asks (of this process, by default). Returns: an exit code of mount(8)."""
+    programs.harden()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         _mount(arguments)

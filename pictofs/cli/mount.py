@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from pictofs.api.key import ApiKey
 from pictofs.app import cache_folder, daemon, logs, mounts
 from pictofs.cli.failure import warn
 from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, with_settings
-from pictofs.config import MountSettings, find_access
+from pictofs.cli.words import say
+from pictofs.config import MountSettings, find_access, home_folder
 from pictofs.errors import MountFailed, TimedOut
 
 START_SECONDS = 30.0
@@ -30,48 +30,61 @@ def mount(
 
     Returns once the mount answers; its process stays in the background until `pictofs unmount MOUNTPOINT`.
     """
-    access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=Path.home())
+    access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder())
     for warning in access.warnings:
         warn(warning)
     given["base_url"] = given["base_url"] or access.base_url
     settings = MountSettings.load(mounts.resolve(mountpoint), given, os.environ)
     mounts.check_machine(settings.allow_other)
-    if mounts.prepare(settings.mountpoint):
-        warn(f"{settings.mountpoint} was left over by a mount that died; it is mounted anew")
     run(settings, access.api_key)
 
 
 def run(settings: MountSettings, api_key: str) -> None:
-    """Mount, in this process or in one of its own, after every check that needs no server.
+    """Mount, in this process or in one of its own.
 
     Raises:
         PictofsError: the mount can't be made.
     """
     key = ApiKey(api_key)
+    claim = mounts.Claim(settings.mountpoint)
+    try:
+        if mounts.prepare(settings.mountpoint):
+            warn(f"{settings.mountpoint} was left over by a mount that died; it is mounted anew")
+        _run(settings, key, claim)
+    finally:
+        claim.release()
+
+
+def _run(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> None:
     cache_folder.claim(settings.cache_dir)
     if settings.foreground:
         if settings.log_file:
             logs.log_to_file(settings.log_file, settings)
         else:
             logs.log_to_terminal(settings)
-        _serve(settings, key)(lambda: _announce(settings))
+        _serve(settings, key, claim)(lambda: _announce(settings))
         return
-    daemon.start(_serve(settings, key), settings, settings.timeout + START_SECONDS)
+    serve = _serve(settings, key, claim)
+    daemon.start(serve, settings, settings.timeout + START_SECONDS, keep={claim.fd})
     _check_answers(settings)
     _announce(settings)
 
 
-def _serve(settings: MountSettings, key: ApiKey) -> Callable[[Callable[[], None]], None]:
+def _serve(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> Callable[[Callable[[], None]], None]:
     def serve(on_ready: Callable[[], None]) -> None:
         from pictofs.app.mount import serve as serve_mount
 
-        serve_mount(settings, key, on_ready)
+        def ready() -> None:
+            claim.release()
+            on_ready()
+
+        serve_mount(settings, key, ready)
 
     return serve
 
 
 def _announce(settings: MountSettings) -> None:
-    print(f"{settings.base_url} is mounted at {settings.mountpoint}", flush=True)
+    say(f"{settings.base_url} is mounted at {settings.mountpoint}")
 
 
 def _check_answers(settings: MountSettings) -> None:

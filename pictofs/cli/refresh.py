@@ -10,6 +10,7 @@ import typer
 
 from pictofs.app import mounts
 from pictofs.cli.status import read_status
+from pictofs.cli.words import say
 from pictofs.control.client import request
 from pictofs.errors import MountFailed, NoSuchEntry, PictofsError
 
@@ -33,7 +34,7 @@ def refresh(
         REFRESH_SECONDS,
     ):
         pass
-    print(f"{path} is fresh")
+    say(f"{path} is fresh")
 
 
 def control_socket(mountpoint: Path) -> Path:

@@ -109,8 +109,10 @@ class BarView:
         """Move the bar."""
         self._speed.feel(progress, time.monotonic())
         if progress["notice"] != self._notice:
+            from rich.text import Text
+
             self._notice = progress["notice"]
-            self._bar.console.print(self._notice, markup=False)
+            self._bar.console.print(Text(printable(str(self._notice or ""))))
         self._bar.update(
             self._task,
             description=heading(progress),
@@ -177,7 +179,7 @@ def outcome(result: Facts) -> list[str]:
     """What a run that fetched, or was to, has come to."""
     lines = [f"{result['path']}: {how_far(result)}"]
     failures = result["failures"]
-    lines += [printable(f"  {each['path']}: {each['error']}") for each in failures[:SHOWN]]
+    lines += [f"  {each['path']}: {each['error']}" for each in failures[:SHOWN]]
     if result["failed"] > SHOWN:
         lines.append(f"  and {result['failed'] - SHOWN:,} more: --json tells each")
     if result["notice"]:

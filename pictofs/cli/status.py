@@ -13,7 +13,7 @@ import typer
 
 from pictofs.app import mounts
 from pictofs.cli import completion
-from pictofs.cli.words import bytes_text, duration_text, share_text
+from pictofs.cli.words import bytes_text, duration_text, printable, share_text
 from pictofs.errors import PictofsError, TimedOut
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def _block(one: Facts) -> RenderableType:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in _rows(one):
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(printable(value)))
     color = {"live": "green", "stale": "red", "silent": "yellow"}[one["state"]]
-    return Panel(table, title=Text(one["mountpoint"]), title_align="left", border_style=color)
+    return Panel(table, title=Text(printable(one["mountpoint"])), title_align="left", border_style=color)
 
 
 def _rows(one: Facts) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from pictofs.cli.line_chart import Line, Point, chart
 from pictofs.cli.top_history import History, Sample
-from pictofs.cli.words import bytes_text, duration_text, share_text
+from pictofs.cli.words import bytes_text, duration_text, printable, share_text
 
 Facts = dict[str, Any]
 
@@ -59,10 +59,10 @@ class Frame:
 
     def _head(self, width: int) -> Text:
         line = Text(no_wrap=True)
-        line.append(f" {_cut(str(self.mountpoint), width // 2)} ", style="bold reverse")
+        line.append(f" {_cut(printable(str(self.mountpoint)), width // 2)} ", style="bold reverse")
         document = self.document
         if self.trouble is not None:
-            line.append(f"  {self.trouble}", style="bold red")
+            line.append(f"  {printable(self.trouble)}", style="bold red")
         elif document is not None:
             if document["online"]:
                 line.append("  online", style="green")
@@ -70,7 +70,7 @@ class Frame:
                 away = duration_text(time.time() - document["offline_since"])
                 line.append(f"  offline for {away}", style="bold red")
             line.append(f"  up {duration_text(time.time() - document['started_at'])}")
-            line.append(f"  {document['base_url']}", style="dim")
+            line.append(f"  {printable(document['base_url'])}", style="dim")
         clock = time.strftime("%H:%M:%S ")
         line.truncate(max(0, width - len(clock) - 1), overflow="ellipsis")
         line.append(clock.rjust(width - line.cell_len), style="dim")
@@ -106,7 +106,7 @@ class Frame:
 
     def _cache(self, cache: Facts) -> RenderableType:
         if "error" in cache:
-            return Text(str(cache["error"]), style="red")
+            return Text(printable(str(cache["error"])), style="red")
         used, limit = cache["used"], cache["limit"]
         return _barred(
             used, limit, "blue", f"{bytes_text(used)} of {bytes_text(limit)}, {cache['files']:,} files"

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pictofs.cli.status import read_status
+from pictofs.cli.words import printable
 
 LINES = 12
 """Of a command's output; the rest is counted."""
@@ -69,7 +70,7 @@ def _step(console: Console, mountpoint: Path, remark: str, command: str) -> None
     )
     lines = (done.stdout + done.stderr).splitlines()
     for line in lines[:LINES]:
-        console.print(Text(line), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
     if len(lines) > LINES:
         console.print(Text(f"... and {len(lines) - LINES} more lines", style="dim"))
 

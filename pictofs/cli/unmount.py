@@ -9,6 +9,7 @@ import typer
 
 from pictofs.app import mounts
 from pictofs.cli import completion
+from pictofs.cli.words import say
 
 
 def unmount(
@@ -26,4 +27,4 @@ def unmount(
     """Unmount MOUNTPOINT. One that died is cleaned up, too."""
     path = mounts.resolve(mountpoint)
     mounts.unmount(path, lazy=lazy)
-    print(f"{path} is unmounted")
+    say(f"{path} is unmounted")

@@ -14,6 +14,7 @@ from pictofs.cli.options import NoWait, ProgressJson, Split, Status
 from pictofs.cli.refresh import control_socket
 from pictofs.cli.run_view import Facts, outcome, view_of
 from pictofs.cli.warm_words import dropped, found, plan
+from pictofs.cli.words import say
 from pictofs.control.client import request
 from pictofs.errors import Invalid, NoSuchEntry
 
@@ -87,8 +88,8 @@ def warm(
                 if as_json:
                     view.show(result)
                     continue
-                say = plan if dry_run else found if check else dropped if evict else outcome
-                print("\n".join(say({**result, "path": str(mount)})), flush=True)
+                words = plan if dry_run else found if check else dropped if evict else outcome
+                say(*words({**result, "path": str(mount)}))
         except KeyboardInterrupt:
             view.close()
             print("stopped: what has come stays, and the same command goes on from there", file=sys.stderr)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
+from pictofs.model.printable import printable
+
+__all__ = ["bytes_text", "duration_text", "printable", "say", "share_text"]
+
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -31,6 +37,7 @@ def share_text(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole > 0 else "-"
 
 
-def printable(text: str) -> str:
-    """`text` of a server on one line, with what would move the cursor or can't be encoded written out."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+def say(*lines: str, to: TextIO | None = None) -> None:
+    """Print lines, whatever names and words of a server are in them. `to`: standard output by default."""
+    for line in lines:
+        print(printable(line), file=to, flush=True)

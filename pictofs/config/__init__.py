@@ -1,6 +1,6 @@
 """Settings, each declared once, and where the key comes from."""
 
-from pictofs.config.access import Access, find_access, profile_names
+from pictofs.config.access import Access, find_access, home_folder, profile_names
 from pictofs.config.library import LibrarySettings, default_cache_dir
 from pictofs.config.mount import MountSettings
 from pictofs.config.server import ServerSettings
@@ -17,6 +17,7 @@ __all__ = [
     "declared",
     "default_cache_dir",
     "find_access",
+    "home_folder",
     "profile_names",
     "resolve",
     "setting",

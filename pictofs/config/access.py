@@ -7,6 +7,7 @@ The key, first match wins: `--api-key-file`, the profile of `--profile`, `PICTOG
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import tomllib
@@ -44,6 +45,13 @@ class Access:
     base_url: str | None
     """None where nothing but the built-in default applies."""
     warnings: tuple[str, ...] = ()
+
+
+def home_folder() -> Path:
+    """The user's home. Where there is none, as for a user that a container does not list, a folder that isn't there."""
+    home = os.path.expanduser("~")
+    # A relative one would have anybody's profile in the working folder tell where the key goes.
+    return Path(home) if os.path.isabs(home) else Path("/nonexistent")
 
 
 def find_access(

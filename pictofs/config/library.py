@@ -21,13 +21,13 @@ def default_cache_dir() -> Path:
 
     Raises Invalid where there is no home folder.
     """
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "pictofs"
-    except RuntimeError:  # neither HOME nor an entry in the list of users, as in some containers
-        raise Invalid(
-            "there is no home folder to put the cache in: set HOME, or name one by --cache-dir"
-        ) from None
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(cache):
+        return Path(cache) / "pictofs"
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):  # neither HOME nor an entry in the list of users, as in some containers
+        raise Invalid("there is no home folder to put the cache in: set HOME, or name one by --cache-dir")
+    return Path(home) / ".cache/pictofs"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from pictofs.errors import Forbidden
+from pictofs.errors import Forbidden, MountFailed
 
 MAX_PATH = 100
 """Bytes. The kernel takes 107 of a unix socket's path."""
@@ -19,23 +19,44 @@ SHORT = Path(f"/tmp/pictofs-{os.geteuid()}")  # noqa: S108 - one of another user
 def new_socket(mountpoint: Path, cache_dir: Path, environ: Mapping[str, str]) -> Path:
     """A free path for the socket of this process' mount, its folder made.
 
-    In `$XDG_RUNTIME_DIR/pictofs`, else `CACHE_DIR/run`, else, where that is too long, `/tmp/pictofs-<uid>`.
+    In `$XDG_RUNTIME_DIR/pictofs`, else `CACHE_DIR/run`, else `/tmp/pictofs-<uid>`: the first that can be made, and is
+    not too long.
 
     Raises:
         Forbidden: the folder is not ours alone.
-        OSError: it can't be made.
+        MountFailed: none can be made.
     """
     digest = hashlib.blake2b(os.fsencode(mountpoint), digest_size=6).hexdigest()
     name = f"{os.getpid()}-{digest}.sock"
     runtime = environ.get("XDG_RUNTIME_DIR", "")
-    # One that is gone (su, cron) is not made anew: that is the login manager's to do.
-    lasting = os.path.isabs(runtime) and os.path.isdir(runtime)
-    folder = Path(runtime, "pictofs") if lasting else cache_dir / "run"
-    if len(os.fsencode(folder / name)) > MAX_PATH:
-        folder = SHORT
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    check_private(folder)
-    return folder / name
+
+    # A runtime folder that is gone (su, cron) is not made anew: that is the login manager's to do. Nor is another
+    # user's used, which sudo leaves in the environment: what root makes in there, its owner could not use.
+    folders = [Path(runtime, "pictofs")] if _is_ours(runtime) else []
+    folders += [cache_dir / "run", SHORT]
+    for folder in folders:
+        if len(os.fsencode(folder / name)) > MAX_PATH:
+            continue
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError:
+            pass  # by something that is no folder, which is told next
+        except OSError:
+            continue
+        check_private(folder)
+        return folder / name
+    raise MountFailed(
+        f"no folder for the mount's socket can be made, not even {SHORT}: set XDG_RUNTIME_DIR to a folder of yours"
+    )
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether `folder` is there, and of this user."""
+    try:
+        owner = os.stat(folder).st_uid
+    except OSError:
+        return False
+    return os.path.isabs(folder) and owner == os.geteuid()
 
 
 def check_private(folder: Path) -> None:

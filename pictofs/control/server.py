@@ -36,6 +36,7 @@ class ControlServer:
         self.path = path
         self._handlers = handlers
         self._connections = 0
+        self._idle: dict[_Peer, trio.CancelScope] = {}
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen at `path` until cancelled; started once a client can connect. The socket goes at the end.
@@ -62,15 +63,32 @@ class ControlServer:
             async with stream:
                 if not peer.may_command():
                     await peer.send_error("this mount belongs to another user", Forbidden.exit_code)
-                elif self._connections > MAX_CONNECTIONS:
+                elif self._connections > MAX_CONNECTIONS and not self._make_room():
                     await peer.send_error("too many requests at once: try again", Conflict.exit_code)
                 else:
-                    while (line := await peer.read_line()) is not None:
+                    while (line := await self._next_line(peer)) is not None:
                         await self._respond(peer, line)
         except _PeerGone:
             _log.debug("A client left before its answer")
         finally:
             self._connections -= 1
+
+    async def _next_line(self, peer: _Peer) -> bytes | None:
+        """The peer's next request; None at the end, or where another one needs the room."""
+        with trio.CancelScope() as scope:
+            self._idle[peer] = scope
+            try:
+                return await peer.read_line()
+            finally:
+                self._idle.pop(peer, None)
+        return None
+
+    def _make_room(self) -> bool:
+        """Let the connection go that asks for nothing for the longest time. Returns: whether there was one."""
+        if not self._idle:
+            return False
+        self._idle.pop(next(iter(self._idle))).cancel()
+        return True
 
     async def _respond(self, peer: _Peer, line: bytes) -> None:
         try:

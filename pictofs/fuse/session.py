@@ -13,6 +13,7 @@ import trio
 
 from pictofs.errors import MountFailed, PictofsError
 from pictofs.fuse.operations import Operations
+from pictofs.fuse.reason import Reason, heard
 from pictofs.store.rows import Gone
 
 log = logging.getLogger(__name__)
@@ -42,10 +43,12 @@ class Session:
             options.add("ro")
         if allow_other:
             options.add("allow_other")
+        reason = Reason()
         try:
-            pyfuse3.init(operations, str(mountpoint), options)
+            with heard() as reason:
+                pyfuse3.init(operations, str(mountpoint), options)
         except RuntimeError as error:
-            raise MountFailed(f"{mountpoint} can't be mounted: {error}") from error
+            raise MountFailed(f"{mountpoint} can't be mounted: {reason.text or error}") from error
         self._clean = self._stopped = False
         self._serving = trio.CancelScope()
         self._telling = threading.Lock()

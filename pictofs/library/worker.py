@@ -5,22 +5,23 @@ would stand in the way of readers: a listing of 3,000 names takes 13 turns of a 
 worker has a loop, and where there is one a core, of its own. It knows no key: it is told signed URLs and the names of
 blobs.
 
-Each packet on a socket pair is a message in JSON: the `Setup`, in answer to which comes an empty one, then `Job`s and
-`Outcome`s.
+Each packet on a socket pair is a message in JSON: the `Setup`, in answer to which comes a `Hello`, then `Job`s and
+`Outcome`s. While it has jobs the worker says something each second, if only an outcome of no job: one that stands still
+is killed, because it may hold locks that the mount's own downloads wait for.
+
+Whatever the worker does, is or says costs time and no reader: its jobs go back to the mount, which fetches by itself.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
 import subprocess
-import sys
 
 import msgspec
 import trio
 
-from pictofs import errors
+from pictofs import __version__, errors, programs
 from pictofs.api.address import Locality
 from pictofs.api.meter import Meter
 from pictofs.clock import Clock
@@ -32,10 +33,24 @@ log = logging.getLogger(__name__)
 
 PACKET = 64 << 10
 """Bytes of a message at most; a signed URL has 1 KB or 2."""
+PULSE = 1.0
+"""Seconds between two signs of life of a worker that has jobs, and between two looks for them."""
+SILENT_PULSES = 5
+"""Looks without a sign of life after which a worker that has jobs is killed. They are counted, and not measured: a
+mount that was stopped, or slept with its machine, must not take that for its worker's silence."""
+IDLE_PULSES = 60
+"""Looks without a byte or an outcome after which a worker that has jobs, and lives, is killed; four times the patience
+with a silent connection, where that is more."""
+START_SECONDS = 30.0
+"""How long a worker may take to say that it is there."""
 REST = 10.0
 """Seconds after its start before a worker that has ended is started again: the mount's process fetches meanwhile."""
-LAST_WORD = 2.0
-"""Seconds that a worker has for clearing up before it is killed."""
+LONG_REST = 600.0
+"""The same where it can't be started or speaks another language: that lasts until the mount is made anew, as a rule."""
+MESSAGE = 2000
+"""Characters of an error's message at most: with all the rest it fits into a packet."""
+LAST_WORD, END_LOOK = 2.0, 0.01
+"""Seconds that a worker has for clearing up before it is killed, and between looks at it."""
 
 
 class NotTaken(Exception):
@@ -53,6 +68,8 @@ class Refused(Exception):
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker needs to know."""
 
+    version: str = __version__
+    """The mount's. pictofs may have been upgraded since it started: then the worker is another program."""
     root: str
     """The shelf's directory."""
     limit: int
@@ -63,6 +80,12 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     allow_plain_http: bool
     locality: int = Locality.PUBLIC
     """How near the URLs may lead, see `Meter.api_locality`; as it is when the worker is started."""
+
+
+class Hello(msgspec.Struct):
+    """The worker is there. It ends at once unless this is the mount's version, too."""
+
+    version: str
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -79,7 +102,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
 class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
     """How a job went, and what all jobs have cost since the last outcome."""
 
-    number: int
+    number: int = 0
+    """The job's; 0 for a sign of life."""
     file: Identity | None = None
     """The blob's file, which is sound; None where another process has made it."""
     large: int | None = None
@@ -109,8 +133,11 @@ class Worker:
         self._setup, self._meter, self._clock = setup, meter, clock
         self._wanted = trio.Event()
         self._socket: trio.socket.SocketType | None = None
+        self._sending = trio.Lock()
         self._jobs = 0
         self._calls: dict[int, _Call] = {}
+        self._silent = self._idle = 0
+        self._complained = False
         self.evicted = (0, 0)
         """Blobs that the process removed to make room, and their bytes."""
 
@@ -139,7 +166,11 @@ class Worker:
             raise NotTaken
         call = self._calls[number] = _Call()
         try:
-            await self._socket.send(job)
+            # By turns: a worker that is slow to read makes each sender wait, and trio lets only one wait for a socket.
+            async with self._sending:
+                if self._socket is None:
+                    raise NotTaken
+                await self._socket.send(job)
             await call.done.wait()
         except (OSError, trio.ClosedResourceError):
             raise NotTaken from None  # it ends just now
@@ -150,14 +181,7 @@ class Worker:
         return self._settle(call.outcome)
 
     def _settle(self, outcome: Outcome) -> Identity | int | None:
-        for _ in range(outcome.requests):
-            self._meter.sent("storage", "GET")
-        for status, count in outcome.answers.items():
-            self._meter.ended("storage", "GET", status, count)
-        self._meter.bytes_in["storage"] += outcome.received
-        self._meter.connections += outcome.connections
-        files, size = outcome.evicted
-        self.evicted = (self.evicted[0] + files, self.evicted[1] + size)
+        self._count(outcome)  # here, in the task that asked: the meter tells by it what a request was for
         if outcome.doubtful:
             raise NotTaken
         if not outcome.error:
@@ -171,41 +195,122 @@ class Worker:
         while True:
             await self._wanted.wait()
             started = self._clock.monotonic()
+            rest = REST
             try:
                 await self._serve()
-            except OSError as error:
-                log.warning("no process beside the mount's can be started, it fetches by itself: %s", error)
-            rest = started + REST - self._clock.monotonic()
-            await self._clock.sleep(max(rest, 0.0))
+            except _Unfit as error:
+                rest = LONG_REST
+                self._complain(error)
+            except OSError as error:  # no descriptors are left
+                self._complain(error)
+            await self._clock.sleep(max(started + rest - self._clock.monotonic(), 0.0))
             self._wanted = trio.Event()
 
+    def _complain(self, error: Exception) -> None:
+        """Once: it is tried again and again, and nothing is lost but speed."""
+        if not self._complained:
+            self._complained = True
+            log.warning("there is no process that fetches ahead, this one does it by itself: %s", error)
+
     async def _serve(self) -> None:
+        """One process, from its start to its end.
+
+        Raises:
+            _Unfit: it can't be started, or is not of our version.
+        """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with trio.socket.from_stdlib_socket(ours) as channel:
             with theirs:
                 process = _start(theirs)
             try:
-                setup = msgspec.structs.replace(self._setup, locality=self._meter.api_locality)
-                await channel.send(msgspec.json.encode(setup))
-                if not await channel.recv(PACKET):
-                    return
+                await self._greet(channel)
+                self._complained = False
+                self._silent = self._idle = 0
                 self._socket = channel
-                while packet := await channel.recv(PACKET):
-                    self._hear(msgspec.json.decode(packet, type=Outcome))
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch, process)
+                    unfit = await self._listen(channel)
+                    nursery.cancel_scope.cancel()
+                if unfit is not None:
+                    raise unfit
             finally:
                 self._socket = None
                 channel.close()  # this is what ends it
                 for call in self._calls.values():
                     call.done.set()
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(_end, process)
+                    await _end(process)
         log.info("the process that fetches ahead has ended (exit code %s)", process.returncode)
 
+    async def _greet(self, channel: trio.socket.SocketType) -> None:
+        """Tell the process what to do, and hear that it will."""
+        setup = msgspec.structs.replace(self._setup, locality=self._meter.api_locality)
+        try:
+            with trio.fail_after(START_SECONDS):
+                await channel.send(msgspec.json.encode(setup))
+                packet = await channel.recv(PACKET)
+            hello = msgspec.json.decode(packet, type=Hello)
+        except (OSError, trio.TooSlowError, msgspec.MsgspecError):
+            raise _Unfit(
+                "it does not say what it should; was pictofs changed since it was mounted?"
+            ) from None
+        if hello.version != self._setup.version:
+            raise _Unfit(
+                f"pictofs {hello.version} was installed since this mount of {self._setup.version} was made; "
+                "mount anew to use it"
+            )
+
+    async def _listen(self, channel: trio.socket.SocketType) -> _Unfit | None:
+        """Hear what the process says, until it ends, or makes no sense."""
+        try:
+            while packet := await channel.recv(PACKET):
+                self._hear(msgspec.json.decode(packet, type=Outcome))
+        except msgspec.MsgspecError as error:
+            return _Unfit(f"it says what makes no sense: {error}")
+        except OSError:
+            pass  # it was killed while it had something to read
+        return None
+
     def _hear(self, outcome: Outcome) -> None:
+        self._silent = 0
+        if outcome.number or outcome.received:
+            self._idle = 0
         call = self._calls.get(outcome.number)
-        if call is not None:
-            call.outcome = outcome
-            call.done.set()
+        if call is None:
+            self._count(outcome)
+            return
+        call.outcome = outcome
+        call.done.set()
+
+    def _count(self, outcome: Outcome) -> None:
+        """What the jobs have cost."""
+        for _ in range(outcome.requests):
+            self._meter.sent("storage", "GET")
+        for status, count in outcome.answers.items():
+            self._meter.ended("storage", "GET", status, count)
+        self._meter.bytes_in["storage"] += outcome.received
+        self._meter.connections += outcome.connections
+        files, size = outcome.evicted
+        self.evicted = (self.evicted[0] + files, self.evicted[1] + size)
+
+    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a process that has jobs and stands still: `_listen` then ends."""
+        while True:
+            # Not by the clock, which tests move: a process takes the time that it takes.
+            await trio.sleep(PULSE)
+            if not self._calls:
+                self._silent = self._idle = 0
+                continue
+            self._silent += 1
+            self._idle += 1
+            if self._silent > SILENT_PULSES or self._idle > max(IDLE_PULSES, 4 * self._setup.timeout):
+                log.warning("the process that fetches ahead stands still, and is started anew")
+                process.kill()
+                return
+
+
+class _Unfit(Exception):
+    """A worker won't do, and the next one won't, either."""
 
 
 class _Call:
@@ -215,25 +320,53 @@ class _Call:
 
 
 def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """A process of its own program: it must hold nothing of this one's memory, least of all the key."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "pictofs.library.worker_process"],
+    """A process of its own program: it must hold nothing of this one's memory, least of all the key.
+
+    It has a session of its own: Ctrl-C and Ctrl-Z at the terminal are for the mount, which lets it go when it ends.
+
+    Raises:
+        _Unfit: it can't be started.
+    """
+    command = programs.python("pictofs.library.worker_process")
+    environ = {
+        name: value for name, value in programs.environment().items() if not name.upper().startswith("PICTO")
+    }
+    try:
+        return _spawn(command, environ, theirs)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise _Unfit(str(error)) from None
+
+
+def _spawn(command: list[str], environ: dict[str, str], theirs: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - this very program
+        command,
+        cwd="/",
         stdin=theirs.fileno(),
         stdout=subprocess.DEVNULL,
-        env={name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+        env=environ,
+        start_new_session=True,
     )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(LAST_WORD)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """See the process out. Not in a thread: where none can be started any more, a mount must still end."""
+    if await _ended(process):
+        return
+    process.kill()
+    await _ended(process)  # one that waits for a disk that hangs ends when the disk does
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> bool:
+    with trio.move_on_after(LAST_WORD):
+        while process.poll() is None:  # noqa: ASYNC110 - only looking tells
+            await trio.sleep(END_LOOK)
+    return process.returncode is not None
 
 
 def _named(outcome: Outcome) -> PictofsError:
-    kind = getattr(errors, outcome.error, PictofsError)
+    kind = getattr(errors, outcome.error, None)
+    if not (isinstance(kind, type) and issubclass(kind, PictofsError)):
+        return PictofsError(outcome.message)
     if kind is Throttled:
         return Throttled(outcome.message, outcome.retry_after)
     error: PictofsError = kind(outcome.message)

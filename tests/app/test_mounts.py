@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pictofs import programs
 from pictofs.app import mounts
 from pictofs.errors import Conflict, Invalid, MountFailed, NoSuchEntry, TimedOut
 
@@ -111,6 +112,7 @@ def test_a_user_without_fusermount(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "fuse").touch()
     monkeypatch.setattr(mounts, "DEVICE", tmp_path / "fuse")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(programs, "SYSTEM_FOLDERS", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(MountFailed, match="apt-get install fuse3"):
         mounts.check_machine(allow_other=False)

@@ -17,7 +17,7 @@ import pytest
 from mounting import Hold, Mounting, Serving, Spent, eventually
 
 from standin import Organization, StandIn
-from standin.faults import Fault, Match, Reset, error
+from standin.faults import Fault, Match, Mutate, Reset, error
 from standin.wire import dataset_row
 
 UUID = "0123abcd-0000-4000-8000-000000000001"
@@ -299,3 +299,21 @@ def test_a_mount_that_hangs_holds_nothing_up(server: StandIn, mounted: Mounting)
     finally:
         os.kill(mount.pid, signal.SIGCONT)
     eventually(lambda: mount.status()["bugs"], 0)
+
+
+@pytest.mark.parametrize("named", ["street signs", "the id"])
+@pytest.mark.parametrize("do", [("delete", "--yes"), ("update", "--rename", "mine")])
+def test_k10_another_dataset_than_the_one_that_was_named(
+    server: StandIn, named: str, do: tuple[str, ...]
+) -> None:
+    """A proxy's cache, or a server that looks names up loosely, answers with another: it is left alone."""
+    organization = server.organization
+    other = organization["put away"]
+    name = organization["street signs"].id if named == "the id" else named
+    answer = dataset_row(other, organization)
+    server.faults.add(Fault(Match("api", "GET"), Mutate(lambda body: {**body, "data": answer})))
+    command, *options = do
+    code, _, err = dataset(server, command, name, *options)
+    assert code == 1
+    assert "another dataset than the one whose id" in err or "gave 'put away'" in err
+    assert {each.name for each in organization.datasets.values()} >= {"put away", "street signs"}

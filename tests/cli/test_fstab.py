@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mounting import eventually
+from mounting import eventually, needs_mount_namespace
 
 from pictofs.cli import fstab
 from pictofs.config import MountSettings, declared
@@ -24,7 +23,7 @@ from standin import PRESETS, StandIn
 
 SECRET = "pk_live_" + "5ec2e7" * 10
 needs_root = pytest.mark.skipif(
-    not os.path.exists("/dev/fuse") or os.geteuid() != 0 or not shutil.which("unshare"),
+    not os.path.exists("/dev/fuse") or os.geteuid() != 0,
     reason="needs root and /dev/fuse",
 )
 
@@ -106,6 +105,7 @@ def machine(tmp_path: Path, server: StandIn) -> Machines:
 
 
 @needs_root
+@needs_mount_namespace
 @pytest.mark.parametrize(
     ("kind", "helpers"),
     [
@@ -127,6 +127,7 @@ def test_mount_and_umount(machine: Machines, kind: str, helpers: list[str]) -> N
 
 
 @needs_root
+@needs_mount_namespace
 @pytest.mark.parametrize("kind", ["pictofs", "fuse.pictofs"])
 def test_fstab(machine: Machines, kind: str) -> None:
     """Mounted once by `mount -a`, however often that is run, and by anybody who names the folder."""
@@ -145,6 +146,7 @@ def test_fstab(machine: Machines, kind: str) -> None:
 
 
 @needs_root
+@needs_mount_namespace
 def test_what_mount_says_when_it_fails(machine: Machines, server: StandIn) -> None:
     here = machine("mount.pictofs")
     mount = 'mount -t pictofs pictofs "$PLACE" -o'
@@ -164,6 +166,7 @@ def test_what_mount_says_when_it_fails(machine: Machines, server: StandIn) -> No
 
 
 @needs_root
+@needs_mount_namespace
 def test_the_flags_of_mount(machine: Machines) -> None:
     here = machine("mount.pictofs")
     done = here.run(

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pictofs.app import mounts
+from pictofs.model.printable import printable
 from standin import PRESETS, StandIn
 
 pytest.importorskip("pictofs.app.mount")
@@ -118,7 +119,7 @@ def kill(path: Path) -> None:
 
 def test_m1_m2_mount_use_unmount(prompt: Prompt, place: Path, server: StandIn, tmp_path: Path) -> None:
     said = prompt.good("mount", place)
-    assert f"{server.api_url} is mounted at {place}" in said
+    assert f"{server.api_url} is mounted at {printable(str(place))}" in said
     assert sorted(os.listdir(place / "datasets")) == ["small"]
 
     code, facts = prompt.status(place)

@@ -45,12 +45,22 @@ async def text(message: Request) -> Mapping[str, Any]:
     return {"bytes": len(message["text"].encode())}
 
 
+async def wait(message: Request) -> Mapping[str, Any]:
+    WAITING.append(trio.Event())
+    await WAITING[-1].wait()
+    return {}
+
+
+WAITING: list[trio.Event] = []
+"""What the requests of the operation `wait` wait for."""
+
 HANDLERS: Mapping[str, server.Handler] = {
     "echo": echo,
     "count": count,
     "bug": bug,
     "odd": odd,
     "text": text,
+    "wait": wait,
 }
 
 
@@ -101,7 +111,7 @@ async def test_an_error_keeps_its_exit_code(tmp_path: Path) -> None:
             await ask(path, {"op": "count", "to": 1, "fail": True})
         assert caught.value.exit_code == NoSuchEntry.exit_code
         with pytest.raises(
-            PictofsError, match=r"no operation 'x', only bug, count, echo, odd, text"
+            PictofsError, match=r"no operation 'x', only bug, count, echo, odd, text, wait"
         ) as caught:
             await ask(path, {"op": "x"})
         assert caught.value.exit_code == Invalid.exit_code
@@ -210,16 +220,36 @@ async def test_a_client_that_does_not_read_is_dropped(
     assert b'"done"' not in said
 
 
+async def test_j7_idle_clients_make_way(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s") as path:
+        before = len(os.listdir("/proc/self/fd"))
+        streams = [await trio.open_unix_socket(str(path)) for _ in range(5 * server.MAX_CONNECTIONS)]
+        with trio.fail_after(20):
+            assert await ask(path, {"op": "echo"})
+            # Ours, and the server's ends of a few of them.
+            most = before + len(streams) + server.MAX_CONNECTIONS + 5
+            while len(os.listdir("/proc/self/fd")) > most:  # noqa: ASYNC110 - only looking tells
+                await trio.sleep(0.01)
+            assert await streams[0].receive_some(1) == b""
+        for stream in streams:
+            await stream.aclose()
+
+
 async def test_too_many_clients(tmp_path: Path) -> None:
+    """Each of which waits for its answer: none can make way."""
     async with serving(tmp_path / "s") as path:
         streams = [await trio.open_unix_socket(str(path)) for _ in range(server.MAX_CONNECTIONS)]
+        for stream in streams:
+            await stream.send_all(b'{"op":"wait"}\n')
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(PictofsError, match="too many"):
             await ask(path, {"op": "echo"})
+        for stream, event in zip(streams, WAITING, strict=True):
+            event.set()
+            assert json.loads(await stream.receive_some(100)) == {"done": True}
+        assert await ask(path, {"op": "echo"})
         for stream in streams:
             await stream.aclose()
-        await trio.testing.wait_all_tasks_blocked()
-        assert await ask(path, {"op": "echo"})
 
 
 async def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 import trio
+from mounting import needs_pid_namespace
 
 from pictofs.fuse.asking import Asking, is_told_to_end
 
@@ -114,7 +115,7 @@ async def test_t3_nobody_looks_while_nobody_asks(autojump_clock: trio.testing.Mo
         nursery.cancel_scope.cancel()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root makes a pid namespace")
+@needs_pid_namespace
 def test_t3_numbers_of_another_namespace_are_not_looked_up() -> None:
     code = "import trio; from pictofs.fuse.asking import Asking; trio.run(Asking().watch)"
     # Its /proc is that of the namespace above: the watch ends at once instead of waiting for requests.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import pytest
 import trio
 from rig import Mount, Rig, blobs, descriptors, expected
 
+import pictofs
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
@@ -180,3 +182,84 @@ async def test_a_worker_that_is_killed_costs_nothing_but_time(rig: Rig) -> None:
         await begin(mount)
         assert children() - before not in (set(), {worker})
     assert children() == before
+
+
+async def worker_of(before: set[int]) -> int:
+    """The process that was started since."""
+    (worker,) = children() - before
+    return worker
+
+
+async def test_t5_a_worker_that_stands_still_holds_nobody_up(rig: Rig) -> None:
+    """Stopped in the middle of its downloads, with locks on their files: it is killed, and the mount fetches."""
+    before = children()
+    rig.standin.faults.add(Fault(Match("storage"), Hang(), times=3))
+    async with rig.mount(worker=setup(rig)) as mount:
+        await begin(mount)
+        worker = await worker_of(before)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(all_landed, mount, rig)
+            with trio.fail_after(60):
+                while len(rig.standin.log.requests("storage")) < 3:  # noqa: ASYNC110 - only looking tells
+                    await trio.sleep(0.01)
+            os.kill(worker, signal.SIGSTOP)
+        assert worker not in children()
+        await begin(mount)
+    assert children() == before
+
+
+async def test_t5_more_jobs_than_it_takes(rig: Rig) -> None:
+    """The socket is full, and everybody waits for it."""
+    before = children()
+    async with rig.mount(worker=setup(rig)) as mount:
+        await begin(mount)
+        os.kill(await worker_of(before), signal.SIGSTOP)
+        worker, refused = mount.library.worker, []
+        assert worker is not None
+
+        async def ask(number: int) -> None:
+            with pytest.raises(NotTaken):
+                await worker.fetch(f"key-{number}", f"http://127.0.0.1/{'x' * 2000}", 1)
+            refused.append(number)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(1000):
+                nursery.start_soon(ask, number)
+        assert len(refused) == 1000
+
+
+WORKER = "pictofs/library/worker_process.py"
+BROKEN = {
+    "of another version": ("pictofs/__init__.py", '__version__ = "', '__version__ = "9.'),
+    "that can't be imported": (WORKER, "import msgspec\n", "import msgspec_is_gone\n"),
+    "that says nothing": (WORKER, "Hello(__version__)", "[]"),
+    "that talks nonsense": (WORKER, "Outcome(number=job.number)", "Outcome(number='x' * 1000)"),
+}
+"""What an upgrade can put in the place of the program that the mount knows."""
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+async def test_t5_a_worker(
+    rig: Rig, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, old, new = BROKEN[kind]
+    shutil.copytree(Path(pictofs.__file__).parent, tmp_path / "other/pictofs")
+    text = (tmp_path / "other" / file).read_text()
+    assert old in text
+    (tmp_path / "other" / file).write_text(text.replace(old, new, 1))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "other"))
+    async with rig.mount(worker=setup(rig)) as mount:
+        worker = mount.library.worker
+        assert worker is not None
+        for _ in range(2):
+            with pytest.raises(NotTaken):
+                await worker.fetch("key", "http://127.0.0.1/", 1)
+            with trio.fail_after(60):
+                while "there is no process" not in caplog.text:
+                    await trio.sleep(0.01)
+                    if worker.ready:
+                        with pytest.raises(NotTaken):
+                            await worker.fetch("key", "http://127.0.0.1/", 1)
+        await all_landed(mount, rig)
+    said = [record for record in caplog.records if record.name == "pictofs.library.worker"]
+    assert [record.levelname for record in said].count("WARNING") == 1, caplog.text

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,40 @@ def test_operations_are_in_the_status(mounted: Mounting, serving: Serving) -> No
     operations = mount.status()["operations"]
     assert operations["open"]["ended"] >= 80
     assert operations["open"]["failed"] == 0
+
+
+def test_j7_idle_connections_take_nothing_away(mounted: Mounting, serving: Serving) -> None:
+    """Anybody on this machine may connect: files are opened, and figures given, all the same."""
+    server = serving(SMALL)
+    port = free_port()
+    mount = mounted(server, "--metrics-port", str(port))
+    before = len(os.listdir(f"/proc/{mount.pid}/fd"))
+    with ExitStack() as stack:
+        for number in range(300):
+            idle = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            if number % 2:
+                idle.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+        eventually(lambda: len(os.listdir(f"/proc/{mount.pid}/fd")) <= before + 20, True)
+        url = f"http://127.0.0.1:{port}/metrics"
+        figures = Figures(urllib.request.urlopen(url, timeout=10).read().decode())
+        assert figures("pictofs_server_reachable") == 1
+        idle.settimeout(20)
+        with suppress(ConnectionResetError):  # the last one is let go by its time
+            assert idle.recv(1) == b""
+    assert len(files_below(mount.datasets)) == 81
+
+
+def test_j7_what_is_no_scrape(mounted: Mounting, serving: Serving) -> None:
+    port = free_port()
+    mounted(serving(SMALL), "--metrics-port", str(port))
+    for request, status in (
+        (b"GET /secret HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
+        (b"GET / HTTP/1.0\r\n\r\n", b"200"),
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", b"200"),
+        (b"x" * 20_000, b"431"),
+        (b"\r\n\r\n", b"405"),
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(request)
+            assert connection.recv(12).split()[1] == status

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pictofs.app.doctor import contract as compare
-from pictofs.app.doctor import disk, machine, places, server
+from pictofs.app.doctor import crawlers, disk, machine, places, server
 from pictofs.app.doctor.finding import Finding, ok, split, warn, within
 from pictofs.config import Access, LibrarySettings, find_access, resolve
 from pictofs.errors import PictofsError
@@ -32,6 +32,7 @@ def examine(
     with the contract, by some 15 requests more.
     """
     yield from within("machine", LOCAL, machine.look)
+    yield from within("crawlers", LOCAL, crawlers.look)
     access: Access | None = None
     try:
         access = find_access(profile=profile, key_file=key_file, environ=environ, home=home)

@@ -7,7 +7,6 @@ import importlib
 import os
 import platform
 import re
-import shutil
 import stat
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from pictofs import __version__
+from pictofs import __version__, programs
 from pictofs.app import mounts
 from pictofs.app.doctor.finding import Finding, fail, ok, warn
 
@@ -70,7 +69,7 @@ def _rights() -> Finding:
 
 
 def _helper() -> Finding:
-    path = shutil.which("fusermount3")
+    path = programs.which("fusermount3")
     if path is None:
         says, advice = "it is not installed", "apt-get install fuse3"
         if os.geteuid() == 0:
