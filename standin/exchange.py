@@ -23,6 +23,8 @@ Headers = list[tuple[bytes, bytes]]
 #: Where the connection of a request, and its entry in the log, are found in its ASGI scope.
 TRANSPORT = "standin.transport"
 RECORD = "standin.record"
+#: When its connection was made, by `time.monotonic`.
+CONNECTED = "standin.connected"
 
 
 @dataclass(slots=True)

@@ -132,10 +132,11 @@ class Storage:
         moment = image.created_at if image else 1.0
         headers = [
             (b"content-type", image.content_type.encode() if image else b"application/zip"),
-            (b"etag", body.etag().encode()),
             (b"x-goog-generation", b"%d" % (moment * 1_000_000)),
             (b"last-modified", formatdate(moment, usegmt=True).encode()),
         ]
+        if switches.entity_tags:
+            headers.append((b"etag", body.etag().encode()))
         if switches.storage_range:
             headers.append((b"accept-ranges", b"bytes"))
         if switches.hash_header:

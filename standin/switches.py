@@ -44,6 +44,8 @@ class Switches:
     #: Whether storage answers carry `x-goog-hash: crc32c=...`, and whether the MD5 rides along.
     hash_header: bool = True
     md5_header: bool = False
+    #: Whether storage answers carry an ETag.
+    entity_tags: bool = True
     #: The status for a (directory, filename) that exists already: 409, or 400 with the same words.
     duplicate_status: Literal[409, 400] = 409
     #: How many times an export reads as unfinished before it is complete.

@@ -158,3 +158,31 @@ def test_latency_switch(standin: StandIn, api: httpx.Client) -> None:
     begun = time.monotonic()
     api.get("/datasets/")
     assert time.monotonic() - begun > 0.045
+
+
+def test_silent_connections_stay_silent_and_new_ones_answer(
+    standin: StandIn, storage: httpx.Client, url: str, right: bytes
+) -> None:
+    assert storage.get(url).content == right
+    put(standin, faults.Silent())
+    with pytest.raises(httpx.ReadTimeout):
+        storage.get(url, timeout=0.05)
+    assert storage.get(url).content == right
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("to", [None, 7000])
+def test_an_answer_without_a_length(
+    standin: StandIn, storage: httpx.Client, url: str, right: bytes, chunked: bool, to: int | None
+) -> None:
+    put(standin, faults.Unsized(chunked, to))
+    answer = storage.get(url)
+    assert answer.content == right[:to]
+    assert "content-length" not in answer.headers
+    assert ("transfer-encoding" in answer.headers) == chunked
+
+
+def test_entity_tags_are_a_switch(standin: StandIn, storage: httpx.Client, url: str) -> None:
+    assert "etag" in storage.get(url).headers
+    standin.switches.entity_tags = False
+    assert "etag" not in storage.get(url).headers
