@@ -96,8 +96,8 @@ class Faults:
         with self._lock:
             self._faults = []
 
-    def __bool__(self) -> bool:
-        return bool(self._faults)
+    def __len__(self) -> int:
+        return len(self._faults)
 
     def around(self, app: App, host: str, method: str, path: str, route: str | None) -> App:
         """The app with the faults that hit this request around it."""
@@ -382,6 +382,19 @@ def dropped(index: int = 0) -> Mutate:
 
     def apply(body: Any) -> Any:
         del rows_of(body)[index]
+        return body
+
+    return Mutate(apply)
+
+
+def expired_url(index: int = 0) -> Mutate:
+    """Let one signed URL of a batch be expired when it comes, as where a server keeps some in a cache."""
+
+    def apply(body: Any) -> Any:
+        rows = rows_of(body)
+        if rows:
+            row = rows[index % len(rows)]
+            row["image_url"] = re.sub(r"(X-Goog-Expires=)\d+", r"\g<1>0", row["image_url"])
         return body
 
     return Mutate(apply)

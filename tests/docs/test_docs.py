@@ -17,6 +17,7 @@ import typer
 from pictofs import errors
 from pictofs.cli.commands import app
 from pictofs.config import MountSettings, declared
+from standin import Switches, faults
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -38,6 +39,16 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_the_reference_is_that_of_the_code() -> None:
     made: str = runpy.run_path(str(ROOT / "docs/reference.py"))["page"]()
     assert made == (ROOT / "docs/reference.md").read_text(), "run make docs"
+
+
+def test_the_ways_of_the_standin_are_those_of_the_code() -> None:
+    made: str = runpy.run_path(str(ROOT / "docs/standin.py"))["page"]()
+    assert made == (ROOT / "docs/standin.md").read_text(), "run make docs"
+    for name in Switches.__dataclass_fields__:
+        assert f"| `{name}` |" in made
+    for name, kind in inspect.getmembers(faults, inspect.isclass):
+        if kind.__module__ == faults.__name__ and name != "Action" and "__call__" in vars(kind):
+            assert f"| `{name}` |" in made
 
 
 def test_the_errors_are_those_of_the_code() -> None:

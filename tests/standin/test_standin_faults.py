@@ -186,3 +186,11 @@ def test_entity_tags_are_a_switch(standin: StandIn, storage: httpx.Client, url: 
     assert "etag" in storage.get(url).headers
     standin.switches.entity_tags = False
     assert "etag" not in storage.get(url).headers
+
+
+def test_one_url_of_a_batch_is_expired(standin: StandIn, api: httpx.Client, storage: httpx.Client) -> None:
+    put(standin, faults.expired_url(3), "api", times=1)
+    urls = [item["image_url"] for item in api.get("/datasets/small/download").json()["data"]["items"]]
+    statuses = [storage.get(url).status_code for url in urls]
+    assert [place for place, status in enumerate(statuses) if status == 403] == [3]
+    assert set(statuses) == {200, 403}
