@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import Mounting, Serving, Spent, eventually, files_below
+from mounting import Mounting, Serving, Spent, eventually, files_below, no_mount_namespace
 
 from pictofs.app import mounts
 from standin import Spec, StandIn
@@ -278,6 +278,7 @@ def test_j2_as_another_user(doctor: Doctor, serving: Serving) -> None:
 
 
 @root_only
+@pytest.mark.skipif(no_mount_namespace() is not None, reason=str(no_mount_namespace()))
 def test_j2_in_a_container_without_fuse(doctor: Doctor) -> None:
     hidden = (
         "unshare",

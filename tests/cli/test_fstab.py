@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mounting import eventually
+from mounting import eventually, no_mount_namespace
 
 from pictofs.cli import fstab
 from pictofs.config import MountSettings, declared
@@ -23,10 +22,12 @@ from pictofs.errors import Invalid
 from standin import PRESETS, StandIn
 
 SECRET = "pk_live_" + "5ec2e7" * 10
-needs_root = pytest.mark.skipif(
-    not os.path.exists("/dev/fuse") or os.geteuid() != 0 or not shutil.which("unshare"),
-    reason="needs root and /dev/fuse",
+HINDRANCE = (
+    "needs root and /dev/fuse"
+    if not os.path.exists("/dev/fuse") or os.geteuid() != 0
+    else no_mount_namespace()
 )
+needs_root = pytest.mark.skipif(HINDRANCE is not None, reason=str(HINDRANCE))
 
 
 @pytest.fixture(scope="module")
