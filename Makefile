@@ -4,7 +4,7 @@
 #   make check       ruff, mypy, import-linter
 #   make test        the tests, but for the long ones
 #   make test-long   the long ones
-#   make docs        write docs/reference.md anew
+#   make docs        write docs/reference.md and docs/standin.md anew
 #   make screens     take the pictures of README.md anew
 #   make bench       measure against the vendor's SDK, rclone and the local disk
 #   make clean       remove what these targets made
@@ -59,6 +59,7 @@ test-long: $(VENV)/tests
 
 docs: $(VENV)/runtime
 	@$(BIN)/python docs/reference.py
+	@$(BIN)/python docs/standin.py
 
 screens: $(VENV)/tests
 	@$(BIN)/python docs/screens.py

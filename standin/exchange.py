@@ -26,6 +26,8 @@ TRANSPORT = "standin.transport"
 RECORD = "standin.record"
 #: How the body of an answer is framed, where not by its length.
 FRAMING = "standin.framing"
+#: When its connection was made, by `time.monotonic`.
+CONNECTED = "standin.connected"
 
 
 @dataclass(slots=True)

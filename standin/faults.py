@@ -6,13 +6,14 @@ import asyncio
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 
-from standin.exchange import App, Collected, Exchange, Message, Receive, Send
+from standin.exchange import CONNECTED, App, Collected, Exchange, Message, Receive, Send
 
 _STEP = 0.02
 
@@ -95,8 +96,8 @@ class Faults:
         with self._lock:
             self._faults = []
 
-    def __bool__(self) -> bool:
-        return bool(self._faults)
+    def __len__(self) -> int:
+        return len(self._faults)
 
     def around(self, app: App, host: str, method: str, path: str, route: str | None) -> App:
         """The app with the faults that hit this request around it."""
@@ -174,6 +175,20 @@ class Hang:
 
 
 @dataclass(frozen=True, slots=True)
+class Silent:
+    """Never answer on connections made before this fault was, and answer on new ones: a network that changed."""
+
+    since: float = field(default_factory=time.monotonic)
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Wait for the end of an old connection; answer on a new one."""
+        if exchange.scope[CONNECTED] < self.since:
+            await exchange.gone()
+        else:
+            await exchange.proceed()
+
+
+@dataclass(frozen=True, slots=True)
 class Reset:
     """End the connection with RST: before the answer, or behind `after` bytes of the body."""
 
@@ -201,6 +216,31 @@ class Close:
             answer = await exchange.collect()
             await exchange.write_raw(answer, answer.body[: self.after])
         await exchange.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Unsized:
+    """Name no length: in chunks, as a proxy or a transcoding storage sends, or up to the connection's end.
+
+    `to`: only so many bytes come, and nothing tells that more were due.
+    """
+
+    chunked: bool = True
+    to: int | None = None
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Send the answer without its length header."""
+        answer = await exchange.collect()
+        kept = [(key, value) for key, value in answer.headers if key.lower() != b"content-length"]
+        body = answer.body[: self.to]
+        if self.chunked:
+            start = {"type": "http.response.start", "status": answer.status, "headers": kept}
+            await exchange.send(start)
+            await exchange.send({"type": "http.response.body", "body": body})
+        else:
+            answer.headers = [*kept, (b"connection", b"close")]
+            await exchange.write_raw(answer, body)
+            await exchange.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +382,19 @@ def dropped(index: int = 0) -> Mutate:
 
     def apply(body: Any) -> Any:
         del rows_of(body)[index]
+        return body
+
+    return Mutate(apply)
+
+
+def expired_url(index: int = 0) -> Mutate:
+    """Let one signed URL of a batch be expired when it comes, as where a server keeps some in a cache."""
+
+    def apply(body: Any) -> Any:
+        rows = rows_of(body)
+        if rows:
+            row = rows[index % len(rows)]
+            row["image_url"] = re.sub(r"(X-Goog-Expires=)\d+", r"\g<1>0", row["image_url"])
         return body
 
     return Mutate(apply)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -15,7 +16,7 @@ from uvicorn.server import ServerState
 
 from standin.api import Api
 from standin.clock import Clock
-from standin.exchange import TRANSPORT, App, Receive, Send
+from standin.exchange import CONNECTED, TRANSPORT, App, Receive, Send
 from standin.faults import Faults
 from standin.log import Log
 from standin.organization import Organization
@@ -26,12 +27,18 @@ from standin.switches import Switches
 
 
 class Protocol(HttpToolsProtocol):
-    """Uvicorn's HTTP/1.1, which also tells the application the connection: faults act on it."""
+    """Uvicorn's HTTP/1.1, which also tells the application the connection and its age: faults act on it."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected."""
+        super().connection_made(transport)
+        self._connected = time.monotonic()
 
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
         self.scope[TRANSPORT] = self.transport  # type: ignore[literal-required]
+        self.scope[CONNECTED] = self._connected  # type: ignore[literal-required]
 
     def fall_silent(self) -> None:
         """Neither hear nor say anything any more, and keep the connection open."""

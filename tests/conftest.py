@@ -15,12 +15,14 @@ import pytest
 from standin import Organization, Spec, StandIn
 
 pytest.register_assert_rewrite("mounting")
-from mounting import Mount, Mounting, Serving  # noqa: E402 - it is rewritten only if that was said before
+from mounting import HOSTILE_NAMES, ForeignFolder, Mount, Mounting, Serving  # noqa: E402 - it is rewritten only if that was said before
 
-# A shell's background job ignores Ctrl-C, and nohup a hangup: so would every program that the tests start and signal.
+# A shell's background job ignores Ctrl-C, one below nohup SIGHUP, and so would every program that the tests start
+# and signal: what is ignored stays so across exec.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-for _number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
-    signal.signal(_number, signal.SIG_DFL)
+for each in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+    signal.signal(each, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM))
 
 # An example may take long where the machine is busy; that is no failure, and no test here measures time.
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -90,3 +92,19 @@ def module_mounted(tmp_path_factory: pytest.TempPathFactory, module_serving: Ser
     """`mounted` for the tests of a whole module."""
     with _mounting(tmp_path_factory.mktemp("mounts")) as mount:
         yield mount
+
+
+@pytest.fixture
+def foreign_folder(tmp_path: Path) -> Iterator[ForeignFolder]:
+    """A folder to run commands in (`cwd=foreign_folder.path`); afterwards none may have imported what lies there."""
+    made = ForeignFolder(tmp_path / "foreign")
+    yield made
+    assert made.imported == []
+
+
+@pytest.fixture(params=HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
+def hostile_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with a name that programs trip over."""
+    made = tmp_path / request.param
+    made.mkdir()
+    return made

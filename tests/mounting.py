@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +198,69 @@ class Hold:
             self.waiting.set()
             await asyncio.to_thread(self._open.wait, 60)
         await exchange.proceed()
+
+
+HOSTILE_NAMES = {
+    "spaces": "two  words ",
+    "a leading dash": "-rf",
+    "quotes": 'it\'s "quoted" $(here) `there`',
+    "a newline": "first line\nERROR second line",
+    "a terminal's codes": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
+    "markup": "[bold]loud[link=x] %s {x}",
+    "a backslash": "back\\040slash",
+    "bytes that are no text": b"latin-\xe9-\xff".decode("utf-8", "surrogateescape"),
+    "a comma and a colon": "a,b:c=d",
+    "a long name": "x" * 200,
+}
+"""Names of folders that programs trip over: in arguments, in messages, in mount options and in /proc/mounts."""
+
+DECOYS = (
+    "msgspec",
+    "trio",
+    "httpx",
+    "pyfuse3",
+    "typer",
+    "rich",
+    "json",
+    "logging",
+    "pictofs",
+    "standin",
+    "sitecustomize",
+)
+"""Modules that pictofs imports, or that Python does by itself."""
+
+
+class ForeignFolder:
+    """A working folder of somebody else's, full of modules that must not be imported: each leaves a mark."""
+
+    def __init__(self, path: Path) -> None:
+        """`path` must not exist."""
+        self.path = path
+        path.mkdir()
+        self._marks = path / "imported"
+        for name in DECOYS:
+            mark = (
+                f"import os\nos.write(os.open({str(self._marks)!r}, 0o2101), {name + chr(10)!r}.encode())\n"
+            )
+            (path / f"{name}.py").write_text(f"{mark}raise SystemExit('{name} was imported from here')\n")
+
+    @property
+    def imported(self) -> list[str]:
+        """The modules that some program took from here."""
+        return self._marks.read_text().splitlines() if self._marks.exists() else []
+
+
+@functools.cache
+def no_mount_namespace() -> str | None:
+    """Why no mount namespace can be made here, as in a plain chroot; None where one can."""
+    if shutil.which("unshare") is None:
+        return "needs unshare"
+    # With what the tests do there: a namespace is of no use where nothing can be mounted in it.
+    script = "mount -t tmpfs pictofs-test /tmp"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True)
+    words = done.stderr.decode(errors="replace").strip()
+    return f"no mount namespace can be made here: {words}" if done.returncode else None
 
 
 def run(*command: str | Path, input: bytes | None = None, **options: Any) -> str:

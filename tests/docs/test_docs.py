@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import errno
 import inspect
 import re
@@ -18,7 +17,7 @@ import typer
 from pictofs import errors
 from pictofs.cli.commands import app
 from pictofs.config import MountSettings, declared
-from standin.switches import Switches
+from standin import Switches, faults
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -40,6 +39,16 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_the_reference_is_that_of_the_code() -> None:
     made: str = runpy.run_path(str(ROOT / "docs/reference.py"))["page"]()
     assert made == (ROOT / "docs/reference.md").read_text(), "run make docs"
+
+
+def test_the_ways_of_the_standin_are_those_of_the_code() -> None:
+    made: str = runpy.run_path(str(ROOT / "docs/standin.py"))["page"]()
+    assert made == (ROOT / "docs/standin.md").read_text(), "run make docs"
+    for name in Switches.__dataclass_fields__:
+        assert f"| `{name}` |" in made
+    for name, kind in inspect.getmembers(faults, inspect.isclass):
+        if kind.__module__ == faults.__name__ and name != "Action" and "__call__" in vars(kind):
+            assert f"| `{name}` |" in made
 
 
 def test_the_errors_are_those_of_the_code() -> None:
@@ -165,12 +174,3 @@ def test_the_doors_of_make_are_those_that_pages_name() -> None:
     for page in PAGES:
         for target in re.findall(r"`?\bmake ([a-z-]+)", page.read_text()):
             assert target in targets or f"`make {target}" not in page.read_text(), (page.name, target)
-
-
-def test_the_switches_of_the_stand_in_are_listed() -> None:
-    table = re.findall(r"^\| `(\w+)` \| (\S.*?) \|", (ROOT / "docs/standin.md").read_text(), re.MULTILINE)
-    declared_switches = {each.name: each.default for each in dataclasses.fields(Switches)}
-    assert [name for name, _ in table] == list(declared_switches)
-    for name, default in table:
-        if default.startswith("`"):
-            assert str(declared_switches[name]) == default.strip("`"), name

@@ -1,34 +1,36 @@
-"""A generated story of a mount and its server, checked at each step against plain dictionaries.
+"""A generated story of mounts and their server, checked at each step against plain dictionaries.
 
 A step is `(name, number)`; the number chooses among what there is at that moment, so that a story stays playable
-when steps are taken out of it. `Story` knows what every path has held so far:
+when steps are taken out of it. `World` knows what every path has held so far:
 
-- what a reader gets is a content that the path has had, whole, never a mix of two;
+- what a reader gets is a content that the path has had, whole, never a mix of two, although a kernel stands between
+  (`kernel`), which cuts what it reads at the sizes that it was told;
 - while nothing is wrong and nothing has changed, it is the content that the path has;
 - what was read once and has not changed is read again without a server;
+- what is shown of an open file is what is open;
+- no step costs more requests or bytes than its bound, and each ends;
 - after a refresh the whole tree is what the organization holds.
+
+What else can be hostile is in `dimensions`.
 """
 
 from __future__ import annotations
 
 import random
-import stat
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rig import Mount, Rig, blobs, error_of, expected, image_bytes, note_bytes
+import pyfuse3
+from dimensions import DIMENSIONS, ENABLED, LARGE, Hostile
+from rig import Rig, blobs, error_of
+from story import ANNOTATION_TTL, ROOMY, TTL, Held
 
 from pictofs.api.client import Api
 from pictofs.api.storage import Storage
-from pictofs.errors import AlreadyExists, NoSuchEntry, NotEmpty, PictofsError, Stale
-from pictofs.model.document import document
+from pictofs.errors import AlreadyExists, NoSuchEntry, NotEmpty, PictofsError
 from pictofs.store.datasets import DATASETS
-from pictofs.vfs.tree import OpenFile
 from standin import StandIn
-from standin.dataset import Dataset
 from standin.faults import (
     Close,
     Corrupt,
@@ -40,10 +42,7 @@ from standin.faults import (
     html,
     throttled,
 )
-from standin.records import Image
-from standin.wire import dataset_row
 
-TTL = 100.0
 FAULTS: list[tuple[str | None, Any]] = [
     (None, error(503)),
     (None, error(500)),
@@ -62,96 +61,12 @@ FAULTS: list[tuple[str | None, Any]] = [
     ("storage", Truncate(10)),
     ("storage", Overrun()),
 ]
-Tree = dict[str, "bytes | None"]
 
 
-class Story:
-    """The world of one story, and its steps as methods."""
-
-    def __init__(self, rig: Rig, doors: tuple[Api, Storage]) -> None:
-        self.rig, self.doors = rig, doors
-        self.org = rig.standin.organization
-        self.called: defaultdict[str, set[str]] = defaultdict(set)
-        """Filename -> ids of the images that were ever called so, in whatever folder."""
-        self.had: defaultdict[tuple[str, str], set[bytes]] = defaultdict(set)
-        """`images` or `annotations`, and id -> every content that it has had."""
-        self.documents: set[bytes] = set()
-        """Every content that a dataset.json has had."""
-        self.paths: dict[str, None] = {}
-        """Every path of a file that there ever was."""
-        self.now: Tree = {}
-        self.known: dict[str, bytes] = {}
-        """What was read, and is the same still."""
-        self.changed = False
-        """Whether someone changed something that the mount need not know yet."""
-        self.edited = False
-        """Whether an annotation file was changed in a way that only a refresh shows."""
-        self.offline = False
-        self.held: list[tuple[str, OpenFile, bytes]] = []
-        self.serial = 0
-        self.errors = 0
-
-    # The stage.
-
-    @asynccontextmanager
-    async def opened(self) -> AsyncIterator[None]:
-        async with self.rig.mount(ttl=TTL, max_retries=1, doors=self.doors, writable=True) as self.mount:
-            yield
-            for _, opened, _ in self.held:
-                self.mount.tree.close(opened.handle)
-            self.held.clear()
-
-    mount: Mount
-
-    @property
-    def disturbed(self) -> bool:
-        away = self.offline or self.mount.library.reach.error is not None
-        refused = self.doors[0]._meter.is_refusing(self.rig.clock.wall())
-        return away or refused or bool(self.rig.standin.faults)
-
-    def choose(self, of: list[Any], number: int) -> Any:
-        return of[number % len(of)] if of else None
-
-    def files(self) -> list[str]:
-        return [path for path, data in self.now.items() if data is not None]
-
-    def folders(self) -> list[str]:
-        return ["/datasets", *(path for path, data in self.now.items() if data is None)]
-
-    def happened(self, *, shows: bool = True) -> None:
-        """The organization has changed."""
-        self.now = expected(self.rig.standin)
-        for path, data in self.now.items():
-            if data is not None:
-                self.paths[path] = None
-        for dataset in self.org.datasets.values():
-            self.documents.add(document(dataset_row(dataset, self.org)))
-        for image in self.org.images.values():
-            self.called[image.filename].add(image.id)
-            self.had["images", image.id].add(image_bytes(image))
-            self.had["annotations", image.id].add(note_bytes(self.rig.standin, image))
-        self.known = {path: data for path, data in self.known.items() if self.now.get(path) == data}
-        if shows:
-            self.changed = True
-        self.edited = True
+class Story(Hostile):
+    """The steps that any story may have, as methods."""
 
     # What someone else does.
-
-    def dataset(self, number: int) -> Dataset | None:
-        found: Dataset | None = self.choose(list(self.org.datasets.values()), number)
-        return found
-
-    def image(self, number: int) -> Image | None:
-        found: Image | None = self.choose(list(self.org.images.values()), number)
-        return found
-
-    def fresh(self, kind: str) -> str:
-        self.serial += 1
-        return f"{kind}{self.serial}"
-
-    def place(self, dataset: Dataset, number: int) -> str:
-        path: str = self.choose(["/", *dataset.directories, f"/{self.fresh('dir')}"], number)
-        return path
 
     def upload(self, number: int) -> None:
         dataset = self.dataset(number)
@@ -280,10 +195,6 @@ class Story:
             self.offline = True
             self.rig.fault(Reset())
 
-    def go_online(self, number: int) -> None:
-        self.offline = False
-        self.rig.standin.faults.clear()
-
     def fail(self, number: int) -> None:
         host, do = self.choose(FAULTS, number)
         self.rig.fault(do, host, times=1 + number % 3)
@@ -306,39 +217,11 @@ class Story:
 
     # What the user does.
 
-    async def tried(self, path: str, work: Callable[[], Any]) -> Any:
-        """The result of `work`; None where it fails as it may."""
-        unknown = self.changed
-        try:
-            return await work()
-        except (NoSuchEntry, Stale):
-            self.errors += 1
-            assert unknown or self.disturbed or path not in self.now, f"{path} is not shown"
-        except PictofsError as failure:
-            self.errors += 1
-            if not self.disturbed:
-                raise AssertionError(f"{path} fails while nothing is wrong: {failure!r}") from failure
-        return None
-
-    def may_be(self, path: str, data: bytes) -> bool:
-        """Whether a file of that name has ever had this content: folders, and names, may be old ones."""
-        if path.count("/") == 3:
-            return data in self.documents
-        _, _, _, view, *_, name = path.split("/")
-        filename = name if view == "images" else name.removesuffix(".json")
-        return any(data in self.had[view, each] for each in self.called[filename])
-
-    def check(self, path: str, data: bytes) -> None:
-        assert self.may_be(path, data), f"{path} never held {data[:40]!r} ({len(data)} bytes)"
-        if not self.changed and not self.disturbed and not (path.endswith(".json") and self.edited):
-            assert data == self.now[path], path
-        if self.now.get(path) == data:
-            self.known[path] = data
-
     async def read(self, number: int) -> None:
         path = self.choose([*self.files(), *self.paths], number)
         if path is not None:
-            data = await self.tried(path, lambda: self.mount.read(path, 128 + number % 700))
+            piece = max(128 + number % 700, len(self.now.get(path) or b"") // 64)
+            data = await self.tried(path, lambda: self.kernel.content(path, piece))
             if data is not None:
                 self.check(path, data)
 
@@ -346,38 +229,41 @@ class Story:
         """What was read and has not changed is there, whatever is wrong."""
         path = self.choose(list(self.known), number)
         if path is not None:
-            if self.changed and not self.offline:
+            if self.side.changed and not self.offline:
                 return  # the mount may learn of the change half-way
-            assert await self.mount.read(path) == self.known[path], path
+            assert await self.kernel.content(path, 1 << 17) == self.known[path], path
 
     async def stat(self, number: int) -> None:
         path = self.choose([*self.now, *self.paths], number)
         if path is not None:
-            found = await self.tried(path, lambda: self.mount.look(path))
-            if found is not None and path in self.now and not self.changed:
-                assert stat.S_ISDIR(found.mode) == (self.now[path] is None)
+            found = await self.tried(path, lambda: self.kernel.look(path))
+            if found is not None and path in self.now and not self.side.changed:
+                assert found[1].is_folder == (self.now[path] is None)
 
     async def list(self, number: int) -> None:
         path = self.choose(self.folders(), number)
-        found = await self.tried(path, lambda: self.mount.list(path))
-        if found is not None and not self.changed and not self.disturbed:
-            prefix = path.rstrip("/") + "/"
-            names = {each[len(prefix) :] for each in self.now if each.startswith(prefix)}
-            assert set(found) == {name for name in names if "/" not in name}, path
+        found = await self.tried(path, lambda: self.kernel.list(path))
+        if found is not None and not self.side.changed and not self.disturbed:
+            assert {name for name, _ in found} == self.below(path), path
 
     async def miss(self, number: int) -> None:
         path = f"{self.choose(self.folders(), number)}/no such entry"
-        assert await self.tried(path, lambda: self.mount.look(path)) is None
+        assert await self.tried(path, lambda: self.kernel.look(path)) is None
 
     def tops(self) -> list[str]:
         """The names of the datasets."""
         return [path.rpartition("/")[2] for path in self.now if path.count("/") == 2]
 
-    async def change(self, work: Callable[[], Any], refusal: type[PictofsError] | None) -> None:
-        """A change by the user; `refusal` is what it must end with where nothing is unknown and nothing is wrong."""
-        flags = self.changed, self.edited
+    async def change(self, work: Callable[[], Any], refusal: type[PictofsError] | None, *shown: str) -> None:
+        """A change by the user to the names `shown`.
+
+        `refusal` is what it must end with where nothing is unknown and nothing is wrong.
+        """
+        flags = self.side.changed, self.side.edited
         before = self.names()
         failure = await error_of(work)
+        for name in shown if failure is None else ():
+            self.kernel.forget_name(DATASETS, name)
         sure = not flags[0] and not self.disturbed
         if failure is not None:
             self.errors += 1
@@ -388,7 +274,7 @@ class Story:
         if self.names() != before:
             self.happened()
             if failure is None:  # what the mount has done itself it shows
-                self.changed, self.edited = flags
+                self.side.changed, self.side.edited = flags
         else:
             assert failure is not None or not sure  # a name that others had given it already
 
@@ -402,7 +288,7 @@ class Story:
         if taken or len(self.org.datasets) < 4:
             name = taken or self.fresh("mine")
             refusal = AlreadyExists if taken else None
-            await self.change(lambda: self.mount.tree.make_folder(DATASETS, name), refusal)
+            await self.change(lambda: self.mount.tree.make_folder(DATASETS, name), refusal, name)
 
     async def mv(self, number: int) -> None:
         """A dataset is renamed, or to a name that is taken."""
@@ -412,7 +298,8 @@ class Story:
         if name is not None:
             to = taken or self.fresh("mine")
             refusal = AlreadyExists if taken else None
-            await self.change(lambda: self.mount.tree.rename(DATASETS, name, DATASETS, to), refusal)
+            work = lambda: self.mount.tree.rename(DATASETS, name, DATASETS, to)  # noqa: E731
+            await self.change(work, refusal, name, to)
 
     async def rmdir(self, number: int) -> None:
         """A dataset is removed, if it is empty."""
@@ -420,49 +307,61 @@ class Story:
         if name is not None:
             dataset = self.org[name]
             full = dataset.images or dataset.directories
-            await self.change(
-                lambda: self.mount.tree.remove_folder(DATASETS, name), NotEmpty if full else None
-            )
+            work = lambda: self.mount.tree.remove_folder(DATASETS, name)  # noqa: E731
+            await self.change(work, NotEmpty if full else None, name)
             assert not full or dataset.id in self.org.datasets, "images were deleted"
 
     async def hold(self, number: int) -> None:
         """Open a file and read half of it."""
         path = self.choose(self.files(), number)
-        opened = path and await self.tried(path, lambda: self.mount.open(path))
-        if opened:
-            half = await self.mount.tree.read(opened.handle, 0, opened.attributes.size // 2)
-            self.held.append((path, opened, half))
+        file = path and await self.tried(path, lambda: self.kernel.open(path))
+        if file:
+            size = await self.kernel.size(file)
+            held = Held(self.side, path, file, size, b"")
+            self.held.append(held)
+            held.half = await self.tried(path, lambda: self.kernel.read(file, 0, size // 2)) or b""
 
     async def let_go(self, number: int) -> None:
         """Read the rest of a file that was opened some time ago: it is of the same version."""
-        if self.held:
-            path, opened, half = self.held.pop(number % len(self.held))
-            rest = await self.mount.tree.read(opened.handle, len(half), 1 << 20)
-            self.mount.tree.close(opened.handle)
-            assert self.may_be(path, half + rest), f"{path} is a mix of versions"
-            assert len(half + rest) == opened.attributes.size
+        if not self.held:
+            return
+        held = self.held.pop(number % len(self.held))
+        data, kernel = bytearray(held.half), held.side.kernel
+        try:
+            while part := await kernel.read(held.file, len(data), 1 << 20):
+                data += part
+        except pyfuse3.FUSEError:
+            # What is small, or was in the cache, came before `open` returned.
+            assert held.size > LARGE, f"{held.path} is open and fails"
+            assert self.troubled, f"{held.path} is large and fails while nothing is wrong"
+            return
+        finally:
+            await kernel.close(held.file)
+        assert self.may_be(held.path, bytes(data)), f"{held.path} is a mix of versions"
+        assert len(data) == held.size, f"{held.path}: {len(data)} of {held.size} bytes"
 
     async def wait(self, number: int) -> None:
         seconds = (1.0, 16.0, 40.0, TTL + 1, 950.0, 2000.0)[number % 6]
         self.rig.clock.advance(seconds)
-        if seconds > TTL and not self.offline and not self.rig.standin.faults:
-            self.changed = False  # the next look asks
+        if seconds > TTL and not self.offline and not self.faults:
+            for side in self.sides:
+                side.changed = False  # the next look asks
+                if ANNOTATION_TTL is not None and seconds > ANNOTATION_TTL:
+                    side.edited = False
 
     async def refresh(self, number: int) -> None:
         """After a refresh by a server that answers, the tree is the organization."""
         self.go_online(0)
         self.rig.clock.advance(16.0)
         await self.mount.library.refresh(None)
-        self.changed = self.edited = False
-        shown = await self.mount.walk()
-        assert shown == self.now, difference(shown, self.now)
-        assert self.mount.library.reach.error is None
-        self.known = {path: data for path, data in shown.items() if data is not None}
-
-
-def difference(shown: Tree, there: Tree) -> str:
-    wrong = [path for path in shown.keys() & there.keys() if shown[path] != there[path]]
-    return f"missing {there.keys() - shown.keys()}, too many {shown.keys() - there.keys()}, wrong {wrong}"
+        self.side.changed = self.side.edited = False
+        shown = await self.kernel.walk()
+        self.check_whole(shown)
+        assert self.mount.library.reach.error is None, f"not reached: {self.mount.library.reach.error!r}"
+        self.known.clear()
+        for path, data in shown.items():
+            if data is not None:
+                self.note(path, data)
 
 
 WORLD = (
@@ -477,12 +376,19 @@ USER += ["wait", "wait", "refresh", "remount", "mkdir", "mv", "rmdir", "rmdir"]
 Steps = list[tuple[str, int]]
 
 
-def invented(seed: int, length: int) -> Steps:
+def invented(seed: int, length: int, dimensions: frozenset[str] = ENABLED) -> Steps:
     """A story: mostly a user, with others at work and now and then trouble."""
     chance = random.Random(seed)
     steps: Steps = [("make_dataset", 0), ("upload", 1), ("upload", 17), ("upload", 34)]
+    if "sizes" in dimensions:
+        steps.append(("upload_many", seed))
+    # A few at a time, and often: what breaks takes two or three that meet.
+    chosen = [DIMENSIONS[name] for name in chance.sample(sorted(dimensions), min(4, len(dimensions)))]
+    user = [*USER, *(step for each in chosen for step in each.user * 2)]
+    world = [*WORLD, *(step for each in chosen for step in each.world * 3)]
+    trouble = [*TROUBLE, *(step for each in chosen for step in each.trouble * 3)]
     for _ in range(length):
-        kind = chance.choices((USER, WORLD, TROUBLE), (6, 3, 1))[0]
+        kind = chance.choices((user, world, trouble), (6, 3, 1 + bool(chosen)))[0]
         steps.append((chance.choice(kind), chance.randrange(10_000)))
     return steps
 
@@ -491,19 +397,20 @@ async def play(steps: Steps, standin: StandIn, doors: tuple[Api, Storage], cache
     """Play a story from an empty organization and an empty cache. Raises AssertionError where it goes wrong."""
     for dataset in list(standin.organization.datasets.values()):
         standin.organization.remove_dataset(dataset)
+    standin.organization.exports.clear()
     standin.faults.clear()
     standin.log.clear()
-    story = Story(Rig(standin, cache), doors)
+    Story.restore(standin)
+    story = Story(Rig(standin, cache), doors, mounts=2 if any(name == "switch" for name, _ in steps) else 1)
     pending = list(steps)
     while pending:
         async with story.opened():
             while pending:
                 name, number = pending.pop(0)
-                if name == "remount":
+                if name in ("remount", "remount_small"):
+                    story.resize(ROOMY if name == "remount" else 6 << 20)
                     break
-                result = getattr(story, name)(number)
-                if result is not None:
-                    await result
+                await story.step(name, number)
             else:
-                await story.refresh(0)
+                await story.step("refresh", 0)
     return story

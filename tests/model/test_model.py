@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from dimensions import ENABLED
 from play import Steps, invented, play
 from rig import HandClock
 
@@ -17,6 +18,9 @@ from pictofs.api.key import ApiKey
 from pictofs.api.meter import Meter
 from pictofs.api.storage import Storage
 from standin import Spec, StandIn
+
+QUIET = 5.0
+"""Seconds after which a silent connection is given up."""
 
 
 @pytest.fixture
@@ -29,8 +33,8 @@ def standin() -> Iterator[StandIn]:
 async def doors(standin: StandIn) -> AsyncIterator[tuple[Api, Storage]]:
     clock, meter, key = HandClock(standin), Meter(), ApiKey(standin.keys["admin"])
     async with (
-        Api(standin.api_url, key, clock=clock, meter=meter, timeout=5, max_retries=1) as api,
-        Storage(clock=clock, meter=meter) as storage,
+        Api(standin.api_url, key, clock=clock, meter=meter, timeout=QUIET, max_retries=1) as api,
+        Storage(clock=clock, meter=meter, inactivity_timeout=QUIET) as storage,
     ):
         yield api, storage
 
@@ -55,26 +59,39 @@ async def shortened(steps: Steps, failure: Exception, standin: StandIn, both: tu
     return steps
 
 
-def reason(failure: BaseException) -> str:
-    """What a failure says, but for names and numbers."""
+def innermost(failure: BaseException) -> BaseException:
+    """What a group of failures is about."""
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]
+    return failure
+
+
+def reason(failure: BaseException) -> str:
+    """What a failure says, but for names and numbers."""
+    failure = innermost(failure)
     return " ".join(re.findall(r"\b[a-z]{2,}\b", str(failure).partition("\n")[0])[:3] or [repr(failure)])
 
 
-async def all_told(seeds: range, length: int, standin: StandIn) -> None:
+async def all_told(seeds: range, length: int, dimensions: frozenset[str], standin: StandIn) -> None:
     async with doors(standin) as both:
         for seed in seeds:
-            steps = invented(seed, length)
+            steps = invented(seed, length, dimensions)
             try:
                 await told(steps, standin, both)
             except Exception as failure:
                 fewer = await shortened(steps, failure, standin, both)
-                raise AssertionError(f"seed {seed} fails, and so do {fewer}: {failure!r}") from failure
+                raise AssertionError(
+                    f"seed {seed} fails, and so do {fewer}: {innermost(failure)!r}"
+                ) from failure
 
 
 async def test_short_stories(standin: StandIn) -> None:
-    await all_told(range(110), 25, standin)
+    await all_told(range(70), 25, frozenset(), standin)
+
+
+@pytest.mark.parametrize("part", range(2))
+async def test_short_stories_of_a_hostile_world(standin: StandIn, part: int) -> None:
+    await all_told(range(1000 * part, 1000 * part + 40), 30, ENABLED, standin)
 
 
 FOUND: dict[str, Steps] = {
@@ -142,8 +159,146 @@ async def test_a_story_that_went_wrong_once(standin: StandIn, name: str) -> None
         await told(FOUND[name], standin, both)
 
 
+LISTS: Steps = [("list", number) for number in range(8)]
+READS: Steps = [("read", number) for number in range(14)]
+
+HOSTILE: dict[str, tuple[set[str], Steps]] = {
+    "a size that was listed too small, read ahead of a program's small buffer": (
+        {"sizes", "small buffers"},
+        [
+            ("make_dataset", 0),
+            ("upload_many", 4),
+            ("walk_on", 6),
+            *[("read", number) for number in range(12)],
+            *[("walk_on", 1)] * 10,
+            *[("read", number) for number in range(12)],
+        ],
+    ),
+    "a size that was listed too small, learned by another mount": (
+        {"sizes", "second mount"},
+        [
+            ("make_dataset", 0),
+            ("upload_many", 4),
+            *LISTS,
+            ("switch", 0),
+            *READS,
+            ("switch", 0),
+            *READS,
+        ],
+    ),
+    "a size that was listed too small, learned by a download": (
+        {"sizes", "download"},
+        [("make_dataset", 0), ("upload_many", 4), *LISTS, ("download", 0), *READS],
+    ),
+    "a size that was listed too small, learned by a download of another process": (
+        {"sizes", "download", "second mount"},
+        [*[("switch", 0)] * 2, ("make_dataset", 0), ("upload_many", 4), *LISTS, ("download", 0), *READS],
+    ),
+    "a streamed image that is listed too small, without a length": (
+        {"large", "no length"},
+        [("make_dataset", 0), ("no_lengths", 12), ("upload_large", 1), ("read", 1)],
+    ),
+    "a streamed image that is listed too small, without a length or a range": (
+        {"large", "no length"},
+        [("make_dataset", 0), ("no_lengths", 0), ("upload_large", 8), ("read", 1)],
+    ),
+    "a streamed image that is listed too large, without a length or a range": (
+        {"large", "no length"},
+        [("make_dataset", 0), ("no_lengths", 0), ("upload_large", 2), ("read", 1)],
+    ),
+    "a streamed image that is listed too large, without a length": (
+        {"large", "no length"},
+        [("make_dataset", 0), ("no_lengths", 5), ("upload_large", 2), ("read", 1)],
+    ),
+    "a file past the cache that gets other bytes, without entity tags": (
+        {"past the cache", "no etag"},
+        [
+            ("make_dataset", 0),
+            ("upload_large", 2),
+            ("no_etags", 0),
+            ("remount_small", 0),
+            ("hold", 1),
+            ("replace", 300),
+            ("let_go", 0),
+        ],
+    ),
+    "an annotation file that is open while its row goes and comes again": (
+        {"second mount"},
+        [
+            ("make_dataset", 0),
+            ("upload", 17),
+            ("upload", 34),
+            ("upload", 8372),
+            ("hold", 3089),
+            ("rename_directory", 4615),
+            ("archive_dataset", 2006),
+            ("switch", 4487),
+            ("refresh", 1062),
+            ("archive_dataset", 1071),
+            ("refresh", 2157),
+            ("switch", 6487),
+        ],
+    ),
+    "an absurd number in a page": (
+        {"absurd"},
+        [("make_dataset", 0), ("upload", 8779), ("absurd", 3374)],
+    ),
+    "an absurd size of a file that was listed": (
+        {"absurd"},
+        [("make_dataset", 0), ("upload_many", 43), ("list", 7578), ("absurd", 313)],
+    ),
+    "an annotation file that is open while its directory goes": (
+        {"large", "second mount"},
+        [
+            ("make_dataset", 0),
+            ("upload", 1),
+            ("upload", 17),
+            ("upload", 34),
+            ("upload_large", 357),
+            ("make_dataset", 8678),
+            ("rename_directory", 4958),
+            ("hold", 3178),
+            ("remove_directory", 3320),
+            ("mkdir", 2828),
+        ],
+    ),
+    "a streamed image that is open, a byte shorter than it is listed": (
+        {"large", "no length"},
+        [("mkdir", 2028), ("upload_large", 3078), ("no_lengths", 4911), ("hold", 7474)],
+    ),
+    "connections that go silent, all at once": (
+        {"silence", "crowd"},
+        [
+            ("make_dataset", 0),
+            ("upload_many", 6),
+            ("upload_many", 7),
+            ("crowd", 5),
+            ("go_silent", 0),
+            *[("read", number) for number in range(6)],
+        ],
+    ),
+    "a limit that is spent for an hour": (
+        {"spent"},
+        [("make_dataset", 0), ("upload_many", 6), ("upload_many", 7), ("spend", 0), *[("epoch", 0)] * 4],
+    ),
+    "one expired URL in each batch": (
+        {"one url"},
+        [("make_dataset", 0), ("upload_many", 6), ("upload_many", 7), ("refuse_one", 1), ("epoch", 0)],
+    ),
+}
+"""Stories of hostile worlds that went wrong once, and the dimensions that they are of."""
+
+
+@pytest.mark.parametrize("name", [name for name, (needed, _) in HOSTILE.items() if needed <= ENABLED])
+async def test_a_hostile_story_that_went_wrong_once(standin: StandIn, name: str) -> None:
+    async with doors(standin) as both:
+        await told(HOSTILE[name][1], standin, both)
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(10))
 async def test_long_stories(standin: StandIn, part: int) -> None:
-    await all_told(range(1000 * (part + 1), 1000 * (part + 1) + 300), 60, standin)
+    first = 10_000 * (part + 1)
+    await all_told(range(first, first + 200), 60, ENABLED, standin)
+    await all_told(range(first, first + 100), 60, frozenset(), standin)

@@ -94,6 +94,9 @@ def test_s3_an_unread_annotation_shows_a_size_that_can_not_cut_it(mounted: Mount
         assert (path.stat().st_size, path.stat().st_blocks) == (len(data), -(-len(data) // 512))
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="who gives the files to another user, who then alone may read them"
+)
 def test_s6_the_owner_and_umask_that_were_asked_for(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server, "--uid", "1234", "--gid", "2345", "--umask", "077")
     folder = (mount.datasets / "small").stat()

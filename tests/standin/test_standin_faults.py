@@ -158,3 +158,33 @@ def test_latency_switch(standin: StandIn, api: httpx.Client) -> None:
     begun = time.monotonic()
     api.get("/datasets/")
     assert time.monotonic() - begun > 0.045
+
+
+def test_silent_connections_stay_silent_and_new_ones_answer(
+    standin: StandIn, storage: httpx.Client, url: str, right: bytes
+) -> None:
+    assert storage.get(url).content == right
+    put(standin, faults.Silent())
+    with pytest.raises(httpx.ReadTimeout):
+        storage.get(url, timeout=0.05)
+    assert storage.get(url).content == right
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("to", [None, 7000])
+def test_an_answer_without_a_length(
+    standin: StandIn, storage: httpx.Client, url: str, right: bytes, chunked: bool, to: int | None
+) -> None:
+    put(standin, faults.Unsized(chunked, to))
+    answer = storage.get(url)
+    assert answer.content == right[:to]
+    assert "content-length" not in answer.headers
+    assert ("transfer-encoding" in answer.headers) == chunked
+
+
+def test_one_url_of_a_batch_is_expired(standin: StandIn, api: httpx.Client, storage: httpx.Client) -> None:
+    put(standin, faults.expired_url(3), "api", times=1)
+    urls = [item["image_url"] for item in api.get("/datasets/small/download").json()["data"]["items"]]
+    statuses = [storage.get(url).status_code for url in urls]
+    assert [place for place, status in enumerate(statuses) if status == 403] == [3]
+    assert set(statuses) == {200, 403}
