@@ -127,4 +127,4 @@ def _catalog_path(settings: LibrarySettings, server: str, key: ApiKey) -> Path:
         folder.chmod(0o700)
     except OSError as error:
         raise PictofsError(f"the cache folder {folder} can't be used: {error.strerror}") from error
-    return folder / f"{server}-{owner}.db"
+    return folder / f"{server}-{owner}.v{SCHEMA_VERSION}.db"
