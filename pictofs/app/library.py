@@ -21,6 +21,7 @@ from pictofs.library.library import Library
 from pictofs.library.prefetch import Mode
 from pictofs.library.worker import Setup
 from pictofs.store.catalog import Catalog
+from pictofs.store.database import SCHEMA_VERSION
 from pictofs.store.shelf import Shelf
 
 ATTEMPT = 1 / 3
@@ -116,7 +117,8 @@ def _fingerprint(text: str) -> str:
 
 
 def _catalog_path(settings: LibrarySettings, server: str, key: ApiKey) -> Path:
-    """One catalog for each server and key: another key may see other items.
+    """One catalog for each server and key: another key may see other items. And one for each version of its
+    tables: an older pictofs that is still mounted, or is started again, keeps its own.
 
     The name holds a hash of the key with 64 bits, of which nothing of the key can be told.
     """

@@ -48,6 +48,7 @@ from pictofs.library.source import Source
 from pictofs.store.catalog import Catalog
 from pictofs.store.rows import DatasetRow, ImageRow
 from pictofs.store.shelf import Draft
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +215,7 @@ class Exports:
                 work = partial(self._download, dataset, name, draft)
                 size = await self._source.retried(f"the export of {dataset.name}", work)
             images, bounds = dataset.image_count, self._bounds
-            yield await trio.to_thread.run_sync(Archive, draft, size, images, bounds)
+            yield await in_thread(Archive, draft, size, images, bounds)
         finally:
             with trio.CancelScope(shield=True):
                 await self._cache.disk.call(draft.abandon)
@@ -248,14 +249,14 @@ class Exports:
         self, dataset: DatasetRow, archive: Archive, known: set[int], wanted: dict[int, int]
     ) -> None:
         for start in range(0, len(archive.files), INDEXED):
-            await trio.to_thread.run_sync(archive.index, archive.files[start : start + INDEXED])
+            await in_thread(archive.index, archive.files[start : start + INDEXED])
         strange = archive.entries.keys() - known
         archive.skipped["of unknown images"] += len(strange)
         shape = await self._probe(archive, wanted)
         entries = [entry for key, entry in archive.entries.items() if key in wanted]
         kept = 0
         for start in range(0, len(entries), BATCH):
-            batch = await trio.to_thread.run_sync(_written, archive, entries[start : start + BATCH], shape)
+            batch = await in_thread(_written, archive, entries[start : start + BATCH], shape)
             # Looked at without an await in between: what a reader fetches meanwhile is newer.
             found = [
                 (row, data)
@@ -282,7 +283,7 @@ class Exports:
         there = (row for key in archive.entries if key in wanted and (row := self._catalog.image(key)))
         candidates = sorted(islice(there, INDEXED), key=lambda row: not row.annotation_count)
         for row in candidates[:PROBES]:  # one that has annotations says more
-            document = await trio.to_thread.run_sync(archive.document, archive.entries[row.key])
+            document = await in_thread(archive.document, archive.entries[row.key])
             own = await self._notes.fetch(row)
             del wanted[row.key]
             if document is not None and annotation_text(document) == own:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import trio
 
 from pictofs.model.records import Dataset, Image, Page
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +82,10 @@ async def fill(
     first: Filled | None = None
     counted = -1
     for attempt in range(PASSES):
-        seen = await trio.to_thread.run_sync(begin_pass)
+        seen = await in_thread(begin_pass)
         sweep = _Sweep(page, limit, seen, put, filling)
         await sweep.run()
-        distinct = await trio.to_thread.run_sync(seen_in, seen)
+        distinct = await in_thread(seen_in, seen)
         done = Filled(seen, sweep.dataset)
         first = first or done
         # A key that may see only part of a dataset gets a steady, smaller number: no reason to go on.
@@ -149,7 +150,7 @@ class _Sweep:
         if got.page.received < self._limit or (got.total is not None and offset + self._limit >= got.total):
             self._end = True
         async with self._writing:
-            await trio.to_thread.run_sync(self._put, got.page.rows, self._seen)
+            await in_thread(self._put, got.page.rows, self._seen)
         self._filling.advance()
         return got.total
 

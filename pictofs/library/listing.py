@@ -23,6 +23,7 @@ from pictofs.model.records import Dataset, Image, Page
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -88,7 +89,7 @@ class Listing:
         for _ in range(PASSES):
             edition, at = self._catalog.edition, self._clock.wall()
             found = await self._all_datasets()
-            gone = await trio.to_thread.run_sync(self._catalog.put_datasets, found, at, edition)
+            gone = await in_thread(self._catalog.put_datasets, found, at, edition)
             if gone is not None:
                 self._answers.clear()
                 self._changes.tell(gone)
@@ -109,7 +110,7 @@ class Listing:
 
     async def doubt(self) -> None:
         """Have the next look at the list of datasets ask the server."""
-        await trio.to_thread.run_sync(self._catalog.expire, NO_DATASET)
+        await in_thread(self._catalog.expire, NO_DATASET)
 
     async def dataset(self, key: int) -> DatasetRow:
         """A dataset as fresh as the TTL asks. Raises NoSuchEntry when it is gone."""
@@ -143,9 +144,7 @@ class Listing:
     async def _read_tree(self, row: DatasetRow) -> None:
         at = self._clock.wall()
         found = await self._api.directory_tree(row.id)
-        gone = await trio.to_thread.run_sync(
-            self._catalog.put_directories, row.key, row.id, found, row.signature, at
-        )
+        gone = await in_thread(self._catalog.put_directories, row.key, row.id, found, row.signature, at)
         self._changes.tell(gone)
 
     # Images.
@@ -292,8 +291,8 @@ class Listing:
         signature = dataset.signature
         if result.dataset is not None:
             signature = result.dataset.signature
-            self._changes.tell(await trio.to_thread.run_sync(self._catalog.put_dataset, result.dataset))
-        gone = await trio.to_thread.run_sync(
+            self._changes.tell(await in_thread(self._catalog.put_dataset, result.dataset))
+        gone = await in_thread(
             partial(
                 self._images.sweep, dataset.key, result.seen, directory=directory, signature=signature, at=at
             )
@@ -365,7 +364,7 @@ class Listing:
         rows = [
             image for image in found.rows if image.directory == directory.path and image.filename == filename
         ]
-        gone = await trio.to_thread.run_sync(
+        gone = await in_thread(
             self._images.put_answer, dataset.key, dataset.id, directory.key, filename, rows, seen
         )
         self._answers[directory.key, filename] = bool(rows)

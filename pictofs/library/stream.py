@@ -14,6 +14,7 @@ from pictofs.errors import Corrupt, PictofsError, ServerFault
 from pictofs.library.disk import Disk
 from pictofs.library.source import Source
 from pictofs.store.shelf import Blob, Draft, WouldBlock
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +202,7 @@ class Stream:
             self._tell()
             if failed:
                 with trio.CancelScope(shield=True):  # also while the mount ends
-                    await trio.to_thread.run_sync(self._draft.abandon)
+                    await in_thread(self._draft.abandon)
 
     async def _transfer(self, head: _Head) -> None:
         """Fetch from the head on to the next span, and, for the first head, go on with what is missing."""
@@ -257,7 +258,7 @@ class Stream:
                 return
             except WouldBlock:
                 pass
-        await trio.to_thread.run_sync(self._draft.write, offset, piece)
+        await in_thread(self._draft.write, offset, piece)
 
     async def _complete(self, last: _Head) -> None:
         if self._committing:
@@ -266,7 +267,7 @@ class Stream:
         _cancel([head for head in self._heads if head is not last])
         with trio.CancelScope(shield=True):
             async with self._writing:
-                blob = await trio.to_thread.run_sync(self._draft.commit, self.size, self._crc32c)
+                blob = await in_thread(self._draft.commit, self.size, self._crc32c)
         self._blob = blob
         if self._readers == 0:
             blob.close()

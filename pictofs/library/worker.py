@@ -26,6 +26,7 @@ from pictofs.clock import Clock
 from pictofs.config import FreeSpace
 from pictofs.errors import PictofsError, Throttled
 from pictofs.store.shelf import Identity
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +195,7 @@ class Worker:
                 for call in self._calls.values():
                     call.done.set()
                 with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(_end, process)
+                    await in_thread(_end, process)
         log.info("the process that fetches ahead has ended (exit code %s)", process.returncode)
 
     def _hear(self, outcome: Outcome) -> None:

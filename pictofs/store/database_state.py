@@ -100,9 +100,7 @@ class State:
 
     def live(self) -> None:
         """Note that the file is being written to. Raises OSError."""
-        self._write(
-            {"boot": boot_id(), "live": _file_id(self._database), "wal": _file_id(self._wal)}
-        )
+        self._write({"boot": boot_id(), "live": _file_id(self._database), "wal": _file_id(self._wal)})
 
     def closing(self) -> None:
         """Note that the -wal may go any moment. Raises OSError."""

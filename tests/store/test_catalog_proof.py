@@ -120,9 +120,7 @@ def lies(catalog: Catalog) -> list[str]:
 
 @pytest.mark.parametrize("place", ["elsewhere", "over what was closed"])
 @pytest.mark.parametrize("seed", range(100))
-def test_c7_a_torn_copy_is_not_believed(
-    tmp_path: Path, moments: list[Files], seed: int, place: str
-) -> None:
+def test_c7_a_torn_copy_is_not_believed(tmp_path: Path, moments: list[Files], seed: int, place: str) -> None:
     path = tmp_path / "c.db"
     files = torn(moments, seed)
     if place == "over what was closed":
@@ -298,7 +296,8 @@ def test_c8_a_locked_catalog_is_not_a_broken_one(tmp_path: Path) -> None:
 def test_c9_a_stopped_process_in_a_write_holds_up_one_write_alone(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     holder = worker(path, "hold", 1)
-    assert holder.stdout is not None and holder.stdin is not None
+    assert holder.stdout is not None
+    assert holder.stdin is not None
     holder.stdout.readline()
     holder.stdin.write("begin\n")
     holder.stdin.flush()
