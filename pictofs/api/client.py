@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
-import trio
 
 from pictofs.api import wire
 from pictofs.api.address import is_uuid, slot
@@ -28,6 +27,7 @@ from pictofs.api.signing import Signing
 from pictofs.clock import Clock
 from pictofs.errors import Invalid, Nonsense, PictofsError
 from pictofs.model.records import Dataset, Directory, Image, Page, SignedUrl
+from pictofs.threads import in_thread
 
 T = TypeVar("T")
 
@@ -291,7 +291,7 @@ class Api:
     async def _decoded(self, decode: Callable[[bytes], T], answer: Answer) -> T:
         try:
             if len(answer.body) >= _THREAD_FROM:
-                return await trio.to_thread.run_sync(decode, answer.body)
+                return await in_thread(decode, answer.body)
             return decode(answer.body)
         except PictofsError as error:
             self._meter.failed(error)

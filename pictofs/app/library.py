@@ -21,6 +21,7 @@ from pictofs.library.library import Library
 from pictofs.library.prefetch import Mode
 from pictofs.library.worker import Setup
 from pictofs.store.catalog import Catalog
+from pictofs.store.database import SCHEMA_VERSION
 from pictofs.store.shelf import Shelf
 
 ATTEMPT = 1 / 3
@@ -118,12 +119,13 @@ def _fingerprint(text: str) -> str:
 
 
 def catalog_path(settings: LibrarySettings, key: ApiKey) -> Path:
-    """One catalog for each server and key: another key may see other items.
+    """One catalog for each server and key: another key may see other items. And one for each version of its
+    tables: an older pictofs that is still mounted, or is started again, keeps its own.
 
     The name holds a hash of the key with 64 bits, of which nothing of the key can be told.
     """
     owner = hashlib.blake2b(key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]).hexdigest()
-    return settings.cache_dir / "catalog" / f"{_fingerprint(settings.base_url)}-{owner}.db"
+    return settings.cache_dir / "catalog" / f"{_fingerprint(settings.base_url)}-{owner}.v{SCHEMA_VERSION}.db"
 
 
 def _made(path: Path) -> Path:

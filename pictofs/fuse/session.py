@@ -15,6 +15,7 @@ from pictofs.errors import MountFailed, PictofsError
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.reason import Reason, heard
 from pictofs.store.rows import Gone
+from pictofs.threads import NoThread, only_in_thread
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ MAX_TASKS = 512
 """Requests handled at once. With the default of 99 and 50 ms of delay a mount served half as many files."""
 
 
+THREAD_REST = 1.0
+"""Seconds between attempts to start a thread, where the limit of processes is reached."""
 BATCH = 64
 """Entries that one hop to a thread makes the kernel forget."""
 UNMOUNT_TIME, UNMOUNT_LOOK = 1.0, 0.02
@@ -102,7 +105,12 @@ class Session:
                 while len(batch) < BATCH:
                     batch.append(incoming.receive_nowait())
             # In a thread: on the loop, which answers requests, it can deadlock.
-            await trio.to_thread.run_sync(self._forget, batch, abandon_on_cancel=True)
+            while True:
+                try:
+                    await only_in_thread(self._forget, batch, abandon_on_cancel=True)
+                    break
+                except NoThread:
+                    await trio.sleep(THREAD_REST)
 
     def _forget(self, batch: list[Gone]) -> None:
         for parent, entry in batch:

@@ -16,6 +16,7 @@ from pictofs.library.content import Shelved
 from pictofs.library.disk import Disk
 from pictofs.store.rows import ImageRow
 from pictofs.store.shelf import Blob, Busy, Draft, Identity, Shelf, WouldBlock
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Cache:
             return None
         if not blob.verified:
             try:
-                await trio.to_thread.run_sync(blob.verify)
+                await in_thread(blob.verify)
             except Corrupt:
                 blob.close()
                 return None

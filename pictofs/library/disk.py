@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 import trio
 
+from pictofs.errors import DiskFull
 from pictofs.store.shelf import WouldBlock
+from pictofs.threads import in_thread
 
 T = TypeVar("T")
 
@@ -26,7 +28,10 @@ MOST = 32
 
 
 class Disk:
-    """A queue in front of a thread. Calls are made one at a time, in order."""
+    """A queue in front of a thread. Calls are made one at a time, in order.
+
+    Every call ends, whatever becomes of the thread: where none can be started it is made on the loop.
+    """
 
     def __init__(self, caution: float = CAUTION) -> None:
         """`caution`: seconds for which a slow disk is left to the thread."""
@@ -70,11 +75,12 @@ class Disk:
 
     async def serve(self) -> None:
         """Make the calls, for as long as the library lives. Who cleans up after that makes its own."""
+        self._ended = False
         try:
             while True:
                 await self._wake.wait()
-                await self._make_waiting()
                 self._wake = trio.Event()
+                await self._make_waiting()
         finally:
             self._ended = True
             await self._make_waiting()
@@ -83,9 +89,14 @@ class Disk:
         with trio.CancelScope(shield=True):  # a call that has begun has somebody waiting for its end
             while self._waiting:
                 batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-                await trio.to_thread.run_sync(_make, batch)
-                for call in batch:
-                    call.done.set()
+                try:
+                    await in_thread(_make, batch)
+                finally:
+                    for call in batch:
+                        call.done.set()
+
+
+_NOT_MADE = DiskFull("the disk was not asked: no thread could be started")
 
 
 class _Call:
@@ -95,12 +106,13 @@ class _Call:
         self.work, self.args = work, args
         self.done = trio.Event()
         self.value: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = _NOT_MADE
 
 
 def _make(batch: list[_Call]) -> None:
     for call in batch:
         try:
             call.value = call.work(*call.args)
-        except Exception as error:
+            call.error = None
+        except BaseException as error:  # an extension's panic too: somebody waits for the call
             call.error = error

@@ -9,8 +9,6 @@ from functools import partial
 from itertools import count
 from typing import TypeVar
 
-import trio
-
 from pictofs.api.client import DESCRIPTION_WORDS, Api
 from pictofs.api.meter import insisting
 from pictofs.api.patience import Patience
@@ -36,6 +34,7 @@ from pictofs.model.names import unescape
 from pictofs.model.records import Dataset
 from pictofs.store.catalog import Catalog
 from pictofs.store.rows import DatasetRow
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -131,7 +130,7 @@ class Edits:
             except (ServerFault, TimedOut):
                 if not seen or not await patience.wait(None):
                     raise
-        self._changes.tell(await trio.to_thread.run_sync(self._catalog.drop_dataset, row.key))
+        self._changes.tell(await in_thread(self._catalog.drop_dataset, row.key))
 
     async def _refuse_unless_empty(self, row: DatasetRow) -> None:
         """Ask the server, never the catalog. An archived image would be lost, too."""
@@ -160,7 +159,7 @@ class Edits:
 
     async def _show(self, dataset: Dataset) -> DatasetRow:
         """Put a dataset into the list as the server has just described it."""
-        self._changes.tell(await trio.to_thread.run_sync(self._catalog.put_changed, dataset))
+        self._changes.tell(await in_thread(self._catalog.put_changed, dataset))
         row = self._catalog.dataset(key_of(dataset.id.lower()))
         if row is None:
             raise NoSuchEntry("the dataset was archived meanwhile")

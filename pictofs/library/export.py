@@ -56,6 +56,7 @@ from pictofs.model.records import canonical_directory
 from pictofs.store.catalog import Catalog
 from pictofs.store.rows import DatasetRow, ImageRow
 from pictofs.store.shelf import Draft
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -356,7 +357,7 @@ class Exports:
                 async with export as name:
                     work = partial(self._download, dataset, name, draft, bounds)
                     size = await self._source.retried(f"the export of {dataset.name}", work)
-                yield await trio.to_thread.run_sync(Archive, draft, size, dataset.image_count, bounds)
+                yield await in_thread(Archive, draft, size, dataset.image_count, bounds)
         finally:
             del self._bringing[dataset.key]
 
@@ -403,14 +404,14 @@ class Exports:
         source: _Source,
     ) -> None:
         for start in range(0, len(archive.files), INDEXED):
-            await trio.to_thread.run_sync(archive.index, archive.files[start : start + INDEXED])
+            await in_thread(archive.index, archive.files[start : start + INDEXED])
         strange = archive.entries.keys() - known
         archive.skipped["of unknown images"] += len(strange)
         shape = await self._probe(archive, wanted, source)
         entries = [entry for key, entry in archive.entries.items() if key in wanted]
         kept = 0
         for start in range(0, len(entries), BATCH):
-            batch = await trio.to_thread.run_sync(_written, archive, entries[start : start + BATCH], shape)
+            batch = await in_thread(_written, archive, entries[start : start + BATCH], shape)
             # Looked at without an await in between: what a reader fetches meanwhile is newer.
             found = []
             for key, claims, data in batch:
@@ -441,7 +442,7 @@ class Exports:
         candidates = sorted(islice(there, INDEXED), key=lambda row: not row.annotation_count)
         probes = 0
         for row in candidates:  # one that has annotations says more
-            document = await trio.to_thread.run_sync(archive.document, archive.entries[row.key])
+            document = await in_thread(archive.document, archive.entries[row.key])
             if source.agrees is not None and document and not source.agrees(row, _claims(document)):
                 continue  # it was edited since, which costs no request to know
             if probes == PROBES:

@@ -11,6 +11,7 @@ import trio
 from pictofs.api.paging import is_last
 from pictofs.errors import Nonsense
 from pictofs.model.records import Dataset, Image, Page
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +93,10 @@ async def fill(
     first: Filled | None = None
     counted = -1
     for attempt in range(PASSES):
-        seen = await trio.to_thread.run_sync(begin_pass)
+        seen = await in_thread(begin_pass)
         sweep = _Sweep(page, limit, seen, put, filling, expected)
         await sweep.run()
-        distinct = await trio.to_thread.run_sync(seen_in, seen)
+        distinct = await in_thread(seen_in, seen)
         done = Filled(seen, sweep.dataset)
         first = first or done
         # A key that may see only part of a dataset gets a steady, smaller number: no reason to go on.
@@ -170,7 +171,7 @@ class _Sweep:
             log.warning("a listing ends after %d rows: more pages bring nothing new", self._rows)
             self._end = True
         async with self._writing:
-            await trio.to_thread.run_sync(self._put, got.page.rows, self._seen)
+            await in_thread(self._put, got.page.rows, self._seen)
         self._filling.advance()
         return got.total
 

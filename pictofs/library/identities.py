@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import trio
 from cachetools import LRUCache
 
 from pictofs.api.client import Api
@@ -19,6 +18,7 @@ from pictofs.model.inode import key_of
 from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, ImageRow
+from pictofs.threads import in_thread
 
 REMEMBERED = 65_536
 """Ids of no image that are remembered."""
@@ -104,7 +104,7 @@ class Identities:
         await self._listing.tree(dataset.key)
         seen = self._catalog.meta("pass") or 0
         put = partial(self._images.put, dataset.key, dataset.id, [image], seen, moves=True)
-        self._changes.tell(await trio.to_thread.run_sync(put))
+        self._changes.tell(await in_thread(put))
         self._selections.forget(dataset.key)
         row = self._known(identity)
         # Another image may have its name, and the better right to it.

@@ -42,6 +42,7 @@ from pictofs.store.datasets import DATASETS
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import Gone
 from pictofs.store.shelf import Shelf
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -218,11 +219,11 @@ class Library:
     async def tend(self) -> None:
         """Housekeeping for as long as the mount lives: the ledger after crashes, recency, ended streams."""
         with suppress(PictofsError):  # the first download tells the user
-            await trio.to_thread.run_sync(self._shelf.recount)
+            await in_thread(self._shelf.recount)
         while True:
             await self.clock.sleep(TEND_EVERY)
             self.downloads.sweep_streams()
-            await trio.to_thread.run_sync(self._shelf.flush_uses)
+            await in_thread(self._shelf.flush_uses)
 
     async def refresh(self, entry: str | None) -> int:
         """Ask the server anew for one dataset, by its entry, or for all that were ever listed.
@@ -236,7 +237,7 @@ class Library:
     async def _refresh(self, entry: str | None) -> int:
         known = None if entry is None else self.catalog.dataset_by_entry(entry)
         key = None if entry is None else known.key if known else NO_DATASET
-        await trio.to_thread.run_sync(self.catalog.expire, key)
+        await in_thread(self.catalog.expire, key)
         await self.listing.datasets()
         if self.reach.error is not None:
             raise self.reach.error
@@ -250,7 +251,7 @@ class Library:
         listed = [row for row in rows if row.listed_signature is not None]
         for row in rows:
             if row.listed_signature is None:  # an open file keeps its entry: these are told one by one
-                self.changes.tell(await trio.to_thread.run_sync(self.images.entries, row.key))
+                self.changes.tell(await in_thread(self.images.entries, row.key))
         for row in listed:
             await self.listing.all_images(row.key)
         return len(listed)

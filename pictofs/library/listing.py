@@ -34,6 +34,7 @@ from pictofs.store.catalog import Catalog
 from pictofs.store.datasets import Heard
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -111,9 +112,7 @@ class Listing:
         for _ in range(PASSES):
             edition, at = self._catalog.edition, self._clock.wall()
             found = await self._all_datasets()
-            gone = await trio.to_thread.run_sync(
-                self._catalog.put_datasets, found, at, edition, self._heard()
-            )
+            gone = await in_thread(self._catalog.put_datasets, found, at, edition, self._heard())
             if gone is not None:
                 self._answers.clear()
                 self._changes.tell(gone)
@@ -132,7 +131,7 @@ class Listing:
 
     async def doubt(self) -> None:
         """Have the next look at the list of datasets ask the server."""
-        await trio.to_thread.run_sync(self._catalog.expire, NO_DATASET)
+        await in_thread(self._catalog.expire, NO_DATASET)
 
     async def dataset(self, key: int) -> DatasetRow:
         """A dataset as fresh as the TTL asks. Raises NoSuchEntry when it is gone."""
@@ -166,9 +165,7 @@ class Listing:
     async def _read_tree(self, row: DatasetRow) -> None:
         at = self._clock.wall()
         found = await self._api.directory_tree(row.id)
-        gone = await trio.to_thread.run_sync(
-            self._catalog.put_directories, row.key, row.id, found, row.signature, at
-        )
+        gone = await in_thread(self._catalog.put_directories, row.key, row.id, found, row.signature, at)
         self._changes.tell(gone)
 
     # Images.
@@ -363,8 +360,8 @@ class Listing:
         if result.dataset is not None:
             signature = result.dataset.signature
             put_dataset = partial(self._catalog.put_dataset, result.dataset, self._heard())
-            self._changes.tell(await trio.to_thread.run_sync(put_dataset))
-        gone = await trio.to_thread.run_sync(
+            self._changes.tell(await in_thread(put_dataset))
+        gone = await in_thread(
             partial(
                 self._images.sweep, dataset.key, result.seen, directory=directory, signature=signature, at=at
             )
@@ -440,7 +437,7 @@ class Listing:
         rows = [
             image for image in found.rows if image.directory == directory.path and image.filename == filename
         ]
-        gone = await trio.to_thread.run_sync(
+        gone = await in_thread(
             self._images.put_answer, dataset.key, dataset.id, directory.key, filename, rows, seen
         )
         self._answers[directory.key, filename] = bool(rows)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
-import trio
 from cachetools import LRUCache
 
 from pictofs.library.changes import Changes
@@ -18,6 +17,7 @@ from pictofs.store.catalog import Catalog
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, DirectoryRow, Gone
 from pictofs.store.shown import view_entries
+from pictofs.threads import in_thread
 
 REMEMBERED = 64
 """Datasets whose directories are remembered: 200 bytes a directory."""
@@ -56,7 +56,7 @@ class Selections:
         self._known.pop(dataset, None)
 
     async def _look(self, row: DatasetRow) -> _Known:
-        found = await trio.to_thread.run_sync(self._images.occurring, row.key)
+        found = await in_thread(self._images.occurring, row.key)
         directories = {each.key: each for each in self._catalog.directories_of(row.key)}
         bits = dict.fromkeys(directories, 0)
         for directory, status, split in found:

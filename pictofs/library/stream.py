@@ -25,6 +25,7 @@ from pictofs.library.disk import Disk
 from pictofs.library.source import Changed, Source
 from pictofs.library.whole import agrees
 from pictofs.store.shelf import Blob, Draft, WouldBlock
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +247,7 @@ class Stream:
             self._tell()
             if failed:
                 with trio.CancelScope(shield=True):  # also while the mount ends
-                    await trio.to_thread.run_sync(self._draft.abandon)
+                    await in_thread(self._draft.abandon)
 
     async def _bring_all(self, head: _Head) -> None:
         """Fetch what is missing, from the first gap on. Each turn brings something, counts, or fails."""
@@ -333,7 +334,7 @@ class Stream:
         if body.total is None:
             return
         if not self.opened.is_set():
-            await trio.to_thread.run_sync(self._reserve, body.total)
+            await in_thread(self._reserve, body.total)
             if body.crc32c is None and not agrees(body.total, self._listed, delimited=True):
                 await self._prove_length(body.total)
             self.size = body.total
@@ -405,7 +406,7 @@ class Stream:
                 return
             except WouldBlock:
                 pass
-        await trio.to_thread.run_sync(self._draft.write, offset, piece)
+        await in_thread(self._draft.write, offset, piece)
 
     async def _complete(self, last: _Head) -> None:
         if self._committing:
@@ -418,7 +419,7 @@ class Stream:
         """Make a blob of the draft. Raises Corrupt if the bytes are not those that the checksum is of."""
         with trio.CancelScope(shield=True):
             async with self._writing:
-                blob = await trio.to_thread.run_sync(self._draft.commit, self.size, self._crc32c)
+                blob = await in_thread(self._draft.commit, self.size, self._crc32c)
         self._blob = blob
         self._committing = True
         if self._readers == 0:

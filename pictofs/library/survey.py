@@ -15,6 +15,7 @@ from pictofs.library.export import REQUESTS as EXPORT_REQUESTS
 from pictofs.library.library import Library
 from pictofs.library.scope import Scope
 from pictofs.library.urls import BATCH
+from pictofs.threads import in_thread
 
 NOTE_SIZE = 4096
 """Bytes of an annotation file, as far as nothing else is known: a block of the disk."""
@@ -178,7 +179,7 @@ async def _add_price(library: Library, key: int, missing: Counter[str], price: P
         return
     there = missing
     if dataset.image_count > BATCH:
-        there = Counter(await trio.to_thread.run_sync(library.images.count_by_status, key))
+        there = Counter(await in_thread(library.images.count_by_status, key))
     urls, images = library.urls.price(dataset, missing, there)
     price.urls += urls
     price.images += images

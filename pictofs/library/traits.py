@@ -11,11 +11,10 @@ import logging
 from contextlib import suppress
 from typing import Literal
 
-import trio
-
 from pictofs.clock import Clock
 from pictofs.errors import DiskFull
 from pictofs.store.catalog import Catalog
+from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ class Traits:
         if value != USUAL[trait]:
             log.warning("this server differs: %s", WORDS[trait, value])
         with suppress(DiskFull):  # it will be found out again
-            await trio.to_thread.run_sync(self._catalog.set_meta, PREFIX + trait, f"{value} {at}")
+            await in_thread(self._catalog.set_meta, PREFIX + trait, f"{value} {at}")
 
     def all(self) -> dict[str, str]:
         """Every trait that is known, with its value."""

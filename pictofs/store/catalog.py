@@ -42,7 +42,6 @@ class Catalog:
             DiskFull: the folder can't be written.
         """
         self.database = Database(path)
-        self._reader = self.database.reader
 
     def close(self) -> None:
         """Close the file."""
@@ -51,16 +50,16 @@ class Catalog:
     # Reads: inline.
 
     def _row(self, make: Any, sql: str, values: tuple[Any, ...]) -> Any:
-        row = self._reader.execute(sql, values).fetchone()
-        return None if row is None else make._make(row)
+        rows = self.database.query(sql, values)
+        return make._make(rows[0]) if rows else None
 
     def _rows(self, make: Any, sql: str, values: tuple[Any, ...]) -> Any:
-        return [make._make(row) for row in self._reader.execute(sql, values)]
+        return [make._make(row) for row in self.database.query(sql, values)]
 
     def meta(self, name: str) -> Any:
         """A value of `meta`, None if it was never set."""
-        row = self._reader.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
-        return row and row[0]
+        rows = self.database.query("SELECT value FROM meta WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
 
     def dataset(self, key: int) -> DatasetRow | None:
         """The dataset with that key."""
@@ -69,13 +68,13 @@ class Catalog:
 
     def notes_due(self, key: int) -> float:
         """Wall-clock seconds: annotation files of the dataset that were confirmed before are due. 5 us."""
-        row = self._reader.execute("SELECT notes_due FROM dataset WHERE key = ?", (key,)).fetchone()
-        return float(row[0] or 0.0) if row else 0.0
+        rows = self.database.query("SELECT notes_due FROM dataset WHERE key = ?", (key,))
+        return float(rows[0][0] or 0.0) if rows else 0.0
 
     def dataset_object(self, key: int) -> dict[str, Any]:
         """The API's object of a dataset, as it came; empty where there is no such dataset."""
-        row = self._reader.execute("SELECT raw FROM dataset WHERE key = ?", (key,)).fetchone()
-        found: dict[str, Any] = json.loads(row[0]) if row else {}
+        rows = self.database.query("SELECT raw FROM dataset WHERE key = ?", (key,))
+        found: dict[str, Any] = json.loads(rows[0][0]) if rows else {}
         return found
 
     def dataset_by_entry(self, entry: str) -> DatasetRow | None:
@@ -120,7 +119,7 @@ class Catalog:
     def directory_keys(self, dataset: int) -> list[int]:
         """Keys of all directories of a dataset, its root among them."""
         sql = "SELECT key FROM directory WHERE dataset = ? ORDER BY path"
-        return [row[0] for row in self._reader.execute(sql, (dataset,))]
+        return [row[0] for row in self.database.query(sql, (dataset,))]
 
     def image(self, key: int) -> ImageRow | None:
         """The image with that key."""
@@ -169,8 +168,8 @@ class Catalog:
         There may be no rows although it is not all: no more than 4,096 are looked at in one turn, 4 ms.
         """
         sql = "SELECT seq FROM image WHERE directory = ? AND seq > ? ORDER BY seq LIMIT 1 OFFSET ?"
-        far = self._reader.execute(sql, (directory, seq, SCAN - 1)).fetchone()
-        last = far[0] if far else None
+        far = self.database.query(sql, (directory, seq, SCAN - 1))
+        last = far[0][0] if far else None
         sql = (
             _ENTRY
             + f"WHERE directory = ? AND seq > ? AND seq <= ? AND {selection.axis} IS ? ORDER BY seq LIMIT ?"
@@ -192,13 +191,13 @@ class Catalog:
             "SELECT key FROM directory WHERE dataset = ?"
             " AND EXISTS (SELECT 1 FROM image WHERE image.directory = directory.key)"
         )
-        return frozenset(row[0] for row in self._reader.execute(sql, (dataset,)))
+        return frozenset(row[0] for row in self.database.query(sql, (dataset,)))
 
     def image_key(self, directory: int, entry: str) -> int | None:
         """The key of the image listed as `entry` in `images/`; 5 us, for whoever asks for many."""
         sql = "SELECT key FROM image WHERE directory = ? AND entry = ?"
-        row = self._reader.execute(sql, (directory, entry)).fetchone()
-        return None if row is None else int(row[0])
+        rows = self.database.query(sql, (directory, entry))
+        return int(rows[0][0]) if rows else None
 
     def had_one_size(self, key: int, size: int) -> bool:
         """Whether no listing and no download ever gave an image another size than `size`; 5 us.
@@ -209,32 +208,32 @@ class Catalog:
             "SELECT 1 FROM image WHERE key = ?1 AND size IN (0, ?2) AND coalesce(true_size, ?2) = ?2"
             " AND NOT EXISTS (SELECT 1 FROM former_image WHERE key = ?1)"
         )
-        return self._reader.execute(sql, (key, size)).fetchone() is not None
+        return bool(self.database.query(sql, (key, size)))
 
     def never_left(self, key: int) -> bool:
         """Whether the row of an image was never removed; 3 us."""
         sql = "SELECT 1 FROM former_image WHERE key = ? AND removed"
-        return self._reader.execute(sql, (key,)).fetchone() is None
+        return not self.database.query(sql, (key,))
 
     def implies(self, parent: int) -> bool:
         """Whether some directory in a directory is there only because images say that they are in it."""
         sql = "SELECT EXISTS (SELECT 1 FROM directory WHERE parent = ? AND implied)"
-        return bool(self._reader.execute(sql, (parent,)).fetchone()[0])
+        return bool(self.database.query(sql, (parent,))[0][0])
 
     def root_images(self, dataset: int) -> int:
         """Images in no virtual directory, by the server's counts."""
         sql = "SELECT image_count - (SELECT total(image_count) FROM directory WHERE dataset = ?1)"
-        row = self._reader.execute(sql + " FROM dataset WHERE key = ?1", (dataset,)).fetchone()
-        return max(0, int(row[0])) if row else 0
+        rows = self.database.query(sql + " FROM dataset WHERE key = ?1", (dataset,))
+        return max(0, _counted(rows[0][0])) if rows else 0
 
     def counts(self) -> tuple[int, int]:
         """Datasets, and bytes of all their images, as the server counts them; constant time in practice."""
-        row = self._reader.execute("SELECT count(*), total(total_size) FROM dataset").fetchone()
-        return row[0], _sum(row[1])
+        ((datasets, size),) = self.database.query("SELECT count(*), total(total_size) FROM dataset")
+        return datasets, _counted(size)
 
     def image_total(self) -> int:
         """Images of all datasets, as the server counts them."""
-        return _sum(self._reader.execute("SELECT total(image_count) FROM dataset").fetchone()[0])
+        return _counted(self.database.query("SELECT total(image_count) FROM dataset")[0][0])
 
     # Writes: they block.
 
@@ -347,9 +346,9 @@ class Catalog:
             db.execute(f"UPDATE image SET note_stale = 1 {only}", values)
 
 
-def _sum(total: float) -> int:
-    """A total of counts as SQLite's `total` gives it: `sum` fails where they exceed 63 bits."""
-    return min(int(total), _SEQ_MAX)
+def _counted(total: float) -> int:
+    """A sum of the server's figures, which may be absurd: total() counts in floats, where sum() overflows."""
+    return int(min(total, _SEQ_MAX))
 
 
 def _edition(db: Any) -> int:
