@@ -33,6 +33,19 @@ FOREIGN = ("PICTO", "COLUMNS", "LINES")
 """Variables that no command of a test inherits: settings, and the size of a terminal that is not the test's own."""
 
 
+@functools.cache
+def no_mount_namespace() -> str | None:
+    """Why no mount namespace can be made here, as in a plain chroot; None where one can."""
+    if shutil.which("unshare") is None:
+        return "needs unshare"
+    # With what the tests do there: a namespace is of no use where nothing can be mounted in it.
+    script = "mount -t tmpfs pictofs-test /tmp"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True)
+    words = done.stderr.decode(errors="replace").strip()
+    return f"no mount namespace can be made here: {words}" if done.returncode else None
+
+
 def _unshares(kind: str) -> bool:
     """Whether a namespace of a kind can be made: not without rights, nor of mounts in a plain chroot."""
     try:
@@ -41,9 +54,7 @@ def _unshares(kind: str) -> bool:
         return False
 
 
-needs_mount_namespace = pytest.mark.skipif(
-    not _unshares("--mount"), reason="no mount namespace can be made here (unshare --mount)"
-)
+needs_mount_namespace = pytest.mark.skipif(no_mount_namespace() is not None, reason=str(no_mount_namespace()))
 needs_pid_namespace = pytest.mark.skipif(
     not _unshares("--pid"), reason="no PID namespace can be made here (unshare --pid)"
 )
@@ -248,19 +259,6 @@ class ForeignFolder:
     def imported(self) -> list[str]:
         """The modules that some program took from here."""
         return self._marks.read_text().splitlines() if self._marks.exists() else []
-
-
-@functools.cache
-def no_mount_namespace() -> str | None:
-    """Why no mount namespace can be made here, as in a plain chroot; None where one can."""
-    if shutil.which("unshare") is None:
-        return "needs unshare"
-    # With what the tests do there: a namespace is of no use where nothing can be mounted in it.
-    script = "mount -t tmpfs pictofs-test /tmp"
-    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
-    done = subprocess.run(command, capture_output=True)
-    words = done.stderr.decode(errors="replace").strip()
-    return f"no mount namespace can be made here: {words}" if done.returncode else None
 
 
 def run(*command: str | Path, input: bytes | None = None, **options: Any) -> str:

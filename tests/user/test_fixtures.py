@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from as_user import expose
-from mounting import DECOYS, ForeignFolder, no_mount_namespace
+from mounting import DECOYS, ForeignFolder, needs_mount_namespace
 
 AS_USER = Path(__file__).with_name("as_user.py")
 
@@ -28,7 +28,7 @@ def test_a_hostile_folder_is_there(hostile_folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-@pytest.mark.skipif(no_mount_namespace() is not None, reason=str(no_mount_namespace()))
+@needs_mount_namespace
 @pytest.mark.parametrize("closed", [0, 1, 2])
 def test_what_lies_in_closed_folders_is_shown_to_a_user_alone(tmp_path: Path, closed: int) -> None:
     """As a checkout below /root is, or one that is closed itself: `closed` says which folder is."""
