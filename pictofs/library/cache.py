@@ -24,6 +24,8 @@ QUICK = 1 << 20
 """Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
 BUSY_WAIT = 0.02
 """Seconds between looks at a download that another process makes."""
+OTHERS_WAIT = 2.0
+"""Seconds that a reader waits for a file that another process downloads: that process may be stopped."""
 DISK_REST = 30.0
 """Seconds for which the disk is left alone after it took no more."""
 
@@ -98,6 +100,7 @@ class Cache:
 
     async def draft(self, key: str, size: int) -> Draft | Blob | None:
         """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
+        give_up = self._clock.monotonic() + OTHERS_WAIT
         while True:
             try:
                 return await self.draft_now(key, size)
@@ -105,7 +108,14 @@ class Cache:
                 found = self.blob(key)
                 if found is not None:
                     return found
+                if self._clock.monotonic() >= give_up:
+                    break
                 await self._clock.sleep(BUSY_WAIT)
+        try:
+            return await self.disk.call(self.shelf.private_draft, key, size)
+        except DiskFull as error:
+            self.failed(error)
+            return None
 
     async def draft_now(self, key: str, size: int) -> Draft | None:
         """The same, but Busy is raised and not waited for."""

@@ -11,7 +11,6 @@ import trio
 from pictofs.library.disk import Disk
 from pictofs.threads import NoThread, in_thread, only_in_thread
 
-
 NOBODY = 54_321
 """A user who has no other process, so that a limit on processes is exact."""
 
