@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from email.utils import formatdate
 from typing import Any
 
 import msgspec
@@ -94,6 +95,8 @@ class Api:
                 suffix = f"?{query.decode('latin-1')}" if query else ""
                 answer = Answer(None, 307, {"Location": f"{self._origin}{wrong.path}{suffix}"})
             extra = {"X-Request-Id": f"req_{next(self._numbers):08d}", **self._budget.headers()}
+            if self._organization.switches.date_header:
+                extra["Date"] = formatdate(self._organization.clock(), usegmt=True)
         record.status = answer.status
         return Answer(answer.content, answer.status, {**extra, **answer.headers}, answer.media_type)
 

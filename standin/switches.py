@@ -35,6 +35,8 @@ class Switches:
     over_cap: Literal["refuse", "clamp"] = "refuse"
     #: Whether API answers carry `X-RateLimit-*`.
     rate_headers: bool = True
+    #: Whether API answers carry `Date`, to the second, by the stand-in's clock, as every web server sends it.
+    date_header: bool = True
     #: Requests per sliding hour for the organization; None never refuses.
     hourly_limit: int | None = None
     #: Seconds for which a signed URL is good.

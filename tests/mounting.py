@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import httpx
+
 from pictofs.app import mounts
 from standin import Spec, StandIn
 from standin.dataset import Dataset
 from standin.exchange import Exchange
 from standin.organization import Organization
-from standin.records import Image
+from standin.records import Export, Image
+from standin.routing import PREFIX
 from standin.wire import annotation_file, dataset_row
 
 FOREIGN = ("PICTO", "COLUMNS", "LINES")
@@ -234,6 +237,20 @@ def walk(folder: Path) -> Iterator[Path]:
 
 def _fail(error: OSError) -> None:
     raise error
+
+
+def finished_export(server: StandIn, dataset: str, name: str, **fields: Any) -> Export:
+    """An export that somebody with the role member has made, as far as its archive. Not in the log."""
+    headers = {"X-API-Key": server.keys["member"]}
+    body = {"dataset_name": dataset, "name": name, "format": "pictograph", **fields}
+    with httpx.Client(base_url=server.api_url + PREFIX, headers=headers, trust_env=False) as client:
+        client.post("/exports/", json=body).raise_for_status()
+        for _ in range(server.switches.export_polls + 1):
+            client.get(f"/exports/{name}", params={"dataset": dataset}).raise_for_status()
+    server.log.clear()
+    made = next(each for each in server.organization.exports.values() if each.name == name)
+    assert made.status == "completed"
+    return made
 
 
 def all_images(organization: Organization) -> list[Image]:

@@ -83,6 +83,11 @@ class Api:
     ) -> None:
         await self._exchange.__aexit__(kind, error, trace)
 
+    @property
+    def clock_ahead(self) -> float | None:
+        """Seconds that the server's clock is ahead of ours, as its last answer that told the time has it."""
+        return self._meter.offset
+
     # -- datasets
 
     async def datasets(self, offset: int = 0, limit: int = 1000, *, archived: bool = False) -> Page[Dataset]:
@@ -212,6 +217,12 @@ class Api:
             status_filter=status,
         )
         return await self._change("POST", "/exports/", "/exports/", wire.export, fields)
+
+    async def exports(self, limit: int = 1000, *, status: str | None = None) -> Page[Export]:
+        """The newest exports of all datasets, at most 1,000. `GET /exports/`"""
+        return await self._get(
+            "/exports/", "/exports/", wire.exports, _given(limit=limit, offset=0, status=status)
+        )
 
     async def export(self, dataset: str, name: str) -> Export:
         """How far an export is. `GET /exports/{export}`"""

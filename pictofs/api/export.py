@@ -14,3 +14,11 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None = None
     file_size: int = 0
     image_count: int = 0
+    dataset_id: str | None = None
+    dataset_name: str | None = None
+    format: str | None = None
+    include_images: bool = False
+    filtered: bool = False
+    """Whether images, or classes of annotations, are left out on purpose."""
+    created_ns: int = 0
+    """Nanoseconds since the epoch, by the server's clock; 0: it does not tell."""

@@ -163,16 +163,36 @@ def signed_urls(body: bytes, signing: Signing) -> list[SignedUrl]:
 def export(body: bytes) -> Export:
     """The row of `GET /exports/{export}` and of its creation. Raises `Nonsense`."""
     payload, _ = _open(body, "export")
-    row = _as(payload, dict)
+    row = _export(_as(payload, dict))
+    if row is None:
+        raise Nonsense("the API sent an export without name or status")
+    return row
+
+
+def exports(body: bytes) -> Page[Export]:
+    """The rows of `GET /exports/`. Raises `Nonsense`."""
+    payload, envelope = _open(body, "exports")
+    rows, received = _rows(payload, dict)
+    return _page(_kept("export", rows, received, _export), received, envelope)
+
+
+def _export(row: dict[str, Any]) -> Export | None:
     name, status = _word(row.get("name")), _word(row.get("status"))
     if not name or not status:
-        raise Nonsense("the API sent an export without name or status")
+        return None
     return Export(
         name=name,
         status=status,
         error_message=_word(row.get("error_message")),
         file_size=_count(row.get("file_size")),
         image_count=_count(row.get("image_count")),
+        dataset_id=_word(row.get("dataset_id")) or _word(row.get("project_id")),
+        dataset_name=_word(row.get("dataset_name")),
+        format=_word(row.get("format")),
+        # What can't be understood counts as yes: such an export is not used.
+        include_images=row.get("include_images") not in (None, False),
+        filtered=bool(row.get("class_filter") or row.get("status_filter")),
+        created_ns=time_ns(row.get("created_at")),
     )
 
 

@@ -113,6 +113,21 @@ class Metrics(Collector):
             fetched.add_metric([kind], ahead.fetched)
             used.add_metric([kind], ahead.used)
         yield from (fetched, used)
+        ages = self._library.notes.ages
+        if ages.age is not None:
+            yield _gauge(
+                "annotation_oldest_age_seconds",
+                "Since when the oldest annotation file given lately was not confirmed by the server.",
+                ages.age,
+            )
+        yield _counter(
+            "annotation_renewals", "Annotation files asked for again because of age.", ages.renewed
+        )
+        yield _gauge(
+            "annotation_renewals_held_back",
+            "Annotation files given although they are due, and not renewed since.",
+            ages.held,
+        )
 
     def _traffic(self) -> Iterator[Metric]:
         meter = self._library.meter

@@ -132,6 +132,7 @@ def describe(document: Facts, now: float) -> list[tuple[str, str]]:
         lines.append(("hit rate", share_text(hits, hits + misses)))
         if cache.get("dir"):
             lines.append(("cache folder", str(cache["dir"])))
+    lines += _labels(_table(document, "annotations"), now)
     ahead = _table(document, "prefetch")
     orders = [order for order in ahead.get("orders") or () if isinstance(order, dict)]
     if _number(ahead, "fetched"):
@@ -148,6 +149,27 @@ def describe(document: Facts, now: float) -> list[tuple[str, str]]:
         lines.append(("request budget", f"{left:,.0f}{total} left{when}"))
     if "open_files" in document:
         lines.append(("open files", str(document["open_files"])))
+    return lines
+
+
+def _labels(annotations: Facts, now: float) -> list[tuple[str, str]]:
+    """How old the annotation files are that were given, and where they came from."""
+    lines = []
+    oldest = _number(annotations, "oldest_confirmed_at")
+    held = _number(_table(annotations, "renewals"), "held_back") or 0
+    if oldest is not None:
+        late = f", {held:,.0f} wait for a renewal" if held else ""
+        lines.append(("oldest label", f"confirmed {duration_text(max(0.0, now - oldest))} ago{late}"))
+    came = _table(annotations, "from")
+    if came.get("requests") or came.get("exports"):
+        text = f"{_number(came, 'requests') or 0:,.0f} by requests"
+        exports = annotations.get("exports")
+        last = exports[-1] if isinstance(exports, list) and exports else None
+        if isinstance(last, dict):
+            made_at = _number(last, "created_at")
+            age = "" if made_at is None else f", made {duration_text(max(0.0, now - made_at))} ago"
+            text += f", {_number(came, 'exports') or 0:,.0f} by exports, last {last.get('name')}{age}"
+        lines.append(("labels came", text))
     return lines
 
 

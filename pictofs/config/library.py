@@ -66,6 +66,16 @@ class LibrarySettings(ServerSettings):
         default="300",
     )
 
+    annotation_ttl: float = setting(
+        "How long a cached annotation file counts as right unless the server tells of a change; then it is asked for "
+        "again when it is opened. 0: for ever.",
+        panel=_CACHE,
+        parse=values.seconds,
+        metavar="SECONDS",
+        default="86400",
+        env="PICTOFS_ANNOTATION_TTL",
+    )
+
     @property
     def shelf_dir(self) -> Path:
         """Where the content shelf is; the catalog lies next to it."""

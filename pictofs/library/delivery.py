@@ -66,7 +66,7 @@ class Delivery:
     def has_note(self, image: ImageRow, path: Path) -> bool:
         """Whether the annotation file is there: the bytes that the server gave last, of which it has said
         nothing new since. Inline."""
-        if image.note_size is None or image.note_crc is None or image.note_stale:
+        if image.note_size is None or image.note_crc is None or not self._notes.is_right(image):
             return False
         return self._folder.holds_content(path, image.note_size, image.note_crc)
 

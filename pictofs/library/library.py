@@ -22,6 +22,7 @@ from pictofs.library.disk import Disk
 from pictofs.library.downloads import Downloads
 from pictofs.library.edits import Edits
 from pictofs.library.export import Exports
+from pictofs.library.export_list import ExportList
 from pictofs.library.flights import Flights
 from pictofs.library.identities import Identities
 from pictofs.library.listing import NO_DATASET, Listing
@@ -44,6 +45,8 @@ from pictofs.threads import in_thread
 log = logging.getLogger(__name__)
 
 EXPORT_BOUNDS = Bounds()
+ANNOTATION_TTL = 86_400.0
+"""Seconds."""
 RESTART_AFTER = 1.0
 """Seconds before a task that failed is started again."""
 TEND_EVERY = 60.0
@@ -64,17 +67,20 @@ class Library:
         meter: Meter,
         *,
         ttl: float,
+        annotation_ttl: float = ANNOTATION_TTL,
         max_retries: int,
         server: str,
         prefetch: Mode,
         cache_size: int,
         frozen: bool = False,
+        offline: bool = False,
         writable: bool = False,
         bulk_annotations: bool = False,
         export_bounds: Bounds = EXPORT_BOUNDS,
         worker: Setup | None = None,
     ) -> None:
-        """`ttl`: seconds for which a listing is fresh. `server`: a few hex digits that tell this server's ids from
+        """`ttl`: seconds for which a listing is fresh, `annotation_ttl`: an annotation file (0: until the server tells
+        otherwise). `offline`: nobody is asked. `server`: a few hex digits that tell this server's ids from
         those of another one. `writable`: whether datasets may be changed. `bulk_annotations`: whether reads may
         begin an export. `worker`: for a process that fetches ahead in place of this one."""
         self.catalog = catalog
@@ -110,7 +116,17 @@ class Library:
         self.downloads = Downloads(
             source, cache, catalog, self.images, flights, nursery, self.tally, clock, prefetcher, self.worker
         )
-        self.notes = Notes(api, cache, self.images, flights, self.tally, clock)
+        self.notes = Notes(
+            api,
+            cache,
+            catalog,
+            self.images,
+            flights,
+            self.tally,
+            clock,
+            ttl=annotation_ttl,
+            renews=not frozen and not offline,
+        )
         self.exports = Exports(
             api,
             storage,
@@ -122,6 +138,8 @@ class Library:
             flights,
             clock,
             automatic=bulk_annotations,
+            finds=not offline,
+            found=ExportList(api, catalog, clock, annotation_ttl),
             bounds=export_bounds,
         )
         self.notes_ahead = Prefetch(
@@ -135,6 +153,7 @@ class Library:
         )
         self.notes.on_miss += (self.exports.missed, self.notes_ahead.miss)
         self.notes.on_hit.append(self.notes_ahead.hit)
+        self.notes.archive = self.exports.wait
 
     @property
     def evicted(self) -> tuple[int, int]:
@@ -238,5 +257,6 @@ class Library:
             "waiting": {"readers": self.tally.waiting, "api": self.meter.asking},
             "cache": cache,
             "prefetch": self.downloads.prefetch.status(),
+            "annotations": self.notes.ages.status(),
             "rate": {key: rate[key] for key in ("limit", "remaining", "reset_at", "reserve")},
         }

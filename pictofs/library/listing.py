@@ -21,6 +21,7 @@ from pictofs.library.reach import AWAY, Reach
 from pictofs.model.names import QUOTE, storable, unescape
 from pictofs.model.records import Dataset, Image, Page
 from pictofs.store.catalog import Catalog
+from pictofs.store.datasets import Heard
 from pictofs.store.images import ImageTable
 from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
 from pictofs.threads import in_thread
@@ -89,13 +90,16 @@ class Listing:
         for _ in range(PASSES):
             edition, at = self._catalog.edition, self._clock.wall()
             found = await self._all_datasets()
-            gone = await in_thread(self._catalog.put_datasets, found, at, edition)
+            gone = await in_thread(self._catalog.put_datasets, found, at, edition, self._heard())
             if gone is not None:
                 self._answers.clear()
                 self._changes.tell(gone)
                 return
             # It was changed from here meanwhile, and what was read may lack that.
         log.info("the list of datasets was changed while it was read, %d times in a row", PASSES)
+
+    def _heard(self) -> Heard:
+        return Heard(self._clock.wall(), self._api.clock_ahead)
 
     async def _all_datasets(self) -> list[Dataset]:
         found: list[Dataset] = []
@@ -291,7 +295,8 @@ class Listing:
         signature = dataset.signature
         if result.dataset is not None:
             signature = result.dataset.signature
-            self._changes.tell(await in_thread(self._catalog.put_dataset, result.dataset))
+            put_dataset = partial(self._catalog.put_dataset, result.dataset, self._heard())
+            self._changes.tell(await in_thread(put_dataset))
         gone = await in_thread(
             partial(
                 self._images.sweep, dataset.key, result.seen, directory=directory, signature=signature, at=at

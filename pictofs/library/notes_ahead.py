@@ -59,6 +59,6 @@ class NoteFetcher:
             raise Throttled("an export brings the annotations", retry_after=EXPORT_WAIT)
         await self._notes.fetch(image)
         now = self._catalog.image(image.key)
-        if now is not None and not self._notes.has(now):
+        if now is not None and not self._notes.is_cached(now):
             raise DiskFull("the cache takes nothing now")
         return now is not None

@@ -10,6 +10,7 @@ from typing import Any
 import trio
 
 from pictofs.api.meter import Meter
+from pictofs.library.export import FEW, FOUND_REQUESTS
 from pictofs.library.export import REQUESTS as EXPORT_REQUESTS
 from pictofs.library.library import Library
 from pictofs.library.scope import Scope
@@ -65,14 +66,40 @@ class Price:
 
 
 @dataclass
+class Unfetched:
+    """Annotation files of a dataset that have to be fetched."""
+
+    files: int = 0
+    steady: int = 0
+    """Those of which nothing says that they have changed lately: an older export may hold them."""
+    served: int = 0
+    """Those that an export which is there brings, as far as its row tells."""
+
+    @property
+    def left(self) -> int:
+        """What that export leaves over."""
+        return self.files - self.served if self.is_served else self.files
+
+    @property
+    def is_served(self) -> bool:
+        """Whether that export is worth its requests."""
+        return self.served > FEW
+
+    def price(self, *, bulk: bool) -> int:
+        """Requests. `bulk`: an export may be made."""
+        made = bulk and self.left > EXPORT_REQUESTS
+        return FOUND_REQUESTS * self.is_served + (EXPORT_REQUESTS if made else self.left)
+
+
+@dataclass
 class Survey:
     """Counts of everything in a scope."""
 
     images: Count = field(default_factory=Count)
     annotations: Count = field(default_factory=Count)
     price: Price = field(default_factory=Price)
-    unfetched: dict[int, int] = field(default_factory=dict)
-    """Missing annotation files, by the key of the dataset."""
+    unfetched: dict[int, Unfetched] = field(default_factory=dict)
+    """Annotation files that are missing or due, by the key of the dataset."""
 
     @property
     def files(self) -> int:
@@ -119,7 +146,8 @@ async def survey(library: Library, scope: Scope, *, bulk: bool) -> Survey:
     found = Survey()
     for key in scope.parts:
         missing: Counter[str] = Counter()
-        unfetched = 0
+        unfetched = Unfetched()
+        export = library.exports.found(key)
         for page in scope.pages(key):
             for kind, image in page:
                 if kind == "images":
@@ -129,13 +157,19 @@ async def survey(library: Library, scope: Scope, *, bulk: bool) -> Survey:
                 else:
                     present = library.notes.has(image)
                     found.annotations.add(image.note_size, present)
-                    unfetched += not present
+                    if not present:
+                        unfetched.files += 1
+                        unfetched.steady += not image.note_stale
+                        unfetched.served += export is not None and library.exports.serves(export, image)
             await trio.lowlevel.checkpoint()
         await _add_price(library, key, +missing, found.price)
-        if unfetched:
+        if unfetched.files:
+            dataset = library.catalog.dataset(key)
+            if export is not None and export.image_count and dataset is not None:
+                lacks = max(0, dataset.image_count - export.image_count)
+                unfetched.served = max(0, unfetched.served - lacks)
             found.unfetched[key] = unfetched
-            exported = bulk and unfetched > EXPORT_REQUESTS
-            found.price.annotations += EXPORT_REQUESTS if exported else unfetched
+            found.price.annotations += unfetched.price(bulk=bulk)
     return found
 
 

@@ -15,6 +15,7 @@ from pictofs.api.meter import background
 from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Throttled
 from pictofs.library.budget import Budget
 from pictofs.library.delivery import Delivery
+from pictofs.library.export import FEW
 from pictofs.library.export import REQUESTS as EXPORT_REQUESTS
 from pictofs.library.failures import Failures
 from pictofs.library.library import Library
@@ -149,6 +150,8 @@ class Takeout:
             await self._list()
             await self._look()
             self._make_folders()
+            if self._found.unfetched > FEW and not self._wanted.refresh:
+                await self._take_export()
             if self._wanted.bulk and self._found.unfetched > EXPORT_REQUESTS:
                 await self._export()
             self._warn()
@@ -242,6 +245,21 @@ class Takeout:
                         raise
                     except PictofsError as error:
                         self._failures[kind].add("/".join(path), error, kind="folder")
+
+    async def _take_export(self) -> None:
+        """Take the annotation files from an export that is there, if one is. Waits for no budget: images don't."""
+        exports = self._library.exports
+        try:
+            await exports.look()
+            for key in self._scope.parts:
+                if exports.found(key) is not None:
+                    self._state, self._lanes = "exporting", {"annotations"}
+                    await exports.take(key)
+                    await self._look()
+        except Throttled:
+            return
+        except PictofsError as error:
+            self._notice = f"annotations come one by one, an export that is there does not serve: {error}"
 
     async def _export(self) -> None:
         self._state, self._lanes = "exporting", {"annotations"}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -13,6 +13,7 @@ import trio
 from pictofs.api.meter import background
 from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Throttled
 from pictofs.library.budget import Budget
+from pictofs.library.export import FEW
 from pictofs.library.export import REQUESTS as EXPORT_REQUESTS
 from pictofs.library.failures import Failures
 from pictofs.library.library import Library
@@ -122,8 +123,7 @@ class Warm:
         async with self._running():
             await self._look(ask=True)
             self._check_room()
-            if self._wish.bulk:
-                await self._export()
+            await self._export()
             self._state = "fetching"
             await self._fetch_files()
             await self._survey_again()  # others may have fetched, or evicted, meanwhile
@@ -165,6 +165,17 @@ class Warm:
             for key in self._scope.parts:
                 await self._budget.listing(partial(self._scope.bring, key, listing))
         await self._survey_again()
+        if ask:
+            await self._look_for_exports()
+
+    async def _look_for_exports(self) -> None:
+        """Ask once which exports are there, where one could save requests."""
+        if all(unfetched.steady <= FEW for unfetched in self._survey.unfetched.values()):
+            return
+        with suppress(Throttled):  # a look at what is there waits for no budget
+            await self._library.exports.look()
+        if any(self._library.exports.found(key) for key in self._survey.unfetched):
+            await self._survey_again()
 
     async def _survey_again(self) -> None:
         self._state = "looking"
@@ -179,13 +190,23 @@ class Warm:
             )
 
     async def _export(self) -> None:
+        exports = self._library.exports
+        served = [key for key, unfetched in self._survey.unfetched.items() if unfetched.is_served]
+        await self._archives(served, exports.take)
+        if self._wish.bulk:
+            left = [
+                key for key, unfetched in self._survey.unfetched.items() if unfetched.files > EXPORT_REQUESTS
+            ]
+            await self._archives(left, lambda key: exports.fetch(key, self._wish.choice.status))
+
+    async def _archives(self, keys: list[int], fetch: Callable[[int], Awaitable[None]]) -> None:
+        """Have archives bring the annotation files of datasets."""
+        if not keys:
+            return
         self._state = "exporting"
-        for key, missing in self._survey.unfetched.items():
-            if missing <= EXPORT_REQUESTS:
-                continue
+        for key in keys:
             try:
-                fetch = partial(self._library.exports.fetch, key, self._wish.choice.status)
-                await self._budget.patiently(fetch)
+                await self._budget.patiently(partial(fetch, key))
             except (Throttled, DiskFull):
                 raise
             except PictofsError as error:
@@ -232,7 +253,7 @@ class Warm:
         else:
             await self._library.notes.fetch(image)
             now = self._library.catalog.image(image.key)
-            if now is not None and not self._library.notes.has(now):
+            if now is not None and not self._library.notes.is_cached(now):
                 raise DiskFull("the cache takes no more")
         self._landed += 1
         self._budget.progressed()

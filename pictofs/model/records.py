@@ -29,7 +29,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     created_ns: int = 0
     """Nanoseconds since the epoch."""
     updated_at: str | None = None
-    """The server's word, opaque: compared, never computed with."""
+    """The server's word, by its clock."""
     raw: dict[str, Any] = {}
     """The API's object as it came, without embedded images."""
 

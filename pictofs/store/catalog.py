@@ -17,7 +17,7 @@ from pictofs.model.records import Dataset, Directory
 from pictofs.model.selection import Selection
 from pictofs.store import datasets as datasets_table
 from pictofs.store.database import Database
-from pictofs.store.datasets import DOCUMENT
+from pictofs.store.datasets import DOCUMENT, Heard
 from pictofs.store.images import give_way
 from pictofs.store.rows import DatasetRow, DirectoryRow, EntryRow, Gone, ImageRow
 from pictofs.store.shown import folder_entries
@@ -65,6 +65,11 @@ class Catalog:
         """The dataset with that key."""
         row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE key = ?", (key,))
         return row
+
+    def notes_due(self, key: int) -> float:
+        """Wall-clock seconds: annotation files of the dataset that were confirmed before are due. 5 us."""
+        row = self._reader.execute("SELECT notes_due FROM dataset WHERE key = ?", (key,)).fetchone()
+        return float(row[0] or 0.0) if row else 0.0
 
     def dataset_object(self, key: int) -> dict[str, Any]:
         """The API's object of a dataset, as it came; empty where there is no such dataset."""
@@ -217,16 +222,21 @@ class Catalog:
         return int(self.meta("edition") or 0)
 
     def put_datasets(
-        self, datasets: Iterable[Dataset], checked_at: float, edition: int | None = None
+        self,
+        datasets: Iterable[Dataset],
+        checked_at: float,
+        edition: int | None = None,
+        heard: Heard | None = None,
     ) -> list[Gone] | None:
         """Make the list of datasets equal to `datasets`, all of the organization's. Blocks.
 
+        `heard`: when it was there; None: at `checked_at`, from a server that tells no time.
         Does nothing and returns None where `edition`, as it was before the list was asked for, is no longer it.
         """
         with self.database.write() as db:
             if edition is not None and edition != _edition(db):
                 return None
-            gone = datasets_table.put_all(db, datasets)
+            gone = datasets_table.put_all(db, datasets, heard or Heard(checked_at, None))
             _set_meta(db, "checked_at", checked_at)
         return gone
 
@@ -280,7 +290,7 @@ class Catalog:
             )
         return gone
 
-    def put_dataset(self, dataset: Dataset) -> list[Gone]:
+    def put_dataset(self, dataset: Dataset, heard: Heard) -> list[Gone]:
         """A newer object of a known dataset came; its name is left for `put_datasets`. Blocks."""
         key = key_of(dataset.id.lower())
         with self.database.write() as db:
@@ -294,6 +304,7 @@ class Catalog:
                     key,
                 ),
             )
+            datasets_table.note_move(db, dataset, heard)
         return [Gone(number(Kind.DATASET, key), DOCUMENT)]
 
     def expire(self, dataset: int | None) -> None:

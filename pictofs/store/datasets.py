@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from pictofs.model.inode import Kind, key_of, number
+from pictofs.model.moment import time_ns
 from pictofs.model.names import entry_name, storable, tagged
 from pictofs.model.records import Dataset
 from pictofs.store.rows import Gone
@@ -17,12 +18,23 @@ DATASETS = number(Kind.FIXED, 1)
 DOCUMENT = "dataset.json"
 """The file in a dataset's folder that holds the API's object."""
 
+DUE_MARGIN = 2.0
+"""Seconds: `Date` and `updated_at` may be cut to whole ones, so that a moment of the server is known this well."""
 _UPSERT = (
     "INSERT INTO dataset (key, id, name, entry, image_count, total_size, created_ns, signature, raw)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET name = excluded.name,"
     " entry = excluded.entry, image_count = excluded.image_count, total_size = excluded.total_size,"
     " signature = excluded.signature, raw = excluded.raw"
 )
+
+
+class Heard(NamedTuple):
+    """When the server said what is written."""
+
+    at: float
+    """Wall-clock seconds here, when its answer was there."""
+    ahead: float | None
+    """Seconds that its clock is ahead of ours; None where it does not tell."""
 
 
 class _Named(NamedTuple):
@@ -34,13 +46,14 @@ class _Named(NamedTuple):
     created_ns: int
 
 
-def put_all(db: sqlite3.Connection, datasets: Iterable[Dataset]) -> list[Gone]:
+def put_all(db: sqlite3.Connection, datasets: Iterable[Dataset], heard: Heard) -> list[Gone]:
     """Make the table equal to `datasets`. Returns the entries that are gone."""
     unique = {dataset.id.lower(): dataset for dataset in datasets}
     entries = _entries(_named(dataset) for dataset in unique.values())
     gone = _give(db, entries)
     for identity, dataset in unique.items():  # the server's order, newest first, is the order of listing
         gone += _put(db, entries[key_of(identity)], dataset)
+        note_move(db, dataset, heard)
     return gone
 
 
@@ -54,6 +67,31 @@ def put_one(db: sqlite3.Connection, dataset: Dataset) -> list[Gone]:
 def remove_one(db: sqlite3.Connection, key: int) -> list[Gone]:
     """Remove a dataset with all that is in it. Returns the entries that are gone."""
     return _give(db, _entries(_known(db, without=key)))
+
+
+def note_move(db: sqlite3.Connection, dataset: Dataset, heard: Heard) -> None:
+    """Make the annotation files of a known dataset due where its `updated_at` has moved since it was listed last.
+
+    Not where a dataset is changed from here: the next list tells of that, and of what others changed before.
+    """
+    key = key_of(dataset.id.lower())
+    sql = "SELECT updated_at, notes_due FROM dataset WHERE key = ?"
+    before, due_before = db.execute(sql, (key,)).fetchone() or (None, None)
+    updated_at = None if dataset.updated_at is None else storable(dataset.updated_at)
+    if updated_at == before:
+        return
+
+    due = heard.at
+    moved_ns = time_ns(dataset.updated_at)
+    if moved_ns and heard.ahead is not None:
+        # What was fetched after the move needs no second fetch. A time in the future is not believed, nor one before
+        # the list was read last, which did not show the move.
+        moved = moved_ns / 1e9 - heard.ahead + DUE_MARGIN
+        listed = db.execute("SELECT value FROM meta WHERE name = 'checked_at'").fetchone()
+        if due_before is None or moved >= max(due_before, listed[0] if listed else 0.0):
+            due = min(due, moved)
+
+    db.execute("UPDATE dataset SET updated_at = ?, notes_due = ? WHERE key = ?", (updated_at, due, key))
 
 
 def _named(dataset: Dataset) -> _Named:

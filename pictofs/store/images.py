@@ -138,21 +138,26 @@ class ImageTable:
         with self._database.write() as db:
             db.execute("UPDATE image SET true_size = ? WHERE key = ?", (size, key))
 
-    def learn_notes(self, learned: Iterable[Learned], now_ns: int) -> list[int | None]:
-        """Annotation files were fetched at `now_ns`.
+    def learn_notes(
+        self, learned: Iterable[Learned], now_ns: int, checked: float, *, archived: bool = False
+    ) -> list[int | None]:
+        """Annotation files came at `now_ns`, which the server had at `checked` (wall-clock seconds) or later.
 
-        Returns the version of each, which grows with other bytes; None where the image is gone. Two mounts may
-        learn at once: they must not give one number to two contents.
+        `archived`: they come from an archive of that time, so that what was heard since is left as it is.
+        Returns the version of each, which grows with other bytes; None where the image is gone, or left. Two mounts
+        may learn at once: they must not give one number to two contents.
         """
+        newer = "AND coalesce(note_checked, 0) <= ?5" if archived else ""
         other = "note_size IS NOT NULL AND (note_size != ?1 OR note_crc != ?2)"
         sql = (
             f"UPDATE image SET note_ns = CASE WHEN {other} THEN ?3 ELSE note_ns END,"
-            f" note_version = note_version + ({other}), note_size = ?1, note_crc = ?2, note_stale = 0"
-            " WHERE key = ?4 RETURNING note_version"
+            f" note_version = note_version + ({other}), note_size = ?1, note_crc = ?2, note_stale = 0,"
+            f" note_checked = ?5 WHERE key = ?4 {newer} RETURNING note_version"
         )
         with self._database.write() as db:
             rows = [
-                db.execute(sql, (each.size, each.crc32c, now_ns, each.key)).fetchone() for each in learned
+                db.execute(sql, (each.size, each.crc32c, now_ns, each.key, checked)).fetchone()
+                for each in learned
             ]
             return [None if row is None else int(row[0]) for row in rows]
 

@@ -21,6 +21,8 @@ class DatasetRow(NamedTuple):
     tree_signature: str | None
     listed_at: float | None
     listed_signature: str | None
+    updated_at: str | None
+    notes_due: float | None
 
 
 class DirectoryRow(NamedTuple):
@@ -64,6 +66,7 @@ class ImageRow(NamedTuple):
     note_version: int
     note_ns: int | None
     note_stale: int
+    note_checked: float | None
 
     @property
     def name(self) -> str:

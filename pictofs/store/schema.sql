@@ -28,7 +28,9 @@ CREATE TABLE dataset (
     tree_at        REAL,                  -- when the directories were last read, NULL: never
     tree_signature TEXT,                  -- the signature before that reading
     listed_at      REAL,                  -- when all images had been listed, NULL: never
-    listed_signature TEXT                 -- the signature that listing belongs to
+    listed_signature TEXT,                -- the signature that listing belongs to
+    updated_at     TEXT,                  -- the server's word, as last listed
+    notes_due      REAL                   -- wall-clock seconds: annotation files that were confirmed before are due
 );
 
 CREATE TABLE directory (
@@ -71,7 +73,8 @@ CREATE TABLE image (
     note_crc         INTEGER,             -- CRC-32C of the annotation file
     note_version     INTEGER NOT NULL DEFAULT 0,  -- grows when a fetch brings other bytes
     note_ns          INTEGER,             -- when a fetch brought other bytes than the one before
-    note_stale       INTEGER NOT NULL DEFAULT 0   -- 1: the row changed in a way that may change the file
+    note_stale       INTEGER NOT NULL DEFAULT 0,  -- 1: the row changed in a way that may change the file
+    note_checked     REAL                 -- wall-clock seconds: the server had these bytes then, or later
 );
 CREATE UNIQUE INDEX image_entry ON image (directory, entry);
 CREATE INDEX image_directory ON image (directory);  -- with seq as its tail: the order of readdir

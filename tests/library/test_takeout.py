@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from mounting import finished_export
 from rig import Mount, Rig, expected
 
 from pictofs.errors import Conflict, DiskFull, NoSuchEntry, Offline, PictofsError, ServerFault, Throttled
@@ -23,6 +24,7 @@ from standin.records import Image
 from standin.spec import DatasetSpec
 
 FILE, BATCH = "GET /annotations/{image_id:uuid}/file", "GET /datasets/{dataset}/download"
+EXPORTS = "GET /exports/"
 LISTING = ["GET /datasets/", "GET /directories/{dataset}/tree", "GET /datasets/{dataset}"]
 KEYED = "GET /images/{image_id:uuid}"
 
@@ -90,8 +92,8 @@ def shown(mounted: dict[str, bytes | None], dataset: str) -> dict[str, bytes | N
 async def test_d1_d5_a_dataset_costs_its_listing_one_batch_and_its_annotations(rig: Rig, out: Path) -> None:
     async with rig.mount() as mount:
         result = await landed(mount, out)
-        assert sorted(mount.asked) == sorted([*LISTING, BATCH, *[FILE] * 30])
-        assert result["requests"] == 34
+        assert sorted(mount.asked) == sorted([*LISTING, EXPORTS, BATCH, *[FILE] * 30])
+        assert result["requests"] == 35
         assert (result["files"], result["bytes"], result["bytes_done"]) == (60, 15_000, 15_000)
         assert (result["images_downloaded"], result["annotations_downloaded"]) == (30, 30)
         assert (result["dataset"], result["truncated"]) == ("small", False)
@@ -164,7 +166,7 @@ async def test_d5_what_no_batch_names_comes_by_a_request_of_its_own(rig: Rig, ou
 async def test_annotations_in_bulk(rig: Rig, out: Path) -> None:
     async with rig.mount(key=rig.standin.keys["admin"]) as mount:
         result = await landed(mount, out, kinds={"annotations"}, bulk=True)
-        assert result["requests"] == len(mount.asked) == 9
+        assert result["requests"] == len(mount.asked) == 10
         assert rig.standin.organization.exports == {}
         wanted = {path: data for path, data in whole(rig).items() if path.startswith("annotations")}
         assert tree(out).items() >= wanted.items()
@@ -248,7 +250,41 @@ async def test_d2_what_is_not_right_is_fetched_again(rig: Rig, out: Path) -> Non
         assert tree(out).items() >= whole(rig).items()
 
 
+async def test_d2_f9_old_annotations_and_those_of_a_moved_dataset_are_fetched_again(
+    rig: Rig, out: Path
+) -> None:
+    async with rig.mount(annotation_ttl=1000.0) as mount:
+        await landed(mount, out, kinds={"annotations"})
+        for moves in (False, True):
+            org, image = rig.standin.organization, images(rig)[3]
+            org.set_annotations(image, [{**each, "name": str(moves)} for each in org.annotations(image)])
+            if moves:
+                org.update_image(images(rig)[5], tags=("moved",))
+            rig.clock.advance(400 if moves else 1001)
+            mount.forget_log()
+            await landed(mount, out, kinds={"annotations"})
+            assert mount.asked.count(FILE) == 30
+            assert (
+                tree(out).items()
+                >= {path: data for path, data in whole(rig).items() if path.startswith("annotations")}.items()
+            )
+
+
+async def test_d5_an_export_that_is_there_is_taken(rig: Rig, out: Path) -> None:
+    rig.clock.advance(60)
+    finished_export(rig.standin, "small", "nightly")
+    async with rig.mount() as mount:
+        await landed(mount, out, kinds={"annotations"})
+        assert sorted(mount.asked) == sorted([*LISTING, EXPORTS, "GET /exports/{export:path}/download", FILE])
+        wanted = {path: data for path, data in whole(rig).items() if path.startswith("annotations")}
+        assert tree(out).items() >= wanted.items()
+        mount.forget_log()
+        await landed(mount, out, kinds={"annotations"}, refresh=True)
+        assert mount.asked.count(FILE) == 30
+
+
 async def test_d2_annotations_whose_row_has_changed_are_fetched_again(rig: Rig, out: Path) -> None:
+    rig.standin.switches.updated_at_bumps = frozenset()  # a move of the dataset makes all of them due
     async with rig.mount() as mount:
         await landed(mount, out)
         rig.standin.organization.set_annotations(images(rig)[3], [])  # which moves no figure of the dataset
@@ -482,7 +518,7 @@ async def test_d5_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig, out
         await landed(mount, out)
         # Those that had come are not asked for again; the listing is.
         assert mount.asked.count(FILE) == 30
-        assert len(mount.asked) - done <= 30 - (done - 4) + 4
+        assert len(mount.asked) - done <= 30 - (done - 5) + 5
 
 
 async def test_d5_it_waits_for_the_budget_and_images_don_t(rig: Rig, out: Path) -> None:

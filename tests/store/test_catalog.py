@@ -67,7 +67,7 @@ def test_a_dataset_that_is_gone_takes_all_with_it(world: World) -> None:
 
 def test_a_renamed_dataset_puts_its_annotation_files_in_doubt(world: World) -> None:
     world.put(image(1, "a.jpg"))
-    world.table.learn_notes([Learned(key_of("i-1"), 5, 6)], 7)
+    world.table.learn_notes([Learned(key_of("i-1"), 5, 6)], 7, 0.0)
     world.catalog.put_datasets([dataset("other")], 2.0)
     assert world.row(1).note_stale
 
@@ -332,7 +332,7 @@ def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
     world: World, change: dict[str, object]
 ) -> None:
     world.put(image(1, "a.jpg"))
-    world.table.learn_notes([Learned(key_of("i-1"), 5, 6)], 7)
+    world.table.learn_notes([Learned(key_of("i-1"), 5, 6)], 7, 0.0)
     world.put(image(1, "a.jpg"))
     assert not world.row(1).note_stale
     world.put(image(1, "a.jpg", **change))
@@ -342,7 +342,7 @@ def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
 def test_i2_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: World) -> None:
     world.put(image(1, "a.jpg"))
     key = key_of("i-1")
-    assert [world.table.learn_notes([Learned(key, 5, crc)], crc) for crc in (1, 1, 2, 2, 1)] == [
+    assert [world.table.learn_notes([Learned(key, 5, crc)], crc, 0.0) for crc in (1, 1, 2, 2, 1)] == [
         [0],
         [0],
         [1],

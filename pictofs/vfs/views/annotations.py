@@ -31,10 +31,18 @@ def annotation_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
 
 
 class Exact:
-    """Fetches a file for its size, where `--annotation-sizes=exact` asks for that at stat."""
+    """Learns sizes: of whole datasets by an archive, of a single file, where `--annotation-sizes=exact` asks for that
+    at stat, by fetching it."""
 
     def __init__(self, library: Library, wanted: bool) -> None:
         self._library, self.wanted = library, wanted
+
+    async def learned(self, row: ImageRow) -> ImageRow:
+        """The row with its size, where an archive that is there tells it, and else as it is."""
+        if row.note_size is None:
+            await self._library.exports.sizes(row, exact=self.wanted)
+            row = self._library.catalog.image(row.key) or row
+        return await self.settled(row)
 
     async def settled(self, row: ImageRow) -> ImageRow:
         """The row with a size that is true, at the price of a request if it was not known."""
@@ -64,7 +72,9 @@ class AnnotationsView(TreeView):
 
     async def found(self, row: ImageRow) -> Attributes:
         """Attributes of one file, exact where that is asked for."""
-        return annotation_file(await self._exact.settled(row), self._library.listing.fresh_for)
+        if self._exact.wanted:
+            row = await self._exact.learned(row)
+        return annotation_file(row, self._library.listing.fresh_for)
 
     def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
         """Attributes as far as they are known: a listing fetches nothing."""
@@ -83,7 +93,7 @@ class AnnotationView(FileView):
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Size as far as it is known, or exact."""
-        row = await self._exact.settled(self._row(inode))
+        row = await self._exact.learned(self._row(inode))
         self._check(inode, row)
         return annotation_file(row, self._library.listing.fresh_for)
 

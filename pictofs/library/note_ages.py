@@ -1,0 +1,109 @@
+"""How old the labels are that a mount gives: for `status`, for metrics, and for one warning in the log."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Any
+
+from pictofs.clock import Clock
+
+log = logging.getLogger(__name__)
+
+WINDOW = 3600.0
+"""Seconds: the oldest file that was given is told for as long, and for twice as long at most."""
+HELD_MOST = 65_536
+"""Files whose renewal is held back that are told apart."""
+EXPORTS_TOLD = 8
+"""Exports that are remembered by name."""
+WARN_EVERY = 3600.0
+"""Seconds between two warnings of labels older than the user asked for."""
+
+
+class NoteAges:
+    """What one process has given of annotation files, and where they came from."""
+
+    def __init__(self, clock: Clock, ttl: float) -> None:
+        """`ttl`: seconds after which the user takes a file for too old; 0: never."""
+        self._clock, self._ttl = clock, ttl
+        self._oldest: float | None = None
+        self._oldest_before: float | None = None
+        self._turned_at = clock.monotonic()
+        self._warn_after = 0.0
+        self._held: set[int] = set()
+        self._exports: deque[dict[str, Any]] = deque(maxlen=EXPORTS_TOLD)
+        self.singles = 0
+        """Files that came by a request of their own."""
+        self.exported = 0
+        """Files that came by an export."""
+        self.renewed = 0
+        """Old files that the server was asked for again."""
+
+    def given(self, key: int, checked: float | None) -> None:
+        """A reader got the file of an image, which the server had at `checked` (wall-clock seconds). 2 us."""
+        if checked is None:
+            return
+        self._turn()
+        if self._oldest is None or checked < self._oldest:
+            self._oldest = checked
+
+        age = self._clock.wall() - checked
+        if self._ttl and age > self._ttl and self._clock.monotonic() >= self._warn_after:
+            self._warn_after = self._clock.monotonic() + WARN_EVERY
+            log.warning(
+                "annotation files are given that the server confirmed %.1f h ago, longer than --annotation-ttl "
+                "(%g s): they can't be renewed now; `pictofs status` tells more",
+                age / 3600,
+                self._ttl,
+            )
+
+    def held_back(self, key: int) -> None:
+        """A reader got the old file of an image, because it can't be renewed now."""
+        if len(self._held) < HELD_MOST:
+            self._held.add(key)
+
+    def came(self, key: int) -> None:
+        """The file of an image came from the server."""
+        self._held.discard(key)
+
+    def came_by_export(self, dataset: str, name: str, made_at: float, files: int) -> None:
+        """An export brought files. `made_at`: wall-clock seconds."""
+        self.exported += files
+        self._exports.append({"dataset": dataset, "name": name, "created_at": made_at, "files": files})
+
+    @property
+    def oldest(self) -> float | None:
+        """Wall-clock seconds at which the server confirmed the oldest file given within WINDOW; None: none was."""
+        self._turn()
+        found = [each for each in (self._oldest, self._oldest_before) if each is not None]
+        return min(found, default=None)
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since then."""
+        oldest = self.oldest
+        return None if oldest is None else max(0.0, self._clock.wall() - oldest)
+
+    @property
+    def held(self) -> int:
+        """Files that were given although they are due, and have not been renewed since."""
+        return len(self._held)
+
+    def status(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "ttl": self._ttl,
+            "oldest_confirmed_at": self.oldest,
+            "oldest_age": self.age,
+            "renewals": {"made": self.renewed, "held_back": self.held},
+            "from": {"requests": self.singles, "exports": self.exported},
+            "exports": list(self._exports),
+        }
+
+    def _turn(self) -> None:
+        passed = self._clock.monotonic() - self._turned_at
+        if passed < WINDOW:
+            return
+        self._oldest_before = self._oldest if passed < 2 * WINDOW else None
+        self._oldest = None
+        self._turned_at = self._clock.monotonic()
