@@ -31,6 +31,7 @@ from pictofs.fuse.access import AccessLog
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
 from pictofs.library.library import Library
+from pictofs.threads import NoThread, only_in_thread
 from pictofs.vfs.place import Places
 from pictofs.vfs.tree import Tree
 
@@ -177,8 +178,8 @@ class _Status:
 
 async def _read_ahead(mountpoint: Path) -> None:
     """Have the kernel read ahead further. The answer to INIT, which comes before any other, resets it to 128 KiB."""
-    with suppress(OSError):
-        await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+    with suppress(OSError, NoThread):
+        await only_in_thread(os.statvfs, mountpoint, abandon_on_cancel=True)
         mounts.read_ahead(mountpoint)
 
 

@@ -11,7 +11,7 @@ from functools import partial
 import trio
 
 from pictofs.clock import Clock
-from pictofs.errors import Corrupt, DiskFull, PictofsError
+from pictofs.errors import Corrupt, DiskFull, PictofsError, TooManyFiles
 from pictofs.library.content import Shelved
 from pictofs.library.disk import Disk
 from pictofs.store.rows import ImageRow
@@ -70,9 +70,14 @@ class Cache:
             return False
 
     def blob(self, key: str) -> Blob | None:
-        """The blob, perhaps not verified yet; None where there is none, or the disk fails."""
+        """The blob, perhaps not verified yet; None where there is none, or the disk fails.
+
+        Raises TooManyFiles: fetching what is there already would need a descriptor as well.
+        """
         try:
             return self.shelf.open(key)
+        except TooManyFiles:
+            raise
         except PictofsError as error:
             self.failed(error)
             return None

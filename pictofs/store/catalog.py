@@ -68,8 +68,8 @@ class Catalog:
 
     def notes_due(self, key: int) -> float:
         """Wall-clock seconds: annotation files of the dataset that were confirmed before are due. 5 us."""
-        row = self._reader.execute("SELECT notes_due FROM dataset WHERE key = ?", (key,)).fetchone()
-        return float(row[0] or 0.0) if row else 0.0
+        rows = self.database.query("SELECT notes_due FROM dataset WHERE key = ?", (key,))
+        return float(rows[0][0] or 0.0) if rows else 0.0
 
     def dataset_object(self, key: int) -> dict[str, Any]:
         """The API's object of a dataset, as it came; empty where there is no such dataset."""

@@ -68,18 +68,20 @@ class Shelf:
         """The blob of `key`, or None when it is not here or was damaged (it is then dropped).
 
         Inline: 15 us when this process has verified it before; else it reads content up to 1 MiB to verify
-        it, and leaves larger content unverified for the caller to `verify` in a thread. Raises ShelfUnusable.
+        it, and leaves larger content unverified for the caller to `verify` in a thread.
+        Raises ShelfUnusable, TooManyFiles.
         """
         place = Place.of_key(key)
-        try:
-            fd = os.open(place.path, _READ, dir_fd=self._root)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
+        with disk_errors("opening"):
+            try:
+                fd = os.open(place.path, _READ, dir_fd=self._root)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
                 self._drop(place)
                 return None
-            raise ShelfUnusable(f"the cache disk fails at opening: {error.strerror}") from error
         blob: Blob | None = None
         try:
             blob = self._believe(key, place, fd)

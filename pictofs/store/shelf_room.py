@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from array import array
@@ -11,7 +12,7 @@ from stat import S_ISREG
 from types import TracebackType
 
 from pictofs.config import FreeSpace
-from pictofs.errors import DiskFull
+from pictofs.errors import DiskFull, TooManyFiles
 from pictofs.store.blob import TEMP_MARK
 from pictofs.store.usage import FANS, Ledger, Lock, ShelfUnusable, Usage, WouldBlock, charge
 
@@ -27,7 +28,7 @@ _ROUNDS = 3
 
 
 class disk_errors:  # noqa: N801 - used like contextlib.suppress; made of a generator it cost 2 us, eight times a file
-    """Raise ShelfUnusable in place of OSError."""
+    """Raise ShelfUnusable, or TooManyFiles, in place of OSError."""
 
     __slots__ = ("_doing",)
 
@@ -41,6 +42,13 @@ class disk_errors:  # noqa: N801 - used like contextlib.suppress; made of a gene
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, OSError):
+            if error.errno in (
+                errno.EMFILE,
+                errno.ENFILE,
+            ):  # the disk does not fail: what is read is closed again
+                raise TooManyFiles(
+                    f"too many open files at {self._doing} in the cache: raise the hard limit (ulimit -Hn)"
+                ) from error
             raise ShelfUnusable(
                 f"the cache disk fails at {self._doing}: {error.strerror or error}"
             ) from error

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mounting import Mounting, Serving, expected, files_below, walk
+import pytest
+from mounting import Mounting, Serving, Spent, expected, files_below, walk
 
 from pictofs.store.blob import TEMP_MARK, Place
 from standin import Spec
@@ -99,3 +101,42 @@ def test_c10_a_cache_folder_that_was_removed_is_used_again(mounted: Mounting, se
     assert third.read_bytes() == truth[f"images/{third.name}"]
     assert kept() == 1
     assert content.stat().st_mode & 0o777 == 0o700
+
+
+def hold_open(stack: ExitStack, paths: list[Path]) -> list[bytes]:
+    return [stack.enter_context(path.open("rb")).read() for path in paths]
+
+
+def test_c11_as_many_cached_files_are_open_as_the_hard_limit_allows(
+    mounted: Mounting, serving: Serving
+) -> None:
+    server = serving(Spec.uniform(images=400, size=500))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        mount = mounted(server)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    images = sorted(walk(mount.datasets / "dataset-0/images"))
+    whole = [path.read_bytes() for path in images]
+    before = Spent(server)
+    with ExitStack() as stack:
+        assert hold_open(stack, images) == whole
+    assert before.all == []
+
+
+def test_c11_a_limit_that_is_reached_is_named_and_nothing_is_fetched_again(
+    mounted: Mounting, serving: Serving
+) -> None:
+    server = serving(Spec.uniform(images=100, size=500))
+    mount = mounted(server, "--prefetch", "off")
+    mount.expected.append("too many open files")
+    images = sorted(walk(mount.datasets / "dataset-0/images"))
+    whole = [path.read_bytes() for path in images]
+    before = Spent(server)
+    files = len(os.listdir(f"/proc/{mount.pid}/fd"))
+    resource.prlimit(mount.pid, resource.RLIMIT_NOFILE, (files + 20, files + 20))
+    with ExitStack() as stack, pytest.raises(OSError, match="Too many open files in system"):
+        hold_open(stack, images)
+    assert [path.read_bytes() for path in images] == whole
+    assert before.all == []
