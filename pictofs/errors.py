@@ -141,6 +141,15 @@ class DiskFull(PictofsError):
     errno = errno.ENOSPC
 
 
+class TooManyFiles(PictofsError):
+    """The mount's process, or the machine, has as many files open as it may (ulimit -n).
+
+    ENFILE and not EMFILE, which would be a program's own limit.
+    """
+
+    errno = errno.ENFILE
+
+
 class ServerFault(PictofsError):
     """The server failed (5xx) or broke a transfer off, and retries did not help."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shlex
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -10,13 +12,14 @@ from pathlib import Path
 from pictofs.errors import Forbidden
 
 INSIDE = ("content", "catalog", "run", "log")
+_FOREIGN_WRITERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def claim(cache_dir: Path) -> None:
     """Make `cache_dir`, closed to others, unless it is there. A disk that fails is left for the mount to name.
 
     Raises:
-        Forbidden: it belongs to another user or anyone may write to it, or what lies in it is no folder of ours.
+        Forbidden: it belongs to another user or others may write to it, or what lies in it is no folder of ours.
     """
     with suppress(OSError):
         cache_dir.mkdir(mode=0o700, parents=True)
@@ -27,16 +30,64 @@ def claim(cache_dir: Path) -> None:
         raise Forbidden(
             f"the cache folder {cache_dir} belongs to another user: name one of yours by --cache-dir"
         )
-    if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
-        raise Forbidden(f"anyone may write to the cache folder {cache_dir}: chmod 700 {cache_dir}")
     for name in INSIDE:
-        found = _stat(cache_dir / name, follow=False)
-        if found is None:
-            continue
-        if not stat.S_ISDIR(found.st_mode):
+        inside = _stat(cache_dir / name, follow=False)
+        if inside is not None and not stat.S_ISDIR(inside.st_mode):
             raise Forbidden(f"{cache_dir / name} is no folder (a symbolic link?): remove it")
-        if found.st_uid != os.geteuid():
-            raise Forbidden(f"{cache_dir / name} belongs to another user: name another place by --cache-dir")
+    _close_to_others(cache_dir, found)
+    _check_owner(cache_dir)
+
+
+def _close_to_others(cache_dir: Path, found: os.stat_result) -> None:
+    """Take the right to write from others: who may rename what is in the folder may put something in its place.
+
+    A sticky one, as /tmp is, lets nobody rename what is ours. One that holds other things, too, may be shared on
+    purpose, so that its owner has to decide.
+    """
+    if not found.st_mode & _FOREIGN_WRITERS or found.st_mode & stat.S_ISVTX:
+        return
+    if found.st_uid == os.geteuid():
+        with suppress(OSError):
+            if set(os.listdir(cache_dir)) <= set(INSIDE):
+                cache_dir.chmod(stat.S_IMODE(found.st_mode) & ~_FOREIGN_WRITERS)
+                return
+    raise Forbidden(
+        f"others may write to the cache folder {cache_dir}: chmod go-w {shlex.quote(str(cache_dir))}"
+    )
+
+
+def _check_owner(cache_dir: Path) -> None:
+    """All that a command writes to is ours; the blobs themselves, perhaps a million, lie in folders that are."""
+    for path in _known(cache_dir):
+        found = _stat(path, follow=False)
+        if found is not None and found.st_uid != os.geteuid():
+            raise Forbidden(
+                f"{path} belongs to another user, as sudo leaves it: "
+                f"sudo chown -R {_user()} {shlex.quote(str(cache_dir))}, or name another place by --cache-dir"
+            )
+
+
+def _known(cache_dir: Path) -> list[Path]:
+    """The folders in the cache and what is directly in them, and the cache itself where we can't write to it."""
+    known = [] if os.access(cache_dir, os.W_OK | os.X_OK) or not _is_root_s(cache_dir) else [cache_dir]
+    for name in INSIDE:
+        folder = cache_dir / name
+        known.append(folder)
+        with suppress(OSError):
+            known += [folder / each for each in os.listdir(folder)]
+    return known
+
+
+def _is_root_s(path: Path) -> bool:
+    found = _stat(path, follow=True)
+    return found is not None and found.st_uid == 0 != os.geteuid()
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def _stat(path: Path, *, follow: bool) -> os.stat_result | None:

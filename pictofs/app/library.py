@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -45,6 +46,7 @@ async def open_library(
     `worker`: whether a process of its own fetches ahead. `start` is left to the caller. What the body raises comes
     out in groups, see `only`. Raises PictofsError where the cache can't be used.
     """
+    _raise_file_limit()
     clock, meter = SystemClock(), Meter()
     server = _fingerprint(settings.base_url)
     shelf = Shelf(settings.shelf_dir, limit=settings.cache_size, reserve=settings.min_free, clock=clock)
@@ -93,6 +95,13 @@ async def open_library(
     finally:
         catalog.close()
         shelf.close()
+
+
+def _raise_file_limit() -> None:
+    """Have as many files open as this process may: each file that a reader has open is one of ours."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _setup(settings: LibrarySettings) -> Setup:

@@ -32,6 +32,7 @@ from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
 from pictofs.library.library import Library
 from pictofs.library.listing import COMMAND_PATIENCE
+from pictofs.threads import NoThread, only_in_thread
 from pictofs.vfs.place import Places
 from pictofs.vfs.tree import Tree
 
@@ -197,8 +198,8 @@ def _looker(mountpoint: Path) -> Callable[[], bool]:
 
 async def _read_ahead(mountpoint: Path) -> None:
     """Have the kernel read ahead further. The answer to INIT, which comes before any other, resets it to 128 KiB."""
-    with suppress(OSError):
-        await trio.to_thread.run_sync(os.statvfs, mountpoint, abandon_on_cancel=True)
+    with suppress(OSError, NoThread):
+        await only_in_thread(os.statvfs, mountpoint, abandon_on_cancel=True)
         mounts.read_ahead(mountpoint)
 
 

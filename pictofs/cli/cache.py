@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from pictofs.app import cache_folder
 from pictofs.cli.options import CacheDir
 from pictofs.cli.words import bytes_text
 from pictofs.config import FreeSpace, LibrarySettings, resolve
@@ -60,5 +61,6 @@ def _open(cache_dir: str | None) -> tuple[Shelf, Path]:
     root = settings.shelf_dir
     if not root.exists():
         raise NoSuchEntry(f"there is no cache in {settings.cache_dir}: name another by --cache-dir")
+    cache_folder.claim(settings.cache_dir)
     shelf = Shelf(root, limit=settings.cache_size, reserve=FreeSpace(), clock=SystemClock())
     return shelf, root

@@ -11,7 +11,7 @@ from functools import partial
 import trio
 
 from pictofs.clock import Clock
-from pictofs.errors import Corrupt, DiskFull, PictofsError
+from pictofs.errors import Corrupt, DiskFull, PictofsError, TooManyFiles
 from pictofs.library.content import Shelved
 from pictofs.library.disk import Disk
 from pictofs.store.rows import ImageRow
@@ -24,8 +24,8 @@ QUICK = 1 << 20
 """Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
 BUSY_WAIT = 0.02
 """Seconds between looks at a download that another process makes."""
-LOOKS = 500
-"""Such looks, in 10 s, after which a download of another process counts as one that stands still."""
+OTHERS_WAIT = 2.0
+"""Seconds that a reader waits for a file that another process downloads: that process may be stopped."""
 DISK_REST = 30.0
 """Seconds for which the disk is left alone after it took no more."""
 
@@ -70,9 +70,14 @@ class Cache:
             return False
 
     def blob(self, key: str) -> Blob | None:
-        """The blob, perhaps not verified yet; None where there is none, or the disk fails."""
+        """The blob, perhaps not verified yet; None where there is none, or the disk fails.
+
+        Raises TooManyFiles: fetching what is there already would need a descriptor as well.
+        """
         try:
             return self.shelf.open(key)
+        except TooManyFiles:
+            raise
         except PictofsError as error:
             self.failed(error)
             return None
@@ -99,20 +104,23 @@ class Cache:
         return blob
 
     async def draft(self, key: str, size: int) -> Draft | Blob | None:
-        """Room for a download; or the blob, which another process has brought meanwhile.
-
-        None: the disk takes nothing, or another process neither brings it nor gives it up.
-        """
-        for _ in range(LOOKS):
+        """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
+        give_up = self._clock.monotonic() + OTHERS_WAIT
+        while True:
             try:
                 return await self.draft_now(key, size)
             except Busy:
                 found = self.blob(key)
                 if found is not None:
                     return found
+                if self._clock.monotonic() >= give_up:
+                    break
                 await self._clock.sleep(BUSY_WAIT)
-        log.info("reading past the cache what another process has been downloading for long: %s", key)
-        return None
+        try:
+            return await self.disk.call(self.shelf.private_draft, key, size)
+        except DiskFull as error:
+            self.failed(error)
+            return None
 
     async def draft_now(self, key: str, size: int) -> Draft | None:
         """The same, but Busy is raised and not waited for."""

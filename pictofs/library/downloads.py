@@ -12,7 +12,7 @@ import trio
 from pictofs.api.body import Body
 from pictofs.clock import Clock
 from pictofs.errors import Corrupt, DiskFull, NoSuchEntry, PictofsError, Unsigned
-from pictofs.library.cache import BUSY_WAIT, Cache
+from pictofs.library.cache import BUSY_WAIT, OTHERS_WAIT, Cache
 from pictofs.library.content import Content, InMemory
 from pictofs.library.flights import Flights
 from pictofs.library.passthrough import PassThrough
@@ -33,8 +33,6 @@ PIECE = 1 << 20
 """Bytes of a large file that are looked at in one go while it is fetched."""
 ATTEMPTS = 4
 """Times that a small image is fetched onto the shelf for one reader, which may be gone from there at once."""
-OTHERS_WAIT = 2.0
-"""Seconds that a reader waits for a large file that another process downloads, before it reads past the cache."""
 
 
 class Downloads:

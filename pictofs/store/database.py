@@ -255,7 +255,8 @@ class Database:
                 if last:
                     self._state.seal()
         except (OSError, DiskFull) as error:
-            log.warning("the catalog %s was not closed in order: %s", self.path, error)
+            if os.path.lexists(self.path):  # else its folder was removed under us
+                log.warning("the catalog %s was not closed in order: %s", self.path, error)
             with suppress(OSError):
                 if self._state.is_live():
                     self._state.closing()

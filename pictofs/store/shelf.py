@@ -47,7 +47,7 @@ class Audit:
 
 
 class Shelf:
-    """The cache directory. `open` and `flush_uses` never wait for another process; methods that say "blocks"
+    """The cache directory. `open`, `usage` and `flush_uses` never wait for another process; methods that say "blocks"
     may wait for locks, scan and evict, and belong in a thread. Every failure is a PictofsError."""
 
     def __init__(self, root: Path, *, limit: int, reserve: FreeSpace, clock: Clock) -> None:
@@ -56,6 +56,7 @@ class Shelf:
         Raises Invalid when the directory is a link or another user's, ShelfUnusable when the disk fails.
         Run `recount` in a thread soon after.
         """
+        self._path = root
         self._root = _open_root(root)
         self.limit = limit
         self._clock = clock
@@ -68,18 +69,20 @@ class Shelf:
         """The blob of `key`, or None when it is not here or was damaged (it is then dropped).
 
         Inline: 15 us when this process has verified it before; else it reads content up to 1 MiB to verify
-        it, and leaves larger content unverified for the caller to `verify` in a thread. Raises ShelfUnusable.
+        it, and leaves larger content unverified for the caller to `verify` in a thread.
+        Raises ShelfUnusable, TooManyFiles.
         """
         place = Place.of_key(key)
-        try:
-            fd = os.open(place.path, _READ, dir_fd=self._root)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno == errno.ELOOP:
+        with disk_errors("opening"):
+            try:
+                fd = os.open(place.path, _READ, dir_fd=self._root)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
                 self._drop(place)
                 return None
-            raise ShelfUnusable(f"the cache disk fails at opening: {error.strerror}") from error
         blob: Blob | None = None
         try:
             blob = self._believe(key, place, fd)
@@ -140,6 +143,7 @@ class Shelf:
         `commit`, until its `take_time` was called.
         Raises Busy when another does, or the blob is here by now; DiskFull when it can't fit; ShelfUnusable.
         """
+        self._follow()
         place = Place.of_key(key)
         draft = Draft(key, place, self._room, self._seen, self._clock)
         if at_once:
@@ -159,7 +163,7 @@ class Shelf:
 
         Raises Corrupt when `data` has another checksum than `crc32c`, DiskFull, ShelfUnusable.
         """
-        with self._private_draft(key, len(data)) as draft:
+        with self.private_draft(key, len(data)) as draft:
             draft.write(0, data)
             return draft.commit(len(data), crc32c)
 
@@ -167,19 +171,44 @@ class Shelf:
         """Take another process's word that the file, as it was then, is a sound blob. Inline, 1 us."""
         self._seen.trust(file)
 
-    def _private_draft(self, key: str, size: int) -> Draft:
+    def private_draft(self, key: str, size: int) -> Draft:
+        """Start a download whoever else does it too. Blocks. Raises DiskFull, ShelfUnusable."""
+        self._follow()
         draft = Draft(key, Place.of_key(key), self._room, self._seen, self._clock)
         while True:
             with suppress(Busy):  # a sweep took the file for a dead one, between its creation and its lock
                 return draft.start(os.urandom(6).hex(), size)
+
+    def _follow(self) -> None:
+        """Go on in a new folder where the old one was removed or moved, as `rm -rf` of the cache does. 3 us.
+
+        Everybody here knows the folder by the number of one descriptor, which is made to lead to the new one.
+        """
+        with disk_errors(f"opening {self._path}"):
+            ours = os.fstat(self._root)
+            try:
+                found = os.lstat(self._path)
+            except FileNotFoundError:
+                found = None
+            if found is not None and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+                return
+            fd = _open_root_again(self._path)
+            try:
+                os.dup2(fd, self._root, inheritable=False)
+            finally:
+                os.close(fd)
+        _log.warning("the cache %s was removed or moved; going on in a new one", self._path)
 
     def remove(self, key: str) -> bool:
         """Drop the blob of `key`; False when it was not here. Blocks. Raises ShelfUnusable."""
         return self._room.remove(Place.of_key(key).path, blobs=1)
 
     def usage(self) -> Usage:
-        """What the cache takes. 20 us, but may wait for another process's lock. Raises ShelfUnusable."""
-        return self._room.usage()
+        """What the cache takes, 20 us. Waits for nobody.
+
+        Raises ShelfUnusable, and WouldBlock where another process just begins to count.
+        """
+        return self._room_at_once.usage()
 
     @property
     def evicted(self) -> tuple[int, int]:
@@ -260,6 +289,16 @@ def _open_root(root: Path) -> int:
             os.close(fd)
             raise
         return fd
+
+
+def _open_root_again(root: Path) -> int:
+    """Make what was removed under a live mount: the cache folder and the one above it, but no disk's mount point."""
+    with suppress(FileExistsError):
+        root.parent.mkdir(mode=0o700)
+    above = root.parent.stat()
+    if above.st_uid not in (0, os.geteuid()) or above.st_mode & 0o022:
+        raise ShelfUnusable(f"the cache {root.parent} was made anew, and others may write to it")
+    return _open_root(root)
 
 
 def _make_private(fd: int, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from array import array
@@ -11,11 +12,15 @@ from stat import S_ISREG
 from types import TracebackType
 
 from pictofs.config import FreeSpace
-from pictofs.errors import DiskFull
+from pictofs.errors import DiskFull, TooManyFiles
 from pictofs.store.blob import TEMP_MARK
 from pictofs.store.usage import FANS, Ledger, Lock, ShelfUnusable, Usage, WouldBlock, charge
 
 _RW = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+# Seconds to wait for others. The ledger is held for milliseconds, for longer by a stopped process alone; making room
+# in a cache of a million files takes some seconds.
+_LEDGER_WAIT = 2.0
+_EVICTION_WAIT = 10.0
 _SLACK = 10  # evict a tenth more than needed: one scan then pays for many files
 # Processes with room in sight take it without waiting, so it may be gone when it was made. Not more rounds:
 # where removing files frees nothing (they are open elsewhere), the cache would be emptied in vain.
@@ -23,7 +28,7 @@ _ROUNDS = 3
 
 
 class disk_errors:  # noqa: N801 - used like contextlib.suppress; made of a generator it cost 2 us, eight times a file
-    """Raise ShelfUnusable in place of OSError."""
+    """Raise ShelfUnusable, or TooManyFiles, in place of OSError."""
 
     __slots__ = ("_doing",)
 
@@ -37,6 +42,13 @@ class disk_errors:  # noqa: N801 - used like contextlib.suppress; made of a gene
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, OSError):
+            if error.errno in (
+                errno.EMFILE,
+                errno.ENFILE,
+            ):  # the disk does not fail: what is read is closed again
+                raise TooManyFiles(
+                    f"too many open files at {self._doing} in the cache: raise the hard limit (ulimit -Hn)"
+                ) from error
             raise ShelfUnusable(
                 f"the cache disk fails at {self._doing}: {error.strerror or error}"
             ) from error
@@ -63,18 +75,22 @@ class Room:
         """
         self.root = root
         self._at_once = at_once
-        self.ledger = Ledger(root, self._measure, 0 if at_once else 30)
+        self.ledger = Ledger(root, self._measure, 0 if at_once else _LEDGER_WAIT)
         self._limit = limit
         self._reserve = reserve
         self._flush_uses = flush_uses
-        self._eviction = Lock(root, "eviction", patience=60)
+        self._eviction = Lock(root, "eviction", _EVICTION_WAIT)
         self.evicted = self.evicted_bytes = 0  # blobs that this process removed to make room, and their bytes
 
     def usage(self) -> Usage:
-        """What is taken and what is free; 20 us unless another process holds the ledger."""
-        with disk_errors("statfs"), self.ledger as ledger:
+        """What is taken and what is free, 20 us. Waits for the ledger only if there is none that makes sense."""
+        with disk_errors("statfs"):
             disk = os.statvfs(self.root)
-            return Usage(ledger.taken, ledger.blobs, self._limit, disk.f_bavail * disk.f_frsize)
+            counted = self.ledger.peek()
+            if counted is None:
+                with self.ledger as ledger:
+                    counted = ledger.taken, ledger.blobs
+            return Usage(*counted, self._limit, disk.f_bavail * disk.f_frsize)
 
     def claim(self, fan: int, fd: int, held: int, wanted: int) -> None:
         """Make the temp file `fd` in directory `fan`, now `held` bytes long, `wanted` bytes long.

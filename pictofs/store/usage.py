@@ -19,6 +19,8 @@ _BLOCK = 4096
 _PAGE = FANS * 16  # bytes of the ledger: 256 byte counts, then 256 file counts, each int64
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL = 0.002  # seconds between two attempts at another process's lock
+_STUCK = 5.0  # seconds after a wait in vain for which nobody waits again: calls queue up behind each other
+_GLANCE = 0.05  # seconds that they wait meanwhile
 _LONG = 0.005  # seconds of holding a lock after which the holder lets the others have a turn
 
 
@@ -51,7 +53,8 @@ class Usage:
 class Lock:
     """A lock file in the shelf's root: one holder among all threads of all processes. The kernel frees it
     when the holder dies. Waiting ends after `patience` seconds with ShelfUnusable, so that a stopped process
-    can't hang this one; a patience of 0 waits for nobody and raises WouldBlock."""
+    can't hang this one, and who comes in the 5 s after that hardly waits; a patience of 0 waits for nobody and raises
+    WouldBlock."""
 
     def __init__(self, root: int, name: str, patience: float) -> None:
         """`root` is the descriptor of the shelf's directory."""
@@ -60,10 +63,17 @@ class Lock:
         self._patience = patience
         self._thread = threading.Lock()
         self._since = 0.0
+        self._stuck_until = 0.0
         self.fd = -1
 
+    def _wait(self) -> float:
+        """Seconds to wait for the lock."""
+        if time.monotonic() < self._stuck_until:
+            return min(self._patience, _GLANCE)
+        return self._patience
+
     def __enter__(self) -> Self:
-        if not self._thread.acquire(timeout=self._patience):
+        if not self._thread.acquire(timeout=self._wait()):
             self._refuse()
             raise ShelfUnusable(f"the cache's {self._name} lock is held too long")
         try:
@@ -75,7 +85,7 @@ class Lock:
         return self
 
     def _acquire(self) -> None:
-        for _ in range(max(2, int(self._patience / _POLL))):  # twice: the file may be new
+        for _ in range(max(2, int(self._wait() / _POLL))):  # twice: the file may be new
             if self.fd < 0:
                 self.fd = os.open(self._name, _OPEN, 0o600, dir_fd=self._root)
             try:
@@ -87,7 +97,10 @@ class Lock:
             if os.fstat(self.fd).st_nlink:
                 return
             self.close()  # someone emptied the directory: a lock on a file without a name excludes nobody
-        raise ShelfUnusable(f"the cache's {self._name} lock is held too long by another process")
+        self._stuck_until = time.monotonic() + _STUCK
+        raise ShelfUnusable(
+            f"the cache's {self._name} lock is held too long by another process; if one is stopped, resume or end it"
+        )
 
     def _refuse(self) -> None:
         if not self._patience:
@@ -142,6 +155,22 @@ class Ledger(Lock):
     def _read(self) -> bytes:
         page = os.pread(self.fd, _PAGE, 0)
         return page if len(page) == _PAGE else b""
+
+    def peek(self) -> tuple[int, int] | None:
+        """Bytes and blobs by the ledger as it is, without its lock, which a stopped process may hold: right but for
+        the file that some process counts just now. None where it must be counted anew first. Raises OSError."""
+        try:
+            fd = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
+        except FileNotFoundError:
+            return None
+        try:
+            page = os.pread(fd, _PAGE, 0)
+        finally:
+            os.close(fd)
+        counts = array("q", page if len(page) == _PAGE else b"")
+        if not counts or min(counts) < 0:
+            return None
+        return sum(counts[:FANS]), sum(counts[FANS:])
 
     @property
     def taken(self) -> int:

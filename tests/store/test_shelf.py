@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import stat
 import tempfile
 from itertools import pairwise
@@ -481,9 +482,21 @@ def test_an_emptied_cache_starts_anew(shelf, root):
     assert shelf.usage().bytes == on_disk(root) == 4096
 
 
-def test_a_vanished_cache_fails_by_name(shelf, root):
-    for path in [*sorted(root.rglob("*"), reverse=True), root]:
-        path.rmdir() if path.is_dir() else path.unlink()
+def test_c10_a_vanished_cache_is_made_anew(shelf, root):
+    store(shelf, KEY, b"data")
+    shutil.rmtree(root)
+    assert shelf.open(KEY) is None
+    store(shelf, KEY, b"data")
+    assert read(shelf, KEY) == b"data"
+    assert file_of(root, KEY).exists()
+    assert shelf.usage().bytes == on_disk(root) == 4096
+    shelf.flush_uses()
+
+
+def test_a_cache_whose_disk_vanished_fails_by_name(tmp_path, clock):
+    root = tmp_path / "disk/pictofs/content"
+    shelf = Shelf(root, limit=100 << 20, reserve=FreeSpace(), clock=clock)
+    shutil.rmtree(tmp_path / "disk")
     assert shelf.open(KEY) is None
     for call in (
         lambda: shelf.draft(KEY, 4),
@@ -493,5 +506,7 @@ def test_a_vanished_cache_fails_by_name(shelf, root):
     ):
         with pytest.raises(ShelfUnusable):
             call()
+    assert not (tmp_path / "disk").exists()
     assert issubclass(ShelfUnusable, PictofsError)
     shelf.flush_uses()
+    shelf.close()
