@@ -169,8 +169,6 @@ class Downloads:
         finally:
             content.close()
         if not self.is_kept(image):
-            if isinstance(content, InMemory) and self._cache.usable:
-                raise Busy(f"another process has been downloading {image.entry} for too long")
             raise DiskFull("the cache can't take it")
 
     async def _small(
