@@ -105,16 +105,13 @@ class Cache:
 
     async def draft(self, key: str, size: int) -> Draft | Blob | None:
         """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
-        give_up = self._clock.monotonic() + OTHERS_WAIT
-        while True:
+        for _ in range(round(OTHERS_WAIT / BUSY_WAIT)):
             try:
                 return await self.draft_now(key, size)
             except Busy:
                 found = self.blob(key)
                 if found is not None:
                     return found
-                if self._clock.monotonic() >= give_up:
-                    break
                 await self._clock.sleep(BUSY_WAIT)
         try:
             return await self.disk.call(self.shelf.private_draft, key, size)
