@@ -32,7 +32,7 @@ def explain(error: BaseException, *, show_traceback: bool) -> int:
     if isinstance(error, typer.BadParameter.__mro__[1]):  # UsageError, which typer does not export
         _say(_usage(error))
         return Invalid.exit_code
-    if isinstance(error, OSError) and (failed := _output_failed()):
+    if isinstance(error, OSError) and (failed := _output_failed(error)):
         if failed.errno != errno.EPIPE:  # a reader that left, as `head` does, knows why
             _say(f"the output can't be written: {failed.strerror}")
         return 1
@@ -55,15 +55,22 @@ def finish() -> int:
     return 0
 
 
-def _output_failed() -> OSError | None:
-    """Why standard output takes nothing more; None where it does. Then it is let go, or the last flush would fail."""
+def _output_failed(error: OSError) -> OSError | None:
+    """Why standard output takes nothing more; None where `error` is another one. If it does not, it is let go, or
+    the last flush would fail."""
+    failed = None
+    # What is longer than the buffer fails as it is written, and leaves nothing to flush. No file has a name then.
+    if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
+        failed = error
     try:
         sys.stdout.flush()
-    except OSError as error:
+    except OSError as flushing:
+        failed = flushing
+
+    if failed is not None:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return error
-    return None
+    return failed
 
 
 def _keep(lines: list[str]) -> str:

@@ -122,7 +122,7 @@ def test_mount_and_umount(machine: Machines, kind: str, helpers: list[str]) -> N
         'umount "$PLACE"; ls -A "$PLACE"\n'
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split() == ["small", "500", "pictofs", "fuse.pictofs"]
+    assert done.stdout.split() == ["small", "700", "pictofs", "fuse.pictofs"]
     eventually(lambda: processes_of(here.place), 0)
 
 

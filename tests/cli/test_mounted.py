@@ -120,7 +120,7 @@ def test_settings_by_name(home: Path) -> None:
         prefetch=None,
     ) as root:
         assert (home / "elsewhere/catalog").is_dir()
-        assert root.joinpath("datasets").stat().st_mode & 0o777 == 0o500
+        assert root.joinpath("datasets").stat().st_mode & 0o777 == 0o700
         assert names(root) == ["small"]
 
 

@@ -49,7 +49,7 @@ def test_everything_lands_and_is_read_without_a_request(mounted: Mounting, servi
     folder = mount.datasets / "small"
     code, out, _ = warm(mount, folder)
     assert code == 0
-    assert re.search(r"60 of 60 files, 150 kB of 150 kB of images, 33 API requests$", out.strip())
+    assert re.search(r"60 of 60 files, 150 kB of 150 kB of images, 34 API requests$", out.strip())
     before = Spent(server)
     assert files_below(folder) == expected(server, server.organization["small"])
     assert before.all == []

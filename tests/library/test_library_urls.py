@@ -151,6 +151,7 @@ async def test_b8_urls_that_live_for_ten_seconds_cost_no_more_than_they_save(rig
 
 
 async def test_b8_without_the_server_s_time_urls_that_look_expired_are_tried(rig: Rig) -> None:
+    rig.standin.switches.date_header = False
     rig.fault(resigned(a_day_old, lambda _: True), "api", BATCH[4:])
     async with rig.mount(ttl=1e6) as mount:
         await read_all(mount, rig)

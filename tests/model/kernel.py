@@ -231,6 +231,14 @@ class Kernel:
         if not attr_only:
             self._pages.pop(inode, None)
 
+    def told_data(self, inode: int, offset: int, data: bytes) -> None:
+        """Bytes for the pages; the size grows with them."""
+        known = self._known.get(inode)
+        if known is None:
+            raise FileNotFoundError(inode)
+        known.size = max(known.size, offset + len(data))
+        self._pages.pop(inode, None)  # not whole pages: read anew
+
     def told_name(self, folder: int, name: bytes) -> None:
         """A name is to be forgotten, and all below it."""
         found = self._names.pop((folder, name.decode()), None)
@@ -313,11 +321,13 @@ class Kernel:
 def kernels() -> Iterator[None]:
     """pyfuse3's way to the kernel leads to the `Kernel` whose request is being answered."""
     before = {
-        name: getattr(pyfuse3, name) for name in ("readdir_reply", "invalidate_inode", "invalidate_entry")
+        name: getattr(pyfuse3, name)
+        for name in ("readdir_reply", "invalidate_inode", "invalidate_entry", "notify_store")
     }
     put = vars(pyfuse3)
     put["readdir_reply"] = lambda token, *entry: _asking.get().told_entry(token, *entry)
     put["invalidate_inode"] = lambda inode, attr_only=False: _asking.get().told_inode(inode, attr_only)
+    put["notify_store"] = lambda inode, offset, data: _asking.get().told_data(inode, offset, data)
     put["invalidate_entry"] = lambda folder, name, deleted=0: _asking.get().told_name(folder, name)
     try:
         yield

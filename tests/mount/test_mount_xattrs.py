@@ -55,7 +55,8 @@ def test_x1_getfattr_shows_every_field(mount: Mount, server: StandIn) -> None:
         assert (found["filename"], found["directory_path"]) == (image.filename, image.directory_path)
         assert (found["size"], found["annotation_count"]) == (str(image.size), str(image.annotation_count))
         assert dumped(mount.datasets / "small/annotations" / f"{place}.json") == found
-    assert before.all == []
+    # A look at an annotation file of unknown size asks once an hour which exports there are (Q5).
+    assert [each for each in before.all if not each.startswith("/exports/")] == []
 
 
 def os_xattrs(path: Path) -> dict[str, bytes]:
