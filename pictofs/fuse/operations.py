@@ -334,7 +334,7 @@ class Operations(pyfuse3.Operations):
                 raise
         self._openers[opened.handle] = ctx.pid
         return pyfuse3.FileInfo(
-            fh=pyfuse3.FileHandleT(opened.handle), keep_cache=opened.keep, direct_io=opened.live
+            fh=pyfuse3.FileHandleT(opened.handle), keep_cache=opened.keep, direct_io=opened.direct
         )
 
     @handler

@@ -186,4 +186,4 @@ class Cache:
 def _publish(draft: Draft, data: bytes, crc32c: int) -> Identity:
     draft.write(0, data)
     with draft.commit(len(data), crc32c) as blob:
-        return Identity.of(os.fstat(blob.fd))
+        return Identity.of(os.fstat(blob.fd), blob.crc32c)

@@ -8,7 +8,7 @@ that another transfer counts only if it brings the same bytes again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -52,17 +52,15 @@ class PassThrough:
         self._ranged = False
         self._doubted = False
         self._error: Changed | None = None
+        self._transferred = object()  # stands for the bytes of this reader
         self._transfer: _Transfer | None = None
         self._turn = trio.Lock()
         self._closed = False
 
     @property
-    def proven(self) -> bool:
-        """Whether the kernel's pages of it fit what another open brings: of one version, as far as is known.
-
-        A part has no checksum: there is nothing else to wait for.
-        """
-        return self._version is not None and self._error is None
+    def version(self) -> Hashable:
+        """The version that the server names, while all answers are of that: a part has no checksum."""
+        return self._transferred if self._version is None or self._error is not None else self._version
 
     async def begin(self) -> None:
         """Learn the size, and read the first block."""

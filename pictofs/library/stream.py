@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -123,6 +123,7 @@ class Stream:
         self._news = trio.Event()
         self._error: PictofsError | None = None
         self._blob: Blob | None = None
+        self._transferred = object()  # stands for what comes, as long as it has no checksum
         self._ranges_heeded = True  # until the server shows otherwise
         self._version: str | None = None
         self._etag: str | None = None
@@ -163,9 +164,9 @@ class Stream:
         return self._error is None and self._blob is None and bool(self._heads) and not self._given_up
 
     @property
-    def complete(self) -> bool:
-        """Whether the whole has arrived and its checksum was right."""
-        return self._blob is not None
+    def version(self) -> Hashable:
+        """See `Content`."""
+        return self._transferred if self._blob is None else self._blob.crc32c
 
     async def begin(self) -> None:
         """Start at the first byte; returns when the size is known.
@@ -450,9 +451,9 @@ class Streamed:
         stream.enter()
 
     @property
-    def proven(self) -> bool:
-        """Only the checksum of the whole tells."""
-        return self._stream.complete
+    def version(self) -> Hashable:
+        """The checksum of the whole, which is known at its end."""
+        return self._stream.version
 
     async def read(self, offset: int, length: int) -> bytes:
         """Bytes as they arrive."""

@@ -98,18 +98,21 @@ def checksum(fd: int, size: int) -> int:
 class Blob:
     """An open blob. It stays readable after eviction. Close it, or use it as a context manager.
 
-    `fd` is for reading only and ends `size` bytes of content before the footer; `size` is in bytes.
+    `fd` is for reading only and ends `size` bytes of content before the footer; `size` is in bytes, and `crc32c` is
+    what the footer says.
     """
 
-    __slots__ = ("_crc", "_settle", "fd", "key", "size", "verified")
+    __slots__ = ("_settle", "crc32c", "fd", "key", "size", "verified")
 
-    def __init__(self, key: str, fd: int, size: int, crc: int, settle: Callable[[bool], None] | None) -> None:
+    def __init__(
+        self, key: str, fd: int, size: int, crc32c: int, settle: Callable[[bool], None] | None
+    ) -> None:
         """Takes over `fd`. `settle` hears the verdict on an unverified content; None: it is verified."""
         self.key = key
         self.fd = fd
         self.size = size
         self.verified = settle is None
-        self._crc = crc
+        self.crc32c = crc32c
         self._settle = settle
 
     def verify(self) -> None:
@@ -126,7 +129,7 @@ class Blob:
 
     def _is_sound(self) -> bool:
         try:
-            return checksum(self.fd, self.size) == self._crc
+            return checksum(self.fd, self.size) == self.crc32c
         except OSError:
             return False
 

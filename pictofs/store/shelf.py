@@ -97,19 +97,22 @@ class Shelf:
         stat = os.fstat(fd)
         self._seen.use(place.path, stat)
         size = stat.st_size - FOOTER_SIZE
-        if self._seen.knows(stat):
-            return Blob(key, fd, size, 0, None)
+        known = self._seen.knows(stat)
+        if known is not None:
+            return Blob(key, fd, size, known, None)
+
         crc = read_footer(fd, stat.st_size, place)
+        file = Identity.of(stat, crc)
         if size > _INLINE:
-            return Blob(key, fd, size, crc, partial(self._settle, place, stat))
+            return Blob(key, fd, size, crc, partial(self._settle, place, file))
         if checksum(fd, size) != crc:
             raise Corrupt(f"cached content of {key} is damaged")
-        self._seen.trust(Identity.of(stat))
+        self._seen.trust(file)
         return Blob(key, fd, size, crc, None)
 
-    def _settle(self, place: Place, stat: os.stat_result, sound: bool) -> None:
+    def _settle(self, place: Place, file: Identity, sound: bool) -> None:
         if sound:
-            self._seen.trust(Identity.of(stat))
+            self._seen.trust(file)
         else:
             self._drop(place)
 
@@ -261,9 +264,10 @@ class Shelf:
         fd = os.open(place.path, _READ, dir_fd=self._root)
         try:
             stat = os.fstat(fd)
-            if checksum(fd, stat.st_size - FOOTER_SIZE) != read_footer(fd, stat.st_size, place):
+            crc = read_footer(fd, stat.st_size, place)
+            if checksum(fd, stat.st_size - FOOTER_SIZE) != crc:
                 raise Corrupt(f"cached content of {place.path} is damaged")
-            self._seen.trust(Identity.of(stat))
+            self._seen.trust(Identity.of(stat, crc))
             return stat.st_size - FOOTER_SIZE
         finally:
             os.close(fd)

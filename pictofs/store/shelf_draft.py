@@ -154,7 +154,7 @@ class Draft:
             now = int(self._clock.wall() * 1e9)
             os.utime(self.fd, ns=(now, now))
             self.room.publish(self.fd, self._temp, self._place.path, self._held, size + FOOTER_SIZE)
-            self._seen.trust(Identity.of(os.fstat(self.fd)))
+            self._seen.trust(Identity.of(os.fstat(self.fd), crc))
         fd, self.fd = self.fd, -1
         return Blob(self.key, fd, size, crc, None)
 

@@ -24,11 +24,13 @@ class Identity(NamedTuple):
     ctime_ns: int
     size: int
     """Bytes."""
+    crc32c: int
+    """Of the content, without the footer."""
 
     @classmethod
-    def of(cls, stat: os.stat_result) -> Self:
+    def of(cls, stat: os.stat_result, crc32c: int) -> Self:
         """Of the file that `stat` tells of."""
-        return cls(stat.st_ino, stat.st_ctime_ns, stat.st_size)
+        return cls(stat.st_ino, stat.st_ctime_ns, stat.st_size, crc32c)
 
 
 class Seen:
@@ -38,15 +40,20 @@ class Seen:
         """`root` is the descriptor of the shelf's directory."""
         self._root = root
         self._clock = clock
-        self._verified: LRUCache[int, tuple[int, int]] = LRUCache(_REMEMBERED)
+        self._verified: LRUCache[int, tuple[int, int, int]] = LRUCache(_REMEMBERED)
         self._lock = threading.Lock()
         self._used: dict[str, None] = {}
 
-    def knows(self, stat: os.stat_result) -> bool:
-        """Whether the file of `stat` is the very one, unchanged since, that was verified. Inline, 1 us."""
+    def knows(self, stat: os.stat_result) -> int | None:
+        """The CRC-32C of the content of a verified file; None if it is another one, or has changed since.
+
+        Inline, 1 us.
+        """
         with self._lock:
             known = self._verified.get(stat.st_ino)
-        return known == (stat.st_ctime_ns, stat.st_size)
+        if known is None or known[:2] != (stat.st_ctime_ns, stat.st_size):
+            return None
+        return known[2]
 
     def trust(self, file: Identity) -> None:
         """Remember that the file, as it was then, is sound. Inline, 1 us."""
@@ -84,5 +91,5 @@ class Seen:
     def _touch(self, path: str, now: int) -> None:
         known = self.knows(os.stat(path, dir_fd=self._root, follow_symlinks=False))
         os.utime(path, ns=(now, now), dir_fd=self._root, follow_symlinks=False)
-        if known:  # the touch moved ctime; without this each would cost a checksum
-            self.trust(Identity.of(os.stat(path, dir_fd=self._root, follow_symlinks=False)))
+        if known is not None:  # the touch moved ctime; without this each would cost a checksum
+            self.trust(Identity.of(os.stat(path, dir_fd=self._root, follow_symlinks=False), known))

@@ -79,8 +79,6 @@ class Opening(NamedTuple):
     content: Content
     told_one_size: bool = True
     """Whether no other size was ever shown of this inode, by any mount, that the kernel may still keep."""
-    told_one_content: bool = True
-    """Whether the kernel can have no pages of this inode but right ones."""
 
 
 def exactly(attributes: Attributes, size: int) -> Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NoReturn
@@ -32,6 +32,8 @@ WHOLE = 0.9
 """Part of a file from which on it counts as read whole. The kernel makes 16 KiB of the first 64 bytes."""
 SETTLED_MAX = 100_000
 """Files of wrong size whose right one the kernel is remembered to have: 10 MB of memory."""
+PAGES_MAX = 100_000
+"""Files of whose pages in the kernel the version is remembered: 10 MB of memory."""
 
 
 @dataclass(eq=False)
@@ -46,8 +48,8 @@ class OpenFile:
     renew_pages: bool
     """Whether it may go by another size without asking, and have pages that end with it. True only where nothing
     else has the file open, so that no page of it is on its way."""
-    live: bool
-    """Whether the content is made at open, so that the kernel must keep none of it."""
+    direct: bool
+    """Whether the kernel must keep no pages of it: the content is made at open, or another version is open."""
     keep: bool
     """Whether pages that the kernel may have of earlier reads are right."""
     reached: int = 0
@@ -99,8 +101,8 @@ class Tree:
         self._by_inode: dict[int, list[OpenFile]] = {}
         # Files of which the kernel may have been told another size: the one it was told for the last time.
         self._settled: dict[int, int] = {}
-        # Files of which bytes were given before their checksum could be known, and it was not right until now.
-        self._doubtful: set[int] = set()
+        # The version that the pages of a file are of. The kernel has one set of them for all who have it open.
+        self._pages: dict[int, Hashable] = {}
 
     @property
     def open_files(self) -> int:
@@ -264,28 +266,40 @@ class Tree:
     async def open(self, number: int) -> OpenFile:
         """A handle for reading a file, whose size is exact. Raises Stale: look the path up again."""
         inode, view = self._node(number)
-        attributes, content, told_one_size, told_one_content = await view.open(inode)
+        attributes, content, told_one_size = await view.open(inode)
 
         # No await from here on: an answer that was made before is older than what the kernel is told now, and it
         # drops it; one that is made later goes through `shown`.
         others = self._by_inode.setdefault(number, [])
-        told_one_size = told_one_size and all(each.content.size == content.size for each in others)
+        differs = any(each.content.version != content.version for each in others if not each.direct)
+        told_one_size = differs or (
+            told_one_size and all(each.content.size == content.size for each in others)
+        )
         opened = OpenFile(
             handle=next(self._numbers),
             content=content,
             attributes=attributes,
             renew_size=not told_one_size,
             renew_pages=not told_one_size and not others and self._settled.get(number) != content.size,
-            live=inode.kind is Kind.FIXED,
-            keep=told_one_content and number not in self._doubtful,
+            direct=differs or inode.kind is Kind.FIXED,
+            keep=self._pages.get(number) == content.version,
         )
+        self._files[opened.handle] = opened
+
+        if differs:
+            others.insert(0, opened)  # the kernel goes on with what the others have open
+            return opened
+
+        others.append(opened)
+        self._remember_pages(number, content.version)
         if not told_one_size:
             self._settle(number, content.size)
-        if not content.proven:
-            self._doubtful.add(number)
-        self._files[opened.handle] = opened
-        others.append(opened)
         return opened
+
+    def _remember_pages(self, number: int, version: Hashable) -> None:
+        if len(self._pages) >= PAGES_MAX and number not in self._pages:
+            self._pages.clear()
+        self._pages[number] = version
 
     def _settle(self, number: int, size: int) -> None:
         """The kernel is told a size in place of all others. What folders read ahead of it is not to be told."""
@@ -311,10 +325,10 @@ class Tree:
         others.remove(opened)
         if not others:
             del self._by_inode[inode]
-        if opened.content.proven:
-            self._doubtful.discard(inode)
-        else:
-            self._doubtful.add(inode)
+        if not opened.direct:
+            self._remember_pages(
+                inode, opened.content.version
+            )  # what was a transfer may have a checksum by now
         opened.content.close()
         if 0 < opened.reached < WHOLE * opened.content.size:
             self._tell_skimmed(inode)

@@ -281,6 +281,22 @@ HOSTILE: dict[str, tuple[set[str], Steps]] = {
         {"spent"},
         [("make_dataset", 0), ("upload_many", 6), ("upload_many", 7), ("spend", 0), *[("epoch", 0)] * 4],
     ),
+    "an image that is open, and gets other bytes under its id": (
+        {"sizes", "no etag", "past the cache"},
+        [
+            ("make_dataset", 0),
+            ("upload", 1),
+            ("upload", 17),
+            ("upload", 34),
+            ("upload_many", 30104),
+            ("hold", 5412),
+            ("upload_large", 5887),
+            ("delete", 317),
+            ("delete", 7603),
+            ("replace", 1702),
+            ("evict", 4510),
+        ],
+    ),
     "one expired URL in each batch": (
         {"one url"},
         [("make_dataset", 0), ("upload_many", 6), ("upload_many", 7), ("refuse_one", 1), ("epoch", 0)],

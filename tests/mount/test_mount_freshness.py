@@ -19,7 +19,7 @@ from mounting import (
     note_bytes,
 )
 
-from standin import PRESETS, Organization, StandIn
+from standin import PRESETS, Organization, Spec, StandIn
 from standin.dataset import Dataset
 from standin.records import Image
 
@@ -217,6 +217,30 @@ def test_b5_a_removed_image_that_is_open_is_read_to_its_end(mounted: Mounting, s
         assert not path.exists()
         held.seek(0)
         assert held.read() == image_bytes(image)
+
+
+def test_b5_bytes_that_are_replaced_under_one_id_are_never_mixed(mounted: Mounting, serving: Serving) -> None:
+    """The kernel has one set of pages for all who have an image open, and keeps it between opens."""
+    server = serving(Spec.uniform(images=1, size=1 << 20))
+    mount = mounted(server)
+    image = next(iter(server.organization["dataset-0"].images.values()))
+    path = mount.datasets / "dataset-0/images" / image.directory_path.strip("/") / image.filename
+    before = image_bytes(image)
+
+    with open(path, "rb") as held:
+        assert held.read(1000) == before[:1000]
+        server.organization.replace_content(image, "another")
+        after = image_bytes(image)
+        assert after != before
+        mount.pictofs("cache", "clear")
+
+        assert path.read_bytes() == after
+        assert held.read() == before[1000:]
+        assert path.read_bytes() == after
+        held.seek(0)
+        assert held.read() == before
+
+    assert path.read_bytes() == after
 
 
 def test_s1_a_new_size_in_the_listing_is_believed_until_open(mounted: Mounting, server: StandIn) -> None:

@@ -78,9 +78,9 @@ async def test_v1_it_changes_after_the_ttl(mount: Mount) -> None:
     assert mount.asked == ["GET /datasets/"]
 
 
-async def test_v1_the_kernel_keeps_nothing_of_it(mount: Mount) -> None:
+async def test_v1_the_kernel_believes_no_size_of_it(mount: Mount) -> None:
     """Eight bits of a number do not tell all contents apart."""
     opened = await mount.open(PATH)
-    assert (opened.keep, opened.live, opened.attributes.keep) == (False, False, 0.0)
+    assert (opened.keep, opened.direct, opened.attributes.keep) == (False, False, 0.0)
     assert (await mount.look(PATH)).keep == 0.0
     mount.tree.close(opened.handle)

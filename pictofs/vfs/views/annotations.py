@@ -119,7 +119,7 @@ class AnnotationView(FileView):
             and self._library.catalog.never_left(row.key)
         )
         shown = exactly(annotation_file(row, 0.0), content.size)._replace(keep=FOREVER if certain else 0.0)
-        return Opening(shown, content, told_one_size=certain, told_one_content=certain)
+        return Opening(shown, content, told_one_size=certain)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """What the API says of the image."""

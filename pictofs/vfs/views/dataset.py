@@ -78,8 +78,7 @@ class DatasetView(FolderView):
 class DocumentView(FileView):
     """`dataset.json`: the API's object.
 
-    The inode's version is made of the content, so that who holds it open keeps what was opened. Eight bits do
-    not tell all contents apart: the kernel keeps no pages for the next `open`.
+    The inode's version is made of the content, so that who holds it open keeps what was opened.
     """
 
     def __init__(self, library: Library) -> None:
@@ -100,7 +99,7 @@ class DocumentView(FileView):
     async def open(self, inode: Inode) -> Opening:
         """The object. Raises Stale when it is another one by now: the path leads to it."""
         attributes, data = await self._current(inode)
-        return Opening(attributes, InMemory(data), told_one_content=False)
+        return Opening(attributes, InMemory(data))
 
     async def _current(self, inode: Inode) -> tuple[Attributes, bytes]:
         attributes, data = self.of(await self._library.listing.dataset(inode.key))

@@ -100,7 +100,7 @@ class FixedView(Plain):
         if inode.key not in self._documents:
             raise IsADirectory("a folder was opened as a file")
         text = self._documents[inode.key]()
-        return Opening(self._file(inode.key, text), InMemory(text), told_one_content=False)
+        return Opening(self._file(inode.key, text), InMemory(text))
 
     def _file(self, key: int, text: bytes) -> Attributes:
         ino = number(Kind.FIXED, key)

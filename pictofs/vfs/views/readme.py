@@ -39,7 +39,7 @@ class ReadmeView(FileView):
     async def open(self, inode: Inode) -> Opening:
         """The text. Raises Stale when it is another one by now: the path leads to it."""
         attributes, data = await self._current(inode)
-        return Opening(attributes, InMemory(data), told_one_content=False)
+        return Opening(attributes, InMemory(data))
 
     async def _current(self, inode: Inode) -> tuple[Attributes, bytes]:
         found = self.of(await self._library.listing.dataset(inode.key))
