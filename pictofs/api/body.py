@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import trio
 
-from pictofs.api.patience import Pace
+from pictofs.api.retries import Pace
 from pictofs.errors import Invalid, Nonsense, PictofsError, ServerFault
 
 _STRONG_TAG = re.compile(r'"[!#-~]*"')

@@ -16,14 +16,14 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from pictofs.api import wire
+from pictofs.api import decode as wire
 from pictofs.api.address import is_uuid, slot
 from pictofs.api.body import Body, described, range_headers
-from pictofs.api.exchange import Answer, Exchange
 from pictofs.api.export import Export
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
-from pictofs.api.signing import Signing
+from pictofs.api.stats import Meter
+from pictofs.api.transport import Answer, Exchange
+from pictofs.api.url_expiry import Signing
 from pictofs.clock import Clock
 from pictofs.errors import Invalid, Nonsense, PictofsError
 from pictofs.model.records import Dataset, Directory, Image, Page, SignedUrl

@@ -23,9 +23,9 @@ from pictofs.api.body import Body, described, range_headers
 from pictofs.api.connection import Connection, Gone, Head
 from pictofs.api.dialer import Dialer, Origin, authorization
 from pictofs.api.failure import retry_after
-from pictofs.api.meter import UNANSWERED, Meter
-from pictofs.api.patience import KeptPatience
 from pictofs.api.proxies import PORTS
+from pictofs.api.retries import KeptPatience
+from pictofs.api.stats import UNANSWERED, Meter
 from pictofs.clock import Clock
 from pictofs.errors import (
     Invalid,

@@ -10,8 +10,8 @@ import trio
 from pictofs.api.address import is_addressable, is_uuid
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
 from pictofs.api.paging import read_datasets
+from pictofs.api.stats import Meter
 from pictofs.app.library import ATTEMPT, only
 from pictofs.clock import SystemClock
 from pictofs.config import ServerSettings

@@ -13,7 +13,7 @@ import trio
 from pictofs.api.key import ApiKey
 from pictofs.app.library import only, open_library
 from pictofs.config import LibrarySettings
-from pictofs.library.takeout import Takeout, Wanted
+from pictofs.library.bulk.download import Takeout, Wanted
 from pictofs.store.folder import Folder
 
 TELL_EVERY = 0.25

@@ -12,18 +12,18 @@ import trio
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
 from pictofs.api.nonetwork import NoNetwork
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import PictofsError
+from pictofs.library.content.worker import Setup
 from pictofs.library.library import Library
-from pictofs.library.prefetch import Mode
-from pictofs.library.worker import Setup
-from pictofs.store.catalog import Catalog
-from pictofs.store.database import SCHEMA_VERSION
-from pictofs.store.shelf import Shelf
+from pictofs.library.prefetch.prefetcher import Mode
+from pictofs.store.blobs.cache import Shelf
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.database import SCHEMA_VERSION
 
 ATTEMPT = 1 / 3
 """Share of an operation's deadline that one silent connection may take, so that another can be tried."""

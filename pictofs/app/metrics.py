@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from pictofs import __version__
 from pictofs.app.metrics_server import MetricsServer
 from pictofs.errors import Conflict, MountFailed, PictofsError
-from pictofs.fuse.counts import BOUNDS, Counts
+from pictofs.fuse.stats import BOUNDS, Counts
 from pictofs.library.library import Library
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from pictofs.fuse.access import AccessLog
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
 from pictofs.library.library import Library
-from pictofs.library.listing import COMMAND_PATIENCE
+from pictofs.library.listing.listing import COMMAND_PATIENCE
 from pictofs.threads import NoThread, only_in_thread
 from pictofs.vfs.place import Places
 from pictofs.vfs.tree import Tree

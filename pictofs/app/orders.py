@@ -13,7 +13,7 @@ import trio
 
 from pictofs.errors import Conflict, Invalid
 from pictofs.library.library import Library
-from pictofs.library.told import Told
+from pictofs.library.prefetch.declared_order import Told
 from pictofs.vfs.paths import Found, Other, Paths
 
 

@@ -10,10 +10,10 @@ import msgspec
 import trio
 
 from pictofs.errors import Invalid
+from pictofs.library.bulk.scope import Choice, Kind
+from pictofs.library.bulk.warm import Warm, Wish
 from pictofs.library.library import Library
-from pictofs.library.prefetch import WORKERS
-from pictofs.library.scope import Choice, Kind
-from pictofs.library.warm import Warm, Wish
+from pictofs.library.prefetch.prefetcher import WORKERS
 
 TELL_EVERY = 0.25
 """Seconds between two progress objects: so soon a client that has left is noticed, too."""

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import typer
 
 from pictofs.app import cache_folder
+from pictofs.cli.formatting import bytes_text
 from pictofs.cli.options import CacheDir
-from pictofs.cli.words import bytes_text
 from pictofs.config import FreeSpace, LibrarySettings, resolve
 from pictofs.errors import NoSuchEntry
 
 if TYPE_CHECKING:
-    from pictofs.store.shelf import Shelf
+    from pictofs.store.blobs.cache import Shelf
 
 app = typer.Typer(help="Look at the local cache, check it, empty it.")
 
@@ -55,7 +55,7 @@ def clear(cache_dir: CacheDir = None) -> None:
 
 def _open(cache_dir: str | None) -> tuple[Shelf, Path]:
     from pictofs.clock import SystemClock
-    from pictofs.store.shelf import Shelf
+    from pictofs.store.blobs.cache import Shelf
 
     settings = LibrarySettings(**resolve(LibrarySettings, {"cache_dir": cache_dir}, os.environ))
     root = settings.shelf_dir

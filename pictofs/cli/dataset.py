@@ -16,9 +16,9 @@ import typer
 
 from pictofs.cli import completion
 from pictofs.cli.failure import warn
+from pictofs.cli.formatting import bytes_text, printable, say
 from pictofs.cli.options import ApiKeyFile, Profile, with_settings
 from pictofs.cli.refresh import show_change
-from pictofs.cli.words import bytes_text, printable, say
 from pictofs.config import ServerSettings, find_access, home_folder, resolve
 from pictofs.errors import Invalid
 

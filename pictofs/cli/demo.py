@@ -126,7 +126,7 @@ def _mounted(path: Path, cache: Path, url: str, key: str) -> Iterator[None]:
 
 
 def _show(path: Path, *, stay: bool) -> None:
-    from pictofs.cli.tour import farewell, tour
+    from pictofs.cli.demo_steps import farewell, tour
 
     tour(path)
     if not stay:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pictofs.app import mounts
+from pictofs.cli.formatting import printable
 from pictofs.cli.options import ApiKeyFile, Profile, with_settings
-from pictofs.cli.words import printable
 from pictofs.config import LibrarySettings, home_folder
 
 if TYPE_CHECKING:

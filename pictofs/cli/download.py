@@ -18,9 +18,9 @@ from pictofs.api.key import ApiKey
 from pictofs.app import cache_folder
 from pictofs.cli import completion
 from pictofs.cli.failure import warn
+from pictofs.cli.formatting import say
 from pictofs.cli.options import ApiKeyFile, NoWait, Profile, ProgressJson, Split, Status, with_settings
-from pictofs.cli.run_view import outcome, view_of
-from pictofs.cli.words import say
+from pictofs.cli.progress import outcome, view_of
 from pictofs.config import LibrarySettings, find_access, home_folder, resolve
 
 
@@ -84,8 +84,8 @@ def download(
     DIR. Exits with 0 only when everything is there.
     """
     from pictofs.app.download import download as run
-    from pictofs.library.scope import KINDS, Choice
-    from pictofs.library.takeout import Wanted
+    from pictofs.library.bulk.download import Wanted
+    from pictofs.library.bulk.scope import KINDS, Choice
 
     access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder())
     for warning in access.warnings:
@@ -132,5 +132,5 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # What keeps the server from answering is told at the end, and nothing is served from the cache instead.
-        if record.name != "pictofs.library.reach":
+        if record.name != "pictofs.library.connectivity":
             warn(record.getMessage())

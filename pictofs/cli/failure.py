@@ -11,7 +11,7 @@ import traceback
 
 import typer
 
-from pictofs.cli.words import printable, say
+from pictofs.cli.formatting import printable, say
 from pictofs.errors import Invalid, PictofsError
 
 INTERRUPTED = 130

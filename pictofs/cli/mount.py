@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pictofs.api.key import ApiKey
 from pictofs.app import cache_folder, daemon, logs, mounts
 from pictofs.cli.failure import warn
+from pictofs.cli.formatting import say
 from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, with_settings
-from pictofs.cli.words import say
 from pictofs.config import MountSettings, find_access, home_folder
 from pictofs.errors import MountFailed, TimedOut
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from pictofs.app import mounts
+from pictofs.cli.formatting import say
 from pictofs.cli.status import read_status
-from pictofs.cli.words import say
 from pictofs.control.client import request
 from pictofs.errors import MountFailed, NoSuchEntry, PictofsError
 

@@ -13,7 +13,7 @@ import typer
 
 from pictofs.app import mounts
 from pictofs.cli import completion
-from pictofs.cli.words import bytes_text, duration_text, printable, share_text
+from pictofs.cli.formatting import bytes_text, duration_text, printable, share_text
 from pictofs.errors import PictofsError, TimedOut
 
 if TYPE_CHECKING:

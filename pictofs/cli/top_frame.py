@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pictofs.cli.formatting import bytes_text, duration_text, printable, share_text
 from pictofs.cli.line_chart import Line, Point, chart
 from pictofs.cli.top_history import History, Sample
-from pictofs.cli.words import bytes_text, duration_text, printable, share_text
 
 Facts = dict[str, Any]
 

@@ -9,7 +9,7 @@ import typer
 
 from pictofs.app import mounts
 from pictofs.cli import completion
-from pictofs.cli.words import say
+from pictofs.cli.formatting import say
 
 
 def unmount(

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from pictofs.app import mounts
+from pictofs.cli.formatting import say
 from pictofs.cli.options import NoWait, ProgressJson, Split, Status
+from pictofs.cli.progress import Facts, outcome, view_of
 from pictofs.cli.refresh import control_socket
-from pictofs.cli.run_view import Facts, outcome, view_of
 from pictofs.cli.warm_words import dropped, found, plan
-from pictofs.cli.words import say
 from pictofs.control.client import request
 from pictofs.errors import Invalid, NoSuchEntry
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pictofs.cli.run_view import Facts, requests_text
-from pictofs.cli.words import bytes_text, duration_text
+from pictofs.cli.formatting import bytes_text, duration_text
+from pictofs.cli.progress import Facts, requests_text
 
 
 def found(result: Facts) -> list[str]:

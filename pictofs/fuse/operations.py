@@ -17,8 +17,8 @@ import trio
 
 from pictofs.errors import PictofsError
 from pictofs.fuse.access import AccessLog
-from pictofs.fuse.asking import Asking
-from pictofs.fuse.counts import Counts
+from pictofs.fuse.interrupts import Asking
+from pictofs.fuse.stats import Counts
 from pictofs.model.names import NAME_MAX
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import OpenFile, Tree

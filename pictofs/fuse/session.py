@@ -14,7 +14,7 @@ import trio
 from pictofs.errors import MountFailed, PictofsError
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.reason import Reason, heard
-from pictofs.store.rows import Gone
+from pictofs.store.catalog.rows import Gone
 from pictofs.threads import NoThread, only_in_thread
 
 log = logging.getLogger(__name__)

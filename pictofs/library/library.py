@@ -11,37 +11,37 @@ from typing import Any
 import trio
 
 from pictofs.api.client import Api
-from pictofs.api.meter import Meter, insisting
+from pictofs.api.stats import Meter, insisting
 from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import NoSuchEntry, PictofsError
-from pictofs.library.archive import Bounds
-from pictofs.library.cache import Cache
-from pictofs.library.changes import Changes
-from pictofs.library.disk import Disk
-from pictofs.library.downloads import Downloads
-from pictofs.library.edits import Edits
-from pictofs.library.export import Exports
-from pictofs.library.export_list import ExportList
-from pictofs.library.flights import Flights
-from pictofs.library.identities import Identities
-from pictofs.library.keyed import KeyedRoutes
-from pictofs.library.listing import COMMAND_PATIENCE, NO_DATASET, Listing
-from pictofs.library.notes import Notes
-from pictofs.library.notes_ahead import NOTES, NoteFetcher
-from pictofs.library.prefetch import Mode, Prefetch
-from pictofs.library.reach import Reach
-from pictofs.library.selections import Selections
-from pictofs.library.source import Source
-from pictofs.library.tally import Tally
-from pictofs.library.traits import Traits
-from pictofs.library.urls import UrlBook
-from pictofs.library.worker import Setup, Worker
-from pictofs.store.catalog import Catalog
-from pictofs.store.datasets import DATASETS
-from pictofs.store.images import ImageTable
-from pictofs.store.rows import Gone
-from pictofs.store.shelf import Shelf
+from pictofs.library.annotations.annotations import Notes
+from pictofs.library.annotations.archive import Bounds
+from pictofs.library.annotations.export import Exports
+from pictofs.library.annotations.export_list import ExportList
+from pictofs.library.annotations.prefetch import NOTES, NoteFetcher
+from pictofs.library.connectivity import Reach
+from pictofs.library.content.cache import Cache
+from pictofs.library.content.disk import Disk
+from pictofs.library.content.downloads import Downloads
+from pictofs.library.content.signed_urls import UrlBook
+from pictofs.library.content.source import Source
+from pictofs.library.content.via_api import KeyedRoutes
+from pictofs.library.content.worker import Setup, Worker
+from pictofs.library.listing.by_id import Identities
+from pictofs.library.listing.edits import Edits
+from pictofs.library.listing.invalidation import Changes
+from pictofs.library.listing.listing import COMMAND_PATIENCE, NO_DATASET, Listing
+from pictofs.library.listing.selections import Selections
+from pictofs.library.prefetch.prefetcher import Mode, Prefetch
+from pictofs.library.server_traits import Traits
+from pictofs.library.single_flight import Flights
+from pictofs.library.stats import Tally
+from pictofs.store.blobs.cache import Shelf
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.datasets import DATASETS
+from pictofs.store.catalog.images import ImageTable
+from pictofs.store.catalog.rows import Gone
 from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from pictofs.errors import AlreadyExists, Conflict, DiskFull, Forbidden, Invalid, PictofsError
-from pictofs.store.blob import checksum
+from pictofs.store.checksum import checksum
 
 PARTIAL = b".pictofs-download"
 

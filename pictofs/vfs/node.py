@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from pictofs.errors import Invalid, IsADirectory, NotADirectory
-from pictofs.library.content import Content
-from pictofs.library.filling import Filling
+from pictofs.library.content.content import Content
+from pictofs.library.listing.pager import Filling
 from pictofs.model.inode import Inode
 
 FOREVER = 86_400.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pictofs.errors import NoSuchEntry
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.model.selection import AXES, SELECTIONS
-from pictofs.store.catalog import Catalog
-from pictofs.vfs.views.fixed import BY_ID, DATASETS, fixed_parent
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.vfs.nodes.fixed import BY_ID, DATASETS, fixed_parent
 
 _FOLDERS = {Kind.IMAGE: Kind.IMAGES, Kind.ANNOTATION: Kind.ANNOTATIONS}
 """Of files: what the folders that they lie in are."""

@@ -13,8 +13,8 @@ from pictofs.library.library import Library
 from pictofs.model.inode import Kind
 from pictofs.model.names import storable
 from pictofs.model.selection import AXIS_FOLDERS
-from pictofs.store.rows import DatasetRow
-from pictofs.vfs.views.dataset import PARTS
+from pictofs.store.catalog.rows import DatasetRow
+from pictofs.vfs.nodes.dataset import PARTS
 
 STEP = 256
 """Paths that are looked up before others have a turn: 2 ms."""

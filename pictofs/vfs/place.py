@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pictofs.library.bulk.scope import Choice, Item, Scope
 from pictofs.library.library import Library
-from pictofs.library.scope import Choice, Item, Scope
 from pictofs.model.inode import Inode, Kind
-from pictofs.store.datasets import DOCUMENT, README
-from pictofs.vfs.views.dataset import PARTS
-from pictofs.vfs.views.fixed import fixed_path
+from pictofs.store.catalog.datasets import DOCUMENT, README
+from pictofs.vfs.nodes.dataset import PARTS
+from pictofs.vfs.nodes.fixed import fixed_path
 
 UNKNOWN = "?"
 """In the place of what the catalog no longer has."""

@@ -8,23 +8,23 @@ from itertools import count
 from typing import NoReturn
 
 from pictofs.errors import Invalid, NoSuchEntry, NotSupported, ReadOnly
-from pictofs.library.content import Content
-from pictofs.library.edits import Edits
+from pictofs.library.content.content import Content
 from pictofs.library.library import Library
+from pictofs.library.listing.edits import Edits
 from pictofs.model.inode import Inode, Kind
 from pictofs.model.inode import number as number_of
-from pictofs.store.datasets import DATASETS
-from pictofs.store.rows import DatasetRow, Gone
+from pictofs.store.catalog.datasets import DATASETS
+from pictofs.store.catalog.rows import DatasetRow, Gone
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import Attributes, Entry, View
+from pictofs.vfs.nodes.annotations import AnnotationsView, AnnotationView, Exact
+from pictofs.vfs.nodes.by_id import LinkView
+from pictofs.vfs.nodes.dataset import DatasetView, DocumentView, dataset_folder
+from pictofs.vfs.nodes.fixed import BY_ID, Documents, FixedView
+from pictofs.vfs.nodes.images import ImagesView, ImageView
+from pictofs.vfs.nodes.readme import ReadmeView
+from pictofs.vfs.nodes.selected import SelectedView, SelectionView
 from pictofs.vfs.parents import parent_of
-from pictofs.vfs.views.annotations import AnnotationsView, AnnotationView, Exact
-from pictofs.vfs.views.by_id import LinkView
-from pictofs.vfs.views.dataset import DatasetView, DocumentView, dataset_folder
-from pictofs.vfs.views.fixed import BY_ID, Documents, FixedView
-from pictofs.vfs.views.images import ImagesView, ImageView
-from pictofs.vfs.views.readme import ReadmeView
-from pictofs.vfs.views.selected import SelectedView, SelectionView
 
 DESCRIPTIONS = (xattrs.PREFIX + "description", xattrs.PREFIX + "readme")
 """The extended attributes of a dataset that can be set: the API's older and newer word for one thing."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from pictofs.model.moment import iso
 from pictofs.model.names import storable
-from pictofs.store.rows import DatasetRow, DirectoryRow, ImageRow
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
 
 PREFIX = "user.pictograph."
 VALUE_MAX = 1 << 16

@@ -9,7 +9,7 @@ from api_server import SECRET, FakeClock
 
 from pictofs.api.address import Locality
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 
 
 @pytest.fixture

@@ -17,17 +17,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pictofs.api import wire
-from pictofs.api.signing import Signing
+from pictofs.api import decode as wire
+from pictofs.api.url_expiry import Signing
 from pictofs.errors import Nonsense
 from pictofs.model.document import document
 from pictofs.model.inode import key_of
 from pictofs.model.names import entry_fits
 from pictofs.model.records import Dataset, Directory, Image, SignedUrl
-from pictofs.store.catalog import Catalog
-from pictofs.store.images import ImageTable
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.images import ImageTable
 from pictofs.vfs import xattrs
-from pictofs.vfs.views.annotations import PLACEHOLDER, PLACEHOLDER_EACH
+from pictofs.vfs.nodes.annotations import PLACEHOLDER, PLACEHOLDER_EACH
 
 DEEP = "/" + "/".join(f"part-{number:04d}" for number in range(1000))
 ABSURD = (

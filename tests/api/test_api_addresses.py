@@ -9,7 +9,7 @@ from api_server import FakeClock, always, answer, enveloped, served
 from pictofs.api.address import Locality, literal, locality
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
 from pictofs.errors import Nonsense, Offline, PictofsError, TimedOut
 

@@ -17,7 +17,7 @@ from api_server import SECRET, FakeClock, Peer, always, answer, enveloped, once,
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter, background
+from pictofs.api.stats import Meter, background
 from pictofs.errors import (
     AlreadyExists,
     Conflict,
@@ -577,7 +577,7 @@ class TestWire:
     async def test_compressed_and_bounded(
         self, key: ApiKey, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pictofs.api.exchange.BODY_MAX", 1000)
+        monkeypatch.setattr("pictofs.api.transport.BODY_MAX", 1000)
         small = answer(gzip.compress(enveloped([])), Content_Encoding="gzip")
         bomb = answer(gzip.compress(bytes(1 << 20)), Content_Encoding="gzip")
         async with served(always(small, bomb)) as server, connected(server.url, key, clock, meter) as api:

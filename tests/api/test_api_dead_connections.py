@@ -15,7 +15,7 @@ from api_server import FakeClock, Handler, Peer, answer, enveloped, served
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock
 from pictofs.errors import ServerFault, TimedOut

@@ -10,8 +10,8 @@ from api_server import FakeClock, Peer, answer, served
 from pictofs.api.body import Body
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
-from pictofs.api.patience import SLOWEST, WINDOW, Pace
+from pictofs.api.retries import SLOWEST, WINDOW, Pace
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
 from pictofs.errors import Nonsense, PictofsError, TimedOut
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from pictofs.api.meter import RESERVE_LEAST, Meter, background
+from pictofs.api.stats import RESERVE_LEAST, Meter, background
 from pictofs.errors import Throttled
 
 NOW = 1_000_000.0

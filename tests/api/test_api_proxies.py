@@ -7,8 +7,8 @@ from api_server import SECRET, FakeClock, always, answer, served
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
 from pictofs.api.proxies import Proxies
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
 from pictofs.errors import Invalid, Offline, TimedOut
 

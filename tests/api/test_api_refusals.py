@@ -10,7 +10,7 @@ from test_api_client import Script
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import PROBE_KEY, PROBE_LIMIT, Meter, background, insisting
+from pictofs.api.stats import PROBE_KEY, PROBE_LIMIT, Meter, background, insisting
 from pictofs.errors import PictofsError, QuotaSpent, Throttled, Unauthorized
 
 IMAGE = {"data": {"id": "9a0e", "filename": "a.jpg", "created_at": "2026-03-01T09:00:00+00:00"}}

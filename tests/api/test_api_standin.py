@@ -11,7 +11,7 @@ import pytest
 from pictofs.api.address import Locality
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock
 from pictofs.errors import AlreadyExists, Forbidden, Invalid, NoSuchEntry, Unauthorized, UrlExpired

@@ -13,7 +13,7 @@ import pytest
 import trio
 from api_server import FakeClock, Handler, Peer, always, answer, once, served, silent
 
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 from pictofs.api.storage import IDLE_SECONDS, Storage
 from pictofs.errors import (
     Invalid,

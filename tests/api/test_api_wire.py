@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pictofs.api import wire
-from pictofs.api.signing import DEFAULT_LIFE, LONGEST_LIFE, MARGIN, Signing
+from pictofs.api import decode as wire
+from pictofs.api.url_expiry import DEFAULT_LIFE, LONGEST_LIFE, MARGIN, Signing
 from pictofs.errors import Nonsense, PictofsError
 from pictofs.model.moment import time_ns
 from pictofs.model.records import Image

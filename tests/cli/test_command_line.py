@@ -14,8 +14,8 @@ import typer
 from pictofs import __version__
 from pictofs.cli import failure, main
 from pictofs.cli.demo import refuse_the_real_world
+from pictofs.cli.formatting import bytes_text, duration_text, share_text
 from pictofs.cli.status import describe
-from pictofs.cli.words import bytes_text, duration_text, share_text
 from pictofs.errors import Forbidden, Throttled
 
 SECRET = "pk_live_" + "5ec2e7" * 10

@@ -27,8 +27,8 @@ def imported() -> set[str]:
     """The modules that pictofs and what it starts import."""
     code = (
         "import sys\n"
-        "import pictofs.cli.commands, pictofs.cli.tour, pictofs.app.mount, pictofs.app.doctor, pictofs.notebook\n"
-        "import pictofs.library.worker_process, standin.__main__, uvicorn, httpx\n"
+        "import pictofs.cli.commands, pictofs.cli.demo_steps, pictofs.app.mount, pictofs.app.doctor, pictofs.notebook\n"
+        "import pictofs.library.content.worker_process, standin.__main__, uvicorn, httpx\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Mounting, Serving, active, eventually, image_bytes, note_bytes
 
-from pictofs.store.blob import TEMP_MARK
+from pictofs.store.blobs.blob import TEMP_MARK
 from standin import Spec, StandIn
 
 IMAGES, SIZE, DIRECTORIES = 260, 100_000, 4

@@ -13,7 +13,7 @@ import pytest
 import trio
 from mounting import needs_pid_namespace
 
-from pictofs.fuse.asking import Asking, is_told_to_end
+from pictofs.fuse.interrupts import Asking, is_told_to_end
 
 Stopped = Callable[[str], subprocess.Popen[bytes]]
 
@@ -117,6 +117,6 @@ async def test_t3_nobody_looks_while_nobody_asks(autojump_clock: trio.testing.Mo
 
 @needs_pid_namespace
 def test_t3_numbers_of_another_namespace_are_not_looked_up() -> None:
-    code = "import trio; from pictofs.fuse.asking import Asking; trio.run(Asking().watch)"
+    code = "import trio; from pictofs.fuse.interrupts import Asking; trio.run(Asking().watch)"
     # Its /proc is that of the namespace above: the watch ends at once instead of waiting for requests.
     subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", code], check=True, timeout=60)

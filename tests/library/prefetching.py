@@ -10,8 +10,8 @@ import trio
 from rig import Mount, Rig
 from trio.testing import wait_all_tasks_blocked
 
-from pictofs.library.told import Told
-from pictofs.store.rows import ImageRow
+from pictofs.library.prefetch.declared_order import Told
+from pictofs.store.catalog.rows import ImageRow
 from standin import Spec, StandIn
 
 SIZE = 20_000

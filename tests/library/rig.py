@@ -16,15 +16,15 @@ import trio
 from pictofs.api.address import Locality
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
 from pictofs.config import FreeSpace
 from pictofs.errors import PictofsError, Stale
 from pictofs.library.library import Library
-from pictofs.library.prefetch import Mode
+from pictofs.library.prefetch.prefetcher import Mode
 from pictofs.model.inode import ROOT
-from pictofs.store.catalog import Catalog
-from pictofs.store.shelf import Shelf
+from pictofs.store.blobs.cache import Shelf
+from pictofs.store.catalog.catalog import Catalog
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import OpenFile, Tree
 from standin import Fault, Match, StandIn

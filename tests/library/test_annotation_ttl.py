@@ -11,8 +11,8 @@ import trio
 from mounting import finished_export
 from rig import Mount, Rig, error_of, note_bytes
 
-from pictofs.library.scope import Choice
-from pictofs.library.warm import Warm, Wish
+from pictofs.library.bulk.scope import Choice
+from pictofs.library.bulk.warm import Warm, Wish
 from standin import Spec, StandIn
 from standin.faults import Fault, Hang, Match, Mutate, error, html, throttled
 from standin.records import Image

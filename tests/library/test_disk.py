@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from pictofs.library.disk import Disk
+from pictofs.library.content.disk import Disk
 
 
 class Panic(BaseException):

@@ -12,9 +12,9 @@ import trio
 from rig import Mount, Rig, error_of
 
 from pictofs.errors import AlreadyExists, Forbidden, Nonsense, NotEmpty, ServerFault
-from pictofs.library.listing import NO_DATASET
+from pictofs.library.listing.listing import NO_DATASET
 from pictofs.model.names import tagged
-from pictofs.store.datasets import DATASETS
+from pictofs.store.catalog.datasets import DATASETS
 from standin import Organization, StandIn
 from standin.exchange import Exchange
 from standin.faults import Fault, Match, Mutate, Reset, error, throttled

@@ -15,7 +15,7 @@ import trio
 from rig import Mount, Rig, error_of, note_bytes
 
 from pictofs.errors import Forbidden, Invalid, Nonsense, PictofsError, ServerFault, Throttled, TimedOut
-from pictofs.library.archive import Bounds
+from pictofs.library.annotations.archive import Bounds
 from standin import Spec, StandIn
 from standin.exchange import Exchange
 from standin.faults import Close, Fault, Match, Mutate, Reset, Truncate, error, throttled

@@ -12,7 +12,7 @@ from rig import Mount, Rig, blobs, descriptors, error_of, image_bytes
 from pictofs.config import FreeSpace
 from pictofs.errors import NoSuchEntry, PictofsError, Throttled
 from pictofs.model.inode import Inode
-from pictofs.store.shelf import Shelf
+from pictofs.store.blobs.cache import Shelf
 from standin import StandIn
 from standin.faults import (
     Close,

@@ -6,7 +6,7 @@ import pytest
 import trio
 from rig import Rig, blobs, descriptors, error_of, note_bytes
 
-from pictofs.api.meter import PROBE_LIMIT
+from pictofs.api.stats import PROBE_LIMIT
 from pictofs.errors import Offline, PictofsError, Stale
 from standin import StandIn
 from standin.faults import Close, MalformedJson, Reset, error, html, throttled

@@ -12,8 +12,8 @@ import trio
 from rig import Mount, Rig, note_bytes
 from trio.testing import wait_all_tasks_blocked
 
-from pictofs.library.notes_ahead import SPARE, WORKERS
-from pictofs.store.rows import ImageRow
+from pictofs.library.annotations.prefetch import SPARE, WORKERS
+from pictofs.store.catalog.rows import ImageRow
 from standin import Spec, StandIn
 from standin.faults import Delay, Fault, Match, error, throttled
 

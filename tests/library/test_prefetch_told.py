@@ -10,8 +10,8 @@ import pytest
 import trio
 from prefetching import SIZE, reading
 
-from pictofs.library.told import OVERTAKEN, Told
-from pictofs.store.rows import ImageRow
+from pictofs.library.prefetch.declared_order import OVERTAKEN, Told
+from pictofs.store.catalog.rows import ImageRow
 from standin import Fault, Match, Spec
 from standin.faults import dropped, error
 from standin.spec import DatasetSpec

@@ -15,8 +15,8 @@ from mounting import finished_export
 from rig import Mount, Rig, expected
 
 from pictofs.errors import Conflict, DiskFull, NoSuchEntry, Offline, PictofsError, ServerFault, Throttled
-from pictofs.library.scope import KINDS, Choice
-from pictofs.library.takeout import Takeout, Wanted
+from pictofs.library.bulk.download import Takeout, Wanted
+from pictofs.library.bulk.scope import KINDS, Choice
 from pictofs.store.folder import Folder
 from standin import PRESETS, Organization, Spec, StandIn
 from standin.faults import Close, Corrupt, Fault, Match, Reset, error, throttled

@@ -20,8 +20,8 @@ from pictofs.errors import (
     ServerFault,
     Throttled,
 )
-from pictofs.library.scope import Choice
-from pictofs.library.warm import Warm, Wish
+from pictofs.library.bulk.scope import Choice
+from pictofs.library.bulk.warm import Warm, Wish
 from standin import Organization, Spec, StandIn
 from standin.faults import Corrupt, Delay, Fault, Hang, Match, Reset, error, throttled
 from standin.records import Image
@@ -393,8 +393,8 @@ async def test_a_throttle_of_storage_is_waited_for(rig: Rig) -> None:
 
 
 def test_seconds_of_budget() -> None:
-    from pictofs.api.meter import Meter
-    from pictofs.library.survey import seconds_of_budget
+    from pictofs.api.stats import Meter
+    from pictofs.library.bulk.inventory import seconds_of_budget
 
     meter = Meter()
     assert seconds_of_budget(meter, 5, 0.0) is None

@@ -17,12 +17,12 @@ from rig import Mount, Rig, blobs, descriptors, expected
 import pictofs
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
 from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull, PictofsError
-from pictofs.library.warm import Warm, Wish
-from pictofs.library.worker import NotTaken, Setup
+from pictofs.library.bulk.warm import Warm, Wish
+from pictofs.library.content.worker import NotTaken, Setup
 from standin import Spec, StandIn
 from standin.faults import Corrupt, Fault, Hang, Match, Reset, Truncate, error, html, throttled
 from standin.spec import DatasetSpec
@@ -229,7 +229,7 @@ async def test_t5_more_jobs_than_it_takes(rig: Rig) -> None:
         assert len(refused) == 1000
 
 
-WORKER = "pictofs/library/worker_process.py"
+WORKER = "pictofs/library/content/worker_process.py"
 BROKEN = {
     "of another version": ("pictofs/__init__.py", '__version__ = "', '__version__ = "9.'),
     "that can't be imported": (WORKER, "import msgspec\n", "import msgspec_is_gone\n"),
@@ -262,5 +262,5 @@ async def test_t5_a_worker(
                         with pytest.raises(NotTaken):
                             await worker.fetch("key", "http://127.0.0.1/", 1)
         await all_landed(mount, rig)
-    said = [record for record in caplog.records if record.name == "pictofs.library.worker"]
+    said = [record for record in caplog.records if record.name == "pictofs.library.content.worker"]
     assert [record.levelname for record in said].count("WARNING") == 1, caplog.text

@@ -8,7 +8,7 @@ import threading
 
 import trio
 
-from pictofs.library.disk import Disk
+from pictofs.library.content.disk import Disk
 from pictofs.threads import NoThread, in_thread, only_in_thread
 
 NOBODY = 54_321

@@ -15,8 +15,8 @@ import pyfuse3
 import trio
 from story import Walk, World
 
-from pictofs.library.scope import KINDS
-from pictofs.library.takeout import Takeout, Wanted
+from pictofs.library.bulk.download import Takeout, Wanted
+from pictofs.library.bulk.scope import KINDS
 from pictofs.store.folder import Folder
 from standin import StandIn
 from standin.faults import Silent, Unsized, error, expired_url, throttled

@@ -29,7 +29,7 @@ from story import ANNOTATION_TTL, ROOMY, TTL, Held
 from pictofs.api.client import Api
 from pictofs.api.storage import Storage
 from pictofs.errors import AlreadyExists, NoSuchEntry, NotEmpty, PictofsError
-from pictofs.store.datasets import DATASETS
+from pictofs.store.catalog.datasets import DATASETS
 from standin import StandIn
 from standin.faults import (
     Close,

@@ -15,7 +15,7 @@ from rig import HandClock
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
 from standin import Spec, StandIn
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mounting import Mounting, Serving, Spent, expected, files_below, walk
 
-from pictofs.store.blob import TEMP_MARK, Place
+from pictofs.store.blobs.blob import TEMP_MARK, Place
 from standin import Spec
 
 HOLD = """

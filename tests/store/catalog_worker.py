@@ -12,7 +12,7 @@ from pathlib import Path
 
 from catalog_world import World, dataset, image
 
-from pictofs.store.catalog import Catalog
+from pictofs.store.catalog.catalog import Catalog
 
 
 def main(path: str, seed: str, rounds: str) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from pictofs.model.inode import Kind, key_of, number
 from pictofs.model.names import entry_fits, escape, tagged
 from pictofs.model.records import Dataset, Directory, Image
-from pictofs.store.catalog import Catalog
-from pictofs.store.datasets import DATASETS
-from pictofs.store.images import ImageTable
-from pictofs.store.rows import DatasetRow, DirectoryRow, Gone, ImageRow
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.datasets import DATASETS
+from pictofs.store.catalog.images import ImageTable
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, Gone, ImageRow
 
 MANY = 1 << 30
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from pictofs.clock import SystemClock
 from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull
-from pictofs.store.shelf import Busy, Shelf
+from pictofs.store.blobs.cache import Busy, Shelf
 
 
 def content(key: str) -> bytes:

@@ -13,9 +13,9 @@ from pictofs.model.inode import Kind, key_of, number
 from pictofs.model.names import NAME_MAX, tagged
 from pictofs.model.records import Dataset
 from pictofs.model.selection import selections_of
-from pictofs.store.datasets import DATASETS
-from pictofs.store.images import Learned
-from pictofs.store.rows import Gone
+from pictofs.store.catalog.datasets import DATASETS
+from pictofs.store.catalog.images import Learned
+from pictofs.store.catalog.rows import Gone
 
 
 @pytest.fixture

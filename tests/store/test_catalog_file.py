@@ -12,7 +12,7 @@ import pytest
 from catalog_world import MANY, World, image
 
 from pictofs.errors import DiskFull
-from pictofs.store.catalog import Catalog
+from pictofs.store.catalog.catalog import Catalog
 
 WORKER = Path(__file__).with_name("catalog_worker.py")
 

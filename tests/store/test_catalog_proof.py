@@ -17,7 +17,7 @@ from catalog_world import MANY, World, dataset, image
 from pictofs.errors import DiskFull
 from pictofs.model.inode import key_of
 from pictofs.model.records import Image
-from pictofs.store.catalog import Catalog
+from pictofs.store.catalog.catalog import Catalog
 
 WORKER = Path(__file__).with_name("catalog_worker.py")
 PAGE = 4096

@@ -19,10 +19,10 @@ from pictofs.clock import SystemClock
 from pictofs.config import FreeSpace
 from pictofs.config.values import free_space
 from pictofs.errors import Corrupt, DiskFull, Invalid, PictofsError
-from pictofs.store.blob import FOOTER_SIZE, Place
-from pictofs.store.shelf import Audit, Busy, Shelf, ShelfUnusable
-from pictofs.store.shelf_room import lock_temp
-from pictofs.store.usage import charge
+from pictofs.store.blobs.blob import FOOTER_SIZE, Place
+from pictofs.store.blobs.cache import Audit, Busy, Shelf, ShelfUnusable
+from pictofs.store.blobs.ledger import charge
+from pictofs.store.blobs.space import lock_temp
 
 KEY = "0192f0c4-7a1b-7c3d-8e4f-001122334455"
 BIG = bytes(range(256)) * 8192  # 2 MiB: more than is verified inline

@@ -17,8 +17,8 @@ from shelf_worker import content
 from pictofs.clock import SystemClock
 from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull
-from pictofs.store.shelf import Busy, Shelf, ShelfUnusable
-from pictofs.store.usage import Lock, charge
+from pictofs.store.blobs.cache import Busy, Shelf, ShelfUnusable
+from pictofs.store.blobs.ledger import Lock, charge
 
 WORKER = Path(__file__).with_name("shelf_worker.py")
 LIMIT = 40 * 28_672  # about two thirds of what the workers' sixty keys take

@@ -14,8 +14,8 @@ from rig import Mount, Rig, error_of, image_bytes, note_bytes
 from pictofs.errors import NoSuchEntry
 from pictofs.model.inode import Kind, number
 from pictofs.model.selection import AXES, SELECTIONS, selections_of
-from pictofs.store.catalog import SCAN
-from pictofs.store.rows import Gone
+from pictofs.store.catalog.catalog import SCAN
+from pictofs.store.catalog.rows import Gone
 from standin import PRESETS, Organization, Spec, StandIn
 from standin.faults import Reset, with_fields
 from standin.records import Image

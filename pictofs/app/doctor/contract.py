@@ -18,10 +18,10 @@ import trio
 
 from pictofs.api.address import image_path, slot
 from pictofs.api.body import range_headers
-from pictofs.api.exchange import Exchange
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 from pictofs.api.storage import Storage
+from pictofs.api.transport import Exchange
 from pictofs.app.doctor.finding import Finding, ok, warn
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings

@@ -14,9 +14,10 @@ from pictofs.app.doctor.finding import Finding, fail, ok, split, warn
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import Corrupt, PictofsError
-from pictofs.store.blob import FOOTER_SIZE, TEMP_MARK, Place, checksum, read_footer
-from pictofs.store.shelf import Shelf
-from pictofs.store.usage import FANS, Usage
+from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, Place, read_footer
+from pictofs.store.blobs.cache import Shelf
+from pictofs.store.blobs.ledger import FANS, Usage
+from pictofs.store.checksum import checksum
 
 FILES, BYTES = 50, 32 << 20
 """Of the cache, that are looked at: a tenth of a second."""

@@ -12,13 +12,13 @@ import trio
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.meter import Meter
+from pictofs.api.stats import Meter
 from pictofs.app.doctor.finding import Finding, fail, ok, warn
 from pictofs.app.library import catalog_path
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import Forbidden, Nonsense, Offline, PictofsError, Throttled, TimedOut, Unauthorized
-from pictofs.library.traits import PREFIX, difference
+from pictofs.library.server_traits import PREFIX, difference
 
 ANSWER_SECONDS = 8.0
 """Of an answer; name lookup and connection may take as long again."""

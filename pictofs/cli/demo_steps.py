@@ -1,0 +1,80 @@
+"""What the demo shows: real commands on the mount, and what they cost."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from pictofs.cli.formatting import printable
+from pictofs.cli.status import read_status
+
+LINES = 12
+"""Of a command's output; the rest is counted."""
+
+_STEPS = (
+    ("The organization is a folder. Its datasets:", "ls datasets"),
+    ("Images lie in the dataset's own directories:", "find datasets/street-signs -maxdepth 2 | sort"),
+    (
+        "Names, sizes and times come with the listing, not one by one:",
+        "ls -l datasets/street-signs/images/cam1",
+    ),
+    ("Annotations are JSON, as the vendor's SDK downloads them:", "head -c 400 {annotation}"),
+    ("Image bytes are the original bytes, fetched when read:", "md5sum {image}"),
+    ("The second time they come from the cache:", "md5sum {image}"),
+)
+
+
+def tour(mountpoint: Path) -> None:
+    """Run the steps below `mountpoint`, showing each one with its output and the requests that it took."""
+    console = Console(highlight=False)
+    names = _examples(mountpoint)
+    for remark, command in _STEPS:
+        before = _requests(mountpoint)
+        _step(console, mountpoint, remark, command.format(**names))
+        cost = _requests(mountpoint) - before
+        console.print(Text(f"  ({cost} request{'' if cost == 1 else 's'})\n", style="dim"))
+
+
+def farewell(mountpoint: Path) -> None:
+    """What to try while the mount is there."""
+    console = Console(highlight=False)
+    console.print(
+        Text(f"It stays at {mountpoint} until you press Ctrl-C. In another terminal, try:", style="bold")
+    )
+    place = shlex.quote(str(mountpoint))
+    for command in (
+        "pictofs status",
+        f"cp -r {place}/datasets/street-signs /tmp/",
+        f"du -sh {place}/datasets/*",
+        f"grep -l stop -r {place}/datasets/street-signs/annotations/night",
+    ):
+        console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
+
+
+def _examples(mountpoint: Path) -> dict[str, str]:
+    """A file for the steps that read one; known by the sample's rule, so that finding it costs nothing."""
+    name = "datasets/street-signs/{kind}/cam1/frame-0000.jpg{suffix}"
+    image, annotation = name.format(kind="images", suffix=""), name.format(kind="annotations", suffix=".json")
+    return {"image": shlex.quote(image), "annotation": shlex.quote(annotation)}
+
+
+def _step(console: Console, mountpoint: Path, remark: str, command: str) -> None:
+    console.print(Text(remark, style="bold"))
+    console.print(Text(f"$ {command}", style="cyan"), soft_wrap=True)
+    done = subprocess.run(  # noqa: S602 - our own words, in a shell as a person would type them
+        command, shell=True, cwd=mountpoint, text=True, errors="replace", capture_output=True, check=False
+    )
+    lines = (done.stdout + done.stderr).splitlines()
+    for line in lines[:LINES]:
+        console.print(Text(printable(line)), soft_wrap=True)
+    if len(lines) > LINES:
+        console.print(Text(f"... and {len(lines) - LINES} more lines", style="dim"))
+
+
+def _requests(mountpoint: Path) -> int:
+    counted = (read_status(mountpoint) or {}).get("requests", {})
+    return int(counted.get("api", 0)) + int(counted.get("storage", 0))

@@ -1,0 +1,1 @@
+"""Annotation files: one request each, or many by an export."""

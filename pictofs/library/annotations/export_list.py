@@ -1,0 +1,118 @@
+"""Exports that others have made: a finished one holds annotation files, for two requests and any role.
+
+The list is asked for once for the whole organization, and seldom, whatever the answer was. Times of the server are
+compared with times of the server alone: its clock and ours may differ.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from pictofs.api.client import Api
+from pictofs.api.export import Export
+from pictofs.clock import Clock
+from pictofs.errors import PictofsError, Throttled
+from pictofs.model.moment import time_ns
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.rows import DatasetRow
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY, LOOK_LEAST = 3600.0, 300.0
+"""Seconds between two looks at the list; the second where files are fresh for a shorter time than the first."""
+LISTED = 1000
+"""Exports that are looked at, the cap of a page. There is no second page: those behind it are too old in practice."""
+DAY = 86_400.0
+"""Seconds that an export is good for where annotation files are good for ever."""
+NEWER = 1.0
+"""Seconds by which an export must be newer than the dataset: either time may be cut to whole seconds."""
+AHEAD = 2.0
+"""Seconds that an export may seem to be in the future, likewise."""
+PACKED = 256 << 20
+"""Bytes of an archive that is fetched although nobody has asked for one."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """An export that serves."""
+
+    name: str
+    made_at: float
+    """Wall-clock seconds here: what it holds was the server's then, or later."""
+    image_count: int
+    """Images in it, as the server says; 0: it does not."""
+
+
+class ExportList:
+    """The finished, complete exports of each dataset that are of the API's own format."""
+
+    def __init__(self, api: Api, catalog: Catalog, clock: Clock, ttl: float) -> None:
+        """`ttl`: seconds for which an annotation file is fresh; 0: for ever."""
+        self._api, self._catalog, self._clock = api, catalog, clock
+        self._good_for = ttl or DAY
+        self._look_every = min(LOOK_EVERY, max(LOOK_LEAST, self._good_for))
+        self._look_at = 0.0
+        self._by_dataset: dict[str, list[Export]] = {}
+        self._refused: set[tuple[int, str]] = set()
+
+    async def look(self) -> None:
+        """Make sure that the list is known, for one request at most. Raises Throttled; all else means none."""
+        if self._clock.monotonic() < self._look_at:
+            return
+        self._look_at = self._clock.monotonic() + self._look_every
+        self._by_dataset = {}
+        try:
+            page = await self._api.exports(LISTED, status="completed")
+        except Throttled as error:
+            self._look_at = self._clock.monotonic() + min(self._look_every, error.retry_after or LOOK_LEAST)
+            raise
+        except PictofsError as error:
+            self._look_at = self._clock.monotonic() + LOOK_LEAST
+            log.info("exports that are there can't be listed: %s", error)
+            return
+        for export in page.rows[:LISTED]:
+            if _is_whole(export) and export.dataset_id is not None:
+                self._by_dataset.setdefault(export.dataset_id.lower(), []).append(export)
+
+    def best(self, key: int) -> Finished | None:
+        """The newest export of a dataset that serves now, as far as the list is known. Inline."""
+        dataset = self._catalog.dataset(key)
+        if dataset is None:
+            return None
+        found = [
+            finished
+            for export in self._by_dataset.get(dataset.id.lower(), ())
+            if (key, export.name) not in self._refused
+            and (finished := self._finished(dataset, export)) is not None
+        ]
+        return max(found, key=lambda each: each.made_at, default=None)
+
+    def refuse(self, key: int, name: str) -> None:
+        """Use an export of a dataset no more: it is gone, or not what it says."""
+        self._refused.add((key, name))
+
+    def _finished(self, dataset: DatasetRow, export: Export) -> Finished | None:
+        ahead = self._api.clock_ahead
+        updated_ns = time_ns(dataset.updated_at)
+        if ahead is None or not updated_ns:
+            return None  # nobody knows how old it is, or whether the dataset has changed since
+        if (export.created_ns - updated_ns) / 1e9 < NEWER:
+            return None
+
+        now = self._clock.wall()
+        made_at = export.created_ns / 1e9 - ahead
+        if not -AHEAD <= now - made_at < self._good_for or made_at < (dataset.notes_due or 0.0):
+            return None
+        return Finished(export.name, min(made_at, now), export.image_count)
+
+
+def _is_whole(export: Export) -> bool:
+    """Whether an export holds the annotation files of a whole dataset, and little else."""
+    return (
+        export.status == "completed"
+        and export.format == "pictograph"
+        and not export.filtered
+        and not export.include_images
+        and export.file_size <= PACKED
+    )

@@ -1,0 +1,1 @@
+"""Work on whole datasets that nobody waits for: `pictofs warm` and `pictofs download`."""

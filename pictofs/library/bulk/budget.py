@@ -1,0 +1,75 @@
+"""Work that nobody waits for, and the request budget: it rests when that is spent, and goes on afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from pictofs.api.stats import Meter, owed
+from pictofs.clock import Clock
+from pictofs.errors import Throttled
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+UNSTATED = 60.0
+"""Seconds of rest after a throttle that does not say how long."""
+NAP = 15.0
+"""Seconds slept at once while the budget is spent."""
+RESTS_MOST = 5
+"""Rests in a row without a file that came, where there is budget left."""
+
+
+class Budget:
+    """The rests of one run, or of a part of it."""
+
+    def __init__(self, meter: Meter, clock: Clock, *, wait: bool) -> None:
+        """`wait`: whether to wait when the budget is spent, and not end."""
+        self._meter, self._clock, self._wait = meter, clock, wait
+        self._until = 0.0
+        self._rests = 0
+
+    @property
+    def until(self) -> float | None:
+        """Wall-clock seconds until when it rests, None while it does not."""
+        return self._until if self._until > self._clock.wall() else None
+
+    def progressed(self) -> None:
+        """A file came."""
+        self._rests = 0
+
+    async def patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work`, after the budget has room for it where that is waited for. Raises Throttled where not."""
+        while True:
+            while (left := self._until - self._clock.wall()) > 0:
+                await self._clock.sleep(min(left, NAP))
+            try:
+                return await work()
+            except Throttled as error:
+                if not self._wait:
+                    raise
+                self._rests += 1
+                if self._rests > RESTS_MOST and not self._is_spent():
+                    raise
+                wait = UNSTATED if error.retry_after is None else max(1.0, error.retry_after)
+                log.info("resting for %.0f s: %s", wait, error)
+                self._until = max(self._until, self._clock.wall() + wait)
+
+    async def listing(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Begin a listing only while there is budget to spare, and then end it: readers may wait for it, too."""
+
+        async def admitted() -> None:
+            self._meter.admit(self._clock.wall())
+            with owed():
+                await work()
+
+        await self.patiently(admitted)
+
+    def _is_spent(self) -> bool:
+        """Whether it is the request budget that is waited for, which comes back, and not a server that fails."""
+        try:
+            self._meter.admit(self._clock.wall())
+        except Throttled:
+            return True
+        return False

@@ -1,0 +1,212 @@
+"""Brings single files into a plain folder: from the cache what is there, the rest from the server, past the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import google_crc32c
+import trio
+
+from pictofs.errors import Corrupt, DiskFull, Invalid, NoSuchEntry
+from pictofs.library.content.cache import QUICK
+from pictofs.library.content.disk import Disk
+from pictofs.library.content.whole import agrees
+from pictofs.library.library import Library
+from pictofs.store.blobs.cache import WouldBlock
+from pictofs.store.catalog.rows import DatasetRow, ImageRow
+from pictofs.store.folder import Draft, Folder
+
+CAUTION = 0.5
+"""Seconds for which a slow disk, as one over a network is, is left to a thread. No reader waits for the loop here."""
+Path = tuple[str, ...]
+"""Where a file goes, in parts from the folder on."""
+
+
+class _Arrival:
+    """A large file on its way: what of it is in its draft."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.size = self.crc32c = 0
+        self.total: int | None = None
+        self.expected: int | None = None
+        """CRC-32C of the whole, as storage says."""
+        self.etag: str | None = None
+        self.version: str | None = None
+        """What tells that an answer goes on with what is there; None: nothing does."""
+        self.delimited = True
+        """Whether the server marked the end."""
+        self.doubted = False
+        """Whether an answer was not believed, so that the surest way is to be taken."""
+
+    def is_believed(self, listed: int | None) -> bool:
+        """Whether no other answer has to say the same."""
+        return self.expected is not None or agrees(self.size, listed, self.delimited)
+
+
+class Delivery:
+    """Files of datasets on their way into `folder`."""
+
+    def __init__(self, library: Library, folder: Folder) -> None:
+        self._library, self._folder = library, folder
+        self._source, self._notes, self._cache = library.source, library.notes, library.cache
+        self._catalog, self._disk = library.catalog, Disk(CAUTION)
+        self._arriving: set[_Arrival] = set()
+
+    async def serve(self) -> None:
+        """Write what is not written inline. Somebody must run it."""
+        await self._disk.serve()
+
+    @property
+    def arriving(self) -> int:
+        """Bytes of large files that are not there yet as a whole."""
+        return sum(arrival.size for arrival in self._arriving)
+
+    # What is there.
+
+    def has_image(self, image: ImageRow, path: Path) -> bool:
+        """Whether the image is there: a file of its size and time. Inline."""
+        size = image.known_size
+        return size is not None and self._folder.holds(path, size, image.created_ns)
+
+    def has_note(self, image: ImageRow, path: Path) -> bool:
+        """Whether the annotation file is there: the bytes that the server gave last, of which it has said
+        nothing new since. Inline."""
+        if image.note_size is None or image.note_crc is None or not self._notes.is_right(image):
+            return False
+        return self._folder.holds_content(path, image.note_size, image.note_crc)
+
+    # What is brought. Each raises what keeps it from coming, what `Draft.land` does, and Throttled where the rest
+    # of the budget is for others.
+
+    async def image(self, image: ImageRow, path: Path) -> None:
+        """Bring an image."""
+        size = await self._from_cache(self._cache.image_key(image), path, image.created_ns)
+        if size is None:
+            size = await self._fetched(image, path)
+        if size != image.known_size:
+            with suppress(DiskFull):  # of the catalog: the file is right all the same
+                await self._cache.disk.call(self._library.images.learn_size, image.key, size)
+
+    async def note(self, image: ImageRow, path: Path) -> None:
+        """Bring an annotation file."""
+        if self._notes.has(image):
+            size = await self._from_cache(self._cache.note_key(image), path, _note_time(image))
+            if size is not None:
+                return
+        data = await self._notes.take(image)
+        now = self._catalog.image(image.key) or image
+        await self._put(path, data, _note_time(now))
+
+    async def _from_cache(self, key: str, path: Path, mtime_ns: int) -> int | None:
+        """Copy a blob; its size, None where there is none."""
+        blob = await self._cache.sound(key)
+        if blob is None:
+            return None
+        try:
+            await self._written(blob.size, _copy, self._folder, blob.fd, blob.size, path, mtime_ns)
+            return blob.size
+        finally:
+            blob.close()
+
+    async def _put(self, path: Path, data: bytes, mtime_ns: int) -> None:
+        await self._written(len(data), self._folder.put, path, data, mtime_ns)
+
+    async def _written(self, size: int, work: Callable[..., None], *args: Any) -> None:
+        if size <= QUICK:
+            with suppress(WouldBlock):
+                return self._disk.quick(work, *args)
+        await self._disk.call(work, *args)
+        return None
+
+    async def _fetched(self, image: ImageRow, path: Path) -> int:
+        """Fetch an image from the server; its size."""
+        dataset = self._catalog.dataset(image.dataset)
+        if dataset is None:
+            raise NoSuchEntry("the dataset is gone")
+        if (image.known_size or 0) <= QUICK:
+            work = partial(self._library.downloads.receive, dataset, image, True, True)
+            data, _ = await self._source.retried(image.entry, work)
+            if isinstance(data, bytes):
+                await self._put(path, data, image.created_ns)
+                return len(data)
+        arrival = _Arrival(await self._disk.call(self._folder.draft))
+        self._arriving.add(arrival)
+        try:
+            await self._source.retried(image.entry, partial(self._receive, dataset, image, arrival))
+            await self._disk.call(arrival.draft.land, path, image.created_ns)
+            return arrival.size
+        finally:
+            self._arriving.discard(arrival)
+            with trio.CancelScope(shield=True):
+                await self._disk.call(arrival.draft.close)
+
+    async def _receive(self, dataset: DatasetRow, image: ImageRow, arrival: _Arrival) -> None:
+        """Take in a large image, or the rest of it where the server goes on. Raises Corrupt."""
+        try:
+            await self._take(dataset, image, arrival)
+            _check(image, arrival)
+            if not arrival.is_believed(image.known_size):
+                await self._prove(dataset, image, arrival)
+        except (Corrupt, Invalid) as error:
+            arrival.version = None  # nothing of it is to be believed
+            raise Corrupt(str(error)) from error
+
+    async def _take(self, dataset: DatasetRow, image: ImageRow, arrival: _Arrival) -> None:
+        """Take in one answer. Raises Invalid where the server has not as much any more as there is."""
+        start = arrival.size if arrival.version else 0
+        async with self._source.open(
+            dataset,
+            image,
+            start=start,
+            if_range=arrival.etag if start else None,
+            many=True,
+            ahead=True,
+            proof=arrival.doubted,
+        ) as body:
+            if not body.ranged:
+                if arrival.size:
+                    await self._disk.call(arrival.draft.truncate)
+                arrival.size = arrival.crc32c = 0
+                arrival.total, arrival.expected = body.total, body.crc32c
+                arrival.etag, arrival.version = body.etag, body.version
+                arrival.delimited = body.delimited
+            elif body.total not in (None, arrival.total) or body.version != arrival.version:
+                raise Corrupt(f"{image.entry} changed while it was fetched")
+            while piece := await body.receive():
+                await self._written(len(piece), arrival.draft.write, arrival.size, piece)
+                arrival.crc32c = google_crc32c.extend(arrival.crc32c, piece)
+                arrival.size += len(piece)
+
+    async def _prove(self, dataset: DatasetRow, image: ImageRow, arrival: _Arrival) -> None:
+        """No checksum came, and the length is not the listing's, or may be that of a cut: have another answer tell."""
+        arrival.doubted = True
+        size = crc32c = 0
+        async with self._source.open(dataset, image, many=True, ahead=True, proof=True) as body:
+            while size <= arrival.size and (piece := await body.receive()):
+                crc32c = google_crc32c.extend(crc32c, piece)
+                size += len(piece)
+        if (size, crc32c) != (arrival.size, arrival.crc32c):
+            raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
+
+
+def _note_time(image: ImageRow) -> int:
+    """The time of an annotation file, as a mount shows it."""
+    return image.created_ns if image.note_ns is None else image.note_ns
+
+
+def _check(image: ImageRow, arrival: _Arrival) -> None:
+    """Raise Corrupt where the server has promised something else."""
+    if arrival.total not in (None, arrival.size):
+        raise Corrupt(f"{image.entry}: {arrival.size} bytes arrived of {arrival.total}")
+    if arrival.expected not in (None, arrival.crc32c):
+        raise Corrupt(f"{image.entry}: the bytes that arrived have another checksum than storage says")
+
+
+def _copy(folder: Folder, fd: int, size: int, path: Path, mtime_ns: int) -> None:
+    with folder.draft() as draft:
+        draft.copy(fd, size)
+        draft.land(path, mtime_ns)

@@ -1,0 +1,190 @@
+"""Which files the paths that a user names stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from pictofs.errors import Invalid, NoSuchEntry
+from pictofs.library.listing.listing import COMMAND_PATIENCE, Listing
+from pictofs.model.selection import AXIS_FOLDERS
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
+
+Kind = Literal["images", "annotations"]
+KINDS: tuple[Kind, ...] = ("images", "annotations")
+
+PAGE = 128
+"""Rows that are looked at before others have a turn: 4 ms."""
+
+
+class Item(NamedTuple):
+    """A file: an image, or its annotation file."""
+
+    kind: Kind
+    image: ImageRow
+
+
+@dataclass
+class Part:
+    """Files of one dataset: those of whole folders, and single ones."""
+
+    whole: bool = False
+    """Whether a folder of it was named that holds everything else."""
+    folders: dict[Kind, dict[int, None]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    """Keys of directories, in order."""
+    single: dict[tuple[Kind, int], None] = field(default_factory=dict)
+    """Kind and key of the image."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of the files below a path is meant. None: whatever there is."""
+
+    kinds: frozenset[Kind] | None = None
+    """None: what the path leads to, both below a dataset."""
+    status: str | None = None
+    split: str | None = None
+
+    def takes(self, image: ImageRow) -> bool:
+        """Whether an image is meant."""
+        return self.status in (None, image.status) and self.split in (None, image.split)
+
+
+class Scope:
+    """The files below some paths, each once."""
+
+    def __init__(self, catalog: Catalog, choice: Choice) -> None:
+        self._catalog, self._choice = catalog, choice
+        self.parts: dict[int, Part] = {}
+        """By the key of the dataset."""
+        self._folder_parts: dict[int, tuple[str, ...]] = {}
+
+    async def add(self, path: tuple[str, ...], listing: Listing) -> None:
+        """Add what is below `path`, in parts from the mount point on; asks for datasets and directories.
+
+        Raises NoSuchEntry, and Invalid for a path that holds no files of datasets.
+        """
+        await listing.datasets(patience=COMMAND_PATIENCE)
+        if path in ((), ("datasets",)):
+            for row in self._catalog.datasets_after(0, 1 << 30):
+                await self._add_below(row, KINDS, ("/",), listing)
+            return
+        dataset = self._catalog.dataset_by_entry(path[1]) if path[0] == "datasets" else None
+        if path[0] != "datasets" or (len(path) > 2 and path[2] not in KINDS):
+            if path[0] == "datasets" and path[2] in AXIS_FOLDERS:
+                raise Invalid(f"{'/'.join(path)} is a view: name the dataset, and say --status or --split")
+            raise Invalid(f"{'/'.join(path)} is no dataset and no folder of its images or annotations")
+        if dataset is None:
+            raise NoSuchEntry(f"there is no dataset {path[1]!r}")
+        kinds = tuple(kind for kind in KINDS if len(path) == 2 or path[2] == kind)
+        await self._add_below(dataset, kinds, ("/", *path[3:]), listing)
+
+    def add_listed(self, dataset: DatasetRow) -> None:
+        """Add a dataset of which the catalog has every image and directory."""
+        part = self.parts.setdefault(dataset.key, Part())
+        part.whole = True
+        for kind in self._kinds(KINDS):
+            part.folders[kind] |= dict.fromkeys(self._catalog.directory_keys(dataset.key))
+
+    async def _add_below(
+        self, dataset: DatasetRow, kinds: tuple[Kind, ...], path: tuple[str, ...], listing: Listing
+    ) -> None:
+        await listing.tree(dataset.key)
+        found = self._catalog.directory_by_path(dataset.key, "/")
+        if found is None:
+            raise NoSuchEntry(f"the dataset {dataset.name!r} is gone")
+        for place, entry in enumerate(path[1:], 2):
+            below = self._catalog.directory_by_entry(found.key, entry)
+            if below is None and place == len(path):
+                return await self._add_file(dataset, kinds[0], found, entry, listing)
+            if below is None:
+                raise NoSuchEntry(f"there is no {entry!r} in {dataset.name}")
+            found = below
+        part = self.parts.setdefault(dataset.key, Part())
+        part.whole = part.whole or found.parent is None
+        for kind in self._kinds(kinds):
+            part.folders[kind] |= dict.fromkeys(self._subtree(dataset.key, found))
+        return None
+
+    async def _add_file(
+        self, dataset: DatasetRow, kind: Kind, directory: DirectoryRow, entry: str, listing: Listing
+    ) -> None:
+        find = listing.image if kind == "images" else listing.noted_image
+        row = await find(directory, entry)
+        if row is None:
+            raise NoSuchEntry(f"there is no {entry!r} in {dataset.name}")
+        part = self.parts.setdefault(dataset.key, Part())
+        part.single |= dict.fromkeys((each, row.key) for each in self._kinds((kind,)))
+
+    def _kinds(self, of_path: tuple[Kind, ...]) -> tuple[Kind, ...]:
+        wanted = self._choice.kinds
+        return of_path if wanted is None else tuple(kind for kind in KINDS if kind in wanted)
+
+    def _subtree(self, dataset: int, top: DirectoryRow) -> Iterator[int]:
+        prefix = top.path.rstrip("/") + "/"
+        for key in self._catalog.directory_keys(dataset):
+            row = self._catalog.directory(key)
+            if row is not None and (key == top.key or row.path.startswith(prefix)):
+                yield key
+
+    async def bring(self, dataset: int, listing: Listing) -> None:
+        """Have every image of a dataset that this is about in the catalog."""
+        part = self.parts[dataset]
+        if part.whole:
+            await listing.all_images(dataset)
+            # The listing may name directories that the tree did not have.
+            root = self._catalog.directory_by_path(dataset, "/")
+            for kind in KINDS:
+                if root is not None and root.key in part.folders[kind]:
+                    part.folders[kind] |= dict.fromkeys(self._catalog.directory_keys(dataset))
+            return
+        for key in self._folders(part):
+            row = self._catalog.directory(key)
+            filling = None if row is None else await listing.folder(row)
+            if filling is not None:
+                await filling.finished.wait()
+                if filling.error is not None:
+                    raise filling.error
+
+    def pages(self, dataset: int) -> Iterator[list[Item]]:
+        """The files of a dataset, as far as the catalog has them, some at a time."""
+        part = self.parts[dataset]
+        yield [
+            Item(kind, row)
+            for kind, key in part.single
+            if (row := self._catalog.image(key)) is not None
+            and self._choice.takes(row)
+            and row.directory not in part.folders[kind]
+        ]
+        for folder in self._folders(part):
+            kinds = [kind for kind in KINDS if folder in part.folders[kind]]
+            seq = 0
+            while rows := self._catalog.images_after(folder, seq, PAGE):
+                seq = rows[-1].seq
+                yield [Item(kind, row) for row in rows if self._choice.takes(row) for kind in kinds]
+
+    def _folders(self, part: Part) -> Iterable[int]:
+        return part.folders["images"] | part.folders["annotations"]
+
+    def path_of(self, item: Item) -> str:
+        """Where a file is below the mount point."""
+        dataset = self._catalog.dataset(item.image.dataset)
+        return "/".join(["datasets", dataset.entry if dataset else "?", *self.place_of(item)])
+
+    def place_of(self, item: Item) -> tuple[str, ...]:
+        """The same, in parts from the dataset's folder on."""
+        kind, image = item
+        name = image.entry if kind == "images" else image.note_entry
+        return (kind, *self.folder_parts(image.directory), name)
+
+    def folder_parts(self, directory: int) -> tuple[str, ...]:
+        """Where a directory is below its dataset's `images` or `annotations`."""
+        parts = self._folder_parts.get(directory)
+        if parts is None:
+            row, parts = self._catalog.directory(directory), ()
+            if row is not None and row.parent is not None:
+                parts = (*self.folder_parts(row.parent), row.entry)
+            self._folder_parts[directory] = parts
+        return parts

@@ -1,0 +1,189 @@
+"""The shelf as the library uses it: what is kept under which name, and going on without it when the disk fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+import trio
+
+from pictofs.clock import Clock
+from pictofs.errors import Corrupt, DiskFull, PictofsError, TooManyFiles
+from pictofs.library.content.content import Shelved
+from pictofs.library.content.disk import Disk
+from pictofs.store.blobs.cache import Blob, Busy, Draft, Identity, Shelf, WouldBlock
+from pictofs.store.catalog.rows import ImageRow
+from pictofs.threads import in_thread
+
+log = logging.getLogger(__name__)
+
+QUICK = 1 << 20
+"""Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
+BUSY_WAIT = 0.02
+"""Seconds between looks at a download that another process makes."""
+OTHERS_WAIT = 2.0
+"""Seconds that a reader waits for a file that another process downloads: that process may be stopped."""
+DISK_REST = 30.0
+"""Seconds for which the disk is left alone after it took no more."""
+
+
+class Cache:
+    """Blobs of images and annotation files, by row."""
+
+    def __init__(self, shelf: Shelf, disk: Disk, clock: Clock, server: str) -> None:
+        """`server`: a few hex digits that tell this server's ids from those of another one."""
+        self.shelf, self.disk = shelf, disk
+        self._clock, self._server = clock, server
+        self._again = 0.0
+
+    def image_key(self, image: ImageRow) -> str:
+        """The name of an image's blob."""
+        return f"{self._server}-{image.id}"
+
+    def note_key(self, image: ImageRow, crc32c: int | None = None) -> str:
+        """The name of an annotation file's blob, in the version of the row or with that checksum.
+
+        By content, not by version: catalogs of two keys count versions each for itself.
+        """
+        return f"{self._server}-{image.id}.{image.note_crc if crc32c is None else crc32c:08x}"
+
+    @property
+    def usable(self) -> bool:
+        """Whether the disk takes something, as far as is known."""
+        return self._clock.monotonic() >= self._again
+
+    def has(self, key: str) -> bool:
+        """Whether there is a blob, sound or not. Inline."""
+        try:
+            return self.shelf.has(key)
+        except PictofsError:
+            return False
+
+    def renew(self, key: str) -> bool:
+        """The same; one that is there counts as used now. Inline."""
+        try:
+            return self.shelf.renew(key)
+        except PictofsError:
+            return False
+
+    def blob(self, key: str) -> Blob | None:
+        """The blob, perhaps not verified yet; None where there is none, or the disk fails.
+
+        Raises TooManyFiles: fetching what is there already would need a descriptor as well.
+        """
+        try:
+            return self.shelf.open(key)
+        except TooManyFiles:
+            raise
+        except PictofsError as error:
+            self.failed(error)
+            return None
+
+    async def content(self, key: str) -> Shelved | None:
+        """The verified content; None where there is none."""
+        blob = await self.sound(key)
+        return None if blob is None else Shelved(blob)
+
+    async def sound(self, key: str) -> Blob | None:
+        """The blob, verified; None where there is none."""
+        blob = self.blob(key)
+        if blob is None:
+            return None
+        if not blob.verified:
+            try:
+                await in_thread(blob.verify)
+            except Corrupt:
+                blob.close()
+                return None
+            except BaseException:
+                blob.close()
+                raise
+        return blob
+
+    async def draft(self, key: str, size: int) -> Draft | Blob | None:
+        """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
+        for _ in range(round(OTHERS_WAIT / BUSY_WAIT)):
+            try:
+                return await self.draft_now(key, size)
+            except Busy:
+                found = self.blob(key)
+                if found is not None:
+                    return found
+                await self._clock.sleep(BUSY_WAIT)
+        try:
+            return await self.disk.call(self.shelf.private_draft, key, size)
+        except DiskFull as error:
+            self.failed(error)
+            return None
+
+    async def draft_now(self, key: str, size: int) -> Draft | None:
+        """The same, but Busy is raised and not waited for."""
+        if not self.usable:
+            return None
+        try:
+            if size <= QUICK:
+                with suppress(WouldBlock):
+                    return self.disk.quick(partial(self.shelf.draft, key, size, at_once=True))
+            return await self.disk.call(self.shelf.draft, key, size)
+        except DiskFull as error:
+            self.failed(error)
+            return None
+
+    async def shelve(
+        self, key: str, size: int, receive: Callable[[], Awaitable[tuple[bytes | int, int]]]
+    ) -> bytes | int | Identity | None:
+        """Fetch a small file onto the shelf, by `receive_whole` or the like.
+
+        Args:
+            key: the blob's.
+            size: bytes, as far as they are known.
+
+        Returns: the file that was made; None where another process has made it meanwhile; the bytes themselves where
+            the disk takes nothing, or another process keeps it; the size of a file that is not small.
+
+        Raises: what `receive` raises.
+        """
+        draft = await self.draft(key, size)
+        if isinstance(draft, Blob):
+            draft.close()
+            return None
+        kept = False
+        try:
+            data, crc32c = await receive()
+            if isinstance(data, int) or draft is None:
+                return data
+            try:
+                file = await self._publish(draft, data, crc32c)
+                kept = True
+            except DiskFull as error:
+                self.failed(error)
+                return data
+            return file
+        finally:
+            if draft is not None and not kept:
+                draft.take_time()
+                with trio.CancelScope(shield=True):
+                    await self.disk.call(draft.abandon)
+
+    async def _publish(self, draft: Draft, data: bytes, crc32c: int) -> Identity:
+        """Make a blob of a draft. Raises DiskFull and Corrupt; the draft is then still to be abandoned."""
+        if len(data) <= QUICK:
+            with suppress(WouldBlock):
+                return self.disk.quick(_publish, draft, data, crc32c)
+        draft.take_time()
+        return await self.disk.call(_publish, draft, data, crc32c)
+
+    def failed(self, error: PictofsError) -> None:
+        """The disk took no more, or gave nothing: leave it alone for a while."""
+        if self.usable:
+            log.warning("reading past the cache: %s", error)
+        self._again = self._clock.monotonic() + DISK_REST
+
+
+def _publish(draft: Draft, data: bytes, crc32c: int) -> Identity:
+    draft.write(0, data)
+    with draft.commit(len(data), crc32c) as blob:
+        return Identity.of(os.fstat(blob.fd), blob.crc32c)

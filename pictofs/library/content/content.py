@@ -1,0 +1,63 @@
+"""An open file's bytes: of one version, for as long as the handle lives."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Protocol
+
+import google_crc32c
+
+from pictofs.store.blobs.cache import Blob
+
+
+class Content(Protocol):
+    """What a handle reads. `size` is exact."""
+
+    size: int
+
+    @property
+    def version(self) -> Hashable:
+        """What two contents of a file have in common only if they have the same bytes.
+
+        The CRC-32C if it is known; else something that stands for the transfer.
+        """
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset`, fewer only at the end."""
+
+    def close(self) -> None:
+        """Give back what is held."""
+
+
+class Shelved:
+    """Content on the local disk. Reads are inline: 20 us from the page cache, a thread would cost 100."""
+
+    def __init__(self, blob: Blob) -> None:
+        """Takes over `blob`, which is verified."""
+        self._blob = blob
+        self.size = blob.size
+        self.version: Hashable = blob.crc32c
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the blob."""
+        return self._blob.pread(offset, length)
+
+    def close(self) -> None:
+        """Close the blob."""
+        self._blob.close()
+
+
+class InMemory:
+    """Small content that the disk did not take."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+        self.version: Hashable = google_crc32c.value(data)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """A slice."""
+        return self._data[offset : offset + length]
+
+    def close(self) -> None:
+        """Nothing to give back."""

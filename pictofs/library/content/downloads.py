@@ -1,0 +1,305 @@
+"""Opens files: from the shelf when they are there, else from the server onto the shelf, once for all who ask."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import trio
+
+from pictofs.api.body import Body
+from pictofs.clock import Clock
+from pictofs.errors import Corrupt, DiskFull, NoSuchEntry, PictofsError, Unsigned
+from pictofs.library.content.cache import BUSY_WAIT, OTHERS_WAIT, Cache
+from pictofs.library.content.content import Content, InMemory
+from pictofs.library.content.passthrough import PassThrough
+from pictofs.library.content.source import Source
+from pictofs.library.content.stream import Stream, Streamed
+from pictofs.library.content.whole import SMALL, receive_whole
+from pictofs.library.content.worker import NotTaken, Refused, Worker
+from pictofs.library.prefetch.prefetcher import Prefetch
+from pictofs.library.single_flight import Flights
+from pictofs.library.stats import Tally
+from pictofs.store.blobs.cache import Busy, Draft, Identity, ShelfUnusable
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.images import ImageTable
+from pictofs.store.catalog.rows import DatasetRow, ImageRow
+
+log = logging.getLogger(__name__)
+
+PIECE = 1 << 20
+"""Bytes of a large file that are looked at in one go while it is fetched."""
+ATTEMPTS = 4
+"""Times that a small image is fetched onto the shelf for one reader, which may be gone from there at once."""
+
+
+class Downloads:
+    """The contents of images."""
+
+    def __init__(
+        self,
+        source: Source,
+        cache: Cache,
+        catalog: Catalog,
+        images: ImageTable,
+        flights: Flights,
+        nursery: trio.Nursery,
+        tally: Tally,
+        clock: Clock,
+        prefetch: Callable[[Downloads], Prefetch],
+        worker: Worker | None,
+    ) -> None:
+        """`worker` fetches what is fetched ahead; without one, and while it does not run, this process does."""
+        self.prefetch = prefetch(self)
+        self._source, self._cache = source, cache
+        self._catalog, self._images = catalog, images
+        self._flights, self._nursery, self._tally, self._clock = flights, nursery, tally, clock
+        self._worker = worker
+        self._streams: dict[str, Stream] = {}
+
+    async def image(self, image: ImageRow) -> Content:
+        """Open an image. Its `size` is exact, whatever the listing says."""
+        content: Content | None = await self._cache.content(self._cache.image_key(image))
+        if content is not None:
+            self._tally.hits += 1
+            self.prefetch.hit(image)
+        else:
+            self._tally.misses += 1
+            self.prefetch.miss(image)
+            with self._tally.wait():
+                content = await self._download(image)
+        if content.size != image.known_size:
+            try:
+                with suppress(DiskFull):  # the bytes are right all the same
+                    await self._cache.disk.call(self._images.learn_size, image.key, content.size)
+            except BaseException:
+                content.close()
+                raise
+        return content
+
+    def _dataset(self, image: ImageRow) -> DatasetRow:
+        dataset = self._catalog.dataset(image.dataset)
+        if dataset is None:
+            raise NoSuchEntry("the dataset is gone")
+        return dataset
+
+    async def _download(self, image: ImageRow) -> Content:
+        dataset = self._dataset(image)
+        patient = False
+        for _ in range(ATTEMPTS):
+            if (image.known_size or 0) > SMALL:
+                return await self._large(dataset, image)
+            joined = self._flights.is_flying(("image", image.id))
+            try:
+                result = await self._flights.share(("image", image.id), partial(self._small, dataset, image))
+            except PictofsError:
+                if (
+                    joined and not patient
+                ):  # it may have been fetched ahead, with less patience than a reader has
+                    patient = True
+                    continue
+                raise
+            if isinstance(result, bytes):
+                return InMemory(result)
+            if isinstance(result, int):  # much larger than the listing says
+                image = image._replace(true_size=result)
+                continue
+            content = await self._cache.content(self._cache.image_key(image))
+            if content is not None:
+                return content  # otherwise it was evicted in between: once more
+        # The cache loses it as soon as it has it: what comes now stays in memory.
+        data, _ = await self._source.retried(image.entry, partial(self.receive, dataset, image, False, True))
+        return InMemory(data) if isinstance(data, bytes) else await self._pass_through(dataset, image)
+
+    def is_small(self, image: ImageRow) -> bool:
+        """Whether an image is fetched whole before it is read, and not streamed."""
+        return (image.known_size or 0) <= SMALL
+
+    def has(self, image: ImageRow) -> bool:
+        """Whether the shelf has an image, or it is on its way. Inline."""
+        return self._flights.is_flying(("image", image.id)) or self._cache.has(self._cache.image_key(image))
+
+    def is_kept(self, image: ImageRow) -> bool:
+        """Whether the shelf has an image. Inline."""
+        return self._cache.has(self._cache.image_key(image))
+
+    def renew(self, image: ImageRow) -> bool:
+        """The same; one that is there counts as used now, so that it is evicted late. Inline."""
+        flying = self._flights.is_flying(("image", image.id))
+        return flying or self._cache.renew(self._cache.image_key(image))
+
+    async def fetch_ahead(self, image: ImageRow, *, keyed: bool) -> bool:
+        """Fetch a small image onto the shelf; False where it is large, costs a request of its own, or is kept from it
+        by another process.
+
+        `keyed`: such a request may be made. Raises DiskFull where nothing can be kept, Throttled where the rest
+        of the budget is for readers.
+        """
+        if self._cache.usable:
+            work = partial(self._small, self._dataset(image), image, ahead=True, keyed=keyed)
+            try:
+                result = await self._flights.share(("image", image.id), work)
+            except Unsigned:
+                return False
+            if not isinstance(result, bytes):
+                return not isinstance(result, int)
+            if self._cache.usable:
+                return False  # another process keeps it
+        raise DiskFull("the disk takes nothing now")
+
+    async def fetch(self, image: ImageRow) -> None:
+        """Fetch an image of any size onto the shelf, with a request of its own where that is the only way.
+
+        Raises DiskFull where it can't be kept, and what keeps it from coming.
+        """
+        if self.is_small(image) and await self.fetch_ahead(image, keyed=True):
+            return
+        # Large, by the listing or in truth: whoever reads it through sees it complete.
+        content = await self._download(image)
+        try:
+            if not isinstance(content, PassThrough):
+                offset = 0
+                while offset < content.size:
+                    piece = await content.read(offset, PIECE)
+                    if not piece:
+                        raise Corrupt(f"{image.entry} was cut while it was read")
+                    offset += len(piece)
+        finally:
+            content.close()
+        if not self.is_kept(image):
+            raise DiskFull("the cache can't take it")
+
+    async def _small(
+        self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False, keyed: bool = True
+    ) -> bytes | int | Identity | None:
+        """Fetch a small image; `Cache.shelve` says what it returns."""
+        if ahead and self._worker is not None:
+            with suppress(NotTaken):
+                work = partial(self._fetch_elsewhere, self._worker, dataset, image)
+                return await self._source.retried(image.entry, work)
+        fetch = partial(self.receive, dataset, image, ahead, keyed)
+        return await self._cache.shelve(
+            self._cache.image_key(image),
+            image.known_size or 0,
+            lambda: self._source.retried(image.entry, fetch),
+        )
+
+    async def _fetch_elsewhere(self, worker: Worker, dataset: DatasetRow, image: ImageRow) -> int | None:
+        """Have the worker do it. Raises NotTaken."""
+        signed = await self._source.signed(dataset, image, ahead=True)
+        if signed is None:
+            raise NotTaken
+        try:
+            made = await worker.fetch(self._cache.image_key(image), signed.url, image.known_size or 0)
+        except Refused as refused:
+            self._source.refused(dataset, image)
+            raise refused.error from None
+        except DiskFull as error:
+            self._cache.failed(error)
+            raise
+        self._source.taken(dataset, image)
+        if isinstance(made, Identity):
+            self._cache.shelf.vouch(made)
+            return None
+        return made
+
+    async def receive(
+        self, dataset: DatasetRow, image: ImageRow, ahead: bool, keyed: bool
+    ) -> tuple[bytes | int, int]:
+        """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""
+        ask = partial(self._source.open, dataset, image, ahead=ahead, keyed=keyed)
+        async with ask() as body:
+            first = await receive_whole(body, image.entry)
+        if first.is_believed(image.known_size):
+            return first.data, first.crc32c
+        # No checksum came, and the length is not the listing's, or may be that of a cut. Another answer tells.
+        log.info("%s: the %d bytes that came may be wrong; asking again", image.entry, _length(first.data))
+        async with ask(proof=True) as body:
+            again = await receive_whole(body, image.entry)
+        if not again.sure and (_length(first.data), first.crc32c) != (_length(again.data), again.crc32c):
+            raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
+        return again.data, again.crc32c
+
+    async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
+        key = self._cache.image_key(image)
+        give_up = self._clock.monotonic() + OTHERS_WAIT
+        if (image.known_size or 0) > self._cache.shelf.limit:
+            return await self._pass_through(dataset, image)
+        while True:
+            stream = self._streams.get(image.id)
+            if stream is None or not stream.usable:
+                try:
+                    # Not of the listing's size, for which much would be evicted: an answer tells how much it is.
+                    draft = await self._cache.draft_now(key, 0)
+                except Busy:
+                    # A stream of ours begins or ends just now, or another process is at it, perhaps for long.
+                    found = await self._cache.content(key)
+                    if found is not None:
+                        return found
+                    if self._clock.monotonic() >= give_up:
+                        return await self._pass_through(dataset, image)
+                    await self._clock.sleep(BUSY_WAIT)
+                    continue
+                if draft is None:
+                    return await self._pass_through(dataset, image)
+                stream = self._begin_stream(dataset, image, draft)
+            try:
+                return await _join(stream)
+            except DiskFull as error:
+                if isinstance(error, ShelfUnusable):
+                    self._cache.failed(error)
+                return await self._pass_through(dataset, image)
+
+    def _begin_stream(self, dataset: DatasetRow, image: ImageRow, draft: Draft) -> Stream:
+        @asynccontextmanager
+        async def opener(start: int, if_range: str | None, proof: bool) -> AsyncIterator[Body]:
+            async with self._source.open(
+                dataset, image, start=start, if_range=if_range, many=True, proof=proof
+            ) as body:
+                yield body
+
+        stream = Stream(
+            image.entry, image.known_size, draft, self._cache.disk, opener, self._source, self._nursery
+        )
+        self._streams[image.id] = stream
+        return stream
+
+    async def _pass_through(self, dataset: DatasetRow, image: ImageRow) -> Content:
+        @asynccontextmanager
+        async def opener(
+            start: int, end: int | None, if_range: str | None, proof: bool
+        ) -> AsyncIterator[Body]:
+            async with self._source.open(
+                dataset, image, start=start, end=end, if_range=if_range, many=True, proof=proof
+            ) as body:
+                yield body
+
+        content = PassThrough(image.entry, image.known_size, opener, self._source, self._flights)
+        try:
+            await content.begin()
+        except BaseException:
+            content.close()
+            raise
+        return content
+
+    def sweep_streams(self) -> None:
+        """Forget streams that have ended."""
+        for key in [key for key, stream in self._streams.items() if not stream.usable]:
+            del self._streams[key]
+
+
+def _length(data: bytes | int) -> int:
+    return data if isinstance(data, int) else len(data)
+
+
+async def _join(stream: Stream) -> Content:
+    content = Streamed(stream)
+    try:
+        await stream.begin()
+    except BaseException:
+        content.close()
+        raise
+    content.size = stream.size
+    return content

@@ -1,0 +1,253 @@
+"""The book of signed URLs: one request fills it for up to 10,000 images.
+
+A batch is renewed when most of its URLs have come to their end, or when storage refuses several in a row that were
+signed together. That is bounded, whatever the server sends: within a minute only a batch that was of use is renewed,
+and only one that storage refused is replaced. A URL that is refused, or has come to its end before the others, is its
+image's own trouble, and leads to the keyed route.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pictofs.api.client import Api
+from pictofs.api.stats import is_background
+from pictofs.clock import Clock
+from pictofs.errors import (
+    Conflict,
+    Forbidden,
+    NoSuchEntry,
+    PictofsError,
+    QuotaSpent,
+    ServerFault,
+    Throttled,
+    Unauthorized,
+)
+from pictofs.library.single_flight import Flights
+from pictofs.model.records import SignedUrl
+from pictofs.model.selection import STATUSES
+from pictofs.store.catalog.rows import DatasetRow, ImageRow
+
+log = logging.getLogger(__name__)
+
+BATCH = 10_000
+"""Images of one answer of `GET /datasets/{dataset}/download`, its cap; there is no second page."""
+MEMORY = 900.0
+"""Seconds for which one lone read of a dataset is remembered: the life of a signed URL."""
+REST = 60.0
+"""Seconds for which no batch is asked for after one that failed, replaced a refused one, or was of no use: each attempt
+costs a request, and retries."""
+PROOF_REST = 10.0
+"""The same, where an answer is not believed and storage could tell."""
+EARNED = 10
+"""Images that came by a batch, from which on it is renewed as soon as it ends: URLs may live for seconds."""
+LASTING = (Conflict, Forbidden, NoSuchEntry, QuotaSpent, Unauthorized)
+"""Refusals that waiting does not help against: cold storage, for one."""
+REFUSALS = 3
+"""Images refused in a row after which a batch is given up: signatures were revoked, not one object lost."""
+
+
+@dataclass
+class _Batch:
+    asked_at: float
+    """Wall-clock seconds, as is what follows."""
+    expires_at: float
+    """When half of its URLs have come to their end, or when it is to be asked for again."""
+    urls: dict[str, SignedUrl] = field(default_factory=dict)
+    error: PictofsError | None = None
+    """Why it is empty, where that is no answer."""
+    known_bad: frozenset[str] = frozenset()
+    """Images of which storage refused the URL of the batch before, too."""
+    refused: set[str] = field(default_factory=set)
+    in_a_row: set[str] = field(default_factory=set)
+    """Images refused since one came."""
+    used: int = 0
+    """Images that came by it."""
+    replaced_at: float | None = None
+    """When one that storage refused was last replaced."""
+
+    @property
+    def is_revoked(self) -> bool:
+        return len(self.in_a_row) >= REFUSALS
+
+    def may_be_renewed(self, now: float) -> bool:
+        """Whether another one may be asked for, as far as bounds go."""
+        if self.is_revoked:  # at once, but for a fresh one that is refused just as well
+            return self.replaced_at is None or not 0 <= now - self.replaced_at < REST
+        return self.used >= EARNED or not 0 <= now - self.asked_at < REST
+
+
+class UrlBook:
+    """Finds a way to the bytes of an image that costs few requests.
+
+    The first read of a dataset takes the keyed byte route: one small request. From the second on a batch of
+    URLs is worth its request. Datasets of more than 10,000 images are asked by status, which reaches four times as
+    many; an image that no batch names is left to the keyed route.
+    """
+
+    def __init__(self, api: Api, flights: Flights, clock: Clock) -> None:
+        self._api, self._flights, self._clock = api, flights, clock
+        self._batches: dict[tuple[int, str | None], _Batch] = {}
+        self._lone: dict[int, float] = {}  # when a dataset last had a read over the keyed route
+
+    async def find(
+        self,
+        dataset: DatasetRow,
+        image: ImageRow,
+        *,
+        many: bool = False,
+        ahead: bool = False,
+        proof: bool = False,
+    ) -> SignedUrl | None:
+        """A URL that is good now, or None where the keyed byte route is the way.
+
+        `many`: a batch is worth its request. `ahead`: nobody waits for the image; Throttled, with the time to wait,
+        where no batch can be had now, and what the server refuses it with, where that lasts. `proof`: the keyed
+        route has answered, and is not believed; ServerFault where no batch can be had.
+        """
+        partition = self._partition(dataset, image)
+        now = self._clock.wall()
+        batch = self._batches.get(partition)
+        if batch is None or not self._is_good(batch, now) or (proof and self._may_prove(batch, now)):
+            batch = await self._renewed(dataset, image, batch, many=many, ahead=ahead, proof=proof)
+        if batch is None:
+            return None
+        if ahead and isinstance(batch.error, LASTING):
+            raise batch.error.with_traceback(None)
+        if ahead and batch.error is not None:
+            raise Throttled("no signed URLs can be had now", retry_after=max(1.0, batch.expires_at - now))
+        if proof and batch.error is not None:
+            raise ServerFault("no signed URLs can be had now")
+        found = batch.urls.get(image.id)
+        return found if found is None or now < found.expires_at else None
+
+    async def _renewed(
+        self,
+        dataset: DatasetRow,
+        image: ImageRow,
+        old: _Batch | None,
+        *,
+        many: bool,
+        ahead: bool,
+        proof: bool,
+    ) -> _Batch | None:
+        """Another batch, if it is worth its request and may be asked for; None where the keyed route is the way."""
+        partition = self._partition(dataset, image)
+        if partition[1] not in (None, *STATUSES):  # `status_filter` knows no other
+            return None
+        now = self._clock.wall()
+        if old is not None and old.error is None and not old.may_be_renewed(now):
+            return None
+        last = self._lone.get(dataset.key)
+        if not (many or ahead or proof) and (last is None or now - last > MEMORY):
+            self._lone[dataset.key] = now
+            return None
+        return await self._ask(dataset, partition, ahead)
+
+    async def _ask(self, dataset: DatasetRow, partition: tuple[int, str | None], ahead: bool) -> _Batch:
+        """A new batch, an empty one where that fails. Raises Throttled where no reader waits for it."""
+        flight = ("urls", partition)
+        again = True
+        while True:
+            joined = self._flights.is_flying(flight)
+            try:
+                await self._flights.share(flight, lambda: self._fetch(dataset, partition))
+            except Throttled as error:
+                if ahead or is_background():
+                    raise  # the keyed route would eat the reserve just as well
+                if joined and again:  # by what was fetched ahead, which may spend less than a reader
+                    again = False
+                    continue
+                if self._good_batch(partition) is None:  # else another reader has said so
+                    self._failed(dataset, partition, error)
+            return self._batches[partition]
+
+    def _failed(self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError) -> None:
+        log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
+        now = self._clock.wall()
+        old = self._batches.get(partition) or _Batch(now, now)
+        # What storage refused is remembered: a batch that fails in between does not make the next one a first one.
+        replaced_at = now if old.is_revoked else old.replaced_at
+        self._batches[partition] = _Batch(
+            now, now + REST, error=error, known_bad=frozenset(old.refused), replaced_at=replaced_at
+        )
+
+    def _good_batch(self, partition: tuple[int, str | None]) -> _Batch | None:
+        batch = self._batches.get(partition)
+        return batch if batch is not None and self._is_good(batch, self._clock.wall()) else None
+
+    def _is_good(self, batch: _Batch, now: float) -> bool:
+        return now < batch.expires_at and not batch.is_revoked
+
+    def _may_prove(self, batch: _Batch, now: float) -> bool:
+        """Whether one that could not be had is asked for once more, because only storage can tell."""
+        return batch.error is not None and now - batch.asked_at >= PROOF_REST
+
+    def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
+        """Storage did not take the URL of an image: it is not used again, nor are the others after several."""
+        batch = self._batches.get(self._partition(dataset, image))
+        if batch is None or batch.urls.pop(image.id, None) is None:
+            return
+        batch.refused.add(image.id)
+        if image.id not in batch.known_bad:
+            batch.in_a_row.add(image.id)
+        if batch.is_revoked:
+            log.info(
+                "storage refuses the signed URLs of %s, reading by the keyed route for a while", dataset.name
+            )
+
+    def taken(self, dataset: DatasetRow, image: ImageRow) -> None:
+        """Storage took the URL of an image."""
+        batch = self._batches.get(self._partition(dataset, image))
+        if batch is not None:
+            batch.in_a_row.clear()
+            batch.used += 1
+
+    def price(
+        self, dataset: DatasetRow, missing: Mapping[str, int], there: Mapping[str, int]
+    ) -> tuple[int, int]:
+        """Requests that fetching images takes: for batches, and, at most, for images that no batch names.
+
+        `missing`: how many are to be fetched, by status. `there`: how many the dataset has.
+        """
+        batches = alone = 0
+        for partition in {self._partition_of(dataset, status) for status in missing}:
+            status = partition[1]
+            wanted = sum(missing.values()) if status is None else missing[status]
+            if status not in (None, *STATUSES):
+                alone += wanted
+                continue
+            batches += self._good_batch(partition) is None
+            if status is not None:
+                alone += min(wanted, max(0, there.get(status, 0) - BATCH))
+        return batches, alone
+
+    def _partition(self, dataset: DatasetRow, image: ImageRow) -> tuple[int, str | None]:
+        return self._partition_of(dataset, image.status)
+
+    def _partition_of(self, dataset: DatasetRow, status: str) -> tuple[int, str | None]:
+        return dataset.key, status if dataset.image_count > BATCH else None
+
+    async def _fetch(self, dataset: DatasetRow, partition: tuple[int, str | None]) -> None:
+        try:
+            rows = await self._api.download_items(dataset.id, status=partition[1], limit=BATCH)
+        except Throttled:
+            raise
+        except (
+            PictofsError
+        ) as error:  # noted here: who comes next must not ask before those who wait have heard
+            self._failed(dataset, partition, error)
+            return
+        now = self._clock.wall()
+        ends = sorted(row.expires_at for row in rows)
+        old = self._batches.get(partition) or _Batch(now, now)
+        self._batches[partition] = _Batch(
+            now,
+            # An answer without a row is believed for a while too, or each read would ask again.
+            ends[len(ends) // 2] if ends else now + MEMORY,
+            {row.image_id: row for row in rows},
+            known_bad=frozenset(old.refused),
+            replaced_at=now if old.is_revoked else old.replaced_at,
+        )

@@ -1,0 +1,171 @@
+"""Opens the bytes of an image, wherever they are cheapest, and tries again where that may help."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeVar
+
+from pictofs.api.body import Body
+from pictofs.api.storage import Storage
+from pictofs.clock import Clock
+from pictofs.errors import (
+    Corrupt,
+    Nonsense,
+    Offline,
+    PictofsError,
+    ServerFault,
+    Throttled,
+    TimedOut,
+    Unsigned,
+    UrlExpired,
+)
+from pictofs.library.content.signed_urls import UrlBook
+from pictofs.library.content.via_api import KeyedRoutes
+from pictofs.model.records import SignedUrl
+from pictofs.store.catalog.rows import DatasetRow, ImageRow
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+AGAIN = (ServerFault, TimedOut, Offline, Corrupt, Nonsense, UrlExpired, Throttled)
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
+"""Seconds between attempts: doubled each time, with jitter."""
+LONGEST_THROTTLE = 20.0
+"""Seconds of Retry-After that a download waits; a longer one is passed on."""
+
+
+class Changed(Corrupt):
+    """The server has other bytes now than those that a reader was given. Trying again would not help that reader."""
+
+
+class _Final(Exception):
+    """An error that is not to be tried again."""
+
+    def __init__(self, error: PictofsError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Source:
+    """The bytes of images, from storage by signed URL or from the keyed route."""
+
+    def __init__(
+        self, keyed: KeyedRoutes, storage: Storage, urls: UrlBook, clock: Clock, max_retries: int
+    ) -> None:
+        self._keyed, self._storage, self._urls, self._clock = keyed, storage, urls, clock
+        self._max_retries = max_retries
+
+    @asynccontextmanager
+    async def open(
+        self,
+        dataset: DatasetRow,
+        image: ImageRow,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_range: str | None = None,
+        many: bool = False,
+        ahead: bool = False,
+        keyed: bool = True,
+        proof: bool = False,
+    ) -> AsyncIterator[Body]:
+        """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).
+
+        `many`: there will be more requests, so that a signed URL is worth its request. `ahead`: nobody waits for
+        it; a throttle is passed on at once, because a reader may come to wait for the same download. `keyed`:
+        the keyed route, a request of the hourly limit for each image, may be taken; else Unsigned. `proof`: an
+        answer without a checksum was not believed; the keyed route is taken only where no batch names the image.
+        Raises UrlExpired when storage refused the URL: the next attempt uses another way.
+        """
+        many = many or not self._keyed.by_id  # then a batch is as cheap as one image
+        signed = await self.signed(dataset, image, many=many, ahead=ahead, proof=proof)
+        if signed is None and not keyed:
+            raise Unsigned(f"no signed URL leads to {image.entry}")
+        opened = False
+        try:
+            if signed is None:
+                async with AsyncExitStack() as stack:
+                    body = await self._open_keyed(stack, dataset, image, start)
+                    opened = True
+                    yield body
+            else:
+                async with self._storage.get(signed.url, start=start, end=end, if_range=if_range) as body:
+                    opened = True
+                    self.taken(dataset, image)
+                    yield body
+        except (UrlExpired, Nonsense):
+            if signed is not None and not opened:
+                self.refused(dataset, image)
+            raise
+        except AGAIN as error:
+            if signed is None and not opened:
+                raise _Final(error) from error  # the API client has tried again already
+            raise
+
+    async def _open_keyed(
+        self, stack: AsyncExitStack, dataset: DatasetRow, image: ImageRow, start: int
+    ) -> Body:
+        """The bytes from `start` on, where no signed URL leads to them, or none was worth its request."""
+        body = await self._keyed.open_by_id(stack, image, start)
+        if body is not None:
+            return body
+        signed = await self.signed(dataset, image, many=True)
+        if signed is not None:
+            body = await stack.enter_async_context(self._storage.get(signed.url, start=start))
+        else:
+            body = await self._keyed.open_by_path(stack, dataset, image, start)
+        await self._keyed.not_by_id()
+        return body
+
+    async def signed(
+        self,
+        dataset: DatasetRow,
+        image: ImageRow,
+        *,
+        many: bool = False,
+        ahead: bool = False,
+        proof: bool = False,
+    ) -> SignedUrl | None:
+        """A URL for `Storage`, None where the keyed route is the way. `open` says what the flags mean."""
+        try:
+            return await self._urls.find(dataset, image, many=many, ahead=ahead, proof=proof)
+        except Throttled as error:
+            raise _Final(error) from error
+
+    def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
+        """Storage did not take the URL: it is not to be used again."""
+        self._urls.refused(dataset, image)
+
+    def taken(self, dataset: DatasetRow, image: ImageRow) -> None:
+        """Storage took the URL."""
+        self._urls.taken(dataset, image)
+
+    async def retried(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
+        """Do `work` until it succeeds, or fails for good, or the retries are used up."""
+        attempt = 0
+        while True:
+            try:
+                return await work()
+            except _Final as final:
+                raise final.error from None
+            except Changed:
+                raise
+            except AGAIN as error:
+                wait = self._wait(error, attempt)
+                if wait is None:
+                    raise
+                log.info("%s: trying again in %.1f s: %s", what, wait, error)
+                await self._clock.sleep(wait)
+                attempt += 1
+
+    def _wait(self, error: PictofsError, attempt: int) -> float | None:
+        if attempt >= self._max_retries:
+            return None
+        if isinstance(error, UrlExpired) and attempt == 0:
+            return 0.0
+        wait: float = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * (0.75 + self._clock.chance() / 2)
+        if isinstance(error, Throttled) and error.retry_after is not None:
+            return None if error.retry_after > LONGEST_THROTTLE else max(wait, error.retry_after)
+        return wait

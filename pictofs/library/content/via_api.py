@@ -1,0 +1,77 @@
+"""The bytes of an image over the API's own routes, a request of the hourly limit each.
+
+`GET /images/{image}` is exact: an id's bytes never change. Where a server has no such route, only the path form
+is left, `GET /images/{dataset}/{directory}/{file}`. A path may have become another image's meanwhile, so it is
+asked first whether the image, and it alone, lies there now; and it comes last, after signed URLs, which are
+made for ids.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from pictofs.api.address import image_path
+from pictofs.api.body import Body
+from pictofs.api.client import Api
+from pictofs.errors import Conflict, Invalid, NoSuchEntry, NotSupported
+from pictofs.library.server_traits import Traits
+from pictofs.model.names import QUOTE
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.rows import DatasetRow, ImageRow
+
+
+class KeyedRoutes:
+    """Knows which of the two routes this server has."""
+
+    def __init__(self, api: Api, catalog: Catalog, traits: Traits) -> None:
+        self._api, self._catalog, self._traits = api, catalog, traits
+
+    @property
+    def by_id(self) -> bool:
+        """Whether the route by id is there, as far as is known."""
+        return self._traits.get("bytes") != "path"
+
+    async def open_by_id(self, stack: AsyncExitStack, image: ImageRow, start: int) -> Body | None:
+        """The bytes from `start` on; None where the route may be what is missing, and not the image."""
+        if not self.by_id:
+            return None
+        try:
+            body = await stack.enter_async_context(self._api.image_stream(image.id, start=start))
+        except (NoSuchEntry, NotSupported):
+            # Once the route has worked, 404 is a word on the image.
+            if self._traits.get("bytes") == "id":
+                raise
+            return None
+        await self._traits.choose("bytes", "id")
+        return body
+
+    async def open_by_path(
+        self, stack: AsyncExitStack, dataset: DatasetRow, image: ImageRow, start: int
+    ) -> Body:
+        """The same, by the path that the image has now. Raises NoSuchEntry where it is gone."""
+        directory = self._catalog.directory(image.directory)
+        if directory is None:
+            raise NoSuchEntry("the directory is gone")
+        if QUOTE in directory.path + image.name:  # it may be an escape, of which the server knows nothing
+            raise NotSupported(f"the API can't address {image.entry} by path")
+        try:
+            path = image_path(directory.path, image.name)
+        except Invalid as error:
+            raise NotSupported(f"the server gives bytes by path only: {error}") from error
+        found = await self._api.images(dataset.id, directory=directory.path, filename=image.name, limit=10)
+        here = [
+            row.id.lower()
+            for row in found.rows
+            if row.filename == image.name and (found.summary or row.directory == directory.path)
+        ]
+        if image.id.lower() not in here:
+            raise NoSuchEntry("the image is no longer there")
+        if len(here) > 1:
+            raise Conflict(
+                f"{len(here)} images have the path of {image.entry}: the server can't tell them apart"
+            )
+        return await stack.enter_async_context(self._api.image_stream_at(dataset.id, path, start=start))
+
+    async def not_by_id(self) -> None:
+        """An image came another way: the route by id is what was missing."""
+        await self._traits.choose("bytes", "path")

@@ -1,0 +1,373 @@
+"""A process beside the mount's own, which fetches the images that nobody waits for yet.
+
+A download of 100 KiB takes a millisecond of CPU, half of it in the kernel's file system. In the mount's process it
+would stand in the way of readers: a listing of 3,000 names takes 13 turns of a loop that has 24 downloads in it. The
+worker has a loop, and where there is one a core, of its own. It knows no key: it is told signed URLs and the names of
+blobs.
+
+Each packet on a socket pair is a message in JSON: the `Setup`, in answer to which comes a `Hello`, then `Job`s and
+`Outcome`s. While it has jobs the worker says something each second, if only an outcome of no job: one that stands still
+is killed, because it may hold locks that the mount's own downloads wait for.
+
+Whatever the worker does, is or says costs time and no reader: its jobs go back to the mount, which fetches by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+
+import msgspec
+import trio
+
+from pictofs import __version__, errors, programs
+from pictofs.api.address import Locality
+from pictofs.api.stats import Meter
+from pictofs.clock import Clock
+from pictofs.config import FreeSpace
+from pictofs.errors import PictofsError, Throttled
+from pictofs.store.blobs.cache import Identity
+
+log = logging.getLogger(__name__)
+
+PACKET = 64 << 10
+"""Bytes of a message at most; a signed URL has 1 KB or 2."""
+PULSE = 1.0
+"""Seconds between two signs of life of a worker that has jobs, and between two looks for them."""
+SILENT_PULSES = 5
+"""Looks without a sign of life after which a worker that has jobs is killed. They are counted, and not measured: a
+mount that was stopped, or slept with its machine, must not take that for its worker's silence."""
+IDLE_PULSES = 60
+"""Looks without a byte or an outcome after which a worker that has jobs, and lives, is killed; four times the patience
+with a silent connection, where that is more."""
+START_SECONDS = 30.0
+"""How long a worker may take to say that it is there."""
+REST = 10.0
+"""Seconds after its start before a worker that has ended is started again: the mount's process fetches meanwhile."""
+LONG_REST = 600.0
+"""The same where it can't be started or speaks another language: that lasts until the mount is made anew, as a rule."""
+MESSAGE = 2000
+"""Characters of an error's message at most: with all the rest it fits into a packet."""
+LAST_WORD, END_LOOK = 2.0, 0.01
+"""Seconds that a worker has for clearing up before it is killed, and between looks at it."""
+
+
+class NotTaken(Exception):
+    """There is no worker now, or it can't take this: the caller has to do the work."""
+
+
+class Refused(Exception):
+    """Storage did not take the URL, for the reason `error`."""
+
+    def __init__(self, error: PictofsError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker needs to know."""
+
+    version: str = __version__
+    """The mount's. pictofs may have been upgraded since it started: then the worker is another program."""
+    root: str
+    """The shelf's directory."""
+    limit: int
+    """Bytes that the shelf may hold."""
+    reserve: FreeSpace
+    timeout: float
+    """Seconds in which a connection must stand, and between two pieces of what it brings."""
+    allow_plain_http: bool
+    locality: int = Locality.PUBLIC
+    """How near the URLs may lead, see `Meter.api_locality`; as it is when the worker is started."""
+
+
+class Hello(msgspec.Struct):
+    """The worker is there. It ends at once unless this is the mount's version, too."""
+
+    version: str
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True):
+    """A file to fetch."""
+
+    number: int
+    key: str
+    """The blob's."""
+    size: int
+    """Bytes, as far as they are known."""
+    url: str
+
+
+class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """How a job went, and what all jobs have cost since the last outcome."""
+
+    number: int = 0
+    """The job's; 0 for a sign of life."""
+    file: Identity | None = None
+    """The blob's file, which is sound; None where another process has made it."""
+    large: int | None = None
+    """Bytes of a file that is not small."""
+    doubtful: bool = False
+    """Whether the length is not the listing's and no checksum says that the bytes are right: the mount has to ask."""
+    error: str = ""
+    """The class of a failure."""
+    message: str = ""
+    retry_after: float | None = None
+    refused: bool = False
+    """Whether storage refused the URL."""
+    requests: int = 0
+    answers: dict[str, int] = {}
+    """How many of each status, as `Meter.answers` has it."""
+    received: int = 0
+    """Bytes."""
+    connections: int = 0
+    evicted: tuple[int, int] = (0, 0)
+    """Blobs, and their bytes."""
+
+
+class Worker:
+    """The mount's end. The process is started when it is first wanted."""
+
+    def __init__(self, setup: Setup, meter: Meter, clock: Clock) -> None:
+        self._setup, self._meter, self._clock = setup, meter, clock
+        self._wanted = trio.Event()
+        self._socket: trio.socket.SocketType | None = None
+        self._sending = trio.Lock()
+        self._jobs = 0
+        self._calls: dict[int, _Call] = {}
+        self._silent = self._idle = 0
+        self._complained = False
+        self.evicted = (0, 0)
+        """Blobs that the process removed to make room, and their bytes."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process takes jobs now."""
+        return self._socket is not None
+
+    async def fetch(self, key: str, url: str, size: int) -> Identity | int | None:
+        """Have the small file at `url` fetched onto the shelf as the blob `key`.
+
+        Returns: the blob's file, None where another process has made it, the size of a file that is not small.
+
+        Raises:
+            NotTaken: there is no worker, or it ended, or it can't tell whether the bytes are right.
+            Refused: storage did not take the URL.
+            DiskFull: the shelf takes nothing.
+            PictofsError: what `Storage.get` and `receive_whole` raise.
+        """
+        if self._socket is None:
+            self._wanted.set()
+            raise NotTaken
+        self._jobs = number = self._jobs + 1
+        job = msgspec.json.encode(Job(number, key, size, url))
+        if len(job) > PACKET:
+            raise NotTaken
+        call = self._calls[number] = _Call()
+        try:
+            # By turns: a worker that is slow to read makes each sender wait, and trio lets only one wait for a socket.
+            async with self._sending:
+                if self._socket is None:
+                    raise NotTaken
+                await self._socket.send(job)
+            await call.done.wait()
+        except (OSError, trio.ClosedResourceError):
+            raise NotTaken from None  # it ends just now
+        finally:
+            del self._calls[number]
+        if call.outcome is None:
+            raise NotTaken
+        return self._settle(call.outcome)
+
+    def _settle(self, outcome: Outcome) -> Identity | int | None:
+        self._count(outcome)  # here, in the task that asked: the meter tells by it what a request was for
+        if outcome.doubtful:
+            raise NotTaken
+        if not outcome.error:
+            return outcome.file if outcome.large is None else outcome.large
+        error = _named(outcome)
+        self._meter.failed(error)
+        raise Refused(error) if outcome.refused else error
+
+    async def run(self) -> None:
+        """Start the process when it is wanted, and hear what it says, for as long as the library lives."""
+        while True:
+            await self._wanted.wait()
+            started = self._clock.monotonic()
+            rest = REST
+            try:
+                await self._serve()
+            except _Unfit as error:
+                rest = LONG_REST
+                self._complain(error)
+            except OSError as error:  # no descriptors are left
+                self._complain(error)
+            await self._clock.sleep(max(started + rest - self._clock.monotonic(), 0.0))
+            self._wanted = trio.Event()
+
+    def _complain(self, error: Exception) -> None:
+        """Once: it is tried again and again, and nothing is lost but speed."""
+        if not self._complained:
+            self._complained = True
+            log.warning("there is no process that fetches ahead, this one does it by itself: %s", error)
+
+    async def _serve(self) -> None:
+        """One process, from its start to its end.
+
+        Raises:
+            _Unfit: it can't be started, or is not of our version.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with trio.socket.from_stdlib_socket(ours) as channel:
+            with theirs:
+                process = _start(theirs)
+            try:
+                await self._greet(channel)
+                self._complained = False
+                self._silent = self._idle = 0
+                self._socket = channel
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._watch, process)
+                    unfit = await self._listen(channel)
+                    nursery.cancel_scope.cancel()
+                if unfit is not None:
+                    raise unfit
+            finally:
+                self._socket = None
+                channel.close()  # this is what ends it
+                for call in self._calls.values():
+                    call.done.set()
+                with trio.CancelScope(shield=True):
+                    await _end(process)
+        log.info("the process that fetches ahead has ended (exit code %s)", process.returncode)
+
+    async def _greet(self, channel: trio.socket.SocketType) -> None:
+        """Tell the process what to do, and hear that it will."""
+        setup = msgspec.structs.replace(self._setup, locality=self._meter.api_locality)
+        try:
+            with trio.fail_after(START_SECONDS):
+                await channel.send(msgspec.json.encode(setup))
+                packet = await channel.recv(PACKET)
+            hello = msgspec.json.decode(packet, type=Hello)
+        except (OSError, trio.TooSlowError, msgspec.MsgspecError):
+            raise _Unfit(
+                "it does not say what it should; was pictofs changed since it was mounted?"
+            ) from None
+        if hello.version != self._setup.version:
+            raise _Unfit(
+                f"pictofs {hello.version} was installed since this mount of {self._setup.version} was made; "
+                "mount anew to use it"
+            )
+
+    async def _listen(self, channel: trio.socket.SocketType) -> _Unfit | None:
+        """Hear what the process says, until it ends, or makes no sense."""
+        try:
+            while packet := await channel.recv(PACKET):
+                self._hear(msgspec.json.decode(packet, type=Outcome))
+        except msgspec.MsgspecError as error:
+            return _Unfit(f"it says what makes no sense: {error}")
+        except OSError:
+            pass  # it was killed while it had something to read
+        return None
+
+    def _hear(self, outcome: Outcome) -> None:
+        self._silent = 0
+        if outcome.number or outcome.received:
+            self._idle = 0
+        call = self._calls.get(outcome.number)
+        if call is None:
+            self._count(outcome)
+            return
+        call.outcome = outcome
+        call.done.set()
+
+    def _count(self, outcome: Outcome) -> None:
+        """What the jobs have cost."""
+        for _ in range(outcome.requests):
+            self._meter.sent("storage", "GET")
+        for status, count in outcome.answers.items():
+            self._meter.ended("storage", "GET", status, count)
+        self._meter.bytes_in["storage"] += outcome.received
+        self._meter.connections += outcome.connections
+        files, size = outcome.evicted
+        self.evicted = (self.evicted[0] + files, self.evicted[1] + size)
+
+    async def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        """Kill a process that has jobs and stands still: `_listen` then ends."""
+        while True:
+            # Not by the clock, which tests move: a process takes the time that it takes.
+            await trio.sleep(PULSE)
+            if not self._calls:
+                self._silent = self._idle = 0
+                continue
+            self._silent += 1
+            self._idle += 1
+            if self._silent > SILENT_PULSES or self._idle > max(IDLE_PULSES, 4 * self._setup.timeout):
+                log.warning("the process that fetches ahead stands still, and is started anew")
+                process.kill()
+                return
+
+
+class _Unfit(Exception):
+    """A worker won't do, and the next one won't, either."""
+
+
+class _Call:
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.outcome: Outcome | None = None
+
+
+def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """A process of its own program: it must hold nothing of this one's memory, least of all the key.
+
+    It has a session of its own: Ctrl-C and Ctrl-Z at the terminal are for the mount, which lets it go when it ends.
+
+    Raises:
+        _Unfit: it can't be started.
+    """
+    command = programs.python("pictofs.library.content.worker_process")
+    environ = {
+        name: value for name, value in programs.environment().items() if not name.upper().startswith("PICTO")
+    }
+    try:
+        return _spawn(command, environ, theirs)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise _Unfit(str(error)) from None
+
+
+def _spawn(command: list[str], environ: dict[str, str], theirs: socket.socket) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - this very program
+        command,
+        cwd="/",
+        stdin=theirs.fileno(),
+        stdout=subprocess.DEVNULL,
+        env=environ,
+        start_new_session=True,
+    )
+
+
+async def _end(process: subprocess.Popen[bytes]) -> None:
+    """See the process out. Not in a thread: where none can be started any more, a mount must still end."""
+    if await _ended(process):
+        return
+    process.kill()
+    await _ended(process)  # one that waits for a disk that hangs ends when the disk does
+
+
+async def _ended(process: subprocess.Popen[bytes]) -> bool:
+    with trio.move_on_after(LAST_WORD):
+        while process.poll() is None:  # noqa: ASYNC110 - only looking tells
+            await trio.sleep(END_LOOK)
+    return process.returncode is not None
+
+
+def _named(outcome: Outcome) -> PictofsError:
+    kind = getattr(errors, outcome.error, None)
+    if not (isinstance(kind, type) and issubclass(kind, PictofsError)):
+        return PictofsError(outcome.message)
+    if kind is Throttled:
+        return Throttled(outcome.message, outcome.retry_after)
+    error: PictofsError = kind(outcome.message)
+    return error

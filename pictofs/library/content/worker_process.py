@@ -1,0 +1,165 @@
+"""The process that fetches what nobody waits for yet; `pictofs.library.content.worker` starts it and talks to it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections import Counter
+from contextlib import suppress
+from functools import partial
+from math import inf
+from pathlib import Path
+
+import msgspec
+import trio
+
+from pictofs import __version__
+from pictofs.api.address import Locality
+from pictofs.api.body import Body
+from pictofs.api.stats import Meter
+from pictofs.api.storage import Storage
+from pictofs.clock import SystemClock
+from pictofs.errors import DiskFull, Nonsense, PictofsError, Throttled, UrlExpired
+from pictofs.library.content.cache import Cache
+from pictofs.library.content.disk import Disk
+from pictofs.library.content.whole import receive_whole
+from pictofs.library.content.worker import MESSAGE, PACKET, PULSE, Hello, Job, Outcome, Setup
+from pictofs.store.blobs.cache import Identity, Shelf
+
+
+class _Doubtful(Exception):
+    """The bytes may be right and the listing wrong, or the other way round."""
+
+
+BUSY_SECONDS = 10.0
+"""How long a job may wait for the disk, and for another process that downloads the same file, before the mount has to
+see to it. What waits for storage is not counted: silence ends that by itself."""
+
+
+class Fetching:
+    """Does jobs, each in a task of its own, until the mount's end of the channel is closed."""
+
+    def __init__(self, channel: trio.socket.SocketType, setup: Setup) -> None:
+        clock = SystemClock()
+        self._channel = channel
+        self._sending = trio.Lock()
+        self._jobs = 0
+        self._meter = Meter()
+        self._meter.api_locality = Locality(setup.locality)
+        self._told = (0, 0, 0)
+        self._answers: Counter[str] = Counter()
+        self._evicted = (0, 0)
+        self._storage = Storage(
+            clock=clock,
+            meter=self._meter,
+            connect_timeout=setup.timeout,
+            inactivity_timeout=setup.timeout,
+            allow_plain_http=setup.allow_plain_http,
+        )
+        self._shelf = Shelf(Path(setup.root), limit=setup.limit, reserve=setup.reserve, clock=clock)
+        self._cache = Cache(self._shelf, Disk(), clock, server="")
+
+    async def run(self) -> None:
+        """Take jobs until there is nobody any more who gives them."""
+        async with self._storage, trio.open_nursery() as nursery:
+            nursery.start_soon(self._cache.disk.serve)
+            nursery.start_soon(self._live)
+            with suppress(OSError):
+                while packet := await self._channel.recv(PACKET):
+                    nursery.start_soon(self._do, msgspec.json.decode(packet, type=Job))
+            nursery.cancel_scope.cancel()
+
+    async def _live(self) -> None:
+        """Give signs of life while there is something to do."""
+        while True:
+            await trio.sleep(PULSE)
+            if self._jobs:
+                await self._tell(Outcome())
+
+    async def _do(self, job: Job) -> None:
+        outcome = Outcome(number=job.number)
+        self._jobs += 1
+        try:
+            with trio.move_on_after(BUSY_SECONDS) as patience:
+                await self._fetch(job, outcome, patience)
+            if patience.cancelled_caught:
+                outcome.doubtful = True
+        except _Doubtful:
+            outcome.doubtful = True
+        except PictofsError as error:
+            outcome.error, outcome.message = type(error).__name__, str(error)[:MESSAGE]
+            if isinstance(error, Throttled):
+                outcome.retry_after = error.retry_after
+        finally:
+            self._jobs -= 1
+        await self._tell(outcome)
+
+    async def _tell(self, outcome: Outcome) -> None:
+        # By turns: trio lets only one task wait for a socket, and the mount may be slow to read.
+        async with self._sending:
+            self._count(outcome)
+            with suppress(OSError):  # the end of the channel is heard by who reads it
+                await self._channel.send(msgspec.json.encode(outcome))
+
+    async def _fetch(self, job: Job, outcome: Outcome, patience: trio.CancelScope) -> None:
+        receive = partial(self._receive, job, outcome, patience)
+        made = await self._cache.shelve(job.key, job.size, receive)
+        if isinstance(made, bytes):
+            raise DiskFull("the disk takes no more")
+        if isinstance(made, Identity):
+            outcome.file = made
+        else:
+            outcome.large = made
+
+    async def _receive(
+        self, job: Job, outcome: Outcome, patience: trio.CancelScope
+    ) -> tuple[bytes | int, int]:
+        patience.deadline = inf
+        opened: Body | None = None
+        try:
+            async with self._storage.get(job.url) as opened:
+                whole = await receive_whole(opened, job.key)
+        except (UrlExpired, Nonsense):
+            outcome.refused = opened is None
+            raise
+        if not whole.is_believed(job.size or None):
+            raise _Doubtful
+        patience.deadline = trio.current_time() + BUSY_SECONDS
+        return whole.data, whole.crc32c
+
+    def _count(self, outcome: Outcome) -> None:
+        now = (
+            self._meter.requests["storage", "GET", "foreground"],
+            self._meter.bytes_in["storage"],
+            self._meter.connections,
+        )
+        outcome.requests, outcome.received, outcome.connections = (
+            new - old for new, old in zip(now, self._told, strict=True)
+        )
+        self._told = now
+        answers = Counter({status: count for (*_, status), count in self._meter.answers.items()})
+        outcome.answers, self._answers = dict(answers - self._answers), answers
+        files, size = self._shelf.evicted
+        outcome.evicted = (files - self._evicted[0], size - self._evicted[1])
+        self._evicted = (files, size)
+
+
+async def _main() -> None:
+    with trio.socket.from_stdlib_socket(socket.socket(fileno=0)) as channel, suppress(OSError, PictofsError):
+        packet = await channel.recv(PACKET)
+        if not packet:
+            return
+        await channel.send(msgspec.json.encode(Hello(__version__)))
+        setup = msgspec.json.decode(packet, type=Setup)
+        if setup.version == __version__:
+            await Fetching(channel, setup).run()
+
+
+if __name__ == "__main__":
+    # What the mount ignores or holds back is its own affair.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the mount, which then lets this one go
+    logging.disable()  # the mount hears of everything, and tells it
+    trio.run(_main)

@@ -1,0 +1,135 @@
+"""Datasets and images by their ids."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from cachetools import LRUCache
+
+from pictofs.api.client import Api
+from pictofs.errors import Forbidden, Nonsense, NoSuchEntry, NotSupported
+from pictofs.library.connectivity import AWAY, Reach
+from pictofs.library.listing.invalidation import Changes
+from pictofs.library.listing.listing import Listing
+from pictofs.library.listing.selections import Selections
+from pictofs.library.server_traits import Traits
+from pictofs.library.single_flight import Flights
+from pictofs.model.inode import key_of
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.images import ImageTable
+from pictofs.store.catalog.rows import DatasetRow, ImageRow
+from pictofs.threads import in_thread
+
+REMEMBERED = 65_536
+"""Ids of no image that are remembered."""
+
+
+class Identities:
+    """Finds what has an id, for at most one request more than a look at its path costs. Ids are in lower case."""
+
+    def __init__(
+        self,
+        api: Api,
+        catalog: Catalog,
+        images: ImageTable,
+        listing: Listing,
+        selections: Selections,
+        flights: Flights,
+        changes: Changes,
+        reach: Reach,
+        traits: Traits,
+    ) -> None:
+        self._api, self._catalog, self._images = api, catalog, images
+        self._listing, self._selections, self._flights = listing, selections, flights
+        self._changes, self._reach, self._traits = changes, reach, traits
+        # Id -> when the list of datasets was read that this answer is as old as: a refresh ends both.
+        self._misses: LRUCache[str, float] = LRUCache(REMEMBERED)
+
+    async def dataset(self, identity: str) -> DatasetRow | None:
+        """The active dataset with that id, None where there is none."""
+        await self._listing.datasets()
+        row = self._catalog.dataset(key_of(identity))
+        return row if row is not None and row.id.lower() == identity else None
+
+    async def image(self, identity: str) -> ImageRow | None:
+        """The image with that id in an active dataset, in the place that its path is found at; None: no such image."""
+        await self._listing.datasets()
+        row = self._known(identity)
+        if row is not None:
+            row = await self._listing.confirmed(row)
+            if row is not None:
+                return row
+        if self._is_no_image(identity) or self._traits.get("metadata") == "absent":
+            return None
+        return await self._flights.share(("id", identity), partial(self._ask, identity))
+
+    def _known(self, identity: str) -> ImageRow | None:
+        row = self._catalog.image(key_of(identity))
+        return row if row is not None and row.id.lower() == identity else None
+
+    def _is_no_image(self, identity: str) -> bool:
+        """Whether it is known without a question: it was asked for, or every dataset is listed and has it not."""
+        checked = self._catalog.meta("checked_at")
+        if self._misses.get(identity) == checked:
+            return True
+        if all(self._listing.is_listed(row) for row in self._catalog.datasets_after(0, 1 << 30)):
+            self._misses[identity] = checked
+            return True
+        return False
+
+    async def _ask(self, identity: str) -> ImageRow | None:
+        at = self._catalog.meta("checked_at")
+        try:
+            image = await self._api.image(identity)
+        except AWAY as error:
+            self._reach.failed(error)
+            raise
+        except NotSupported:
+            await self._traits.choose("metadata", "absent")
+            return None
+        except (NoSuchEntry, Forbidden) as error:
+            if isinstance(error, NoSuchEntry):
+                await self._look_at_route()
+            self._misses[identity] = at
+            return None
+        self._reach.answered()
+        await self._traits.choose("metadata", "id")
+        if image.id.lower() != identity:
+            raise Nonsense("the API sent another image than the one whose id was asked for")
+        # The route knows every image of the organization, whatever the key's datasets show.
+        dataset = await self.dataset((image.dataset_id or "").lower())
+        if dataset is None or image.is_archived:
+            self._misses[identity] = at
+            return None
+        await self._listing.tree(dataset.key)
+        seen = self._catalog.meta("pass") or 0
+        put = partial(self._images.put, dataset.key, dataset.id, [image], seen, moves=True)
+        self._changes.tell(await in_thread(put))
+        self._selections.forget(dataset.key)
+        row = self._known(identity)
+        # Another image may have its name, and the better right to it.
+        return None if row is None else await self._listing.confirmed(row)
+
+    async def _look_at_route(self) -> None:
+        """After a 404: is it the image that is missing, or the route? One that is known to be there tells."""
+        if self._traits.get("metadata") is not None:
+            return
+        known = self._catalog.any_image()
+        if known is None:
+            return
+        try:
+            await self._api.image(known.id)
+        except (NoSuchEntry, NotSupported):
+            if await self._is_there(known):
+                await self._traits.choose("metadata", "absent")
+        else:
+            await self._traits.choose("metadata", "id")
+
+    async def _is_there(self, image: ImageRow) -> bool:
+        """Whether the server still lists an image that is known: it may have been deleted meanwhile."""
+        dataset = self._catalog.dataset(image.dataset)
+        directory = self._catalog.directory(image.directory)
+        if dataset is None or directory is None:
+            return False
+        found = await self._api.images(dataset.id, directory=directory.path, filename=image.name, limit=10)
+        return any(row.id.lower() == image.id.lower() for row in found.rows)

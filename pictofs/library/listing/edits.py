@@ -1,0 +1,196 @@
+"""Changes to datasets: sent to the server first, and shown here once it has made them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from itertools import count
+from typing import TypeVar
+
+from pictofs.api.client import DESCRIPTION_WORDS, Api
+from pictofs.api.retries import Patience
+from pictofs.api.stats import insisting
+from pictofs.clock import Clock
+from pictofs.errors import (
+    AlreadyExists,
+    Conflict,
+    Invalid,
+    Nonsense,
+    NoSuchEntry,
+    NotEmpty,
+    PictofsError,
+    ServerFault,
+    TimedOut,
+)
+from pictofs.library.connectivity import Reach
+from pictofs.library.listing.invalidation import Changes
+from pictofs.library.listing.listing import COMMAND_PATIENCE, Listing
+from pictofs.library.server_traits import Traits
+from pictofs.library.single_flight import Flights
+from pictofs.model.inode import key_of
+from pictofs.model.names import unescape
+from pictofs.model.records import Dataset
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.rows import DatasetRow
+from pictofs.threads import in_thread
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+UNSURE = (ServerFault, TimedOut, Nonsense)
+"""After these the server may have made the change, or not."""
+OUTDATED = (AlreadyExists, Conflict, NoSuchEntry, NotEmpty)
+"""These say that things are not as they are shown."""
+WAIT = 20.0
+"""Seconds that a deletion may wait between its attempts."""
+
+
+class Edits:
+    """Makes, renames, describes and removes datasets, by their entries.
+
+    Each runs in the library's nursery: a caller that gives up leaves it flying, and its outcome is shown. Each
+    raises what `Api` does; one that fails changes nothing here.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        catalog: Catalog,
+        listing: Listing,
+        flights: Flights,
+        reach: Reach,
+        changes: Changes,
+        clock: Clock,
+        max_retries: int,
+        traits: Traits,
+    ) -> None:
+        self._api, self._catalog, self._listing = api, catalog, listing
+        self._flights, self._reach, self._changes = flights, reach, changes
+        self._clock, self._max_retries = clock, max_retries
+        self._traits = traits
+        self._numbers = count()
+
+    async def create(self, entry: str) -> DatasetRow:
+        """A new, empty dataset, to be listed as `entry`. Raises AlreadyExists."""
+        name = server_name(entry)
+
+        async def work() -> DatasetRow:
+            return await self._show(await self._api.create_dataset(name))
+
+        return await self._make(work)
+
+    async def rename(self, entry: str, to: str) -> DatasetRow:
+        """Give the dataset listed as `entry` the name that is listed as `to`. Raises NoSuchEntry, AlreadyExists."""
+        name, row = server_name(to), await self._listed(entry)
+
+        async def work() -> DatasetRow:
+            return await self._show(await self._api.update_dataset(row.id, new_name=name))
+
+        return await self._make(work)
+
+    async def describe(self, key: int, text: str) -> None:
+        """Change a dataset's description; empty: none. Raises NoSuchEntry."""
+        row = await self._listing.dataset(key)
+
+        self._api.description_words = self._words()
+
+        async def work() -> None:
+            await self._show(await self._api.update_dataset(row.id, description=text))
+            await self._traits.choose("readme", "+".join(self._api.description_words))
+
+        await self._make(work)
+
+    def _words(self) -> tuple[str, ...]:
+        """The fields that this server takes a description in, as far as is known."""
+        known = self._traits.get("readme")
+        return next((words for words in DESCRIPTION_WORDS if "+".join(words) == known), DESCRIPTION_WORDS[0])
+
+    async def remove(self, entry: str) -> DatasetRow:
+        """Delete the dataset listed as `entry`; what it was. Raises NoSuchEntry, NotEmpty while it holds anything."""
+        row = await self._listed(entry)
+        await self._make(partial(self._remove, row))
+        return row
+
+    async def _remove(self, row: DatasetRow) -> None:
+        patience = Patience(self._clock, self._max_retries, WAIT)
+        seen = False
+        while True:
+            try:
+                # Before each attempt: what came between two of them must not go.
+                await self._refuse_unless_empty(row)
+                seen = True
+                await self._api.delete_dataset(row.id)
+                break
+            except NoSuchEntry:
+                if not seen:
+                    raise
+                break  # gone by the attempt before, of which no answer came
+            except (ServerFault, TimedOut):
+                if not seen or not await patience.wait(None):
+                    raise
+        self._changes.tell(await in_thread(self._catalog.drop_dataset, row.key))
+
+    async def _refuse_unless_empty(self, row: DatasetRow) -> None:
+        """Ask the server, never the catalog. An archived image would be lost, too."""
+        found = await self._api.dataset(row.id)
+        if found.id.lower() != row.id.lower():  # an id that is no UUID, and another dataset's name
+            raise Nonsense("the API sent another dataset than the one whose id was asked for")
+        held = found.image_count + found.archived_image_count
+        if not held:
+            # The counts may be old, or left out: the rows themselves decide.
+            page = await self._api.images(row.id, include_archived=True, limit=1)
+            held = max(page.received, page.total or 0)
+        if held:
+            raise NotEmpty(
+                f"the dataset {row.entry!r} holds {held:,} images, archived ones included: "
+                "`pictofs dataset delete` deletes it with them"
+            )
+        if directories := await self._api.directory_tree(row.id):
+            raise NotEmpty(f"the dataset {row.entry!r} holds {len(directories):,} directories")
+
+    async def _listed(self, entry: str) -> DatasetRow:
+        await self._listing.datasets(patience=COMMAND_PATIENCE)
+        row = self._catalog.dataset_by_entry(entry)
+        if row is None:
+            raise NoSuchEntry(f"there is no dataset {entry!r}")
+        return row
+
+    async def _show(self, dataset: Dataset) -> DatasetRow:
+        """Put a dataset into the list as the server has just described it."""
+        self._changes.tell(await in_thread(self._catalog.put_changed, dataset))
+        row = self._catalog.dataset(key_of(dataset.id.lower()))
+        if row is None:
+            raise NoSuchEntry("the dataset was archived meanwhile")
+        return row
+
+    async def _make(self, work: Callable[[], Awaitable[T]]) -> T:
+        with insisting():  # a person changes something, and wants to know whether it can be done now
+            return await self._flights.share(("edit", next(self._numbers)), partial(self._checked, work))
+
+    async def _checked(self, work: Callable[[], Awaitable[T]]) -> T:
+        try:
+            done = await work()
+        except (*UNSURE, *OUTDATED) as error:
+            with suppress(PictofsError):
+                await self._look_again(wait=isinstance(error, UNSURE))
+            raise
+        self._reach.answered()
+        return done
+
+    async def _look_again(self, *, wait: bool) -> None:
+        """Have the list asked for anew: at once, or by whoever looks at it next."""
+        await self._listing.doubt()
+        if wait:
+            await self._listing.datasets(patience=COMMAND_PATIENCE)
+
+
+def server_name(entry: str) -> str:
+    """The server's name that is shown as `entry`. Raises Invalid where none is."""
+    name = unescape(entry)
+    if name is None:
+        raise Invalid(
+            f"no dataset can be called {entry!r} here: see the escapes in docs/semantics.md, N2 and N3"
+        )
+    return name

@@ -1,0 +1,88 @@
+"""Which directories of a dataset hold images of a status or split: what the views show of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from pictofs.library.listing.invalidation import Changes
+from pictofs.library.listing.listing import Listing
+from pictofs.library.single_flight import Flights
+from pictofs.model.inode import Kind, number
+from pictofs.model.selection import AXIS_FOLDERS, SELECTIONS, selections_of
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.dentries import view_entries
+from pictofs.store.catalog.images import ImageTable
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, Gone
+from pictofs.threads import in_thread
+
+REMEMBERED = 64
+"""Datasets whose directories are remembered: 200 bytes a directory."""
+
+
+class _Known(NamedTuple):
+    state: tuple[float | None, float | None]
+    """When the dataset and its directories were listed."""
+    bits: dict[int, int]
+    directories: dict[int, DirectoryRow]
+
+
+class Selections:
+    """Looks through a dataset once for each listing of it."""
+
+    def __init__(
+        self, catalog: Catalog, images: ImageTable, listing: Listing, flights: Flights, changes: Changes
+    ) -> None:
+        self._catalog, self._images, self._listing = catalog, images, listing
+        self._flights, self._changes = flights, changes
+        self._known: LRUCache[int, _Known] = LRUCache(REMEMBERED)
+
+    async def of(self, dataset: int) -> Mapping[int, int]:
+        """Bits by the key of a directory: bit n is set where it, or one below, has images of SELECTIONS[n].
+
+        Lists the dataset whole, if it is not. Raises NoSuchEntry when it is gone.
+        """
+        row = await self._listing.whole(dataset)
+        known = self._known.get(dataset)
+        if known is None or known.state != (row.listed_at, row.tree_at):
+            known = await self._flights.share(("selections", dataset), partial(self._look, row))
+        return known.bits
+
+    def forget(self, dataset: int) -> None:
+        """An image came without a listing."""
+        self._known.pop(dataset, None)
+
+    async def _look(self, row: DatasetRow) -> _Known:
+        found = await in_thread(self._images.occurring, row.key)
+        directories = {each.key: each for each in self._catalog.directories_of(row.key)}
+        bits = dict.fromkeys(directories, 0)
+        for directory, status, split in found:
+            here = sum(1 << version for version in selections_of(status, split))
+            above: int | None = directory
+            while above in bits and bits[above] | here != bits[above]:
+                bits[above] |= here
+                above = directories[above].parent
+        known = _Known((row.listed_at, row.tree_at), bits, directories)
+        before = self._known.get(row.key)
+        if before is not None:
+            self._changes.tell(_emptied(row.key, before, bits))
+        self._known[row.key] = known
+        return known
+
+
+def _emptied(dataset: int, before: _Known, bits: Mapping[int, int]) -> Iterator[Gone]:
+    """Directories that the views do not show any more."""
+    for key, old in before.bits.items():
+        lost = old & ~bits.get(key, 0)
+        directory = before.directories[key]
+        for version, selection in SELECTIONS.items() if lost else ():
+            if not lost >> version & 1:
+                continue
+            if directory.parent is not None:
+                yield from view_entries(directory.parent, directory.entry, version)
+            else:
+                axis = AXIS_FOLDERS[f"by-{selection.axis}"]
+                yield Gone(number(Kind.VIEW, dataset, axis), selection.folder)

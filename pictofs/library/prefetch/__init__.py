@@ -1,0 +1,1 @@
+"""What is fetched before somebody asks for it."""

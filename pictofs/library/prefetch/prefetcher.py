@@ -1,0 +1,381 @@
+"""Fetches what will be read next.
+
+What no generic file system knows: a dataset is read whole, again and again. Once a few of its images were read, more
+are fetched: those that follow in the order of the reads, or any of the folders that are being read when there is no
+order and they fit into the cache. Each use of something fetched ahead allows more of it, so that a few previews in a
+file manager cost a few images, and an epoch is soon fetched as fast as it comes. Where the user has told the order,
+that is followed and nothing guessed. Reads of the heads of files alone, as readers of EXIF make them, count against it.
+Readers never wait for any of this: their own downloads start at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import trio
+
+from pictofs.api.stats import background
+from pictofs.clock import Clock
+from pictofs.errors import DiskFull, PictofsError, Throttled
+from pictofs.library.prefetch.access_pattern import Pattern
+from pictofs.library.prefetch.declared_order import Told
+from pictofs.library.prefetch.window import Plan
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.rows import DatasetRow, ImageRow
+
+log = logging.getLogger(__name__)
+
+Mode = Literal["off", "auto", "all"]
+
+WORKERS = 24
+"""Downloads at once. At 20 ms a round trip that is 1,200 files a second, more than one process can take in."""
+SLICE = 64
+"""Rows that are looked at before others have a turn: 2 ms."""
+SHARE_ALL, SHARE_AHEAD, SHARE_TOLD = 0.8, 0.25, 0.5
+"""Of the cache: what folders read in no order may take altogether; what may lie unused; what may, as the user asks."""
+LEAST = 64
+"""Images that are kept ahead in an order that was told, where they take no more than SHARE_TOLD."""
+UNKNOWN_SIZE = 1 << 20
+"""Bytes of an image where the server does not say how large a dataset is."""
+BLOCK = 4096
+"""Bytes that a file takes at least."""
+IDLE = 300.0
+"""Seconds without a read after which a dataset's pattern is forgotten, and an order that was told stands aside."""
+MOST_TOLD = 16
+"""Orders at once: one for each process of a training. The one unused for longest goes."""
+REST = 30.0
+"""Seconds of rest after a failure; a throttle says itself how long."""
+FAILURES = 3
+"""Failures in a row that are not one image's own."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How boldly something is fetched ahead."""
+
+    size: Callable[[DatasetRow], int]
+    """Bytes of all of it in a dataset; 0 where nobody knows."""
+    window: Callable[[Pattern], int]
+    """How many may lie unused, as far as the reads go."""
+    workers: int
+
+
+IMAGES = Terms(
+    size=lambda dataset: dataset.total_size, window=lambda pattern: pattern.window, workers=WORKERS
+)
+
+
+class Fetcher(Protocol):
+    """What brings images, or what belongs to them, onto the shelf."""
+
+    def is_small(self, image: ImageRow) -> bool:
+        """Whether an image is one to fetch whole."""
+
+    def has(self, image: ImageRow) -> bool:
+        """Whether the shelf has an image, or it is on its way. Inline."""
+
+    def renew(self, image: ImageRow) -> bool:
+        """The same; one that is there is evicted later than what is there unused. Inline."""
+
+    async def fetch_ahead(self, image: ImageRow, *, keyed: bool) -> bool:
+        """Fetch an image; whether it is there now. `keyed`: also by a request of its own."""
+
+
+class Prefetch:
+    """Watches reads and fetches ahead, with tasks of its own."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        fetcher: Fetcher,
+        list_images: Callable[[int], Awaitable[None]],
+        clock: Clock,
+        mode: Mode,
+        limit: int,
+        terms: Terms = IMAGES,
+    ) -> None:
+        """`list_images` brings a dataset into the catalog. `limit`: bytes of the cache."""
+        self._terms = terms
+        self._catalog, self._fetcher, self._clock = catalog, fetcher, clock
+        self._list_images, self._mode, self._limit = list_images, mode, limit
+        self._patterns: dict[int, Pattern] = {}
+        self._told: dict[str, Told] = {}
+        self._numbers = 0
+        self._unlisted: list[Pattern] = []
+        self._wake = trio.Event()
+        self._send, self._receive = trio.open_memory_channel[tuple[Pattern | Told, ImageRow]](0)
+        self._under_way = 0
+        self.fetched = 0
+        """Images fetched ahead."""
+        self.used = 0
+        """Images read that were fetched ahead, or kept, for that."""
+
+    # What readers tell: inline, on every open.
+
+    def hit(self, image: ImageRow) -> None:
+        """The cache had what a reader opened."""
+        pattern = self._patterns.get(image.dataset)
+        expected = pattern is not None and pattern.use(image.key)
+        if self._told and self._expected(image):
+            self.used += 1
+        elif expected and pattern is not None:
+            self.used += 1
+            self._read(pattern, image)
+
+    def miss(self, image: ImageRow) -> None:
+        """A reader waits for a download."""
+        if self._told:
+            self._expected(image)
+        if self._mode == "off":
+            return
+        pattern = self._patterns.get(image.dataset)
+        if pattern is None:
+            pattern = self._patterns[image.dataset] = Pattern(self._catalog, image.dataset)
+        pattern.ahead.take(image.key)
+        self._read(pattern, image)
+
+    def skimmed(self, image: ImageRow) -> None:
+        """A reader is done with a file, and has taken but the head of it."""
+        pattern = self._patterns.get(image.dataset)
+        if pattern is not None and self._mode != "all":
+            pattern.skim()
+
+    def _read(self, pattern: Pattern, image: ImageRow) -> None:
+        now = self._clock.monotonic()
+        if pattern.reads and now - pattern.read_at > IDLE:
+            self._patterns[image.dataset] = pattern = Pattern(self._catalog, image.dataset)
+        pattern.read_at = now
+        pattern.read(image)
+        if self._mode == "all" and pattern.reads == 1:
+            self._unlisted.append(pattern)
+        self._wake.set()
+
+    def _expected(self, image: ImageRow) -> bool:
+        """Let the orders that were told know of a read; whether one of them had it next."""
+        expected = False
+        for told in list(self._told.values()):
+            if image.dataset not in told.datasets:
+                continue
+            if told.read(image.key):
+                expected = True
+                told.used_at = self._clock.monotonic()
+            if told.finished:
+                del self._told[told.name]
+            self._wake.set()
+        return expected
+
+    # What users tell.
+
+    def begin(self, name: str, ahead: int | None) -> Told:
+        """A new order, in place of the one that `name` told before; to be filled by `extend`.
+
+        `ahead`: images to keep ahead of the reader, None for what the cache allows.
+        """
+        self.end(name)
+        if len(self._told) >= MOST_TOLD:
+            del self._told[min(self._told.values(), key=lambda told: told.used_at).name]
+        self._numbers += 1
+        told = self._told[name] = Told(name, self._numbers)
+        told.asked, told.used_at = ahead, self._clock.monotonic()
+        return told
+
+    def end(self, name: str) -> None:
+        """Follow the order that `name` told no longer."""
+        self._told.pop(name, None)
+
+    def extend(self, told: Told, images: Iterable[tuple[int, int]], *, complete: bool) -> None:
+        """More of an order: pairs of the keys of a dataset and of an image. `complete`: that is all."""
+        pairs = list(images)
+        told.datasets.update(dataset for dataset, _ in pairs)
+        told.extend(key for _, key in pairs)
+        told.complete = told.complete or complete
+        told.used_at = self._clock.monotonic()
+        if told.finished and self._told.get(told.name) is told:
+            self.end(told.name)
+        self._wake.set()
+
+    def kept_ahead(self, told: Told) -> int:
+        """Images of an order that may lie unused: as many as asked for, within its part of the cache."""
+        each = self._mean_size(told.datasets)
+        parts = max(1, sum(self._is_live(other) for other in self._told.values()))
+        most = int(SHARE_TOLD * self._limit / parts) // each
+        wanted = told.asked
+        if wanted is None:
+            wanted = max(LEAST, int(SHARE_AHEAD * self._limit / parts) // each)
+        return max(1, min(wanted, most))
+
+    def _is_live(self, told: Told) -> bool:
+        return self._clock.monotonic() - told.used_at <= IDLE
+
+    def _mean_size(self, datasets: Iterable[int]) -> int:
+        rows = [row for row in map(self._catalog.dataset, datasets) if row is not None]
+        images, size = sum(row.image_count for row in rows), sum(map(self._terms.size, rows))
+        mean = -(-size // images) if size and images else UNKNOWN_SIZE
+        return -(-mean // BLOCK) * BLOCK
+
+    def status(self) -> dict[str, Any]:
+        """What it did and is at, JSON-ready."""
+        orders = [
+            {
+                "images": told.images,
+                "left": told.left,
+                "ahead": len(told.ahead),
+                "keeps": self.kept_ahead(told),
+                "complete": told.complete,
+            }
+            for told in self._told.values()
+        ]
+        return {
+            "fetched": self.fetched,
+            "used": self.used,
+            "under_way": self._under_way,
+            "orders": orders,
+        }
+
+    # What is fetched.
+
+    async def run(self) -> None:
+        """Plan and fetch for as long as the library lives."""
+        with background():
+            async with trio.open_nursery() as nursery:
+                for _ in range(self._terms.workers):
+                    nursery.start_soon(self._work)
+                await self._plan(nursery)
+
+    async def _plan(self, nursery: trio.Nursery) -> None:
+        while True:
+            wake = self._wake
+            with trio.move_on_after(self._rest()):
+                await wake.wait()
+            self._wake = trio.Event()
+            progress = True
+            while progress:
+                progress = False
+                while self._unlisted:
+                    nursery.start_soon(self._take_whole, self._unlisted.pop())
+                for plan in self._plans():
+                    if not self._rests(plan):
+                        progress |= await self._advance(plan)
+
+    def _plans(self) -> list[Told | Pattern]:
+        return [*self._told.values(), *self._patterns.values()]
+
+    def _rests(self, plan: Plan) -> bool:
+        return self._clock.monotonic() < plan.rest_until
+
+    def _rest(self) -> float:
+        """Seconds until the first plan that rests goes on."""
+        now = self._clock.monotonic()
+        return min((plan.rest_until - now for plan in self._plans() if self._rests(plan)), default=math.inf)
+
+    async def _take_whole(self, pattern: Pattern) -> None:
+        try:
+            await self._list_images(pattern.dataset)
+        except PictofsError as error:
+            log.info("not every image is fetched ahead: %s", error)
+        pattern.take_whole()
+        self._wake.set()
+
+    async def _advance(self, plan: Pattern | Told) -> bool:
+        """Have the next images of one plan fetched; whether there may be more of it."""
+        candidates = self._next_told(plan) if isinstance(plan, Told) else self._next_guessed(plan)
+        looked_at = 0
+        wanted: list[ImageRow] = []
+        for row in candidates:
+            looked_at += 1
+            if row is not None:
+                wanted.append(row)
+            if looked_at == SLICE or len(wanted) == self._terms.workers:
+                break
+        self._under_way += len(wanted)
+        for row in wanted:
+            await self._send.send((plan, row))
+        await trio.lowlevel.checkpoint()
+        return looked_at > 0
+
+    def _next_told(self, told: Told) -> Iterator[ImageRow | None]:
+        """The next images of an order, None for those that need not be fetched."""
+        most = self.kept_ahead(told)
+        while told.left and len(told.ahead) < most:
+            key = told.take()
+            row = None if key in told.ahead else self._catalog.image(key)
+            if row is None or not self._fetcher.is_small(row):
+                yield None
+                continue
+            there = self._fetcher.renew(row)
+            if told.was_read(key) and there:
+                yield None
+                continue
+            told.expect(key)
+            yield None if there else row
+
+    def _next_guessed(self, pattern: Pattern) -> Iterator[ImageRow | None]:
+        """The next images of a pattern, None for those that need not be fetched."""
+        if any(pattern.dataset in told.datasets and self._is_live(told) for told in self._told.values()):
+            return  # nothing is guessed where the order is known
+        dataset = self._catalog.dataset(pattern.dataset)
+        if dataset is None:
+            self._patterns.pop(pattern.dataset, None)
+            return
+        fits = self._fits()
+        room = self._room(pattern, dataset, fits)
+        upcoming = pattern.upcoming(whole=fits)
+        while len(pattern.ahead) < room and (row := next(upcoming, None)) is not None:
+            if row.key in pattern.ahead or not self._fetcher.is_small(row) or self._fetcher.has(row):
+                yield None
+                continue
+            pattern.expect(row.key)
+            yield row
+
+    def _room(self, pattern: Pattern, dataset: DatasetRow, fits: bool) -> int:
+        """How many images may lie unused."""
+        most = int(self._limit * (SHARE_ALL if fits else SHARE_AHEAD)) // self._mean_size([dataset.key])
+        return min(most, most if self._mode == "all" and pattern.reads else self._terms.window(pattern))
+
+    def _fits(self) -> bool:
+        """Whether the cache takes every dataset that is being read, whole."""
+        now = self._clock.monotonic()
+        read = {key for key, pattern in self._patterns.items() if now - pattern.read_at <= IDLE}
+        for told in self._told.values():
+            read |= told.datasets
+        rows = [row for row in map(self._catalog.dataset, read) if row is not None]
+        taken = sum(row.image_count * self._mean_size([row.key]) for row in rows)
+        return taken <= SHARE_ALL * self._limit
+
+    async def _work(self) -> None:
+        async for plan, image in self._receive:
+            try:
+                there = await self._try(plan, image)
+            finally:
+                self._under_way -= 1
+            if there:
+                self.fetched += 1
+            else:
+                plan.ahead.take(image.key)
+                self._wake.set()
+
+    async def _try(self, plan: Plan, image: ImageRow) -> bool:
+        try:
+            if self._rests(plan):
+                return False
+            there = await self._fetcher.fetch_ahead(image, keyed=isinstance(plan, Told))
+        except PictofsError as error:
+            self._failed(plan, image, error)
+            return False
+        plan.failures = 0
+        return there
+
+    def _failed(self, plan: Plan, image: ImageRow, error: PictofsError) -> None:
+        """Rest where the server or the disk does not work; one bad image is no reason."""
+        plan.failures += 1
+        if plan.failures < FAILURES and not isinstance(error, (Throttled, DiskFull)):
+            log.info("%s is not fetched ahead: %s", image.entry, error)
+            return
+        wait = error.retry_after if isinstance(error, Throttled) and error.retry_after else REST
+        if not self._rests(plan):
+            log.info("fetching nothing ahead for %.0f s: %s", wait, error)
+        plan.rest_until = max(plan.rest_until, self._clock.monotonic() + wait)

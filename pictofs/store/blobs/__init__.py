@@ -1,0 +1,1 @@
+"""What was downloaded: a folder of immutable files that processes share."""

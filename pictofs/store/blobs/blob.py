@@ -1,0 +1,159 @@
+"""One immutable piece of content in the shelf: its name on disk, its footer, and the open file.
+
+A blob file is the content and then a footer that says what the content must be, so that a file needs no row
+elsewhere to be believed, and a torn, flipped, truncated or swapped file is found out by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from types import TracebackType
+from typing import Self
+
+import google_crc32c
+
+from pictofs.errors import Corrupt
+from pictofs.store.checksum import checksum
+
+_PLAIN = re.compile(r"[0-9a-f-]{1,64}(\.[0-9a-z-]{1,32})?")
+_HASHED = re.compile(r"x[0-9a-f]{32}")
+_MAGIC = b"pictofs\x01"  # the last byte is the version of the layout
+_BODY = struct.Struct("<8sQ16sI")  # magic, content length, digest of the key, crc32c of the content
+_SEAL = struct.Struct("<I")  # crc32c of the body above
+
+FOOTER_SIZE = _BODY.size + _SEAL.size
+TEMP_MARK = "~"  # in no blob's name; what follows it tells temp files of one blob apart
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a blob lives: a fan-out directory (0 to 255), a file name in it, and the digest in its footer."""
+
+    fan: int
+    name: str
+    digest: bytes
+
+    @property
+    def path(self) -> str:
+        """The file's path relative to the shelf's root."""
+        return f"{self.fan:02x}/{self.name}"
+
+    @classmethod
+    def of_key(cls, key: str) -> Place:
+        """The place of a key, which may be any string. Image ids keep their name, for a person who looks."""
+        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        name = key if _PLAIN.fullmatch(key) else "x" + digest.hex()
+        # Not by the key's first letters: the ids may be ordered by time and would fill one directory.
+        return cls(digest[0], name, digest)
+
+    @classmethod
+    def of_file(cls, fan: int, name: str) -> Place | None:
+        """The place that a file found in directory `fan` has by right; None for a name no blob can have."""
+        if _HASHED.fullmatch(name):
+            place = cls(fan, name, bytes.fromhex(name[1:]))
+        elif _PLAIN.fullmatch(name):
+            place = cls.of_key(name)
+        else:
+            return None
+        return place if place.digest[0] == fan else None
+
+
+def seal(place: Place, size: int, crc32c: int) -> bytes:
+    """The footer for `size` bytes of content with checksum `crc32c`."""
+    body = _BODY.pack(_MAGIC, size, place.digest, crc32c)
+    return body + _SEAL.pack(google_crc32c.value(body))
+
+
+def read_footer(fd: int, file_size: int, place: Place) -> int:
+    """The content's crc32c by the footer of a file of `file_size` bytes.
+
+    Raises Corrupt when the file is not a whole blob for `place`, OSError when the disk can't read it.
+    """
+    size = file_size - FOOTER_SIZE
+    footer = os.pread(fd, FOOTER_SIZE, size) if size >= 0 else b""
+    if len(footer) != FOOTER_SIZE:
+        raise Corrupt(f"cached file {place.path} is too short")
+    body = footer[: _BODY.size]
+    magic, length, digest, crc = _BODY.unpack(body)
+    if magic != _MAGIC or _SEAL.unpack(footer[_BODY.size :])[0] != google_crc32c.value(body):
+        raise Corrupt(f"cached file {place.path} has no valid footer")
+    if length != size or digest != place.digest:
+        raise Corrupt(f"cached file {place.path} holds other content than its name says")
+    return int(crc)
+
+
+class Blob:
+    """An open blob. It stays readable after eviction. Close it, or use it as a context manager.
+
+    `fd` is for reading only and ends `size` bytes of content before the footer; `size` is in bytes, and `crc32c` is
+    what the footer says.
+    """
+
+    __slots__ = ("_settle", "crc32c", "fd", "key", "size", "verified")
+
+    def __init__(
+        self, key: str, fd: int, size: int, crc32c: int, settle: Callable[[bool], None] | None
+    ) -> None:
+        """Takes over `fd`. `settle` hears the verdict on an unverified content; None: it is verified."""
+        self.key = key
+        self.fd = fd
+        self.size = size
+        self.verified = settle is None
+        self.crc32c = crc32c
+        self._settle = settle
+
+    def verify(self) -> None:
+        """Check the content against its checksum. Blocks: run it in a thread. Raises Corrupt, and the
+        shelf has then dropped the blob."""
+        settle = self._settle
+        if settle is None:
+            return
+        sound = self._is_sound()
+        settle(sound)
+        if not sound:
+            raise Corrupt(f"cached content of {self.key} is damaged")
+        self.verified, self._settle = True, None
+
+    def _is_sound(self) -> bool:
+        try:
+            return checksum(self.fd, self.size) == self.crc32c
+        except OSError:
+            return False
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on, fewer only at the end of the content.
+
+        Inline (20 us when the page cache has it); of an unverified blob it verifies first, which blocks.
+        Raises Corrupt when the disk can't read, or the file was cut.
+        """
+        if not self.verified:
+            self.verify()
+        wanted = min(length, self.size - offset)
+        if wanted <= 0:
+            return b""
+        try:
+            data = os.pread(self.fd, wanted, offset)
+        except OSError as error:
+            raise Corrupt(f"cached content of {self.key} can't be read: {error.strerror}") from error
+        if len(data) != wanted:
+            raise Corrupt(f"cached content of {self.key} was cut")
+        return data
+
+    def close(self) -> None:
+        """Give the descriptor back; again is harmless."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,314 @@
+"""The content shelf: immutable blobs on the local disk, shared by every process that opens the directory.
+
+    root/usage, root/eviction      the ledger and the lock of evicting processes
+    root/00 .. root/ff/<name>      blobs: content and footer
+    root/00 .. root/ff/<name>~...  temp files, locked by their living writer
+
+There is no fsync: a power cut may tear a file, and its checksum then finds it out.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pictofs.clock import Clock
+from pictofs.config import FreeSpace
+from pictofs.errors import Corrupt, Invalid
+from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, Blob, Place, read_footer
+from pictofs.store.blobs.ledger import FANS, ShelfUnusable, Usage, WouldBlock
+from pictofs.store.blobs.partial import Busy, Draft
+from pictofs.store.blobs.space import Room, disk_errors
+from pictofs.store.blobs.verified import Identity, Seen
+from pictofs.store.checksum import checksum
+
+__all__ = ["Audit", "Blob", "Busy", "Draft", "Identity", "Shelf", "ShelfUnusable", "Usage", "WouldBlock"]
+
+_log = logging.getLogger(__name__)
+# O_NONBLOCK: a named pipe in a blob's place must not hang the event loop.
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+# Content up to this is verified inline: 100 us, what a hop to a thread costs.
+_INLINE = 1 << 20
+
+
+@dataclass(slots=True)
+class Audit:
+    """What `verify` found: blobs looked at and their content in bytes, damaged ones and litter removed."""
+
+    blobs: int = 0
+    bytes: int = 0
+    damaged: int = 0
+    litter: int = 0
+
+
+class Shelf:
+    """The cache directory. `open`, `usage` and `flush_uses` never wait for another process; methods that say "blocks"
+    may wait for locks, scan and evict, and belong in a thread. Every failure is a PictofsError."""
+
+    def __init__(self, root: Path, *, limit: int, reserve: FreeSpace, clock: Clock) -> None:
+        """Open or make the directory `root` for at most `limit` bytes, temp files included. Blocks shortly.
+
+        Raises Invalid when the directory is a link or another user's, ShelfUnusable when the disk fails.
+        Run `recount` in a thread soon after.
+        """
+        self._path = root
+        self._root = _open_root(root)
+        self.limit = limit
+        self._clock = clock
+        self._seen = Seen(self._root, clock)
+        self._room = Room(self._root, limit, reserve, self._seen.flush)
+        self._room_at_once = Room(self._root, limit, reserve, self._seen.flush, at_once=True)
+        self.damaged = 0  # blobs that this process found damaged and dropped
+
+    def open(self, key: str) -> Blob | None:
+        """The blob of `key`, or None when it is not here or was damaged (it is then dropped).
+
+        Inline: 15 us when this process has verified it before; else it reads content up to 1 MiB to verify
+        it, and leaves larger content unverified for the caller to `verify` in a thread.
+        Raises ShelfUnusable, TooManyFiles.
+        """
+        place = Place.of_key(key)
+        with disk_errors("opening"):
+            try:
+                fd = os.open(place.path, _READ, dir_fd=self._root)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                self._drop(place)
+                return None
+        blob: Blob | None = None
+        try:
+            blob = self._believe(key, place, fd)
+        except (OSError, Corrupt):
+            self._drop(place)
+        finally:
+            if blob is None:
+                os.close(fd)
+        return blob
+
+    def _believe(self, key: str, place: Place, fd: int) -> Blob:
+        stat = os.fstat(fd)
+        self._seen.use(place.path, stat)
+        size = stat.st_size - FOOTER_SIZE
+        known = self._seen.knows(stat)
+        if known is not None:
+            return Blob(key, fd, size, known, None)
+
+        crc = read_footer(fd, stat.st_size, place)
+        file = Identity.of(stat, crc)
+        if size > _INLINE:
+            return Blob(key, fd, size, crc, partial(self._settle, place, file))
+        if checksum(fd, size) != crc:
+            raise Corrupt(f"cached content of {key} is damaged")
+        self._seen.trust(file)
+        return Blob(key, fd, size, crc, None)
+
+    def _settle(self, place: Place, file: Identity, sound: bool) -> None:
+        if sound:
+            self._seen.trust(file)
+        else:
+            self._drop(place)
+
+    def _drop(self, place: Place) -> None:
+        """Unlink a damaged blob. Not in the ledger, whose lock the event loop must not wait for: the count
+        stays too high until the next recount."""
+        if not self.damaged:
+            _log.warning(
+                "dropped a damaged file from the cache: %s (more of them are only counted)", place.path
+            )
+        self.damaged += 1
+        with suppress(OSError):
+            os.unlink(place.path, dir_fd=self._root)
+
+    def has(self, key: str) -> bool:
+        """Whether there is a blob of `key`, sound or not. Inline, 5 us. Raises ShelfUnusable."""
+        return self._room.holds(Place.of_key(key).path)
+
+    def renew(self, key: str) -> bool:
+        """Whether there is a blob of `key`, which then counts as used now: it will be. Inline, 15 us.
+
+        Raises ShelfUnusable.
+        """
+        with disk_errors("looking"):
+            return self._seen.renew(Place.of_key(key).path)
+
+    def draft(self, key: str, size: int | None, *, at_once: bool = False) -> Draft:
+        """Start a download of `size` bytes (None: not known yet) that no other process does too. Blocks.
+
+        `at_once`: waits for nobody and evicts nothing, 60 us, but raises WouldBlock; so does the draft's
+        `commit`, until its `take_time` was called.
+        Raises Busy when another does, or the blob is here by now; DiskFull when it can't fit; ShelfUnusable.
+        """
+        self._follow()
+        place = Place.of_key(key)
+        draft = Draft(key, place, self._room, self._seen, self._clock)
+        if at_once:
+            draft.room = self._room_at_once
+        draft.start("", size or 0)
+        try:
+            if self._room.holds(place.path):
+                raise Busy(f"{key} was just downloaded")
+            draft.allocate()  # or the free space would not show what is on its way
+        except BaseException:
+            draft.abandon()
+            raise
+        return draft
+
+    def put(self, key: str, data: bytes, crc32c: int | None) -> Blob:
+        """Store small content in one call, whoever else stores it too, and return it open. Blocks.
+
+        Raises Corrupt when `data` has another checksum than `crc32c`, DiskFull, ShelfUnusable.
+        """
+        with self.private_draft(key, len(data)) as draft:
+            draft.write(0, data)
+            return draft.commit(len(data), crc32c)
+
+    def vouch(self, file: Identity) -> None:
+        """Take another process's word that the file, as it was then, is a sound blob. Inline, 1 us."""
+        self._seen.trust(file)
+
+    def private_draft(self, key: str, size: int) -> Draft:
+        """Start a download whoever else does it too. Blocks. Raises DiskFull, ShelfUnusable."""
+        self._follow()
+        draft = Draft(key, Place.of_key(key), self._room, self._seen, self._clock)
+        while True:
+            with suppress(Busy):  # a sweep took the file for a dead one, between its creation and its lock
+                return draft.start(os.urandom(6).hex(), size)
+
+    def _follow(self) -> None:
+        """Go on in a new folder where the old one was removed or moved, as `rm -rf` of the cache does. 3 us.
+
+        Everybody here knows the folder by the number of one descriptor, which is made to lead to the new one.
+        """
+        with disk_errors(f"opening {self._path}"):
+            ours = os.fstat(self._root)
+            try:
+                found = os.lstat(self._path)
+            except FileNotFoundError:
+                found = None
+            if found is not None and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
+                return
+            fd = _open_root_again(self._path)
+            try:
+                os.dup2(fd, self._root, inheritable=False)
+            finally:
+                os.close(fd)
+        _log.warning("the cache %s was removed or moved; going on in a new one", self._path)
+
+    def remove(self, key: str) -> bool:
+        """Drop the blob of `key`; False when it was not here. Blocks. Raises ShelfUnusable."""
+        return self._room.remove(Place.of_key(key).path, blobs=1)
+
+    def usage(self) -> Usage:
+        """What the cache takes, 20 us. Waits for nobody.
+
+        Raises ShelfUnusable, and WouldBlock where another process just begins to count.
+        """
+        return self._room_at_once.usage()
+
+    @property
+    def evicted(self) -> tuple[int, int]:
+        """Blobs that this process removed to make room, and their bytes."""
+        return self._room.evicted, self._room.evicted_bytes
+
+    def flush_uses(self) -> None:
+        """Write what was used, for the order of eviction, to the disk. Blocks; never fails."""
+        self._seen.flush()
+
+    def recount(self) -> int:
+        """Correct the count of bytes after crashes and sweep temp files of dead processes; how many those
+        were. Blocks for a scan. Raises ShelfUnusable."""
+        return self._room.recount()
+
+    def clear(self) -> int:
+        """Remove every blob but not the downloads under way; how many. Blocks. Raises ShelfUnusable."""
+        return self._room.clear()
+
+    def verify(self, report: Callable[[Audit], None]) -> Audit:
+        """Check every blob's content, remove damaged ones and litter. Blocks long.
+
+        `report` hears the counts so far after each of 256 directories. Raises ShelfUnusable.
+        """
+        audit = Audit()
+        for fan in range(FANS):
+            with disk_errors("verifying"):
+                for entry in list(self._room.listing(fan)):
+                    if not entry.is_dir(follow_symlinks=False) and TEMP_MARK not in entry.name:
+                        self._audit(fan, entry.name, audit)
+            report(audit)
+        audit.litter += self.recount()
+        return audit
+
+    def _audit(self, fan: int, name: str, audit: Audit) -> None:
+        place = Place.of_file(fan, name)
+        if place is None:
+            audit.litter += self._room.remove(f"{fan:02x}/{name}", blobs=1)
+            return
+        audit.blobs += 1
+        try:
+            audit.bytes += self._content_size(place)
+        except FileNotFoundError:
+            audit.blobs -= 1  # evicted meanwhile
+        except (OSError, Corrupt):
+            self.damaged += 1
+            audit.damaged += self._room.remove(place.path, blobs=1)
+
+    def _content_size(self, place: Place) -> int:
+        fd = os.open(place.path, _READ, dir_fd=self._root)
+        try:
+            stat = os.fstat(fd)
+            crc = read_footer(fd, stat.st_size, place)
+            if checksum(fd, stat.st_size - FOOTER_SIZE) != crc:
+                raise Corrupt(f"cached content of {place.path} is damaged")
+            self._seen.trust(Identity.of(stat, crc))
+            return stat.st_size - FOOTER_SIZE
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Give the descriptors back; open blobs stay readable."""
+        self._room.close()
+        self._room_at_once.close()
+        os.close(self._root)
+
+
+def _open_root(root: Path) -> int:
+    with disk_errors(f"opening {root}"):
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            root.mkdir(mode=0o700)
+        if root.is_symlink() or not root.is_dir():
+            raise Invalid(f"the cache {root} must be a directory, and not a link to one")
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _make_private(fd, root)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def _open_root_again(root: Path) -> int:
+    """Make what was removed under a live mount: the cache folder and the one above it, but no disk's mount point."""
+    with suppress(FileExistsError):
+        root.parent.mkdir(mode=0o700)
+    above = root.parent.stat()
+    if above.st_uid not in (0, os.geteuid()) or above.st_mode & 0o022:
+        raise ShelfUnusable(f"the cache {root.parent} was made anew, and others may write to it")
+    return _open_root(root)
+
+
+def _make_private(fd: int, root: Path) -> None:
+    stat = os.fstat(fd)
+    if stat.st_uid != os.geteuid():
+        raise Invalid(f"the cache {root} belongs to another user (uid {stat.st_uid})")
+    if stat.st_mode & 0o7777 != 0o700:
+        os.fchmod(fd, 0o700)

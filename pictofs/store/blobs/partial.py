@@ -1,0 +1,182 @@
+"""A blob on its way in: a locked temp file that becomes a blob or goes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from types import TracebackType
+from typing import Self
+
+import google_crc32c
+
+from pictofs.clock import Clock
+from pictofs.errors import Corrupt, PictofsError
+from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, Blob, Place, seal
+from pictofs.store.blobs.ledger import ShelfUnusable
+from pictofs.store.blobs.space import Room, disk_errors, lock_temp
+from pictofs.store.blobs.verified import Identity, Seen
+from pictofs.store.checksum import checksum
+
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+class Busy(PictofsError):
+    """Another reader, here or in another process, is downloading this blob, or has just finished.
+
+    Open it again in a moment; when it is still missing and nobody is busy, download it.
+    """
+
+    errno = errno.EBUSY
+
+
+class Draft:
+    """A download under way. One thread at a time; every method but `pread` may block: run it in a thread.
+
+    The temp file is as long as the room claimed for it, so a recount by any process sees the claim. As a
+    context manager it abandons itself unless committed.
+    """
+
+    def __init__(self, key: str, place: Place, room: Room, seen: Seen, clock: Clock) -> None:
+        """Made by the shelf alone; `start` follows."""
+        self.key = key
+        self.fd = -1
+        self._place = place
+        self.room = self._room = room
+        self._seen = seen
+        self._clock = clock
+        self._temp = ""
+        self._held = 0
+        self._end = 0
+        self._crc = 0
+        self._summed: int | None = 0  # the bytes that `_crc` covers; None: not written in order
+
+    def start(self, token: str, size: int) -> Self:
+        """Lock the temp file that `token` names and claim room for `size` bytes.
+
+        Raises Busy, DiskFull, ShelfUnusable.
+        """
+        self._temp = f"{self._place.path}{TEMP_MARK}{token}"
+        with disk_errors("starting a download"):
+            self._open_temp()
+            try:
+                self._claim(size)
+            except BaseException:
+                self.abandon()
+                raise
+        return self
+
+    def _open_temp(self) -> None:
+        """Have an empty, locked temp file, in place of one that a dead process may have begun."""
+        while True:
+            self.fd = self._create()
+            try:
+                if not lock_temp(self.room.root, self.fd, self._temp):
+                    raise Busy(f"{self.key} is being downloaded")
+                if os.fstat(self.fd).st_size == 0:
+                    return
+                self.room.remove(self._temp, blobs=0)
+            except BaseException:
+                self._close()
+                raise
+            self._close()
+
+    def _create(self) -> int:
+        try:
+            return os.open(self._temp, _CREATE, 0o600, dir_fd=self.room.root)
+        except FileNotFoundError:  # the first file of its directory, or someone emptied the cache
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._temp[:2], 0o700, dir_fd=self.room.root)
+            return os.open(self._temp, _CREATE, 0o600, dir_fd=self.room.root)
+
+    def _claim(self, size: int) -> None:
+        self.room.claim(self._place.fan, self.fd, self._held, size + FOOTER_SIZE)
+        self._held = size + FOOTER_SIZE
+
+    def take_time(self) -> None:
+        """From now on wait for locks, and evict: every method but `pread` then belongs in a thread."""
+        self.room = self._room
+
+    def grow(self, size: int) -> None:
+        """Claim room for `size` bytes of content in all. Raises DiskFull, ShelfUnusable."""
+        if size + FOOTER_SIZE > self._held:
+            self._claim(size)
+
+    def restart(self) -> None:
+        """Take nothing of what was written for content; the room stays claimed."""
+        self._end = self._crc = self._summed = 0
+
+    def allocate(self) -> None:
+        """Give the claimed room its blocks on the disk now, so that a full disk shows before the download.
+
+        Raises ShelfUnusable.
+        """
+        with disk_errors("allocating"):
+            os.posix_fallocate(self.fd, 0, self._held)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write all of `data` at `offset`, claiming more room if need be. Raises DiskFull, ShelfUnusable."""
+        end = offset + len(data)
+        self.grow(end)
+        self._write(offset, data)
+        if self._summed == offset:
+            self._crc, self._summed = google_crc32c.extend(self._crc, data), end
+        else:
+            self._summed = None
+        self._end = max(self._end, end)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        with disk_errors("writing"):
+            done = os.pwrite(self.fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(self.fd, data[done:], offset + done)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """What was written there; zeros where nothing was yet, so ask only for ranges known as written.
+
+        Inline. Raises ShelfUnusable.
+        """
+        with disk_errors("reading"):
+            return os.pread(self.fd, max(0, min(length, self._end - offset)), offset)
+
+    def commit(self, size: int, crc32c: int | None) -> Blob:
+        """Publish the content of `size` bytes, all written, and return it open; the blob takes over `fd`.
+
+        Raises Corrupt when the length or the checksum that the server named is another, ShelfUnusable; the
+        draft is then still to be abandoned.
+        """
+        if size != self._end:
+            raise Corrupt(f"{self.key} has {self._end} bytes and should have {size}")
+        with disk_errors("publishing"):
+            crc = self._crc if self._summed == size else checksum(self.fd, size)
+            if crc32c not in (None, crc):
+                raise Corrupt(f"{self.key} has another checksum than the server says")
+            self._write(size, seal(self._place, size, crc))
+            now = int(self._clock.wall() * 1e9)
+            os.utime(self.fd, ns=(now, now))
+            self.room.publish(self.fd, self._temp, self._place.path, self._held, size + FOOTER_SIZE)
+            self._seen.trust(Identity.of(os.fstat(self.fd), crc))
+        fd, self.fd = self.fd, -1
+        return Blob(self.key, fd, size, crc, None)
+
+    def abandon(self) -> None:
+        """Drop the draft unless committed. Never fails: what a broken disk keeps is swept later."""
+        if self.fd < 0:
+            return
+        try:
+            with contextlib.suppress(ShelfUnusable):
+                self.room.remove(self._temp, blobs=0)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.abandon()

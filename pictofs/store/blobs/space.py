@@ -1,0 +1,316 @@
+"""Room on the disk: the bound held, the reserve kept, old blobs evicted, litter of dead processes swept."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from stat import S_ISREG
+from types import TracebackType
+
+from pictofs.config import FreeSpace
+from pictofs.errors import DiskFull, TooManyFiles
+from pictofs.store.blobs.blob import TEMP_MARK
+from pictofs.store.blobs.ledger import FANS, Ledger, Lock, ShelfUnusable, Usage, WouldBlock, charge
+
+_RW = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+# Seconds to wait for others. The ledger is held for milliseconds, for longer by a stopped process alone; making room
+# in a cache of a million files takes some seconds.
+_LEDGER_WAIT = 2.0
+_EVICTION_WAIT = 10.0
+_SLACK = 10  # evict a tenth more than needed: one scan then pays for many files
+# Processes with room in sight take it without waiting, so it may be gone when it was made. Not more rounds:
+# where removing files frees nothing (they are open elsewhere), the cache would be emptied in vain.
+_ROUNDS = 3
+
+
+class disk_errors:  # noqa: N801 - used like contextlib.suppress; made of a generator it cost 2 us, eight times a file
+    """Raise ShelfUnusable, or TooManyFiles, in place of OSError."""
+
+    __slots__ = ("_doing",)
+
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            if error.errno in (
+                errno.EMFILE,
+                errno.ENFILE,
+            ):  # the disk does not fail: what is read is closed again
+                raise TooManyFiles(
+                    f"too many open files at {self._doing} in the cache: raise the hard limit (ulimit -Hn)"
+                ) from error
+            raise ShelfUnusable(
+                f"the cache disk fails at {self._doing}: {error.strerror or error}"
+            ) from error
+
+
+class Room:
+    """The space of one shelf, shared with other processes. Every method may block: run it in a thread.
+
+    All raise ShelfUnusable when the disk does not work, or a lock can't be had.
+    """
+
+    def __init__(
+        self,
+        root: int,
+        limit: int,
+        reserve: FreeSpace,
+        flush_uses: Callable[[], None],
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """`root` is the descriptor of the shelf's directory; `limit` is in bytes.
+
+        `at_once`: neither waits for a lock nor evicts, but raises WouldBlock.
+        """
+        self.root = root
+        self._at_once = at_once
+        self.ledger = Ledger(root, self._measure, 0 if at_once else _LEDGER_WAIT)
+        self._limit = limit
+        self._reserve = reserve
+        self._flush_uses = flush_uses
+        self._eviction = Lock(root, "eviction", _EVICTION_WAIT)
+        self.evicted = self.evicted_bytes = 0  # blobs that this process removed to make room, and their bytes
+
+    def usage(self) -> Usage:
+        """What is taken and what is free, 20 us. Waits for the ledger only if there is none that makes sense."""
+        with disk_errors("statfs"):
+            disk = os.statvfs(self.root)
+            counted = self.ledger.peek()
+            if counted is None:
+                with self.ledger as ledger:
+                    counted = ledger.taken, ledger.blobs
+            return Usage(*counted, self._limit, disk.f_bavail * disk.f_frsize)
+
+    def claim(self, fan: int, fd: int, held: int, wanted: int) -> None:
+        """Make the temp file `fd` in directory `fan`, now `held` bytes long, `wanted` bytes long.
+
+        Evicts when there is no room. Raises DiskFull when that can't make enough.
+        """
+        need = charge(wanted) - charge(held)
+        if charge(wanted) > self._limit:
+            raise DiskFull(f"{wanted} bytes are more than the cache may hold ({self._limit})")
+        with disk_errors("making room"):
+            if not self._take(fan, fd, wanted, need):
+                if self._at_once:
+                    raise WouldBlock("room must be made first")
+                self._flush_uses()
+                with self._eviction:
+                    self._take_by_evicting(fan, fd, wanted, need)
+
+    def _take_by_evicting(self, fan: int, fd: int, wanted: int, need: int) -> None:
+        """Take room that is made by removing the blobs unused for longest; one process at a time."""
+        for _ in range(_ROUNDS):
+            if self._take(fan, fd, wanted, need):  # at first: whom we waited for has made room
+                return
+            if not self._evict(need):
+                break
+        if not self._take(fan, fd, wanted, need):
+            raise DiskFull("the cache can't make room: its bound or the free space to keep is reached")
+
+    def _take(self, fan: int, fd: int, wanted: int, need: int) -> bool:
+        with self.ledger as ledger:
+            if self._excess(ledger, need) > 0:
+                return False
+            ledger.add(fan, need)
+            # Sparse, inside the lock: a recount by another process sees the claim in the file's length.
+            os.ftruncate(fd, wanted)
+            return True
+
+    def _excess(self, ledger: Ledger, need: int) -> int:
+        """The bytes that must go before `need` more may come."""
+        disk = os.statvfs(self.root)
+        short = need + self._reserve.of(disk.f_blocks * disk.f_frsize) - disk.f_bavail * disk.f_frsize
+        return max(ledger.taken + need - self._limit, short)
+
+    def publish(self, fd: int, temp: str, path: str, held: int, final: int) -> None:
+        """Cut the temp file from `held` to `final` bytes and give it its name, over an older blob's too."""
+        fan = int(path[:2], 16)
+        with disk_errors("publishing"), self.ledger as ledger:
+            if final != held:
+                os.ftruncate(fd, final)
+                ledger.add(fan, charge(final) - charge(held))
+            replaced = self._size(path)
+            os.rename(temp, path, src_dir_fd=self.root, dst_dir_fd=self.root)
+            if replaced is None:
+                ledger.add(fan, 0, 1)
+            else:
+                ledger.add(fan, -charge(replaced))
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return os.stat(path, dir_fd=self.root, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return None
+
+    def remove(self, path: str, blobs: int) -> bool:
+        """Unlink a file that counts as `blobs` blobs (0: a temp file); False when it was not there."""
+        with disk_errors("removing"), self.ledger as ledger:
+            size = self._size(path)
+            if size is None:
+                return False
+            os.unlink(path, dir_fd=self.root)
+            ledger.add(int(path[:2], 16), -charge(size), -blobs)
+            return True
+
+    def holds(self, path: str) -> bool:
+        """Whether there is a file at `path`."""
+        with disk_errors("looking"):
+            return self._size(path) is not None
+
+    def clear(self) -> int:
+        """Remove every blob; how many."""
+        with disk_errors("clearing"):
+            return sum(self._clear(fan) for fan in range(FANS))
+
+    def _clear(self, fan: int) -> int:
+        times, sizes = array("d"), array("q")
+        self._recount(fan, times, sizes)
+        self._drop_from(fan, sum(sizes), float("inf"))
+        return len(sizes)
+
+    def listing(self, fan: int) -> Iterator[os.DirEntry[str]]:
+        """The files in directory `fan`; none when it does not exist. Raises OSError."""
+        try:
+            fd = os.open(
+                f"{fan:02x}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root
+            )
+        except FileNotFoundError:
+            return
+        try:
+            with os.scandir(fd) as entries:
+                yield from entries
+        finally:
+            os.close(fd)
+
+    def _files(self, fan: int) -> Iterator[tuple[str, os.stat_result]]:
+        for entry in self.listing(fan):
+            try:
+                stat = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # another process removed it
+            if S_ISREG(stat.st_mode):
+                yield entry.name, stat
+
+    def _measure(self, fan: int) -> tuple[int, int]:
+        size = blobs = 0
+        for name, stat in self._files(fan):
+            size += charge(stat.st_size)
+            blobs += TEMP_MARK not in name
+        return size, blobs
+
+    def recount(self) -> int:
+        """Sweep the temp files of dead processes and set the ledger to what is there; how many were swept."""
+        with disk_errors("counting"):
+            return sum(self._recount(fan, array("d"), array("q")) for fan in range(FANS))
+
+    def _recount(self, fan: int, times: array[float], sizes: array[int]) -> int:
+        """Recount one directory and append each blob's time of last use and charge."""
+        taken = blobs = swept = 0
+        with self.ledger as ledger:
+            for name, stat in self._files(fan):
+                if TEMP_MARK not in name:
+                    times.append(stat.st_mtime)
+                    sizes.append(charge(stat.st_size))
+                    blobs += 1
+                elif self._sweep(f"{fan:02x}/{name}"):
+                    swept += 1
+                    continue
+                taken += charge(stat.st_size)
+            ledger.put(fan, taken, blobs)
+        return swept
+
+    def _sweep(self, temp: str) -> bool:
+        """Unlink a temp file unless its writer lives."""
+        try:
+            fd = os.open(temp, _RW, dir_fd=self.root)
+        except FileNotFoundError:
+            return False
+        try:
+            if lock_temp(self.root, fd, temp):
+                os.unlink(temp, dir_fd=self.root)
+                return True
+            return False
+        finally:
+            os.close(fd)
+
+    def _evict(self, need: int) -> bool:
+        """Remove the blobs unused for longest until `need` bytes fit and a tenth of the bound is free.
+
+        False, and none is removed, when all of them would not be enough.
+        """
+        with self.ledger as ledger:
+            if self._excess(ledger, need) > ledger.taken:
+                return False  # without a scan: on a disk that others filled, every download comes here
+        times, sizes = array("d"), array("q")
+        for fan in range(FANS):
+            self._recount(fan, times, sizes)
+        with self.ledger as ledger:
+            excess = self._excess(ledger, need)
+        evictable = sum(sizes)
+        if 0 < excess <= evictable:
+            target = min(evictable, excess + min(self._limit, evictable) // _SLACK)
+            self._drop(target, _cutoff(times, sizes, target))
+        return excess <= evictable
+
+    def _drop(self, target: int, cutoff: float) -> None:
+        """Remove blobs last used at `cutoff` or before until `target` bytes are gone.
+
+        It looks at the times again, so a blob used since the count stays.
+        """
+        for fan in range(FANS):
+            if target <= 0:
+                return
+            freed, blobs = self._drop_from(fan, target, cutoff)
+            target -= freed
+            self.evicted += blobs
+            self.evicted_bytes += freed
+
+    def _drop_from(self, fan: int, target: int, cutoff: float) -> tuple[int, int]:
+        """Remove such blobs of one directory; the bytes and the blobs that went."""
+        freed = blobs = 0
+        with self.ledger as ledger:
+            for name, stat in self._files(fan):
+                if freed < target and stat.st_mtime <= cutoff and TEMP_MARK not in name:
+                    with suppress(FileNotFoundError):  # found damaged, and gone
+                        os.unlink(f"{fan:02x}/{name}", dir_fd=self.root)
+                    freed += charge(stat.st_size)
+                    blobs += 1
+            ledger.add(fan, -freed, -blobs)
+        return freed, blobs
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.ledger.close()
+        self._eviction.close()
+
+
+def lock_temp(root: int, fd: int, temp: str) -> bool:
+    """Whether `fd` now holds the lock on the file that `temp` names. False: its writer lives, or it was
+    renamed or removed since `fd` was opened. Does not block; raises OSError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        named = os.stat(temp, dir_fd=root, follow_symlinks=False)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    return named.st_ino == os.fstat(fd).st_ino
+
+
+def _cutoff(times: array[float], sizes: array[int], target: int) -> float:
+    """The time up to which blobs must go to free `target` bytes."""
+    freed = 0
+    for index in sorted(range(len(times)), key=times.__getitem__):
+        freed += sizes[index]
+        if freed >= target:
+            return times[index]
+    return float("inf")

@@ -1,0 +1,1 @@
+"""What exists, as far as it is known: a SQLite database for each server and key."""

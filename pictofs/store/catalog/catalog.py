@@ -1,0 +1,440 @@
+"""What the organization is known to hold: point reads inline, writes in threads.
+
+A read costs about 20 us and is made on the event loop; every method that writes blocks, runs in one
+transaction, and belongs in a thread. Writers that change what a folder shows return the entries that are gone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pictofs.model.inode import key_of
+from pictofs.model.names import entry_name, split_directory, storable
+from pictofs.model.records import Dataset, Directory
+from pictofs.model.selection import Selection
+from pictofs.store.catalog import datasets as datasets_table
+from pictofs.store.catalog.database import Database
+from pictofs.store.catalog.datasets import Heard
+from pictofs.store.catalog.dentries import folder_entries
+from pictofs.store.catalog.images import give_way
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, EntryRow, Gone, ImageRow
+
+_DATASET = "SELECT " + ", ".join(DatasetRow._fields) + " FROM dataset "
+_DIRECTORY = "SELECT " + ", ".join(DirectoryRow._fields) + " FROM directory "
+_ENTRY = "SELECT " + ", ".join(EntryRow._fields) + " FROM image "
+_IMAGE = "SELECT " + ", ".join(ImageRow._fields) + " FROM image "
+
+SCAN = 4096
+"""Rows that one look for a selection goes through."""
+_SEQ_MAX = 2**63 - 1
+
+
+class Catalog:
+    """The tables of datasets and directories, and all point reads. Images are written by `ImageTable`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the catalog at `path`.
+
+        Raises:
+            DiskFull: the folder can't be written.
+        """
+        self.database = Database(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self.database.close()
+
+    # Reads: inline.
+
+    def _row(self, make: Any, sql: str, values: tuple[Any, ...]) -> Any:
+        rows = self.database.query(sql, values)
+        return make._make(rows[0]) if rows else None
+
+    def _rows(self, make: Any, sql: str, values: tuple[Any, ...]) -> Any:
+        return [make._make(row) for row in self.database.query(sql, values)]
+
+    def meta(self, name: str) -> Any:
+        """A value of `meta`, None if it was never set."""
+        rows = self.database.query("SELECT value FROM meta WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
+
+    def dataset(self, key: int) -> DatasetRow | None:
+        """The dataset with that key."""
+        row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE key = ?", (key,))
+        return row
+
+    def notes_due(self, key: int) -> float:
+        """Wall-clock seconds: annotation files of the dataset that were confirmed before are due. 5 us."""
+        rows = self.database.query("SELECT notes_due FROM dataset WHERE key = ?", (key,))
+        return float(rows[0][0] or 0.0) if rows else 0.0
+
+    def dataset_object(self, key: int) -> dict[str, Any]:
+        """The API's object of a dataset, as it came; empty where there is no such dataset."""
+        rows = self.database.query("SELECT raw FROM dataset WHERE key = ?", (key,))
+        found: dict[str, Any] = json.loads(rows[0][0]) if rows else {}
+        return found
+
+    def dataset_by_entry(self, entry: str) -> DatasetRow | None:
+        """The dataset listed as `entry`."""
+        row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE entry = ?", (entry,))
+        return row
+
+    def datasets_after(self, seq: int, limit: int) -> list[DatasetRow]:
+        """Datasets in listing order, from behind `seq`."""
+        sql = _DATASET + "WHERE seq > ? ORDER BY seq LIMIT ?"
+        rows: list[DatasetRow] = self._rows(DatasetRow, sql, (seq, limit))
+        return rows
+
+    def directory(self, key: int) -> DirectoryRow | None:
+        """The directory with that key."""
+        row: DirectoryRow | None = self._row(DirectoryRow, _DIRECTORY + "WHERE key = ?", (key,))
+        return row
+
+    def directory_by_path(self, dataset: int, path: str) -> DirectoryRow | None:
+        """The directory of a dataset at a canonical path; `/` is its root."""
+        sql = _DIRECTORY + "WHERE dataset = ? AND path = ?"
+        row: DirectoryRow | None = self._row(DirectoryRow, sql, (dataset, path))
+        return row
+
+    def directory_by_entry(self, parent: int, entry: str) -> DirectoryRow | None:
+        """The directory listed as `entry` in another one."""
+        sql = _DIRECTORY + "WHERE parent = ? AND entry = ?"
+        row: DirectoryRow | None = self._row(DirectoryRow, sql, (parent, entry))
+        return row
+
+    def directories_after(self, parent: int, seq: int, limit: int) -> list[DirectoryRow]:
+        """Directories in a directory, from behind `seq`."""
+        sql = _DIRECTORY + "WHERE parent = ? AND seq > ? ORDER BY seq LIMIT ?"
+        rows: list[DirectoryRow] = self._rows(DirectoryRow, sql, (parent, seq, limit))
+        return rows
+
+    def directories_of(self, dataset: int) -> list[DirectoryRow]:
+        """All directories of a dataset, its root among them."""
+        rows: list[DirectoryRow] = self._rows(DirectoryRow, _DIRECTORY + "WHERE dataset = ?", (dataset,))
+        return rows
+
+    def directory_keys(self, dataset: int) -> list[int]:
+        """Keys of all directories of a dataset, its root among them."""
+        sql = "SELECT key FROM directory WHERE dataset = ? ORDER BY path"
+        return [row[0] for row in self.database.query(sql, (dataset,))]
+
+    def image(self, key: int) -> ImageRow | None:
+        """The image with that key."""
+        row: ImageRow | None = self._row(ImageRow, _IMAGE + "WHERE key = ?", (key,))
+        return row
+
+    def image_by_entry(self, directory: int, entry: str) -> ImageRow | None:
+        """The image listed as `entry` in `images/`."""
+        sql = _IMAGE + "WHERE directory = ? AND entry = ?"
+        row: ImageRow | None = self._row(ImageRow, sql, (directory, entry))
+        return row
+
+    def image_by_note_entry(self, directory: int, entry: str) -> ImageRow | None:
+        """The image whose annotation file is listed as `entry` in `annotations/`."""
+        row: ImageRow | None = None
+        if entry.endswith(".json"):
+            sql = _IMAGE + "WHERE directory = ? AND entry = ? AND annotation_entry IS NULL"
+            row = self._row(ImageRow, sql, (directory, entry[:-5]))
+        if row is None:
+            sql = _IMAGE + "WHERE directory = ? AND annotation_entry = ?"
+            row = self._row(ImageRow, sql, (directory, entry))
+        return row
+
+    def any_image(self) -> ImageRow | None:
+        """The image that was listed last; None where there is none."""
+        row: ImageRow | None = self._row(ImageRow, _IMAGE + "ORDER BY seq DESC LIMIT 1", ())
+        return row
+
+    def images_after(self, directory: int, seq: int, limit: int) -> list[ImageRow]:
+        """Images in a directory in listing order, from behind `seq`."""
+        sql = _IMAGE + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
+        rows: list[ImageRow] = self._rows(ImageRow, sql, (directory, seq, limit))
+        return rows
+
+    def entries_after(self, directory: int, seq: int, limit: int) -> list[EntryRow]:
+        """The same, as far as a listing shows it."""
+        sql = _ENTRY + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
+        rows: list[EntryRow] = self._rows(EntryRow, sql, (directory, seq, limit))
+        return rows
+
+    def selected_after(
+        self, directory: int, seq: int, selection: Selection, limit: int
+    ) -> tuple[list[EntryRow], int | None]:
+        """What `entries_after` has of a selection, and from behind which `seq` to go on; None: that is all.
+
+        There may be no rows although it is not all: no more than 4,096 are looked at in one turn, 4 ms.
+        """
+        sql = "SELECT seq FROM image WHERE directory = ? AND seq > ? ORDER BY seq LIMIT 1 OFFSET ?"
+        far = self.database.query(sql, (directory, seq, SCAN - 1))
+        last = far[0][0] if far else None
+        sql = (
+            _ENTRY
+            + f"WHERE directory = ? AND seq > ? AND seq <= ? AND {selection.axis} IS ? ORDER BY seq LIMIT ?"
+        )
+        values = (directory, seq, last or _SEQ_MAX, selection.value, limit)
+        rows: list[EntryRow] = self._rows(EntryRow, sql, values)
+        return rows, rows[-1].seq if len(rows) == limit else last
+
+    def next_images(self, row: ImageRow, order: str, limit: int, *, back: bool = False) -> list[ImageRow]:
+        """What follows an image in its directory, in the order of `seq`, `entry` or `key`; `back`: precedes it."""
+        side, way = ("<", "DESC") if back else (">", "ASC")
+        sql = _IMAGE + f"WHERE directory = ? AND {order} {side} ? ORDER BY {order} {way} LIMIT ?"
+        rows: list[ImageRow] = self._rows(ImageRow, sql, (row.directory, getattr(row, order), limit))
+        return rows
+
+    def directories_with_images(self, dataset: int) -> frozenset[int]:
+        """Keys of a dataset's directories in which some image is known."""
+        sql = (
+            "SELECT key FROM directory WHERE dataset = ?"
+            " AND EXISTS (SELECT 1 FROM image WHERE image.directory = directory.key)"
+        )
+        return frozenset(row[0] for row in self.database.query(sql, (dataset,)))
+
+    def image_key(self, directory: int, entry: str) -> int | None:
+        """The key of the image listed as `entry` in `images/`; 5 us, for whoever asks for many."""
+        sql = "SELECT key FROM image WHERE directory = ? AND entry = ?"
+        rows = self.database.query(sql, (directory, entry))
+        return int(rows[0][0]) if rows else None
+
+    def had_one_size(self, key: int, size: int) -> bool:
+        """Whether no listing and no download ever gave an image another size than `size`; 5 us.
+
+        A listed size of 0 stands for none, and shows as a placeholder that no kernel keeps.
+        """
+        sql = (
+            "SELECT 1 FROM image WHERE key = ?1 AND size IN (0, ?2) AND coalesce(true_size, ?2) = ?2"
+            " AND NOT EXISTS (SELECT 1 FROM former_image WHERE key = ?1)"
+        )
+        return bool(self.database.query(sql, (key, size)))
+
+    def never_left(self, key: int) -> bool:
+        """Whether the row of an image was never removed; 3 us."""
+        sql = "SELECT 1 FROM former_image WHERE key = ? AND removed"
+        return not self.database.query(sql, (key,))
+
+    def implies(self, parent: int) -> bool:
+        """Whether some directory in a directory is there only because images say that they are in it."""
+        sql = "SELECT EXISTS (SELECT 1 FROM directory WHERE parent = ? AND implied)"
+        return bool(self.database.query(sql, (parent,))[0][0])
+
+    def root_images(self, dataset: int) -> int:
+        """Images in no virtual directory, by the server's counts."""
+        sql = "SELECT image_count - (SELECT total(image_count) FROM directory WHERE dataset = ?1)"
+        rows = self.database.query(sql + " FROM dataset WHERE key = ?1", (dataset,))
+        return max(0, _counted(rows[0][0])) if rows else 0
+
+    def counts(self) -> tuple[int, int]:
+        """Datasets, and bytes of all their images, as the server counts them; constant time in practice."""
+        ((datasets, size),) = self.database.query("SELECT count(*), total(total_size) FROM dataset")
+        return datasets, _counted(size)
+
+    def image_total(self) -> int:
+        """Images of all datasets, as the server counts them."""
+        return _counted(self.database.query("SELECT total(image_count) FROM dataset")[0][0])
+
+    # Writes: they block.
+
+    def set_meta(self, name: str, value: Any) -> None:
+        """Set a value of `meta`. Blocks."""
+        with self.database.write() as db:
+            _set_meta(db, name, value)
+
+    @property
+    def edition(self) -> int:
+        """A number that every change made here raises: a list that was read across one may lack it."""
+        return int(self.meta("edition") or 0)
+
+    def put_datasets(
+        self,
+        datasets: Iterable[Dataset],
+        checked_at: float,
+        edition: int | None = None,
+        heard: Heard | None = None,
+    ) -> list[Gone] | None:
+        """Make the list of datasets equal to `datasets`, all of the organization's. Blocks.
+
+        `heard`: when it was there; None: at `checked_at`, from a server that tells no time.
+        Does nothing and returns None where `edition`, as it was before the list was asked for, is no longer it.
+        """
+        with self.database.write() as db:
+            if edition is not None and edition != _edition(db):
+                return None
+            gone = datasets_table.put_all(db, datasets, heard or Heard(checked_at, None))
+            _set_meta(db, "checked_at", checked_at)
+        return gone
+
+    def put_changed(self, dataset: Dataset) -> list[Gone]:
+        """A dataset was made or changed by this machine: the list has it from now on. Blocks."""
+        with self.database.write() as db:
+            _set_meta(db, "edition", _edition(db) + 1)
+            if dataset.is_archived:  # by someone else, meanwhile
+                return datasets_table.remove_one(db, key_of(dataset.id.lower()))
+            return datasets_table.put_one(db, dataset)
+
+    def drop_dataset(self, key: int) -> list[Gone]:
+        """A dataset was deleted by this machine. Blocks."""
+        with self.database.write() as db:
+            _set_meta(db, "edition", _edition(db) + 1)
+            return datasets_table.remove_one(db, key)
+
+    def put_directories(
+        self, dataset: int, dataset_id: str, rows: Iterable[Directory], signature: str, at: float
+    ) -> list[Gone]:
+        """Make a dataset's directories equal to `rows`, those that images alone imply kept. Blocks."""
+        with self.database.write() as db:
+            old = {
+                row.key: row
+                for row in map(
+                    DirectoryRow._make,
+                    db.execute(_DIRECTORY + "WHERE dataset = ? AND parent IS NOT NULL", (dataset,)),
+                )
+            }
+            implied = {
+                row[0]
+                for row in db.execute("SELECT path FROM directory WHERE dataset = ? AND implied", (dataset,))
+            }
+            root = key_of(dataset_id + ":/")
+            elsewhere = {
+                row[0] for row in db.execute("SELECT key FROM directory WHERE dataset != ?", (dataset,))
+            }
+            new = _directory_rows(
+                dataset_id,
+                rows,
+                {row.path: row.key for row in old.values() if row.path in implied},
+                elsewhere,
+            )
+            gone: list[Gone] = []
+            if {key: (path, count, alone) for path, (key, count, alone) in new.items()} != {
+                row.key: (row.path, row.image_count, row.path in implied) for row in old.values()
+            }:
+                gone = _replace_directories(db, dataset, root, old, new)
+            db.execute(
+                "UPDATE dataset SET tree_at = ?, tree_signature = ? WHERE key = ?", (at, signature, dataset)
+            )
+        return gone
+
+    def put_dataset(self, dataset: Dataset, heard: Heard) -> list[Gone]:
+        """A newer object of a known dataset came; its name is left for `put_datasets`. Blocks."""
+        key = key_of(dataset.id.lower())
+        with self.database.write() as db:
+            db.execute(
+                "UPDATE dataset SET image_count = ?, total_size = ?, signature = ?, raw = ? WHERE key = ?",
+                (
+                    dataset.image_count,
+                    dataset.total_size,
+                    dataset.signature,
+                    json.dumps(dataset.raw).encode(),
+                    key,
+                ),
+            )
+            datasets_table.note_move(db, dataset, heard)
+        return datasets_table.documents(key)
+
+    def expire(self, dataset: int | None) -> None:
+        """Forget that one dataset, or the list of them all, was ever checked: the next look asks. Blocks."""
+        with self.database.write() as db:
+            _set_meta(db, "edition", _edition(db) + 1)  # a list that is being read may be too old
+            _set_meta(db, "checked_at", 0.0)
+            only = "" if dataset is None else "WHERE key = ?"
+            values = () if dataset is None else (dataset,)
+            db.execute(f"UPDATE dataset SET tree_at = NULL, listed_at = NULL {only}", values)
+            only = only.replace("key", "dataset")
+            db.execute(f"UPDATE directory SET listed_at = NULL {only}", values)
+            db.execute(f"UPDATE image SET note_stale = 1 {only}", values)
+
+
+def _counted(total: float) -> int:
+    """A sum of the server's figures, which may be absurd: total() counts in floats, where sum() overflows."""
+    return int(min(total, _SEQ_MAX))
+
+
+def _edition(db: Any) -> int:
+    row = db.execute("SELECT value FROM meta WHERE name = 'edition'").fetchone()
+    return int(row[0]) if row else 0
+
+
+def _set_meta(db: Any, name: str, value: Any) -> None:
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+def _directory_rows(
+    dataset_id: str, rows: Iterable[Directory], implied: dict[str, int], taken: set[int]
+) -> dict[str, tuple[int, int, int]]:
+    """Path -> (key, image count, implied) of every directory, with all parents, parents first.
+
+    An id that comes twice, or that another dataset's directory has (`taken`), is no identity: the path is one.
+    """
+    known = {storable(row.path): row for row in rows if row.path != "/"}
+    paths: set[str] = set()
+    for path in [*known, *implied]:
+        while path != "/" and path not in paths:
+            paths.add(path)
+            path = split_directory(path)[0]  # noqa: PLW2901
+    result = {}
+    for path in sorted(paths, key=lambda path: (path.count("/"), path)):
+        row = known.get(path)
+        own = key_of(f"{dataset_id}:{path}")
+        if row is not None:
+            key = key_of(row.id) if row.id else own
+            result[path] = (own if key in taken else key, row.image_count, 0)
+        else:
+            result[path] = (implied.get(path) or own, 0, 1)
+        taken.add(result[path][0])
+    return result
+
+
+def _replace_directories(
+    db: Any,
+    dataset: int,
+    root: int,
+    old: dict[int, DirectoryRow],
+    new: dict[str, tuple[int, int, int]],
+) -> list[Gone]:
+    """Write a dataset's directories anew: renames may be swaps, so rows are not changed one by one."""
+    by_path = {row.path: row for row in old.values()}
+    parents = {"/": root} | {path: key for path, (key, _, _) in new.items()}
+    keys = set(parents.values())
+    db.execute("DELETE FROM directory WHERE dataset = ? AND parent IS NOT NULL", (dataset,))
+    gone: list[Gone] = []
+    kept: dict[int, tuple[int, str]] = {}
+    for path, (key, count, implied) in new.items():
+        above, name = split_directory(path)
+        parent = parents[above]
+        entry = entry_name(name, path)
+        before = old.get(key)
+        if before is not None and before.path != path:  # the annotation files say where their images are
+            db.execute("UPDATE image SET note_stale = 1 WHERE directory = ?", (key,))
+        there = by_path.get(path)
+        if (
+            there is not None and there.key not in keys
+        ):  # implied until now: its images move to the server's row
+            db.execute("UPDATE OR IGNORE image SET directory = ? WHERE directory = ?", (key, there.key))
+        db.execute(
+            "INSERT INTO directory (seq, key, dataset, parent, path, entry, image_count, implied, listed_at,"
+            " listed_signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                before and before.seq,
+                key,
+                dataset,
+                parent,
+                path,
+                entry,
+                count,
+                implied,
+                before and before.listed_at,
+                before and before.listed_signature,
+            ),
+        )
+        kept[key] = (parent, entry)
+        gone += give_way(db, parent, entry)
+    for row in old.values():
+        if kept.get(row.key) != (row.parent, row.entry):
+            gone += folder_entries(row.parent or 0, row.entry)
+        if row.key not in kept:
+            cursor = db.execute("DELETE FROM image WHERE directory = ?", (row.key,))
+            if cursor.rowcount:  # they are elsewhere now, or gone: only a new listing tells
+                db.execute("UPDATE dataset SET listed_at = NULL WHERE key = ?", (dataset,))
+    return gone

@@ -1,0 +1,289 @@
+"""The catalog's SQLite file: opening, rebuilding, connections."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pictofs.errors import DiskFull
+from pictofs.store.catalog.database_state import State, turn, used_by_others
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 2
+"""`user_version` of the file. A file of another version is put aside: what it holds comes again from the API."""
+
+WRITE_WAIT = 10.0
+"""Seconds that a write waits for the writes of other processes: the longest takes a few."""
+STUCK_WAIT = 0.25
+"""The same once that was in vain, until a write succeeds: a stopped process may hold the lock for ever."""
+READ_WAIT = 1.0
+"""Seconds that a read waits, on the event loop; only for another process that repairs the file after a crash."""
+OPEN_WAIT = 20.0
+"""Seconds to wait for others who open or close the file; after a crash a million images take 2."""
+CLOSE_WAIT = 2.0
+"""The same at the end, where a file can be left as a killed process leaves it."""
+NAMES = 5
+"""Files that are tried: a file that others have open, and that this version can't use, is left to them."""
+
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class CatalogDamaged(DiskFull):
+    """SQLite finds pages that can't be. The file is put aside when it is next opened."""
+
+    errno = errno.EIO
+
+
+class Database:
+    """One SQLite file in WAL mode: a connection for reads on the loop, one for writes in threads.
+
+    Reads never wait for writes (WAL). Writes of several processes wait for each other for up to 10 s.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`, or make it. A file that is not proven to be whole is renamed aside and a new one made.
+
+        Where others have open what this version can't use, a file beside it is taken: `path` then tells which.
+
+        Raises:
+            DiskFull: the folder can't be written, or another process is in the way.
+        """
+        self._lock = threading.Lock()
+        self._stuck = False
+        self._suspect = False
+        for number in range(1, NAMES + 1):
+            self.path = path
+            if number > 1:
+                self.path = path.with_name(f"{path.stem}-{number}{path.suffix}")
+            if self._take():
+                return
+        raise DiskFull(f"the catalog {path} is in use by another version of pictofs: end that one")
+
+    # Opening.
+
+    def _take(self) -> bool:
+        """Open the file of this name; False where it must be left to those who have it open."""
+        try:
+            with turn(self.path, OPEN_WAIT):
+                self._state = State(self.path)
+                taken = False
+                try:
+                    taken = self._open_alone() if self._state.alone() else self._join()
+                    return taken
+                finally:
+                    if not taken:
+                        self._disconnect()
+                        self._state.close()
+        except (OSError, sqlite3.Error) as error:
+            raise DiskFull(f"no catalog can be made or opened at {self.path}: {error}") from error
+
+    def _open_alone(self) -> bool:
+        """Nobody else has it open, nor can they before this has ended."""
+        if os.path.lexists(self.path):
+            if _is_file(self.path) and used_by_others(self.path):
+                return False
+            reason = self._doubt()
+            if reason is not None:
+                self._put_aside(reason)
+        if not os.path.lexists(self.path):
+            self._remove_companions()
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            self._connect()
+            self._make_tables()
+        self._state.live()
+        self._state.share()
+        return True
+
+    def _doubt(self) -> str | None:
+        """Why the file can't be used; None where it can, and is open then."""
+        if not _is_file(self.path):
+            return "it is no file"
+        reason = self._state.doubt()
+        if reason is not None:
+            return reason
+        sealed = self._state.was_sealed
+        if sealed:
+            # A power cut may have kept the -wal of a later day, and lost what was carried over from it.
+            self._remove_companions()
+        try:
+            self._connect()
+            version = self._version()
+            if version != SCHEMA_VERSION:
+                reason = f"its version is {version}, not {SCHEMA_VERSION}"
+            elif not sealed and self.reader.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                reason = "damaged pages"  # by the disk, as nobody has looked since: 1 s for a million images
+        except sqlite3.DatabaseError as error:
+            if _code(error) not in _DAMAGED:
+                raise
+            reason = str(error)
+        if reason is not None:
+            self._disconnect()
+        return reason
+
+    def _join(self) -> bool:
+        """Others have it open, so it is sound, unless it is no longer the same file."""
+        if not self._state.is_live():
+            return False
+        self._connect()
+        if self._version() != SCHEMA_VERSION:
+            return False
+        self._state.share()
+        return True
+
+    def _version(self) -> int:
+        return int(self.reader.execute("PRAGMA user_version").fetchone()[0])
+
+    def _make_tables(self) -> None:
+        script = resources.files(__package__).joinpath("schema.sql").read_text()
+        with self.write() as db:
+            for statement in _statements(script):
+                db.execute(statement)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _put_aside(self, reason: str) -> None:
+        """Rename the file, which nobody has open. Of those that were put aside before none is kept."""
+        for old in self.path.parent.glob(f"{self.path.name}.broken-*"):
+            with suppress(OSError):  # a folder
+                old.unlink()
+        aside = self.path.with_name(f"{self.path.name}.broken-{time.time_ns()}")
+        log.warning(
+            "the catalog %s can't be used (%s); kept as %s, making a new one", self.path, reason, aside
+        )
+        self.path.rename(aside)
+
+    def _remove_companions(self) -> None:
+        for suffix in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+    def _connect(self) -> None:
+        self._writer = self._connection(WRITE_WAIT)
+        self.reader = self._connection(READ_WAIT)
+        self.reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # makes the -wal
+
+    def _connection(self, patience: float) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=patience, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            # What a power cut leaves is not believed, and comes again from the API; a kill -9 takes nothing.
+            db.execute("PRAGMA synchronous = OFF")
+            db.execute("PRAGMA cache_size = -16384")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    # Use.
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a SELECT. Inline.
+
+        Raises:
+            CatalogDamaged: pages make no sense.
+            DiskFull: the disk can't be read.
+        """
+        try:
+            return self.reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._named("read", error) from error
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; blocks, so call it from a thread.
+
+        Raises:
+            CatalogDamaged: pages make no sense.
+            DiskFull: the disk takes no more, can't be written, or another process is in the way.
+        """
+        with self._lock:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+                self._wait_for_others(stuck=False)
+                try:
+                    yield self._writer
+                except BaseException:
+                    if self._writer.in_transaction:  # SQLite has ended it where the disk is full
+                        self._writer.execute("ROLLBACK")
+                    raise
+                self._writer.execute("COMMIT")
+            except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
+                raise  # of ours
+            except sqlite3.DatabaseError as error:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                self._wait_for_others(stuck=_code(error) in _BUSY)
+                raise self._named("written", error) from error
+
+    def _wait_for_others(self, *, stuck: bool) -> None:
+        """Don't wait long for a process that was waited for in vain: every write would, one after the other."""
+        if stuck != self._stuck:
+            self._stuck = stuck
+            milliseconds = int((STUCK_WAIT if stuck else WRITE_WAIT) * 1000)
+            self._writer.execute(f"PRAGMA busy_timeout = {milliseconds}")
+
+    def _named(self, doing: str, error: sqlite3.Error) -> DiskFull:
+        if _code(error) in _DAMAGED:
+            self._suspect = True
+            with suppress(OSError):
+                self._state.distrust()  # now: this process may be killed before it closes
+            return CatalogDamaged(
+                f"the catalog {self.path} is damaged ({error}): unmount and mount again, and it is made anew"
+            )
+        return DiskFull(f"the catalog {self.path} can't be {doing}: {error}")
+
+    # The end.
+
+    def close(self) -> None:
+        """Close both connections; the last process proves the file for the next one."""
+        try:
+            with turn(self.path, CLOSE_WAIT):
+                last = self._state.alone() and self._state.is_live() and not self._suspect
+                if last:
+                    self._state.closing()
+                self._disconnect()
+                if last:
+                    self._state.seal()
+        except (OSError, DiskFull) as error:
+            if os.path.lexists(self.path):  # else its folder was removed under us
+                log.warning("the catalog %s was not closed in order: %s", self.path, error)
+            with suppress(OSError):
+                if self._state.is_live():
+                    self._state.closing()
+            self._disconnect()
+        self._state.close()
+
+    def _disconnect(self) -> None:
+        for name in ("reader", "_writer"):
+            connection = self.__dict__.pop(name, None)
+            if connection is not None:
+                connection.close()
+
+
+def _is_file(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """The kind of an error, without the details that SQLite adds in the upper bits."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script; executescript() would commit the transaction."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,49 @@
+"""Where images and directories show: what the kernel is to forget when they go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pictofs.model.inode import Kind, number
+from pictofs.model.selection import SELECTIONS, selections_of
+from pictofs.store.catalog.rows import Gone, ImageRow
+
+
+def image_entries(row: ImageRow) -> Iterator[Gone]:
+    """Every entry of an image and of its annotation file."""
+    yield Gone(number(Kind.IMAGES, row.directory), row.entry)
+    yield Gone(number(Kind.ANNOTATIONS, row.directory), row.note_entry)
+    yield from _in_views(row, selections_of(row.status, row.split))
+
+
+def moved_entries(old: ImageRow, new: ImageRow | None) -> Iterable[Gone]:
+    """The entries of an image that are not its own any more."""
+    if new is None or _place(new) != _place(old):
+        return image_entries(old)
+    if (old.status, old.split) == (new.status, new.split):
+        return ()
+    return _in_views(old, selections_of(old.status, old.split) - selections_of(new.status, new.split))
+
+
+def folder_entries(parent: int, entry: str) -> Iterator[Gone]:
+    """Every entry of a directory. `parent`: the key of the one above."""
+    yield Gone(number(Kind.IMAGES, parent), entry)
+    yield Gone(number(Kind.ANNOTATIONS, parent), entry)
+    for version in SELECTIONS:
+        yield from view_entries(parent, entry, version)
+
+
+def view_entries(parent: int, entry: str, version: int) -> Iterator[Gone]:
+    """The entries of a directory in the views of one selection."""
+    yield Gone(number(Kind.VIEW_IMAGES, parent, version), entry)
+    yield Gone(number(Kind.VIEW_ANNOTATIONS, parent, version), entry)
+
+
+def _in_views(row: ImageRow, versions: Iterable[int]) -> Iterator[Gone]:
+    for version in versions:
+        yield Gone(number(Kind.VIEW_IMAGES, row.directory, version), row.entry)
+        yield Gone(number(Kind.VIEW_ANNOTATIONS, row.directory, version), row.note_entry)
+
+
+def _place(row: ImageRow) -> tuple[int, str, str]:
+    return row.directory, row.entry, row.note_entry

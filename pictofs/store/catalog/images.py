@@ -1,0 +1,412 @@
+"""Writes to the catalog's table of images: pages of a listing, sweeps, and what downloads teach."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Container, Iterable, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pictofs.model.inode import key_of
+from pictofs.model.names import (
+    entry_fits,
+    entry_name,
+    escape,
+    is_plain,
+    split_directory,
+    storable,
+    tagged,
+    unescape,
+)
+from pictofs.model.records import Image
+from pictofs.store.catalog.database import Database
+from pictofs.store.catalog.dentries import folder_entries, image_entries, moved_entries
+from pictofs.store.catalog.rows import Gone, ImageRow
+
+_CHUNK = 1000
+"""Rows of one statement, 18,000 values of the 32,766 that SQLite takes. It runs without the interpreter's lock, where
+`executemany` would take it again for each row. A row that clashes sends its chunk alone through the slow path."""
+
+_COLUMNS = (
+    "key, id, dataset, directory, entry, filename, annotation_entry, size, created_ns, status, split,"
+    " annotation_count, min_confidence, width, height, content_type, tags, seen"
+)
+_ROW = f"({', '.join('?' * 18)})"
+_UPSERT = f"""
+    INSERT INTO image ({_COLUMNS}) VALUES {_ROW}
+    ON CONFLICT (key) DO UPDATE SET
+        note_stale = note_stale OR annotation_count != excluded.annotation_count OR status != excluded.status
+            OR min_confidence IS NOT excluded.min_confidence OR directory != excluded.directory
+            OR coalesce(filename, entry) != coalesce(excluded.filename, excluded.entry),
+        true_size = CASE WHEN size = excluded.size THEN true_size END,
+        dataset = excluded.dataset, directory = excluded.directory, entry = excluded.entry,
+        filename = excluded.filename, annotation_entry = excluded.annotation_entry, size = excluded.size,
+        created_ns = excluded.created_ns, status = excluded.status, split = excluded.split,
+        annotation_count = excluded.annotation_count, min_confidence = excluded.min_confidence,
+        width = excluded.width, height = excluded.height, content_type = excluded.content_type,
+        tags = excluded.tags, seen = max(seen, excluded.seen)
+"""
+_UPSERT_CHUNK = _UPSERT.replace(_ROW, ", ".join([_ROW] * _CHUNK))
+_ENTRY, _FILENAME, _DIRECTORY = 4, 5, 3  # places in a tuple of values
+
+
+class Learned(NamedTuple):
+    """What a fetched annotation file is like: the key of its image, its bytes and their checksum."""
+
+    key: int
+    size: int
+    crc32c: int
+
+
+class ImageTable:
+    """The images of one catalog. Every method blocks and belongs in a thread."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin_pass(self) -> int:
+        """The number of a new listing pass, in the order of all mounts that share the catalog."""
+        with self._database.write() as db:
+            db.execute(
+                "INSERT INTO meta VALUES ('pass', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
+            )
+            return int(db.execute("SELECT value FROM meta WHERE name = 'pass'").fetchone()[0])
+
+    def put(
+        self, dataset: int, dataset_id: str, images: Sequence[Image], seen: int, *, moves: bool
+    ) -> list[Gone]:
+        """Write rows of a listing.
+
+        Args:
+            dataset: key of the dataset.
+            dataset_id: its id.
+            images: the rows; of an id that comes twice the later one counts.
+            seen: number of the pass.
+            moves: whether the table may hold these images elsewhere, so that old entries are to be told.
+        """
+        with self._database.write() as db:
+            folders = _Folders(db, dataset, dataset_id)
+            unique = {image.id.lower(): image for image in images}
+            for path in dict.fromkeys(image.directory for image in unique.values()):
+                folders.key(path)  # all of them first: images give way to directories
+            rows = [_values(dataset, folders, identity, image, seen) for identity, image in unique.items()]
+            gone = folders.gone
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                before = _places(db, [row[0] for row in chunk]) if moves else {}
+                gone += _write(db, folders, chunk)
+                if before:
+                    gone += _moved(before, _places(db, list(before)))
+            return gone
+
+    def sweep(
+        self, dataset: int, seen: int, *, directory: int | None, signature: str, at: float
+    ) -> list[Gone]:
+        """End a complete pass over a dataset, or one directory of it: what it has not seen is gone."""
+        with self._database.write() as db:
+            scope = (
+                "directory = ?" if directory else "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+            )
+            values = (directory or dataset, seen)
+            where = f"WHERE {scope} AND seen < ?"
+            old = db.execute(f"SELECT {', '.join(ImageRow._fields)} FROM image {where}", values)
+            gone = [entry for row in map(ImageRow._make, old) for entry in image_entries(row)]
+            db.execute(f"DELETE FROM image {where}", values)
+            if directory is None:
+                gone += _drop_implied(db, dataset)
+            gone += _untag(db, scope, values[0])
+            table, key = ("directory", directory) if directory else ("dataset", dataset)
+            db.execute(
+                f"UPDATE {table} SET listed_at = ?, listed_signature = ? WHERE key = ?",
+                (at, signature, key),
+            )
+            return gone
+
+    def put_answer(
+        self, dataset: int, dataset_id: str, directory: int, filename: str, images: Sequence[Image], seen: int
+    ) -> list[Gone]:
+        """Write the server's answer to "which images have this name in this directory": others are gone."""
+        keys = {key_of(image.id.lower()) for image in images}
+        gone: list[Gone] = []
+        with self._database.write() as db:
+            sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND "
+            for condition, value in (
+                ("filename = ?", storable(filename)),
+                ("entry = ? AND filename IS NULL", escape(filename)),
+            ):
+                for row in map(ImageRow._make, db.execute(sql + condition, (directory, value)).fetchall()):
+                    if row.key not in keys:
+                        gone += image_entries(row)
+                        db.execute("DELETE FROM image WHERE key = ?", (row.key,))
+        return gone + (self.put(dataset, dataset_id, images, seen, moves=True) if images else [])
+
+    def learn_size(self, key: int, size: int) -> None:
+        """A download has shown that the image has `size` bytes, whatever the listing says."""
+        with self._database.write() as db:
+            db.execute("UPDATE image SET true_size = ? WHERE key = ?", (size, key))
+
+    def learn_notes(
+        self, learned: Iterable[Learned], now_ns: int, checked: float, *, archived: bool = False
+    ) -> list[int | None]:
+        """Annotation files came at `now_ns`, which the server had at `checked` (wall-clock seconds) or later.
+
+        `archived`: they come from an archive of that time, so that what was heard since is left as it is.
+        Returns the version of each, which grows with other bytes; None where the image is gone, or left. Two mounts
+        may learn at once: they must not give one number to two contents.
+        """
+        newer = "AND coalesce(note_checked, 0) <= ?5" if archived else ""
+        other = "note_size IS NOT NULL AND (note_size != ?1 OR note_crc != ?2)"
+        sql = (
+            f"UPDATE image SET note_ns = CASE WHEN {other} THEN ?3 ELSE note_ns END,"
+            f" note_version = note_version + ({other}), note_size = ?1, note_crc = ?2, note_stale = 0,"
+            f" note_checked = ?5 WHERE key = ?4 {newer} RETURNING note_version"
+        )
+        with self._database.write() as db:
+            rows = [
+                db.execute(sql, (each.size, each.crc32c, now_ns, each.key, checked)).fetchone()
+                for each in learned
+            ]
+            return [None if row is None else int(row[0]) for row in rows]
+
+    def seen_in(self, dataset: int, seen: int, directory: int | None) -> int:
+        """How many images a pass has seen so far, each once. Inline it would stall the loop."""
+        scope = "directory = ?" if directory else "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+        with self._database.write() as db:
+            sql = f"SELECT count(*) FROM image WHERE {scope} AND seen >= ?"
+            return int(db.execute(sql, (directory or dataset, seen)).fetchone()[0])
+
+    def entries(self, dataset: int) -> list[Gone]:
+        """All entries of a dataset's images that are known: what the kernel may hold."""
+        with self._database.write() as db:
+            rows = db.execute(
+                f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE dataset = ?", (dataset,)
+            )
+            return [entry for row in map(ImageRow._make, rows) for entry in image_entries(row)]
+
+    def count_by_status(self, dataset: int) -> dict[str, int]:
+        """How many images of a dataset the catalog has, by status."""
+        scope = "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+        with self._database.write() as db:
+            sql = f"SELECT status, count(*) FROM image WHERE {scope} GROUP BY status"
+            return dict(db.execute(sql, (dataset,)))
+
+    def occurring(self, dataset: int) -> list[tuple[int, str, str | None]]:
+        """Each status and split that some image of a directory has, with the key of the directory."""
+        scope = "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+        with self._database.write() as db:
+            sql = f"SELECT DISTINCT directory, status, split FROM image WHERE {scope}"
+            return db.execute(sql, (dataset,)).fetchall()
+
+
+class _Folders:
+    """Keys of a dataset's directories by path; makes a row for one that only an image names."""
+
+    def __init__(self, db: sqlite3.Connection, dataset: int, dataset_id: str) -> None:
+        self._db, self._dataset, self._id = db, dataset, dataset_id
+        sql = "SELECT path, key FROM directory WHERE dataset = ?"
+        self._keys: dict[str, int] = dict(db.execute(sql, (dataset,)))
+        self._entries: dict[int, set[str]] = {}
+        self._places: dict[str, tuple[int, set[str]]] = {}
+        self.gone: list[Gone] = []
+        """Entries of images that had to give way to a directory."""
+
+    def key(self, path: str) -> int:
+        """The key of a directory, which is made where it is missing, with all above it."""
+        path = storable(path)
+        missing = []
+        while path not in self._keys and path != "/":
+            above, name = split_directory(path)
+            missing.append((path, above, name))
+            path = above
+        key = self._keys[path] if path in self._keys else self._add("/", None, "")
+        for below, above, name in reversed(missing):
+            key = self._add(below, self._keys[above], entry_name(name, below))
+        return key
+
+    def _add(self, path: str, parent: int | None, entry: str) -> int:
+        key = key_of(f"{self._id}:{path}")
+        self._db.execute(
+            "INSERT INTO directory (key, dataset, parent, path, entry, image_count, implied)"
+            " VALUES (?, ?, ?, ?, ?, 0, 1)",
+            (key, self._dataset, parent, path, entry),
+        )
+        self._keys[path] = key
+        if parent is not None:
+            self._entries.pop(parent, None)
+            self.gone += give_way(self._db, parent, entry)
+        return key
+
+    def place(self, path: str) -> tuple[int, set[str]]:
+        """The key of a directory that is known, and what `below` says of it."""
+        found = self._places.get(path)
+        if found is None:
+            key = self.key(path)
+            found = self._places[path] = key, self.below(key)
+        return found
+
+    def below(self, key: int) -> set[str]:
+        """Entries of the directories in a directory: images give way to them."""
+        if key not in self._entries:
+            rows = self._db.execute("SELECT entry FROM directory WHERE parent = ?", (key,))
+            self._entries[key] = {row[0] for row in rows}
+        return self._entries[key]
+
+
+def _values(dataset: int, folders: _Folders, identity: str, image: Image, seen: int) -> tuple[Any, ...]:
+    directory, taken = folders.place(image.directory)
+    entry = name = image.filename
+    filename, note = None, None
+    if taken or not is_plain(name):
+        entry = entry_name(name, identity)
+        if entry in taken:
+            entry = tagged(name, identity)
+        filename = None if entry == name else storable(name)
+        note = _note_entry(name, identity, entry, taken)
+    return (
+        key_of(identity),
+        image.id,
+        dataset,
+        directory,
+        entry,
+        filename,
+        note,
+        image.size,
+        image.created_ns,
+        image.status,
+        image.split,
+        image.annotation_count,
+        image.min_confidence,
+        image.width,
+        image.height,
+        image.content_type,
+        msgspec.json.encode(image.tags).decode() if image.tags else None,
+        seen,
+    )
+
+
+def _note_entry(filename: str, identity: str, entry: str, taken: Container[str]) -> str | None:
+    """The annotation file's own entry where it is not the image's with `.json` behind it."""
+    plain = entry + ".json"
+    if entry_fits(plain) and plain not in taken:
+        return None
+    return tagged(filename + ".json", identity)
+
+
+def _write(db: sqlite3.Connection, folders: _Folders, rows: list[tuple[Any, ...]]) -> list[Gone]:
+    db.execute("SAVEPOINT chunk")
+    try:
+        if len(rows) == _CHUNK:
+            cursor = db.execute(_UPSERT_CHUNK, list(chain.from_iterable(rows)))
+        else:
+            cursor = db.executemany(_UPSERT, rows)
+        if cursor.rowcount == len(rows):  # without what triggers have written
+            db.execute("RELEASE chunk")
+            return []
+    except (sqlite3.IntegrityError, UnicodeEncodeError):
+        pass
+    db.execute("ROLLBACK TO chunk")
+    db.execute("RELEASE chunk")
+    gone: list[Gone] = []
+    for row in rows:
+        values = tuple(storable(value) if isinstance(value, str) else value for value in row)
+        gone += _write_one(db, folders, values)
+    return gone
+
+
+def _write_one(db: sqlite3.Connection, folders: _Folders, row: tuple[Any, ...]) -> list[Gone]:
+    """Write a row whose entry another image may have: the older of the two keeps the plain name.
+
+    Returns the entries of the other one, where it gave way.
+    """
+    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
+    found = db.execute(sql, (row[_DIRECTORY], row[_ENTRY])).fetchone()
+    holder = found and ImageRow._make(found)
+    gone: list[Gone] = []
+    if holder is not None and holder.key != row[0]:
+        if (holder.created_ns, holder.id.lower()) > (row[8], row[1].lower()):
+            gone += _tag(db, holder, folders.below(row[_DIRECTORY]))
+        else:
+            name, identity = row[_ENTRY] if row[_FILENAME] is None else row[_FILENAME], row[1].lower()
+            entry = tagged(name, identity)
+            note = _note_entry(name, identity, entry, folders.below(row[_DIRECTORY]))
+            row = (*row[:_ENTRY], entry, name, note, *row[7:])
+    db.execute(_UPSERT, row)
+    return gone
+
+
+def _tag(db: sqlite3.Connection, row: ImageRow, taken: Container[str]) -> Iterable[Gone]:
+    """Give an image its tagged name; returns the entries that it had."""
+    return _rename(db, row, tagged(row.name, row.id.lower()), taken)
+
+
+def _rename(db: sqlite3.Connection, row: ImageRow, entry: str, taken: Container[str]) -> Iterable[Gone]:
+    note = _note_entry(row.name, row.id.lower(), entry, taken)
+    db.execute(
+        "UPDATE image SET entry = ?, filename = ?, annotation_entry = ? WHERE key = ?",
+        (entry, None if entry == row.name else row.name, note, row.key),
+    )
+    return image_entries(row)
+
+
+def give_way(db: sqlite3.Connection, directory: int, entry: str) -> list[Gone]:
+    """A directory is called `entry` now: an image, and an annotation file, of that name get a tag."""
+    gone: list[Gone] = []
+    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
+    for row in map(ImageRow._make, db.execute(sql, (directory, entry)).fetchall()):
+        gone += _tag(db, row, ())
+    if entry.endswith(".json"):
+        sql += " AND annotation_entry IS NULL"
+        for row in map(ImageRow._make, db.execute(sql, (directory, entry[:-5])).fetchall()):
+            gone += _rename(db, row, row.entry, (entry,))
+    return gone
+
+
+def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[Gone]:
+    """Give back the plain name to images whose rival is gone, to the oldest first."""
+    gone: list[Gone] = []
+    sql = (
+        f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE {scope} AND filename IS NOT NULL"
+        " ORDER BY created_ns, lower(id)"
+    )
+    for row in map(ImageRow._make, db.execute(sql, (value,)).fetchall()):
+        plain = entry_name(row.name, row.id.lower())
+        if plain == row.entry or unescape(row.entry) is not None:
+            continue
+        taken = {
+            found[0]
+            for found in db.execute(
+                "SELECT entry FROM image WHERE directory = ?1 AND entry = ?2"
+                " UNION ALL SELECT entry FROM directory WHERE parent = ?1 AND entry IN (?2, ?3)",
+                (row.directory, plain, plain + ".json"),
+            )
+        }
+        if plain not in taken:
+            gone += _rename(db, row, plain, taken)
+    return gone
+
+
+def _places(db: sqlite3.Connection, keys: list[int]) -> dict[int, ImageRow]:
+    marks = ", ".join("?" * len(keys))
+    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE key IN ({marks})"
+    return {row.key: row for row in map(ImageRow._make, db.execute(sql, keys))}
+
+
+def _moved(before: dict[int, ImageRow], after: dict[int, ImageRow]) -> list[Gone]:
+    return [gone for key, old in before.items() for gone in moved_entries(old, after.get(key))]
+
+
+def _drop_implied(db: sqlite3.Connection, dataset: int) -> list[Gone]:
+    """Remove directories that only images named, now that no image does; the innermost first."""
+    gone: list[Gone] = []
+    sql = (
+        "SELECT key, parent, entry FROM directory WHERE dataset = ? AND implied"
+        " AND NOT EXISTS (SELECT 1 FROM image WHERE image.directory = directory.key)"
+        " AND NOT EXISTS (SELECT 1 FROM directory AS child WHERE child.parent = directory.key)"
+    )
+    while rows := db.execute(sql, (dataset,)).fetchall():
+        for key, parent, entry in rows:
+            gone += folder_entries(parent, entry)
+            db.execute("DELETE FROM directory WHERE key = ?", (key,))
+    return gone

@@ -1,0 +1,17 @@
+"""The checksum of a file's content, which blobs, catalogs and plain folders are compared by."""
+
+from __future__ import annotations
+
+import os
+
+import google_crc32c
+
+_CHUNK = 1 << 20  # bytes read at once; larger ones fall out of the CPU's cache
+
+
+def checksum(fd: int, size: int) -> int:
+    """The crc32c of the first `size` bytes of `fd`, of fewer where the file ends. Blocks; raises OSError."""
+    crc = 0
+    for start in range(0, size, _CHUNK):
+        crc = google_crc32c.extend(crc, os.pread(fd, min(_CHUNK, size - start), start))
+    return crc

@@ -1,0 +1,87 @@
+"""`/by-id`: symbolic links by id to datasets, images and annotation files.
+
+A link's inode has the key of what it leads to, and its kind as the version.
+"""
+
+from __future__ import annotations
+
+import stat
+
+from pictofs.api.address import is_uuid
+from pictofs.errors import Invalid, NoSuchEntry
+from pictofs.library.bulk.scope import Choice, Item, Scope
+from pictofs.library.library import Library
+from pictofs.model.inode import Inode, Kind, number
+from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FileView, Opening
+
+TARGET_MAX = 4095
+"""Bytes of the longest target that a link can have on Linux."""
+
+
+class LinkView(FileView):
+    """A link, and the folder of them all."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def find(self, name: str) -> Attributes:
+        """The link called `name`. Raises NoSuchEntry."""
+        identity = name.lower()
+        if is_uuid(identity):
+            dataset = await self._library.identities.dataset(identity)
+            if dataset is not None:
+                return self._link(Kind.DATASET, dataset.key)
+        bare = identity.removesuffix(".json")
+        if not is_uuid(bare):
+            raise NoSuchEntry(f"{name!r} is no id")
+        image = await self._library.identities.image(bare)
+        if image is None:
+            raise NoSuchEntry(f"there is no image {bare}")
+        return self._link(Kind.IMAGE if bare == identity else Kind.ANNOTATION, image.key)
+
+    async def datasets(self, cookie: int) -> Batch:
+        """Links to the datasets from behind `cookie`: images are too many to list."""
+        if cookie == 0:
+            await self._library.listing.datasets()
+        entries: list[Entry] = []
+        while not entries and (rows := self._library.catalog.datasets_after(cookie, BATCH)):
+            cookie = rows[-1].seq
+            entries = [
+                Entry(row.id.lower(), self._link(Kind.DATASET, row.key), row.seq)
+                for row in rows
+                if is_uuid(row.id)
+            ]
+        return Batch(entries, None)
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Of a link."""
+        return self._link(inode.version, inode.key)
+
+    async def target(self, inode: Inode) -> str:
+        """Where the link leads."""
+        return self._target(inode.version, inode.key)[0]
+
+    async def open(self, inode: Inode) -> Opening:
+        """Refused: the kernel follows a link."""
+        raise Invalid("a symbolic link was opened as a file")
+
+    def _link(self, kind: int, key: int) -> Attributes:
+        target, created_ns = self._target(kind, key)
+        size, keep = len(target.encode()), self._library.listing.fresh_for
+        if size > TARGET_MAX:
+            raise NoSuchEntry("the path is longer than a symbolic link can be")
+        return Attributes(number(Kind.LINK, key, kind), stat.S_IFLNK | 0o777, size, 0, created_ns, keep, keep)
+
+    def _target(self, kind: int, key: int) -> tuple[str, int]:
+        """Where a link leads, and the age of what is there in nanoseconds since the epoch. Raises NoSuchEntry."""
+        catalog = self._library.catalog
+        if kind == Kind.DATASET:
+            dataset = catalog.dataset(key)
+            if dataset is None:
+                raise NoSuchEntry("the dataset is gone")
+            return f"../datasets/{dataset.entry}", dataset.created_ns
+        image = catalog.image(key)
+        if image is None:
+            raise NoSuchEntry("the image is gone")
+        item = Item("images" if kind == Kind.IMAGE else "annotations", image)
+        return f"../{Scope(catalog, Choice()).path_of(item)}", image.created_ns

@@ -1,0 +1,107 @@
+"""The folders and files that every mount has: `/`, `/datasets`, `/by-id`, `/.pictofs` and what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
+from pictofs.library.content.content import InMemory
+from pictofs.library.library import Library
+from pictofs.model.inode import Inode, Kind, number
+from pictofs.vfs.node import BATCH, FILE, FOREVER, Attributes, Batch, Entry, Opening, Plain, folder
+from pictofs.vfs.nodes.by_id import LinkView
+from pictofs.vfs.nodes.dataset import dataset_folder
+
+ROOT, DATASETS, OWN, STATUS, METRICS, BY_ID = range(6)
+"""Keys of inodes of the kind FIXED; they must not change."""
+
+_TREE: dict[int, dict[str, int]] = {
+    ROOT: {"datasets": DATASETS, "by-id": BY_ID, ".pictofs": OWN},
+    OWN: {"status.json": STATUS, "metrics": METRICS},
+}
+
+Documents = Mapping[str, Callable[[], bytes]]
+"""What each file in `.pictofs` holds now, by its name; asks nobody."""
+
+
+def fixed_parent(key: int) -> int:
+    """The key of the folder that an inode of the kind FIXED lies in; of the root the root."""
+    return next((above for above, entries in _TREE.items() if key in entries.values()), ROOT)
+
+
+def fixed_path(key: int) -> str | None:
+    """The path of an inode of the kind FIXED; None where there is none."""
+    if key == ROOT:
+        return "/"
+    for above, entries in _TREE.items():
+        for name, below in entries.items():
+            if below == key:
+                return f"{(fixed_path(above) or '').rstrip('/')}/{name}"
+    return None
+
+
+class FixedView(Plain):
+    """The top of the tree."""
+
+    def __init__(self, library: Library, documents: Documents, links: LinkView, started_ns: int) -> None:
+        """`started_ns` is the age of everything here."""
+        self._library, self._links, self._started_ns = library, links, started_ns
+        self._documents = {_TREE[OWN][name]: document for name, document in documents.items()}
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Of a folder, or of a file as it is now."""
+        if inode.key in self._documents:
+            return self._file(inode.key, self._documents[inode.key]())
+        if inode.key not in (ROOT, DATASETS, OWN, BY_ID):
+            raise NoSuchEntry("there is no such node")
+        return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER)
+
+    async def lookup(self, inode: Inode, name: str) -> Attributes:
+        """A fixed entry, a dataset, or a link."""
+        if inode.key == BY_ID:
+            return await self._links.find(name)
+        if inode.key == DATASETS:
+            await self._library.listing.datasets()
+            row = self._library.catalog.dataset_by_entry(name)
+            if row is None:
+                raise NoSuchEntry(f"there is no dataset {name!r}")
+            return dataset_folder(row, self._library.listing.fresh_for)
+        try:
+            key = _TREE[inode.key][name]
+        except KeyError:
+            raise (NotADirectory if inode.key in self._documents else NoSuchEntry)(
+                f"no entry {name!r}"
+            ) from None
+        return await self.attributes(Inode(Kind.FIXED, key, 0))
+
+    async def entries(self, inode: Inode, cookie: int) -> Batch:
+        """The fixed entries, the datasets, or links to them."""
+        if inode.key == BY_ID:
+            return await self._links.datasets(cookie)
+        if inode.key == DATASETS:
+            if cookie == 0:
+                await self._library.listing.datasets()
+            library, keep = self._library, self._library.listing.fresh_for
+            rows = library.catalog.datasets_after(cookie, BATCH)
+            return Batch([Entry(row.entry, dataset_folder(row, keep), row.seq) for row in rows], None)
+        if inode.key not in _TREE:
+            raise NotADirectory("a file was listed")
+        return Batch(
+            [
+                Entry(name, await self.attributes(Inode(Kind.FIXED, key, 0)), place)
+                for place, (name, key) in enumerate(_TREE[inode.key].items(), 1)
+                if place > cookie
+            ],
+            None,
+        )
+
+    async def open(self, inode: Inode) -> Opening:
+        """A file as it is now."""
+        if inode.key not in self._documents:
+            raise IsADirectory("a folder was opened as a file")
+        text = self._documents[inode.key]()
+        return Opening(self._file(inode.key, text), InMemory(text))
+
+    def _file(self, key: int, text: bytes) -> Attributes:
+        ino = number(Kind.FIXED, key)
+        return Attributes(ino, FILE, len(text), 0, self._started_ns, 0.0, FOREVER)

@@ -1,0 +1,84 @@
+"""`images/`: the original bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pictofs.errors import NoSuchEntry
+from pictofs.library.library import Library
+from pictofs.model.inode import Inode, Kind, number
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
+from pictofs.vfs import xattrs
+from pictofs.vfs.node import FOREVER, Attributes, FileView, Opening, exactly, file, unsized
+from pictofs.vfs.nodes.tree import TreeView
+
+PLACEHOLDER = 1 << 30
+"""Bytes that stat shows for an image whose size the server does not tell, until it was opened once: more than
+images have, so that whoever trusts it runs into the file's end and not into a cut file."""
+
+
+def image_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
+    """Attributes of an image."""
+    inode = number(Kind.IMAGE, row.key)
+    size = row.known_size
+    if size is None:
+        return unsized(inode, PLACEHOLDER, row.created_ns, keep_entry)
+    return file(inode, size, row.created_ns, FOREVER, keep_entry)
+
+
+class ImagesView(TreeView):
+    """A virtual directory in `images/`."""
+
+    kind = Kind.IMAGES
+
+    async def find(self, directory: DirectoryRow, name: str) -> ImageRow | None:
+        """The image itself."""
+        return await self._library.listing.image(directory, name)
+
+    def known(self, directory: DirectoryRow, name: str) -> ImageRow | None:
+        """The image itself."""
+        return self._library.catalog.image_by_entry(directory.key, name)
+
+    def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
+        """Attributes of the image."""
+        return image_file(row, keep_entry)
+
+    def name(self, row: ImageRow | EntryRow) -> str:
+        """The image's entry."""
+        return row.entry
+
+
+def image_xattrs(catalog: Catalog, row: ImageRow) -> Mapping[str, bytes]:
+    """What the API says of an image."""
+    return xattrs.of_image(row, catalog.dataset(row.dataset), catalog.directory(row.directory))
+
+
+class ImageView(FileView):
+    """An image."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Size and time as the listing says; the size that a download has shown, where that is another."""
+        return image_file(self._row(inode), self._library.listing.fresh_for)
+
+    async def open(self, inode: Inode) -> Opening:
+        """The bytes. What was shown of their size is looked up when they are there: others may have changed it."""
+        row = self._row(inode)
+        content = await self._library.downloads.image(row)
+
+        shown = exactly(image_file(row, 0.0), content.size)._replace(keep=FOREVER)
+        told_one_size = self._library.catalog.had_one_size(row.key, content.size)
+        return Opening(shown, content, told_one_size)
+
+    async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
+        """What the API says of the image."""
+        return image_xattrs(self._library.catalog, self._row(inode))
+
+    def _row(self, inode: Inode) -> ImageRow:
+        row = self._library.catalog.image(inode.key)
+        if row is None:
+            raise NoSuchEntry("the image is gone")
+        return row

@@ -1,0 +1,143 @@
+"""`by-status/` and `by-split/` of a dataset: its images and annotation files once more, chosen.
+
+The files are those of `images/` and `annotations/`, by the same inode numbers, as if they were hard links. The
+folders have numbers of their own. They are not listed in the dataset's folder, but found in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trio
+
+from pictofs.errors import NoSuchEntry
+from pictofs.library.library import Library
+from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.selection import AXES, AXIS_FOLDERS, SELECTIONS, selections_of
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
+from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FolderView, folder
+from pictofs.vfs.nodes.tree import TreeView
+
+PARTS = {"images": Kind.VIEW_IMAGES, "annotations": Kind.VIEW_ANNOTATIONS}
+
+
+class SelectionView(FolderView):
+    """`by-status` or `by-split`, or a folder in it."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    def axis(self, row: DatasetRow, name: str) -> Attributes | None:
+        """`by-status` or `by-split` in a dataset's folder; None for another name."""
+        version = AXIS_FOLDERS.get(name)
+        return None if version is None else self._folder(number(Kind.VIEW, row.key, version), row)
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Of the folder, whether or not there is something in it."""
+        if inode.version not in AXES and inode.version not in SELECTIONS:
+            raise NoSuchEntry("there is no such view")
+        return self._folder(number(*inode), await self._library.listing.dataset(inode.key))
+
+    async def lookup(self, inode: Inode, name: str) -> Attributes:
+        """A folder that something is in."""
+        found = (await self._below(inode)).get(name)
+        if found is None:
+            raise NoSuchEntry(f"there is no {name!r}")
+        return found
+
+    async def entries(self, inode: Inode, cookie: int) -> Batch:
+        """All of them."""
+        found = enumerate((await self._below(inode)).items(), 1)
+        return Batch([Entry(name, each, at) for at, (name, each) in found][cookie:], None)
+
+    async def _below(self, inode: Inode) -> dict[str, Attributes]:
+        self._library.changes.watch(number(*inode))
+        bits = await self._library.selections.of(inode.key)
+        row = await self._library.listing.dataset(inode.key)
+        root = self._library.catalog.directory_by_path(row.key, "/")
+        if root is None:
+            raise NoSuchEntry("the dataset is gone")
+        if inode.version in SELECTIONS:
+            there = bits.get(root.key, 0) >> inode.version & 1
+            parts = PARTS if there else {}
+            return {
+                name: self._folder(number(kind, root.key, inode.version), row) for name, kind in parts.items()
+            }
+        return {
+            selection.folder: self._folder(number(Kind.VIEW, row.key, version), row)
+            for version, selection in SELECTIONS.items()
+            if selection.axis == AXES[inode.version] and bits.get(root.key, 0) >> version & 1
+        }
+
+    def _folder(self, inode: int, row: DatasetRow) -> Attributes:
+        return folder(inode, row.created_ns, self._library.listing.fresh_for)
+
+
+class SelectedView(FolderView):
+    """`images/` or `annotations/` of a view, or a virtual directory in it, as far as something below is chosen."""
+
+    def __init__(self, library: Library, kind: Kind, original: TreeView) -> None:
+        """`original`: the view of the same directories with everything in them."""
+        self._library, self._kind, self._original = library, kind, original
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Of a directory."""
+        return self._folder(self._directory(inode), inode.version)
+
+    async def lookup(self, inode: Inode, name: str) -> Attributes:
+        """A directory that something chosen is in, or a chosen file."""
+        bits = await self._bits(inode)
+        directory = self._directory(inode)
+        below = self._library.catalog.directory_by_entry(directory.key, name)
+        if below is not None and bits.get(below.key, 0) >> inode.version & 1:
+            return self._folder(below, inode.version)
+        row = self._original.known(directory, name)
+        if row is None or not _is_in(row, inode):
+            raise NoSuchEntry(f"there is no {name!r}")
+        return await self._original.found(row)
+
+    async def entries(self, inode: Inode, cookie: int) -> Batch:
+        """Directories first, as in the original, and with its cookies."""
+        bits = await self._bits(inode)
+        directory = self._directory(inode)
+        catalog, keep = self._library.catalog, self._library.listing.fresh_for
+        seq = cookie >> 1
+        while not cookie & 1 and (rows := catalog.directories_after(directory.key, seq, BATCH)):
+            seq = rows[-1].seq
+            entries = [
+                Entry(row.entry, self._folder(row, inode.version), row.seq << 1)
+                for row in rows
+                if bits.get(row.key, 0) >> inode.version & 1
+            ]
+            if entries:
+                return Batch(entries, None)
+        after: int | None = seq if cookie & 1 else 0
+        while after is not None:
+            files, after = catalog.selected_after(directory.key, after, SELECTIONS[inode.version], BATCH)
+            if files:
+                original = self._original
+                entries = [
+                    Entry(original.name(row), original.file(row, keep), row.seq << 1 | 1) for row in files
+                ]
+                return Batch(entries, None)
+            await trio.lowlevel.checkpoint()
+        return Batch([], None)
+
+    async def _bits(self, inode: Inode) -> Mapping[int, int]:
+        self._library.changes.watch(number(*inode))
+        return await self._library.selections.of(self._directory(inode).dataset)
+
+    def _directory(self, inode: Inode) -> DirectoryRow:
+        row = self._library.catalog.directory(inode.key)
+        if row is None or inode.version not in SELECTIONS:
+            raise NoSuchEntry("the directory is gone")
+        return row
+
+    def _folder(self, row: DirectoryRow, version: int) -> Attributes:
+        dataset = self._library.catalog.dataset(row.dataset)
+        created_ns = dataset.created_ns if dataset else 0
+        return folder(number(self._kind, row.key, version), created_ns, self._library.listing.fresh_for)
+
+
+def _is_in(row: ImageRow, inode: Inode) -> bool:
+    return inode.version in selections_of(row.status, row.split)

@@ -1,0 +1,88 @@
+"""What `images/` and `annotations/` have in common: a dataset's virtual directories, and files in them.
+
+A cookie is twice the `seq` of the entry's row, plus one for a file: directories come first.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from pictofs.errors import NoSuchEntry
+from pictofs.library.library import Library
+from pictofs.model.inode import Inode, Kind, number
+from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
+from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FolderView, folder
+
+
+class TreeView(FolderView):
+    """A virtual directory, seen in `images/` or in `annotations/`."""
+
+    kind: Kind
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+
+    @abstractmethod
+    async def find(self, directory: DirectoryRow, name: str) -> ImageRow | None:
+        """The image whose file is called `name` here."""
+
+    @abstractmethod
+    def known(self, directory: DirectoryRow, name: str) -> ImageRow | None:
+        """The same, as the catalog has it."""
+
+    @abstractmethod
+    def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
+        """Attributes of an image's file here, as far as they are known."""
+
+    @abstractmethod
+    def name(self, row: ImageRow | EntryRow) -> str:
+        """The name of an image's file here."""
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Of a directory."""
+        return self._folder(self._directory(inode), self._library.listing.fresh_for)
+
+    async def lookup(self, inode: Inode, name: str) -> Attributes:
+        """A directory or a file, for at most one request each for list, tree and name."""
+        directory = self._directory(inode)
+        await self._library.listing.tree(directory.dataset)
+        below = self._library.catalog.directory_by_entry(directory.key, name)
+        if below is not None:
+            return self._folder(below, self._library.listing.fresh_for)
+        row = await self.find(directory, name)
+        if row is None:
+            raise NoSuchEntry(f"there is no {name!r}")
+        return await self.found(row)
+
+    async def found(self, row: ImageRow) -> Attributes:
+        """Attributes of a file that was looked up."""
+        return self.file(row, self._library.listing.fresh_for)
+
+    async def entries(self, inode: Inode, cookie: int) -> Batch:
+        """Directories first, then images as their pages arrive."""
+        directory = self._directory(inode)
+        catalog = self._library.catalog
+        keep = self._library.listing.fresh_for
+        if not cookie & 1:
+            if cookie == 0:
+                await self._library.listing.tree(directory.dataset)
+                if catalog.implies(directory.key):  # what images say must not be older than the tree
+                    await self._library.listing.folder(directory)
+            below = catalog.directories_after(directory.key, cookie >> 1, BATCH)
+            if below:
+                return Batch([Entry(row.entry, self._folder(row, keep), row.seq << 1) for row in below], None)
+            cookie = 1
+        filling = await self._library.listing.folder(directory)
+        rows = catalog.entries_after(directory.key, cookie >> 1, BATCH)
+        entries = [Entry(self.name(row), self.file(row, keep), row.seq << 1 | 1) for row in rows]
+        return Batch(entries, None if entries else filling)
+
+    def _directory(self, inode: Inode) -> DirectoryRow:
+        row = self._library.catalog.directory(inode.key)
+        if row is None:
+            raise NoSuchEntry("the directory is gone")
+        return row
+
+    def _folder(self, row: DirectoryRow, keep: float) -> Attributes:
+        dataset = self._library.catalog.dataset(row.dataset)
+        return folder(number(self.kind, row.key), dataset.created_ns if dataset else 0, keep)
