@@ -8,9 +8,11 @@ from pictofs.store.shelf import Blob
 
 
 class Content(Protocol):
-    """What a handle reads. `size` is exact."""
+    """What a handle reads."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Bytes, exactly."""
 
     @property
     def proven(self) -> bool:

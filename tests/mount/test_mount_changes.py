@@ -48,7 +48,7 @@ def mount(mounted: Mounting, server: StandIn) -> Mount:
 def writable(mounted: Mounting, server: StandIn, *options: str, role: str = "admin", **more: Any) -> Mount:
     made = mounted(server, "--writable", *options, key=server.keys[role], **more)
     made.expected = [
-        r" WARNING pictofs\.fuse\.operations: (mkdir|rmdir|rename|unlink|setxattr|removexattr): "
+        r" WARNING pictofs\.fuse\.operations: (mkdir|rmdir|rename|unlink|setxattr|removexattr|open): "
     ]
     return made
 
