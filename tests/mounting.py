@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -266,6 +268,14 @@ def run(*command: str | Path, input: bytes | None = None, **options: Any) -> str
     done = subprocess.run([*map(str, command)], input=input, capture_output=True, timeout=100, **options)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def refused(code: int) -> Iterator[None]:
+    """What is done in the block must fail with the errno `code`."""
+    with pytest.raises(OSError, match=r"\[Errno") as caught:
+        yield
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[code]
 
 
 def eventually(look: Callable[[], object], wanted: object) -> None:

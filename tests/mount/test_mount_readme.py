@@ -7,13 +7,11 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import Hold, Mount, Mounting, Serving, eventually, run
+from mounting import Hold, Mount, Mounting, Serving, eventually, refused, run
 
 from standin import Organization, StandIn
 from standin.faults import Fault, Match, Reset, error, throttled
@@ -47,13 +45,6 @@ def writable(mounted: Mounting, server: StandIn, *options: str, role: str = "mem
         r" WARNING pictofs\.fuse\.operations: (setattr|setxattr|unlink|rename): ",
     ]
     return made
-
-
-@contextmanager
-def refused(code: int) -> Iterator[None]:
-    with pytest.raises(OSError, match=r"\[Errno") as caught:
-        yield
-    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[code]
 
 
 def changes(server: StandIn) -> list[str]:
