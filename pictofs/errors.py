@@ -93,6 +93,13 @@ class Invalid(PictofsError):
     exit_code = 6
 
 
+class TooLarge(PictofsError):
+    """A text has more bytes than the API's objects are read with."""
+
+    errno = errno.EFBIG
+    exit_code = 6
+
+
 class Conflict(PictofsError):
     """The item is in a state that forbids this now, such as cold storage (409)."""
 

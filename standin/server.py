@@ -40,11 +40,6 @@ class Protocol(HttpToolsProtocol):
         self.scope[TRANSPORT] = self.transport  # type: ignore[literal-required]
         self.scope[CONNECTED] = self._connected  # type: ignore[literal-required]
 
-    def fall_silent(self) -> None:
-        """Neither hear nor say anything any more, and keep the connection open."""
-        self.data_received = lambda data: None  # type: ignore[method-assign]
-        self.transport.write = lambda data: None  # type: ignore[method-assign]
-
 
 class _Host:
     """One listening application."""
@@ -76,12 +71,6 @@ class _Host:
         # Only `stop` cancels a request; uvicorn would log that as a failure of the application.
         with suppress(asyncio.CancelledError):
             await self._app(scope, receive, send)
-
-    def fall_silent(self) -> None:
-        """No connection that there is now says another word; new ones are served."""
-        for connection in list(self._state.connections):
-            if isinstance(connection, Protocol):
-                connection.fall_silent()
 
     async def stop(self) -> None:
         """Listen no more, end every connection, and with them the requests that are under way."""
@@ -118,7 +107,6 @@ class StandIn:
         self._ports = (api_port, storage_port)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._hosts: tuple[_Host, ...] = ()
         self._failure: BaseException | None = None
         self._stopping: asyncio.Event | None = None
         self._listening = threading.Event()
@@ -160,20 +148,6 @@ class StandIn:
         self._thread.join()
         self._thread = None
 
-    def fall_silent(self) -> None:
-        """Let every connection that there is now fall silent, and serve new ones: a machine after sleep or in another
-        network, or a relay on the way that forgot them."""
-        done = threading.Event()
-
-        def silence() -> None:
-            for host in self._hosts:
-                host.fall_silent()
-            done.set()
-
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(silence)
-        done.wait()
-
     def __enter__(self) -> StandIn:
         return self.start()
 
@@ -196,7 +170,6 @@ class StandIn:
             _Host(api, Api(self.organization, signer, self.api_url, self.log, self.faults)),
             _Host(storage, Storage(self.organization, signer, self.log, self.faults)),
         )
-        self._hosts = hosts
         for host in hosts:
             await host.start()
         self._listening.set()

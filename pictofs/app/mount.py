@@ -120,7 +120,12 @@ class _Mount:
             started_ns=int(self._started * 1e9),
         )
         operations = Operations(
-            tree, timeout=settings.timeout, uid=settings.uid, gid=settings.gid, umask=settings.umask
+            tree,
+            timeout=settings.timeout,
+            uid=settings.uid,
+            gid=settings.gid,
+            umask=settings.umask,
+            writable=settings.writable,
         )
         if settings.access_log is not None:
             log_accesses(settings)

@@ -57,8 +57,8 @@ class MountSettings(LibrarySettings):
     )
 
     writable: bool = setting(
-        "Let datasets be made, renamed, described and, where empty, removed: mkdir, mv, setfattr, rmdir. Needs the "
-        "role member, for rmdir admin.",
+        "Let datasets be made, renamed, described and, where empty, removed: mkdir, mv, setfattr, rmdir; and README.md "
+        "be written. Needs the role member, for rmdir admin.",
         panel=_MOUNT,
     )
     allow_other: bool = setting(

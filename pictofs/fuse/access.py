@@ -14,7 +14,7 @@ _bugs = logging.getLogger("pictofs.fuse")
 
 _OF_ALL = frozenset({"statfs"})
 """Requests about the whole mount."""
-_BY_HANDLE = frozenset({"read", "readdir"})
+_BY_HANDLE = frozenset({"read", "readdir", "write", "flush", "fsync"})
 """Requests about what is open; all others name an inode, or an entry of one:"""
 _ENTRIES = frozenset({"lookup", "mkdir", "rmdir", "rename", "create", "mknod", "symlink", "unlink"})
 
@@ -37,11 +37,14 @@ class AccessLog:
     def _note(
         self, operation: str, arguments: tuple[Any, ...], answer: Any, code: int, seconds: float
     ) -> None:
+        if operation == "flush" and self._tree.written(arguments[0]) is None:
+            return  # a file that was read is closed
+
         fields: dict[str, Any] = {
             "operation": operation,
             "errno": errno.errorcode.get(code, str(code)) if code else "OK",
             "seconds": round(seconds, 6),
-            "bytes": len(answer) if operation == "read" and answer is not None else 0,
+            "bytes": _carried(operation, answer),
             "path": self._path(operation, arguments),
         }
         if operation == "rename":
@@ -56,3 +59,14 @@ class AccessLog:
         if operation in _ENTRIES:
             return self._places.entry(arguments[0], arguments[1])
         return self._places.path(arguments[0])
+
+
+def _carried(operation: str, answer: Any) -> int:
+    """How many bytes of a file a request has carried."""
+    if answer is None:
+        return 0
+    if operation == "read":
+        return len(answer)
+    if operation == "write":
+        return int(answer)
+    return 0

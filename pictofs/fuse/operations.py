@@ -104,6 +104,23 @@ def _refusal(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
     return handler(refuse)
 
 
+def _of_writable(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """A handler that a mount which is not writable does not have, so that the kernel asks no second time.
+
+    `close` of each file that was read would otherwise wait for an answer.
+    """
+    handle = handler(work)
+
+    @functools.wraps(work)
+    async def handle_if_writable(*args: P.args, **kwargs: P.kwargs) -> T:
+        operations: Operations = args[0]  # type: ignore[assignment]
+        if not operations.writable:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        return await handle(*args, **kwargs)
+
+    return _guarded(handle_if_writable)
+
+
 def _new(name: pyfuse3.FileNameT) -> str:
     """A name that is to be given or taken, which the kernel has not looked up as it is."""
     if len(name) > NAME_MAX:
@@ -129,15 +146,24 @@ def _take_back(inode: pyfuse3.InodeT, opened: OpenFile) -> None:
             pyfuse3.invalidate_inode(inode)
 
 
+def _info(opened: OpenFile) -> pyfuse3.FileInfo:
+    """What the kernel is told of an open file."""
+    handle = pyfuse3.FileHandleT(opened.handle)
+    return pyfuse3.FileInfo(fh=handle, keep_cache=opened.keep, direct_io=opened.direct)
+
+
 class Operations(pyfuse3.Operations):
     """A tree below a kernel."""
 
     enable_writeback_cache = False
     supports_dot_lookup = True
 
-    def __init__(self, tree: Tree, *, timeout: float, uid: int, gid: int, umask: int) -> None:
+    def __init__(
+        self, tree: Tree, *, timeout: float, uid: int, gid: int, umask: int, writable: bool = False
+    ) -> None:
         """`timeout`: seconds that a request may take. `uid`, `gid`: the owner that files show."""
         super().__init__()
+        self.writable = writable
         self.timeout = timeout
         self.bugs = 0
         self.counts: defaultdict[str, Counts] = defaultdict(Counts)
@@ -275,12 +301,70 @@ class Operations(pyfuse3.Operations):
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         await self.tree.set_xattr(inode, text, b"")
 
-    create = _refusal("create")
+    @handler
+    async def create(
+        self,
+        parent_inode: pyfuse3.InodeT,
+        name: pyfuse3.FileNameT,
+        mode: pyfuse3.ModeT,
+        flags: pyfuse3.FlagT,
+        ctx: pyfuse3.RequestContext,
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        """A new file, and a handle for writing it; its mode is not for the caller to choose."""
+        opened = await self.tree.create(
+            parent_inode,
+            name.decode(errors="replace"),
+            exclusive=bool(flags & os.O_EXCL),
+            truncate=bool(flags & os.O_TRUNC),
+            append=bool(flags & os.O_APPEND),
+        )
+        self._openers[opened.handle] = ctx.pid
+        return _info(opened), self._entry(opened.attributes)
+
+    @handler
+    async def setattr(
+        self,
+        inode: pyfuse3.InodeT,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: pyfuse3.FileHandleT | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        """A file gets another size. Owner and mode must stay; a time is the server's, and nobody is told so.
+
+        Programs that copy a file with its times would otherwise fail once its content is there.
+        """
+        self.tree.check_writable(inode)
+        shown = self._entry(await self.tree.attributes(inode))
+        if (
+            (fields.update_mode and (attr.st_mode ^ shown.st_mode) & 0o7777)
+            or (fields.update_uid and attr.st_uid != shown.st_uid)
+            or (fields.update_gid and attr.st_gid != shown.st_gid)
+        ):
+            self.tree.refuse()
+        if fields.update_size:
+            return self._entry(await self.tree.resize(inode, attr.st_size, fh))
+        return shown
+
+    @handler
+    async def write(self, fh: pyfuse3.FileHandleT, off: int, buf: bytes) -> int:
+        """Bytes for an open file."""
+        return self.tree.write(fh, off, buf)
+
+    @_of_writable
+    async def flush(self, fh: pyfuse3.FileHandleT) -> None:
+        """`close`, which says whether the server has taken what was written."""
+        await self.tree.save(fh)
+
+    @_of_writable
+    async def fsync(self, fh: pyfuse3.FileHandleT, datasync: bool) -> None:
+        """The same, and the file stays open."""
+        await self.tree.save(fh)
+
     mknod = _refusal("mknod")
     symlink = _refusal("symlink")
     link = _refusal("link")
     unlink = _refusal("unlink")
-    setattr = _refusal("setattr")
 
     @handler
     async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
@@ -323,9 +407,11 @@ class Operations(pyfuse3.Operations):
         self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         """A handle for a file. The kernel keeps its pages: another version has another inode."""
-        if flags & (os.O_WRONLY | os.O_RDWR):
-            raise pyfuse3.FUSEError(errno.EROFS)
-        opened = await self.tree.open(inode)
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):  # the kernel takes O_TRUNC for done
+            truncate, append = bool(flags & os.O_TRUNC), bool(flags & os.O_APPEND)
+            opened = await self.tree.open_to_write(inode, truncate=truncate, append=append)
+        else:
+            opened = await self.tree.open(inode)
         if opened.renew_size:
             try:
                 _take_back(inode, opened)
@@ -333,9 +419,7 @@ class Operations(pyfuse3.Operations):
                 self.tree.close(opened.handle)
                 raise
         self._openers[opened.handle] = ctx.pid
-        return pyfuse3.FileInfo(
-            fh=pyfuse3.FileHandleT(opened.handle), keep_cache=opened.keep, direct_io=opened.direct
-        )
+        return _info(opened)
 
     @handler
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
@@ -346,7 +430,7 @@ class Operations(pyfuse3.Operations):
     async def release(self, fh: pyfuse3.FileHandleT) -> None:
         """A file is closed."""
         self._openers.pop(fh, None)
-        self.tree.close(fh)
+        await self.tree.finish(fh)
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

@@ -24,7 +24,7 @@ def parent_of(catalog: Catalog, inode: Inode) -> int:
             return number(Kind.FIXED, BY_ID)
         case Kind.DATASET:
             return number(Kind.FIXED, DATASETS)
-        case Kind.DOCUMENT:
+        case Kind.DOCUMENT | Kind.README:
             return number(Kind.DATASET, inode.key)
         case Kind.VIEW:
             return _above_view(inode)

@@ -7,24 +7,26 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import NoReturn
 
-from pictofs.errors import Invalid, NoSuchEntry, NotSupported, ReadOnly
+from pictofs.errors import NoSuchEntry, NotSupported, ReadOnly
 from pictofs.library.content.content import Content
 from pictofs.library.library import Library
 from pictofs.library.listing.edits import Edits
+from pictofs.model.document import document
 from pictofs.model.inode import Inode, Kind
 from pictofs.model.inode import number as number_of
-from pictofs.store.catalog.datasets import DATASETS
+from pictofs.store.catalog.datasets import DATASETS, DOCUMENT, README
 from pictofs.store.catalog.rows import DatasetRow, Gone
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import Attributes, Entry, View
+from pictofs.vfs.node import Attributes, Entry, View, exactly
 from pictofs.vfs.nodes.annotations import AnnotationsView, AnnotationView, Exact
 from pictofs.vfs.nodes.by_id import LinkView
-from pictofs.vfs.nodes.dataset import DatasetView, DocumentView, dataset_folder
+from pictofs.vfs.nodes.dataset import DatasetView, dataset_folder
+from pictofs.vfs.nodes.dataset_file import DatasetFileView, readme
 from pictofs.vfs.nodes.fixed import BY_ID, Documents, FixedView
 from pictofs.vfs.nodes.images import ImagesView, ImageView
-from pictofs.vfs.nodes.readme import ReadmeView
 from pictofs.vfs.nodes.selected import SelectedView, SelectionView
 from pictofs.vfs.parents import parent_of
+from pictofs.vfs.writing import ReadmeWriter, WrittenText
 
 DESCRIPTIONS = (xattrs.PREFIX + "description", xattrs.PREFIX + "readme")
 """The extended attributes of a dataset that can be set: the API's older and newer word for one thing."""
@@ -80,21 +82,23 @@ class Tree:
         exact = Exact(library, exact_annotation_sizes)
         links, views = LinkView(library), SelectionView(library)
         images, annotations = ImagesView(library), AnnotationsView(library, exact)
-        objects, readme = DocumentView(library), ReadmeView(library)
+        objects = DatasetFileView(library, Kind.DOCUMENT, DOCUMENT, document)
+        readmes = DatasetFileView(library, Kind.README, README, readme, written=library.edits is not None)
         self._views: Mapping[Kind, View] = {
             Kind.FIXED: FixedView(library, documents, links, started_ns),
             Kind.LINK: links,
-            Kind.DATASET: DatasetView(library, objects, readme, views),
+            Kind.DATASET: DatasetView(library, {DOCUMENT: objects, README: readmes}, views),
             Kind.VIEW: views,
             Kind.VIEW_IMAGES: SelectedView(library, Kind.VIEW_IMAGES, images),
             Kind.VIEW_ANNOTATIONS: SelectedView(library, Kind.VIEW_ANNOTATIONS, annotations),
             Kind.DOCUMENT: objects,
-            Kind.README: readme,
+            Kind.README: readmes,
             Kind.IMAGES: images,
             Kind.ANNOTATIONS: annotations,
             Kind.IMAGE: ImageView(library),
             Kind.ANNOTATION: AnnotationView(library, exact),
         }
+        self._readme_writer = ReadmeWriter(library, readmes)
         self._numbers: Iterator[int] = count(1)
         self._files: dict[int, OpenFile] = {}
         self._folders: dict[int, _OpenFolder] = {}
@@ -120,7 +124,7 @@ class Tree:
         """What stat shows; of an open file what it showed when it was opened, whatever came later."""
         opened = self._by_inode.get(number)
         if opened:
-            return opened[-1].attributes
+            return _shown_of(opened)
         inode, view = self._node(number)
         return self.shown(await view.attributes(inode))
 
@@ -152,7 +156,7 @@ class Tree:
         number, size = attributes.inode, attributes.size
         opened = self._by_inode.get(number)
         if opened:
-            known = opened[-1].attributes
+            known = _shown_of(opened)
             return attributes._replace(size=known.size, blocks=known.blocks, keep=known.keep)
         if self._settled and self._settled.get(number, size) != size:
             del self._settled[number]
@@ -197,19 +201,17 @@ class Tree:
         """
         inode, _ = self._node(number)
         edits = self._library.edits
+        if edits is not None and inode.kind is Kind.README:
+            raise NotSupported(f"{README} has no extended attributes")  # `cp -p` then asks for the mode alone
         if edits is None or inode.kind is not Kind.DATASET:
             self.refuse()
         if name not in DESCRIPTIONS:
             raise NotSupported(f"{name!r} can't be set: of a dataset only {DESCRIPTIONS[0]} can")
-        try:
-            text = value.decode()
-        except UnicodeDecodeError:
-            raise Invalid("a description is text in UTF-8") from None
-        await edits.describe(inode.key, text)
+        await edits.describe(inode.key, value)
 
     def refuse(self) -> NoReturn:
         """Any other change."""
-        raise ReadOnly("only datasets can be made, renamed, described and removed")
+        raise ReadOnly("only datasets can be made, renamed, described and removed, and README.md be written")
 
     def _edits(self, parent: int) -> Edits:
         edits = self._library.edits
@@ -309,6 +311,83 @@ class Tree:
         for folder in self._folders.values():
             folder.entries = []
 
+    async def open_to_write(self, number: int, *, truncate: bool, append: bool) -> OpenFile:
+        """A handle for writing a file: a dataset's readme. Raises Stale; ReadOnly for anything else."""
+        edits, inode = self._writable(number)
+        attributes, text = await self._readme_writer.open(edits, inode, truncate=truncate, append=append)
+        return self._opened_to_write(attributes, text)
+
+    async def create(
+        self, parent: int, name: str, *, exclusive: bool, truncate: bool, append: bool
+    ) -> OpenFile:
+        """A handle for writing a new file: the readme of a dataset that has none. Its name is shown once it is saved.
+
+        Raises AlreadyExists if `exclusive`; ReadOnly for anything else.
+        """
+        inode, _ = self._node(parent)
+        edits = self._library.edits
+        if edits is None or inode.kind is not Kind.DATASET or name != README:
+            self.refuse()
+        attributes, text = await self._readme_writer.create(
+            edits, inode.key, exclusive=exclusive, truncate=truncate, append=append
+        )
+        return self._opened_to_write(attributes, text)
+
+    def _opened_to_write(self, attributes: Attributes, text: WrittenText) -> OpenFile:
+        opened = OpenFile(
+            handle=next(self._numbers),
+            content=text,
+            attributes=attributes,
+            renew_size=False,
+            renew_pages=False,
+            direct=True,
+            keep=False,
+        )
+        self._files[opened.handle] = opened
+        self._by_inode.setdefault(attributes.inode, []).append(opened)
+        return opened
+
+    def _writable(self, number: int) -> tuple[Edits, Inode]:
+        """What changes a file. Raises ReadOnly where nothing does."""
+        inode, _ = self._node(number)
+        edits = self._library.edits
+        if edits is None or inode.kind is not Kind.README:
+            self.refuse()
+        return edits, inode
+
+    def written(self, handle: int) -> WrittenText | None:
+        """The text of a handle that is open for writing; None of any other."""
+        opened = self._files.get(handle)
+        if opened is None or not isinstance(opened.content, WrittenText):
+            return None
+        return opened.content
+
+    def write(self, handle: int, offset: int, data: bytes) -> int:
+        """Bytes for a file that is open for writing; how many are taken. Raises TooLarge."""
+        text = self.written(handle)
+        if text is None:
+            self.refuse()
+        return text.write(offset, data)
+
+    async def save(self, handle: int) -> None:
+        """Send what was written, where that was not sent. Raises what keeps it from being the server's."""
+        text = self.written(handle)
+        if text is not None:
+            await text.save()
+
+    def check_writable(self, number: int) -> None:
+        """Raises ReadOnly where a file can't be changed."""
+        self._writable(number)
+
+    async def resize(self, number: int, size: int, handle: int | None) -> Attributes:
+        """`truncate`, of an open file where `handle` is one; what is shown then. Raises TooLarge, Stale, ReadOnly."""
+        edits, inode = self._writable(number)
+        text = None if handle is None else self.written(handle)
+        if text is None:
+            return await self._readme_writer.truncate(edits, inode, size)
+        text.truncate(size)
+        return await self.attributes(number)
+
     async def read(self, handle: int, offset: int, length: int) -> bytes:
         """Bytes of an open file, fewer than `length` only at its end."""
         opened = self._files[handle]
@@ -317,8 +396,17 @@ class Tree:
         self._library.tally.bytes_read += len(data)
         return data
 
+    async def finish(self, handle: int) -> None:
+        """Give a file's handle back when its last descriptor is closed. Raises what `save` does, and has given it."""
+        try:
+            text = self.written(handle)
+            if text is not None:
+                await text.finish()
+        finally:
+            self.close(handle)
+
     def close(self, handle: int) -> None:
-        """Give a file's handle back."""
+        """Give a file's handle back, and no more."""
         opened = self._files.pop(handle)
         inode = opened.attributes.inode
         others = self._by_inode[inode]
@@ -326,9 +414,8 @@ class Tree:
         if not others:
             del self._by_inode[inode]
         if not opened.direct:
-            self._remember_pages(
-                inode, opened.content.version
-            )  # what was a transfer may have a checksum by now
+            # What was a transfer may have a checksum by now.
+            self._remember_pages(inode, opened.content.version)
         opened.content.close()
         if 0 < opened.reached < WHOLE * opened.content.size:
             self._tell_skimmed(inode)
@@ -359,3 +446,17 @@ class Tree:
         if inode is None:
             raise NoSuchEntry("there is no such inode")
         return inode, self._views[inode.kind]
+
+
+def _shown_of(opened: list[OpenFile]) -> Attributes:
+    """What stat shows of a file that is open.
+
+    All readers of an inode see one content, and the kernel must hold its size. Only where nobody reads it shows
+    what is being written.
+    """
+    for each in reversed(opened):
+        if not isinstance(each.content, WrittenText):
+            return each.attributes
+    text = opened[-1].content
+    assert isinstance(text, WrittenText)
+    return exactly(opened[-1].attributes, text.size)._replace(mtime_ns=text.mtime_ns)

@@ -129,7 +129,7 @@ def arguments_of(name: str) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("name", HANDLERS)
 async def test_e1_no_exception_leaves_a_handler(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    made = Operations(cast(Tree, Exploding()), timeout=5, uid=0, gid=0, umask=0)
+    made = Operations(cast(Tree, Exploding()), timeout=5, uid=0, gid=0, umask=0, writable=True)
     arguments = arguments_of(name)
     if name in QUIET - {"forget"}:
         assert await getattr(made, name)(*arguments) is None

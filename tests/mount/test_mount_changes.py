@@ -10,13 +10,12 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pictograph
 import pytest
-from mounting import Hold, Mount, Mounting, Serving, Spent, eventually, run, walk
+from mounting import Hold, Mount, Mounting, Serving, Spent, eventually, refused, run, walk
 
 from standin import Organization, StandIn
 from standin.dataset import Dataset
@@ -48,7 +47,7 @@ def mount(mounted: Mounting, server: StandIn) -> Mount:
 def writable(mounted: Mounting, server: StandIn, *options: str, role: str = "admin", **more: Any) -> Mount:
     made = mounted(server, "--writable", *options, key=server.keys[role], **more)
     made.expected = [
-        r" WARNING pictofs\.fuse\.operations: (mkdir|rmdir|rename|unlink|setxattr|removexattr): "
+        r" WARNING pictofs\.fuse\.operations: (mkdir|rmdir|rename|unlink|setxattr|removexattr|open): "
     ]
     return made
 
@@ -58,13 +57,6 @@ def client(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[pictogr
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with pictograph.Client(server.keys["admin"], base_url=server.api_url, max_retries=0) as made:
         yield made
-
-
-@contextmanager
-def refused(code: int) -> Iterator[None]:
-    with pytest.raises(OSError, match=r"\[Errno") as caught:
-        yield
-    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[code]
 
 
 def names(server: StandIn) -> list[str]:

@@ -132,12 +132,17 @@ def test_s8_what_a_walker_read_ahead_does_not_shorten_the_next_open(
         assert path.read_bytes() == truth(server, path)
 
 
+def sharing(mounted: Mounting, server: StandIn, cache: Path) -> tuple[Mount, Mount]:
+    """Two mounts of one cache, which fetch nothing ahead."""
+    one, two = (mounted(server, "--prefetch", "off", cache=cache) for _ in range(2))
+    return one, two
+
+
 def test_s8_another_mount_of_the_cache_has_learned_a_size(
     mounted: Mounting, serving: Serving, tmp_path: Path
 ) -> None:
     server = serving(lies())
-    one = mounted(server, "--prefetch", "off", cache=tmp_path / "cache")
-    two = mounted(server, "--prefetch", "off", cache=tmp_path / "cache")
+    one, two = sharing(mounted, server, tmp_path / "cache")
     folders = [mount.datasets / "lies/images" for mount in (one, two)]
     for folder in folders:
         assert {path.stat().st_size for path in folder.iterdir()} == {5_000}
@@ -168,8 +173,7 @@ def test_s8_a_listing_is_renewed_to_the_right_size(
 ) -> None:
     """By another mount, which does not tell the kernel of this one."""
     server = serving(lies())
-    one = mounted(server, "--prefetch", "off", cache=tmp_path / "cache")
-    two = mounted(server, "--prefetch", "off", cache=tmp_path / "cache")
+    one, two = sharing(mounted, server, tmp_path / "cache")
     folder = one.datasets / "lies/images"
     assert {path.stat().st_size for path in folder.iterdir()} == {5_000}
     paths = sorted(folder.iterdir())
@@ -185,8 +189,7 @@ def test_s8_an_image_went_and_came_back_with_another_size(
     mounted: Mounting, serving: Serving, tmp_path: Path
 ) -> None:
     server = serving(lies())
-    one = mounted(server, "--prefetch", "off", cache=tmp_path / "cache")
-    two = mounted(server, "--prefetch", "off", cache=tmp_path / "cache")
+    one, two = sharing(mounted, server, tmp_path / "cache")
     folders = [mount.datasets / "lies/images" for mount in (one, two)]
     for folder in folders:
         assert {path.stat().st_size for path in folder.iterdir()} == {5_000}
@@ -266,8 +269,7 @@ def test_s8_an_annotation_of_a_row_that_went_and_came_back(
     server = serving(lies(ACTUAL, 4))
     for image in server.organization.images.values():
         server.organization.set_annotations(image, [{"name": "one"}])
-    one = mounted(server, "--prefetch", "off", cache=tmp_path / "cache")
-    two = mounted(server, "--prefetch", "off", cache=tmp_path / "cache")
+    one, two = sharing(mounted, server, tmp_path / "cache")
     folder = one.datasets / "lies/annotations"
     before = {path: path.read_bytes() for path in folder.iterdir()}
     list((two.datasets / "lies/images").iterdir())

@@ -12,7 +12,7 @@ from mounting import Mounting, Serving, Spent, eventually, files_below, image_by
 from pictofs.errors import Throttled
 from standin import Fault, Match, Spec
 from standin.dataset import Dataset
-from standin.faults import Hang, error, throttled
+from standin.faults import Hang, Silent, error, throttled
 
 FILES = 60
 
@@ -38,10 +38,10 @@ def test_t4_a_mount_reads_on_when_every_connection_has_died(serving: Serving, mo
     (dataset,) = server.organization.datasets.values()
     with ThreadPoolExecutor(16) as pool:
         got = list(pool.map(Path.read_bytes, paths[: FILES // 2]))
-        server.fall_silent()
+        server.faults.add(Fault(Match(), Silent()))
         got += pool.map(Path.read_bytes, paths[FILES // 2 :])
     assert set(got) == contents(dataset)
-    server.fall_silent()
+    server.faults.add(Fault(Match(), Silent()))
     server.organization.add_dataset("new")
     eventually(lambda: "new" in os.listdir(mount.datasets), True)
 
@@ -52,7 +52,7 @@ def test_t4_the_worker_goes_on_when_every_connection_has_died(serving: Serving, 
     paths = images(mount.root)
     (dataset,) = server.organization.datasets.values()
     got = [path.read_bytes() for path in paths[:50]]
-    server.fall_silent()
+    server.faults.add(Fault(Match(), Silent()))
     got += [path.read_bytes() for path in paths[50:]]
     assert set(got) == contents(dataset)
 

@@ -11,9 +11,11 @@ from pictofs.store.blobs.cache import Blob
 
 
 class Content(Protocol):
-    """What a handle reads. `size` is exact."""
+    """What a handle reads."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Bytes, exactly."""
 
     @property
     def version(self) -> Hashable:

@@ -10,6 +10,7 @@ from itertools import count
 from typing import TypeVar
 
 from pictofs.api.client import DESCRIPTION_WORDS, Api
+from pictofs.api.decode import TEXT_MAX
 from pictofs.api.retries import Patience
 from pictofs.api.stats import insisting
 from pictofs.clock import Clock
@@ -23,6 +24,7 @@ from pictofs.errors import (
     PictofsError,
     ServerFault,
     TimedOut,
+    TooLarge,
 )
 from pictofs.library.connectivity import Reach
 from pictofs.library.listing.invalidation import Changes
@@ -45,6 +47,8 @@ OUTDATED = (AlreadyExists, Conflict, NoSuchEntry, NotEmpty)
 """These say that things are not as they are shown."""
 WAIT = 20.0
 """Seconds that a deletion may wait between its attempts."""
+DESCRIPTION_MAX = TEXT_MAX
+"""Bytes of a description: what comes back with more characters would count as absent."""
 
 
 class Edits:
@@ -90,10 +94,19 @@ class Edits:
 
         return await self._make(work)
 
-    async def describe(self, key: int, text: str) -> None:
-        """Change a dataset's description; empty: none. Raises NoSuchEntry."""
-        row = await self._listing.dataset(key)
+    async def describe(self, key: int, value: bytes) -> None:
+        """Change a dataset's description, which is its readme, too; empty: none.
 
+        Raises Invalid where `value` is no UTF-8, TooLarge, NoSuchEntry.
+        """
+        if len(value) > DESCRIPTION_MAX:
+            raise TooLarge(f"a description can't have more than {DESCRIPTION_MAX:,} bytes")
+        try:
+            text = value.decode()
+        except UnicodeDecodeError as error:
+            raise Invalid(f"a description is text in UTF-8, and byte {error.start:,} is none") from None
+
+        row = await self._listing.dataset(key)
         self._api.description_words = self._words()
 
         async def work() -> None:

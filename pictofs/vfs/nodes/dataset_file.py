@@ -1,0 +1,81 @@
+"""The files that are made of a dataset's object: `dataset.json`, and `README.md` where there is a readme."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pictofs.errors import NoSuchEntry, Stale
+from pictofs.library.content.content import InMemory
+from pictofs.library.library import Library
+from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.moment import time_ns
+from pictofs.model.names import storable
+from pictofs.store.catalog.rows import DatasetRow
+from pictofs.vfs.node import Attributes, FileView, Opening, file
+
+
+class DatasetFileView(FileView):
+    """A file in a dataset's folder, whose text is made of the API's object.
+
+    The inode's version is made of the content, so that who holds it open keeps what was opened.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        kind: Kind,
+        name: str,
+        text: Callable[[Mapping[str, Any]], bytes | None],
+        *,
+        written: bool = False,
+    ) -> None:
+        """`text`: the bytes of the file, of the API's object; None where the dataset has no such file.
+
+        `written`: whether the file can be written. Then the kernel asks each time where the name leads: it must not
+        lead to the old text for the moment until the kernel has been told.
+        """
+        self._library = library
+        self._kind = kind
+        self._name = name
+        self._text = text
+        self._keep_name = not written
+
+    def of(self, row: DatasetRow) -> tuple[Attributes, bytes] | None:
+        """Attributes and bytes, as the catalog has them; None where there is no such file."""
+        raw = self._library.catalog.dataset_object(row.key)
+        data = self._text(raw)
+        if data is None:
+            return None
+
+        inode = number(self._kind, row.key, zlib.crc32(data))
+        changed_ns = time_ns(raw.get("updated_at")) or row.created_ns
+        keep_entry = self._library.listing.fresh_for if self._keep_name else 0.0
+        return file(inode, len(data), changed_ns, keep=0.0, keep_entry=keep_entry), data
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Size and time of the text."""
+        return (await self.current(inode))[0]
+
+    async def open(self, inode: Inode) -> Opening:
+        """The text. Raises Stale when it is another one by now: the path leads to it."""
+        attributes, data = await self.current(inode)
+        return Opening(attributes, InMemory(data))
+
+    async def current(self, inode: Inode) -> tuple[Attributes, bytes]:
+        """Attributes and bytes. Raises NoSuchEntry, and Stale when the text is another one by now."""
+        found = self.of(await self._library.listing.dataset(inode.key))
+        if found is None:
+            raise NoSuchEntry(f"the dataset has no {self._name}")
+        if found[0].inode != number(*inode):
+            raise Stale(f"{self._name} has changed")
+        return found
+
+
+def readme(raw: Mapping[str, Any]) -> bytes | None:
+    """The readme in a dataset's object, as UTF-8; None where the API gives none, or an empty one."""
+    text = raw.get("readme")
+    if not isinstance(text, str) or not text:
+        return None
+    return storable(text).encode()
