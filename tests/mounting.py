@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -193,8 +195,9 @@ class Spent:
 class Hold:
     """A fault: holds the answers to requests whose query matches until it is opened."""
 
-    def __init__(self, query: str = "") -> None:
-        self._query = query
+    def __init__(self, query: str = "", *, made: bool = False) -> None:
+        """`made`: the answer is made before it is held, and so older than what changes meanwhile."""
+        self._query, self._made = query, made
         self._open = threading.Event()
         self.waiting = threading.Event()
         """Set once a request is held."""
@@ -206,8 +209,12 @@ class Hold:
     async def __call__(self, exchange: Exchange) -> None:
         """Wait for `open`."""
         if re.search(self._query, exchange.scope["query_string"].decode()) and not self._open.is_set():
+            answer = await exchange.collect() if self._made else None
             self.waiting.set()
             await asyncio.to_thread(self._open.wait, 60)
+            if answer is not None:
+                await exchange.answer(answer)
+                return
         await exchange.proceed()
 
 
@@ -266,6 +273,14 @@ def run(*command: str | Path, input: bytes | None = None, **options: Any) -> str
     done = subprocess.run([*map(str, command)], input=input, capture_output=True, timeout=100, **options)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def refused(code: int) -> Iterator[None]:
+    """What is done in the block must fail with the errno `code`."""
+    with pytest.raises(OSError, match=r"\[Errno") as caught:
+        yield
+    assert errno.errorcode[caught.value.errno or 0] == errno.errorcode[code]
 
 
 def eventually(look: Callable[[], object], wanted: object) -> None:

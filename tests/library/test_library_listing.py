@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 from mounting import Hold
-from rig import Mount, Rig, error_of, expected, listed
+from rig import Mount, Rig, error_of, expected, image_bytes, listed
 
 from pictofs.errors import NoSuchEntry, PictofsError, TimedOut, Unauthorized
 from standin import Fault, Match, Spec, StandIn
@@ -133,6 +133,35 @@ async def test_f2_what_changed_shows_after_the_ttl(rig: Rig) -> None:
         before = set(await mount.walk(read=False))
         mount.clock.advance(101)
         assert set(await mount.walk(read=False)) == set(expected(rig.standin)) > before
+
+
+async def test_f2_a_pass_that_began_before_a_change_is_not_taken_for_news(rig: Rig) -> None:
+    """Two images change places, which no count shows, while a listing of before is on its way."""
+    org = rig.standin.organization
+    one = org.add_image(org["small"], "one.jpg", "/a", size=700)
+    two = org.add_image(org["small"], "two.jpg", "/b", size=700)
+    path = f"{IMAGES}/a/one.jpg"
+    async with rig.mount(ttl=100) as mount:
+        await mount.walk(read=False)
+        org.add_image(org["small"], "three.jpg", "/a")
+        mount.clock.advance(101)
+
+        held = Hold("include_images=true", made=True)
+        rig.fault(held, "api")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount.list, f"{IMAGES}/a")
+            await trio.to_thread.run_sync(held.waiting.wait)
+            org.move_image(one, "/b", "swapped.jpg")
+            org.move_image(two, "/a", "one.jpg")
+            org.move_image(one, "/b", "two.jpg")
+            mount.clock.advance(101)
+
+            async def release() -> None:
+                await trio.sleep(0.1)
+                held.open()
+
+            nursery.start_soon(release)
+            assert await mount.read(path) == image_bytes(two)
 
 
 async def test_f5_a_refresh_shows_at_once_what_changed(rig: Rig) -> None:

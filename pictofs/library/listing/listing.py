@@ -191,7 +191,10 @@ class Listing:
         if had:
             # What was listed once is shown whole: a renewal under way must not make a folder look half full.
             await _be_patient(filling)
-            return None if isinstance(filling.error, AWAY) or not filling.finished.is_set() else filling
+            if isinstance(filling.error, AWAY) or not filling.finished.is_set():
+                return None
+            # A pass that began before the last change may not have seen it.
+            return await self.folder(directory) if filling.signature != dataset.signature else filling
         if current.key in filling.old:
             await filling.finished.wait()
         return filling
@@ -205,6 +208,8 @@ class Listing:
             await (_be_patient(filling) if had else filling.finished.wait())
             if filling.error is not None and not (had and isinstance(filling.error, AWAY)):
                 raise filling.error
+            if filling.error is None and filling.finished.is_set() and filling.signature != dataset.signature:
+                return await self.whole(key)
         row = self._catalog.dataset(key)
         if row is None:
             raise NoSuchEntry("the dataset is gone")
@@ -222,6 +227,8 @@ class Listing:
             await filling.finished.wait()
             if filling.error is not None and (strict or dataset.listed_signature is None):
                 raise filling.error
+            if filling.error is None and filling.signature != dataset.signature:
+                await self.all_images(key, strict=strict)
 
     def is_listed(self, dataset: DatasetRow) -> bool:
         """Whether every image of a dataset is in the catalog, and fresh."""
@@ -317,7 +324,9 @@ class Listing:
 
     def _launch(self, dataset: DatasetRow, directory: DirectoryRow | None) -> Filling:
         key = dataset.key if directory is None else directory.key
-        filling = self._fillings[key] = Filling(old=self._catalog.directories_with_images(dataset.key))
+        filling = self._fillings[key] = Filling(
+            dataset.signature, old=self._catalog.directories_with_images(dataset.key)
+        )
 
         async def work() -> None:
             try:
@@ -359,7 +368,9 @@ class Listing:
         signature = dataset.signature
         if result.dataset is not None:
             signature = result.dataset.signature
-            put_dataset = partial(self._catalog.put_dataset, result.dataset, self._heard())
+            put_dataset = partial(
+                self._catalog.put_dataset, result.dataset, self._heard(), known=dataset.signature
+            )
             self._changes.tell(await in_thread(put_dataset))
         gone = await in_thread(
             partial(
@@ -419,8 +430,18 @@ class Listing:
         answer = self._answers.get((directory.key, filename))
         if answer is not None and answer == (row is not None):
             return row
+        filling = self._fillings.get(dataset.key)
+        if filling is not None and row is not None:
+            # What is known serves if the pass is slow.
+            await _be_patient(filling)
+            ended = filling.finished.is_set() and filling.error is None
+            if ended and filling.signature != dataset.signature:
+                # It began before the last change, and may not have seen it.
+                return await self._find(directory, entry, filename, read)
+            return read(directory.key, entry)
+
         whole = max(2, math.ceil(dataset.image_count / self._page_size))
-        if dataset.key in self._fillings or not self._spend(dataset, 1, whole):
+        if filling is not None or not self._spend(dataset, 1, whole):
             await self._wait_for(current, entry, read)
         else:
             work = partial(self._ask, dataset, current, filename)

@@ -31,6 +31,8 @@ PASSES = 3
 class Filling:
     """A pass under way."""
 
+    signature: str
+    """Of the dataset as it was known when the pass began (F2)."""
     finished: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
     """Why it ended early."""

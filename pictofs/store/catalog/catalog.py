@@ -316,20 +316,28 @@ class Catalog:
             )
         return gone
 
-    def put_dataset(self, dataset: Dataset, heard: Heard) -> list[Gone]:
-        """A newer object of a known dataset came; its name is left for `put_datasets`. Blocks."""
+    def put_dataset(self, dataset: Dataset, heard: Heard, *, known: str) -> list[Gone]:
+        """A newer object of a known dataset came; its name is left for `put_datasets`. Blocks.
+
+        `known`: the signature that the row had when it was asked for. If the row has another one by now, nobody can
+        tell which answer is newer, and nothing is written.
+        """
         key = key_of(dataset.id.lower())
         with self.database.write() as db:
-            db.execute(
-                "UPDATE dataset SET image_count = ?, total_size = ?, signature = ?, raw = ? WHERE key = ?",
+            written = db.execute(
+                "UPDATE dataset SET image_count = ?, total_size = ?, signature = ?, raw = ?"
+                " WHERE key = ? AND signature = ?",
                 (
                     dataset.image_count,
                     dataset.total_size,
                     dataset.signature,
                     json.dumps(dataset.raw).encode(),
                     key,
+                    known,
                 ),
-            )
+            ).rowcount
+            if not written:
+                return []
             datasets_table.note_move(db, dataset, heard)
         return datasets_table.documents(key)
 
