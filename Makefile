@@ -50,9 +50,10 @@ check: $(VENV)/tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Four at once: most tests wait for a mount or a server most of their time. The tests of a file share what they make.
+# Four at once: most tests wait for a mount or a server most of their time. The tests of a file share what they make,
+# and tests/conftest.py says which files come first.
 test: $(VENV)/tests
-	$(BIN)/pytest -m "not long" -n 4 --dist loadfile $(ARGS)
+	$(BIN)/pytest -m "not long" -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: $(VENV)/tests
 	$(BIN)/pytest -m long $(ARGS)

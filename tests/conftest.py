@@ -28,6 +28,29 @@ signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP, signal
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
+SLOWEST = (
+    "user/test_another_user.py",
+    "model/test_model.py",
+    "examples/test_examples.py",
+    "mount/test_mount_requests.py",
+    "cli/test_dataset_command.py",
+    "mount/test_mount_changes.py",
+    "mount/test_mount_tools.py",
+    "mount/test_mount_download.py",
+    "library/test_takeout.py",
+    "library/test_export.py",
+    "docs/test_pages_run.py",
+    "endurance/test_endurance_kill.py",
+    "cli/test_mount_command.py",
+    "cli/test_download_command.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest files: a worker takes whole ones, and would be alone with one that came last."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 @contextmanager
 def _serving() -> Iterator[Serving]:

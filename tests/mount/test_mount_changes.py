@@ -44,6 +44,17 @@ def mount(mounted: Mounting, server: StandIn) -> Mount:
     return writable(mounted, server)
 
 
+@pytest.fixture(scope="module")
+def shared_server(module_serving: Serving) -> StandIn:
+    return module_serving(house())
+
+
+@pytest.fixture(scope="module")
+def shared(module_mounted: Mounting, shared_server: StandIn) -> Mount:
+    """For tests that leave everything as they found it, `signs` alone."""
+    return writable(module_mounted, shared_server)
+
+
 def writable(mounted: Mounting, server: StandIn, *options: str, role: str = "admin", **more: Any) -> Mount:
     made = mounted(server, "--writable", *options, key=server.keys[role], **more)
     made.expected = [
@@ -187,17 +198,17 @@ def there(server: StandIn) -> list[tuple[str, str, str | None]]:
         (UUID, UUID),
     ],
 )
-def test_w2_names_are_sent_unescaped(mount: Mount, server: StandIn, entry: str, name: str) -> None:
-    path = mount.datasets / entry
+def test_w2_names_are_sent_unescaped(shared: Mount, shared_server: StandIn, entry: str, name: str) -> None:
+    path = shared.datasets / entry
     path.mkdir()
     inode = path.stat().st_ino
-    assert names(server) == sorted(["signs", name])
-    assert sorted(os.listdir(mount.datasets)) == sorted(["signs", entry])
-    path.rename(mount.datasets / "plain")
-    (mount.datasets / "plain").rename(path)
-    assert (names(server), path.stat().st_ino) == (sorted(["signs", name]), inode)
+    assert names(shared_server) == sorted(["signs", name])
+    assert sorted(os.listdir(shared.datasets)) == sorted(["signs", entry])
+    path.rename(shared.datasets / "plain")
+    (shared.datasets / "plain").rename(path)
+    assert (names(shared_server), path.stat().st_ino) == (sorted(["signs", name]), inode)
     path.rmdir()
-    assert names(server) == ["signs"]
+    assert names(shared_server) == ["signs"]
 
 
 @pytest.mark.parametrize(
@@ -212,13 +223,13 @@ def test_w2_names_are_sent_unescaped(mount: Mount, server: StandIn, entry: str, 
     ],
     ids=["tag", "escape", "utf-8", "surrogate", "slash", "long"],
 )
-def test_w2_names_that_no_dataset_has(mount: Mount, server: StandIn, entry: bytes, code: int) -> None:
-    path = os.path.join(os.fsencode(mount.datasets), entry)
+def test_w2_names_that_no_dataset_has(shared: Mount, shared_server: StandIn, entry: bytes, code: int) -> None:
+    path = os.path.join(os.fsencode(shared.datasets), entry)
     with refused(code):
         os.mkdir(path)
     with refused(code):
-        os.rename(mount.datasets / "signs", path)
-    assert names(server) == os.listdir(mount.datasets) == ["signs"]
+        os.rename(shared.datasets / "signs", path)
+    assert names(shared_server) == os.listdir(shared.datasets) == ["signs"]
 
 
 # What must not be lost.
@@ -362,15 +373,18 @@ AFTER = {
     [error(503), error(429), Reset(), Reset(after=0)],
     ids=["503", "429", "reset", "reset after it was made"],
 )
-def test_w5_a_server_that_fails_once(mount: Mount, server: StandIn, change: str, fault: Any) -> None:
+def test_w5_a_server_that_fails_once(shared: Mount, shared_server: StandIn, change: str, fault: Any) -> None:
     """The change is made, once, and shown; of a lost answer the repetition brings another."""
-    server.organization.add_dataset("one")
-    mount.pictofs("refresh", mount.root)
+    server, folder = shared_server, shared.datasets
+    (folder / "one").mkdir()
     server.faults.add(Fault(Match(method=METHODS[change]), fault, times=1))
-    attempt(change, mount.datasets)
-    assert sorted(os.listdir(mount.datasets)) == names(server) == AFTER[change]
+    attempt(change, folder)
+    assert sorted(os.listdir(folder)) == names(server) == AFTER[change]
     if change == "setxattr":
-        assert os.getxattr(mount.datasets / "one", DESCRIPTION) == b"new"
+        assert os.getxattr(folder / "one", DESCRIPTION) == b"new"
+    server.faults.clear()
+    for name in {"new", "one"}.intersection(AFTER[change]):
+        (folder / name).rmdir()
 
 
 @pytest.mark.parametrize("change", METHODS)

@@ -57,17 +57,21 @@ def test_f7_first_names_come_with_the_first_page(mounted: Mounting, serving: Ser
     assert sorted(first + rest) == truth
 
 
-def test_f7_a_reader_that_stops_early_leaves_the_listing_whole(mounted: Mounting, serving: Serving) -> None:
-    server = serving(Spec.uniform(images=12_000, size=20_000, annotations=0))
-    folder = mounted(server).datasets / "dataset-0/images"
+@pytest.fixture(scope="module")
+def crowded(module_serving: Serving) -> StandIn:
+    """More images in one folder than a page holds."""
+    return module_serving(Spec.uniform(images=12_000, size=20_000, annotations=0))
+
+
+def test_f7_a_reader_that_stops_early_leaves_the_listing_whole(mounted: Mounting, crowded: StandIn) -> None:
+    folder = mounted(crowded).datasets / "dataset-0/images"
     with os.scandir(folder) as entries:
         next(entries)
     assert len(names_in(folder)) == len(set(names_in(folder))) == 12_000
 
 
-def test_f7_readers_of_one_cold_folder_all_see_all_of_it(mounted: Mounting, serving: Serving) -> None:
-    server = serving(Spec.uniform(images=12_000, size=20_000, annotations=0))
-    folder = mounted(server).datasets / "dataset-0/images"
+def test_f7_readers_of_one_cold_folder_all_see_all_of_it(mounted: Mounting, crowded: StandIn) -> None:
+    folder = mounted(crowded).datasets / "dataset-0/images"
     readers = [subprocess.Popen(["ls", "-U", folder], stdout=subprocess.PIPE) for _ in range(6)]
     truth = {f"image-{number:06d}.jpg" for number in range(12_000)}
     for reader in readers:

@@ -57,7 +57,7 @@ def test_q1_find_reads_and_a_remount_of_10_000_images(mounted: Mounting, serving
     assert len(before.all) == 1  # Q5: whether an export is there that tells the sizes
 
     before = Spent(server)
-    subprocess.check_output(["ls", "-lR", mount.datasets / "dataset-0/annotations"])
+    subprocess.check_output(["ls", "-lR", mount.datasets / "dataset-0/annotations/part-007"])
     assert before.all == []
 
     chosen = files(server, mount)[::33][:300]

@@ -17,14 +17,14 @@ from standin import Spec, StandIn
 pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
 
 
-@pytest.fixture
-def server(serving: Serving) -> StandIn:
-    return serving(Spec.uniform(images=6, size=5000, directories=2))
+@pytest.fixture(scope="module")
+def server(module_serving: Serving) -> StandIn:
+    return module_serving(Spec.uniform(images=6, size=5000, directories=2))
 
 
-@pytest.fixture
-def mount(mounted: Mounting, server: StandIn) -> Mount:
-    return mounted(server)
+@pytest.fixture(scope="module")
+def mount(module_mounted: Mounting, server: StandIn) -> Mount:
+    return module_mounted(server)
 
 
 def dataset(mount: Mount) -> Path:
@@ -103,7 +103,8 @@ def test_m1_a_mount_point_of_roots_gets_one_line(mount: Mount) -> None:
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
 
-def test_m3_a_killed_mount_is_cleaned_up(mount: Mount) -> None:
+def test_m3_a_killed_mount_is_cleaned_up(mounted: Mounting, server: StandIn) -> None:
+    mount = mounted(server)
     mount.kill()
     with pytest.raises(OSError, match="not connected"):
         os.listdir(mount.root)
