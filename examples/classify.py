@@ -14,7 +14,7 @@ from marked import Marked
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from pictofs.torch import Told
+from pictofs.torch import PrefetchingSampler
 
 WIDTH, HEIGHT = 160, 120
 
@@ -46,9 +46,12 @@ def main() -> None:
     train, test = (Marked(given.dataset, splits, WIDTH, HEIGHT) for splits in ({"train"}, {"val", "test"}))
     classes = sorted({box[0] for boxes in train.boxes for box in boxes})
     wanted = truth(train, classes)
-    # Told: the mount hears each epoch's order before it begins, and fetches what comes next.
+    # The mount hears each epoch's order before it begins, and fetches what comes next.
     loader = DataLoader(
-        train, batch_size=16, num_workers=given.workers, sampler=Told(RandomSampler(train), train.files)
+        train,
+        batch_size=16,
+        num_workers=given.workers,
+        sampler=PrefetchingSampler(RandomSampler(train), train.files),
     )
     print(f"{len(train)} images to learn from, {len(test)} to test; classes: {', '.join(classes)}")
 

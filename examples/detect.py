@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler
 
-from pictofs.torch import Told
+from pictofs.torch import PrefetchingSampler
 
 WIDTH, HEIGHT = 160, 120
 CELL = 4
@@ -111,9 +111,12 @@ def main() -> None:
     with Image.open(train.files[0]) as image:  # all are of one size here
         scale = (WIDTH / image.width, HEIGHT / image.height)
     pairs = [targets(boxes, classes, scale) for boxes in train.boxes]
-    # Told: the mount hears each epoch's order before it begins, and fetches what comes next.
+    # The mount hears each epoch's order before it begins, and fetches what comes next.
     loader = DataLoader(
-        train, batch_size=8, num_workers=given.workers, sampler=Told(RandomSampler(train), train.files)
+        train,
+        batch_size=8,
+        num_workers=given.workers,
+        sampler=PrefetchingSampler(RandomSampler(train), train.files),
     )
     print(f"{len(train)} images to learn from, {len(test)} to test; classes: {', '.join(classes)}")
 

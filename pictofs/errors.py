@@ -121,7 +121,7 @@ class Throttled(PictofsError):
         self.retry_after = retry_after
 
 
-class QuotaSpent(PictofsError):
+class QuotaExceeded(PictofsError):
     """The plan's credits or limits are used up (402)."""
 
     errno = errno.EDQUOT
@@ -135,7 +135,7 @@ class TimedOut(PictofsError):
     exit_code = 9
 
 
-class Offline(PictofsError):
+class ServerUnreachable(PictofsError):
     """The server can't be reached, and the cache does not hold the answer."""
 
     errno = errno.ENETUNREACH
@@ -163,7 +163,7 @@ class ServerFault(PictofsError):
     exit_code = 9
 
 
-class Nonsense(PictofsError):
+class InvalidResponse(PictofsError):
     """The server's answer breaks the contract: not JSON, a wrong shape, an impossible value."""
 
 
@@ -175,7 +175,7 @@ class UrlExpired(PictofsError):
     """A signed URL is no longer accepted (400, 401 or 403 from storage); a new one is needed."""
 
 
-class Unsigned(PictofsError):
+class NoSignedUrl(PictofsError):
     """No batch of signed URLs names the image: a request of its own leads to the bytes."""
 
 
@@ -189,9 +189,9 @@ _BY_EXIT_CODE: dict[int, type[PictofsError]] = {
     4: NoSuchEntry,
     5: Conflict,
     6: Invalid,
-    7: QuotaSpent,
+    7: QuotaExceeded,
     8: Throttled,
-    9: Offline,
+    9: ServerUnreachable,
 }
 
 

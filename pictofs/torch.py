@@ -1,8 +1,9 @@
 """For training from a mount: tells it the order of each epoch, so that images are there before they are read.
 
-    from pictofs.torch import Told
+    from pictofs.torch import PrefetchingSampler
 
-    loader = DataLoader(dataset, batch_size=32, num_workers=4, sampler=Told(RandomSampler(dataset), dataset.paths))
+    sampler = PrefetchingSampler(RandomSampler(dataset), dataset.paths)
+    loader = DataLoader(dataset, batch_size=32, num_workers=4, sampler=sampler)
 
 It needs no torch itself: any iterable of indices, or of lists of indices, will do for a sampler.
 """
@@ -20,10 +21,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pictofs.app import mounts
-from pictofs.control.order import Heard, Spelling, tell
+from pictofs.control.order import MountRelativePath, OrderReply, send_order
 from pictofs.errors import NoSuchEntry
 
-__all__ = ["Told"]
+__all__ = ["PrefetchingSampler"]
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ _numbers = itertools.count(1)
 _token = os.urandom(4).hex()  # process ids repeat, in containers
 
 
-class Told(Generic[T]):
+class PrefetchingSampler(Generic[T]):
     """A sampler that yields what another one yields, and tells the mount before each epoch what that will be.
 
     It is iterated in the main process alone, as every sampler is. `set_epoch`, `batch_size` and whatever else the
@@ -116,11 +117,11 @@ class _Telling:
         found = mounts.mount_of(base)
         if found is None or not found.ours:
             raise NoSuchEntry(f"{folder} lies in no pictofs mount")
-        spelling = Spelling(found.path, Path(os.path.realpath(".")))
+        spelling = MountRelativePath(found.path, Path(os.path.realpath(".")))
         names = itertools.chain([] if first is None else [first], names)
         self._stopped = threading.Event()
         going_on = itertools.takewhile(lambda _: not self._stopped.is_set(), names)
-        self._pieces: Iterator[Heard] = tell(
+        self._pieces: Iterator[OrderReply] = send_order(
             _control_socket(found.path),
             map(spelling, going_on),
             by=by,

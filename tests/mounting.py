@@ -297,7 +297,7 @@ def image_bytes(image: Image) -> bytes:
     return body.read(0, body.size)
 
 
-def note_bytes(server: StandIn, image: Image) -> bytes:
+def annotation_bytes(server: StandIn, image: Image) -> bytes:
     """What the image's annotation file must hold: what the vendor's client writes."""
     found = annotation_file(image, server.organization, _base(server))
     return json.dumps(found, indent=2).encode()
@@ -327,7 +327,7 @@ def images_and_notes(server: StandIn, dataset: Dataset) -> dict[str, bytes]:
     for image in active(dataset):
         place = f"{image.directory_path.strip('/')}/{image.filename}".lstrip("/")
         files[f"images/{place}"] = image_bytes(image)
-        files[f"annotations/{place}.json"] = note_bytes(server, image)
+        files[f"annotations/{place}.json"] = annotation_bytes(server, image)
     return files
 
 

@@ -18,9 +18,9 @@ _SUB_ROUTES = frozenset({"metadata", "data-bundle", "review", "split"})
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def is_uuid(slot: str) -> bool:
+def is_uuid(path_segment: str) -> bool:
     """Whether the API takes `slot` for an id rather than a name."""
-    return _UUID.fullmatch(slot) is not None
+    return _UUID.fullmatch(path_segment) is not None
 
 
 class Locality(enum.IntEnum):
@@ -90,7 +90,7 @@ def is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
-def slot(value: str) -> str:
+def path_segment(value: str) -> str:
     """`value`, an id or a name, as one percent-encoded path segment.
 
     Raises `Invalid` for a name that no path carries: the item is to be addressed by its id.

@@ -10,10 +10,10 @@ from email.utils import parsedate_to_datetime
 import trio
 
 from pictofs.api.retries import Pace
-from pictofs.errors import Invalid, Nonsense, PictofsError, ServerFault
+from pictofs.errors import Invalid, InvalidResponse, PictofsError, ServerFault
 
 _STRONG_TAG = re.compile(r'"[!#-~]*"')
-_SETTLED = 60.0
+_SETTLED_S = 60.0
 """Seconds since the last change after which its time tells versions apart."""
 _PAGES = ("text/html", "application/json")
 """What no image is: a captive portal's page, an error that calls itself a success."""
@@ -73,7 +73,8 @@ class Body:
         """The next piece, b"" at the end.
 
         Raises `ServerFault` where the body ends early or the connection breaks, `TimedOut` where nothing
-        comes for too long, or less than a drip, `Nonsense` where it is longer than announced or its framing is broken.
+        comes for too long, or less than a drip, `InvalidResponse` where it is longer than announced or its
+        framing is broken.
         """
         try:
             return await self._receive()
@@ -94,19 +95,19 @@ class Body:
             if self.length is not None and self._received < self.length:
                 raise ServerFault(f"the transfer ended after {self._received} of {self.length} bytes")
         elif self.length is not None and self._received > self.length:
-            raise Nonsense(f"the server sent more than the {self.length} bytes that it announced")
+            raise InvalidResponse(f"the server sent more than the {self.length} bytes that it announced")
         elif self._received != self.length:
             self._pace.came(len(piece), waited)
         return piece
 
     async def read_all(self, limit: int) -> bytes:
-        """Every byte that is left. Raises `Nonsense` past `limit` bytes, and what `receive` raises."""
+        """Every byte that is left. Raises `InvalidResponse` past `limit` bytes, and what `receive` raises."""
         pieces = []
         size = 0
         while piece := await self.receive():
             size += len(piece)
             if size > limit:
-                raise Nonsense(f"the server sent more than {limit} bytes")
+                raise InvalidResponse(f"the server sent more than {limit} bytes")
             pieces.append(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
@@ -139,13 +140,13 @@ def described(
 ) -> Body:
     """The body of a 200 or 206 answer to a request for the bytes from `start` up to `end`.
 
-    `headers` have lower-case names; repeated ones are joined by commas. Raises `Nonsense` where the head
+    `headers` have lower-case names; repeated ones are joined by commas. Raises `InvalidResponse` where the head
     contradicts itself or the request.
     """
     if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
-        raise Nonsense("the server sent compressed bytes where plain ones were asked for")
+        raise InvalidResponse("the server sent compressed bytes where plain ones were asked for")
     if headers.get("content-type", "").strip().lower().startswith(_PAGES):
-        raise Nonsense("a page came in place of the bytes that were asked for")
+        raise InvalidResponse("a page came in place of the bytes that were asked for")
     length = _content_length(headers.get("content-length"))
     etag = headers.get("etag")
     if etag is not None and not _STRONG_TAG.fullmatch(etag):
@@ -165,11 +166,13 @@ def described(
             failed=failed,
         )
     if status != 206 or (start == 0 and end is None):
-        raise Nonsense(f"the server answered {status} to a request for the whole object")
+        raise InvalidResponse(f"the server answered {status} to a request for the whole object")
     first, last, total = _content_range(headers.get("content-range", ""))
     size = last - first + 1
     if first != start or (end is not None and last >= end) or length not in (None, size):
-        raise Nonsense(f"the server sent another range than the one from {start} to {end} that was asked for")
+        raise InvalidResponse(
+            f"the server sent another range than the one from {start} to {end} that was asked for"
+        )
     return Body(
         pull, start=start, length=size, total=total, etag=etag, version=version, ranged=True, failed=failed
     )
@@ -184,7 +187,7 @@ def _version(headers: Mapping[str, str], etag: str | None) -> str | None:
     changed, now = _date(headers.get("last-modified")), _date(headers.get("date"))
     # The time has seconds: only of what did not change in the last one does it tell a version (RFC 9110, 8.8.2.2).
     # A minute, as the host that stores may have another clock than the one that answers.
-    if changed is not None and now is not None and now - changed >= _SETTLED:
+    if changed is not None and now is not None and now - changed >= _SETTLED_S:
         return f"modified {changed}"
     return None
 
@@ -201,7 +204,7 @@ def _content_length(value: str | None) -> int | None:
         return None
     value = value.strip()
     if not (value.isascii() and value.isdigit() and len(value) <= 18):
-        raise Nonsense("the server sent a Content-Length that is no length")
+        raise InvalidResponse("the server sent a Content-Length that is no length")
     return int(value)
 
 
@@ -209,11 +212,11 @@ def _content_range(value: str) -> tuple[int, int, int | None]:
     """First and last offset, and the object's size where it is stated."""
     match = _CONTENT_RANGE.fullmatch(value.strip())
     if match is None:
-        raise Nonsense("the server sent a part without saying which (Content-Range)")
+        raise InvalidResponse("the server sent a part without saying which (Content-Range)")
     first, last = int(match[1]), int(match[2])
     total = None if match[3] == "*" else int(match[3])
     if last < first or (total is not None and last >= total):
-        raise Nonsense("the server sent an impossible Content-Range")
+        raise InvalidResponse("the server sent an impossible Content-Range")
     return first, last, total
 
 

@@ -1,8 +1,8 @@
 """`Api`: the keyed Pictograph API, one method per call that pictofs makes.
 
 Every method raises only `pictofs.errors`: `Unauthorized`, `Forbidden`, `NoSuchEntry`, `Throttled`,
-`QuotaSpent`, `Invalid`, `Conflict` and `AlreadyExists` for the server's refusals, `ServerFault`, `TimedOut`
-and `Offline` where retries did not help, `Nonsense` for an answer outside the contract.
+`QuotaExceeded`, `Invalid`, `Conflict` and `AlreadyExists` for the server's refusals, `ServerFault`, `TimedOut`
+and `ServerUnreachable` where retries did not help, `InvalidResponse` for an answer outside the contract.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from pictofs.api import decode as wire
-from pictofs.api.address import is_uuid, slot
+from pictofs.api.address import is_uuid, path_segment
 from pictofs.api.body import Body, described, range_headers
 from pictofs.api.export import Export
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
-from pictofs.api.transport import Answer, Exchange
-from pictofs.api.url_expiry import Signing
+from pictofs.api.stats import RequestStats
+from pictofs.api.transport import Answer, ApiTransport
+from pictofs.api.url_expiry import UrlExpiry
 from pictofs.clock import Clock
-from pictofs.errors import Invalid, Nonsense, PictofsError
+from pictofs.errors import Invalid, InvalidResponse, PictofsError
 from pictofs.model.records import Dataset, Directory, Image, Page, SignedUrl
 from pictofs.threads import in_thread
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 DESCRIPTION_WORDS: tuple[tuple[str, ...], ...] = (("readme", "description"), ("readme",), ("description",))
 """The fields that a description is written to. `readme` is the API's newer word, `description` the older, which is
 all that some answers tell: both, where the server takes both."""
-_THREAD_FROM = 256 * 1024
+_THREAD_FROM_BYTES = 256 * 1024
 """Bytes of a body from which it is decoded in a thread; below, the loop stands still for at most 3 ms."""
 
 
@@ -56,7 +56,7 @@ class Api:
         key: ApiKey,
         *,
         clock: Clock,
-        meter: Meter,
+        request_stats: RequestStats,
         timeout: float = 30.0,
         max_retries: int = 3,
         max_wait: float = 20.0,
@@ -64,14 +64,14 @@ class Api:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._clock = clock
-        self._meter = meter
+        self._request_stats = request_stats
         self.description_words = DESCRIPTION_WORDS[0]
         """Those that the server took last."""
-        self._exchange = Exchange(
+        self._exchange = ApiTransport(
             base_url,
             key,
             clock=clock,
-            meter=meter,
+            request_stats=request_stats,
             timeout=timeout,
             max_retries=max_retries,
             max_wait=max_wait,
@@ -91,7 +91,7 @@ class Api:
     @property
     def clock_ahead(self) -> float | None:
         """Seconds that the server's clock is ahead of ours, as its last answer that told the time has it."""
-        return self._meter.offset
+        return self._request_stats.offset
 
     # -- datasets
 
@@ -107,7 +107,7 @@ class Api:
 
     async def dataset(self, dataset: str) -> Dataset:
         """One dataset. `GET /datasets/{dataset}`"""
-        found = await self._get("/datasets/{dataset}", f"/datasets/{slot(dataset)}", wire.dataset)
+        found = await self._get("/datasets/{dataset}", f"/datasets/{path_segment(dataset)}", wire.dataset)
         return self._same(dataset, found)
 
     async def dataset_images(
@@ -120,7 +120,7 @@ class Api:
         """
         params = {"include_images": "true", "images_limit": limit, "images_offset": offset}
         found, page = await self._get(
-            "/datasets/{dataset}", f"/datasets/{slot(dataset)}", wire.dataset_images, params
+            "/datasets/{dataset}", f"/datasets/{path_segment(dataset)}", wire.dataset_images, params
         )
         return self._same(dataset, found), page
 
@@ -132,7 +132,7 @@ class Api:
         self, dataset: str, *, new_name: str | None = None, description: str | None = None
     ) -> Dataset:
         """Rename or describe a dataset; None leaves a field. `PATCH /datasets/{dataset}`"""
-        path, fields = f"/datasets/{slot(dataset)}", _given(new_name=new_name)
+        path, fields = f"/datasets/{path_segment(dataset)}", _given(new_name=new_name)
         return await self._describe("PATCH", "/datasets/{dataset}", path, fields, description)
 
     async def _describe(
@@ -155,7 +155,7 @@ class Api:
 
     async def delete_dataset(self, dataset: str) -> None:
         """Delete a dataset with all of its images, irreversibly. `DELETE /datasets/{dataset}`"""
-        await self._exchange.call("DELETE", "/datasets/{dataset}", f"/datasets/{slot(dataset)}")
+        await self._exchange.call("DELETE", "/datasets/{dataset}", f"/datasets/{path_segment(dataset)}")
 
     # -- images, directories, annotations
 
@@ -182,11 +182,13 @@ class Api:
 
     async def image(self, image_id: str) -> Image:
         """One image of any dataset of the organization. `GET /images/{image}/metadata`"""
-        return await self._get("/images/{image}/metadata", f"/images/{slot(image_id)}/metadata", wire.image)
+        return await self._get(
+            "/images/{image}/metadata", f"/images/{path_segment(image_id)}/metadata", wire.image
+        )
 
     async def directory_tree(self, dataset: str) -> list[Directory]:
         """Every directory of a dataset, parents first, without the root. `GET /directories/{dataset}/tree`"""
-        path = f"/directories/{slot(dataset)}/tree"
+        path = f"/directories/{path_segment(dataset)}/tree"
         return await self._get("/directories/{dataset}/tree", path, wire.directories)
 
     async def download_items(
@@ -197,30 +199,30 @@ class Api:
         There are no further pages: exactly `limit` rows mean that some images may be missing.
         """
         params = _given(mode="images_only", limit=limit, status_filter=status)
-        path = f"/datasets/{slot(dataset)}/download"
+        path = f"/datasets/{path_segment(dataset)}/download"
         answer = await self._exchange.call("GET", "/datasets/{dataset}/download", path, params=params)
-        signing = Signing(self._clock.wall(), answer.served_at)
+        signing = UrlExpiry(self._clock.wall(), answer.served_at)
         return await self._decoded(partial(wire.signed_urls, signing=signing), answer)
 
     async def annotation_file(self, image_id: str) -> bytes:
         """What the vendor's SDK writes to disk for an image's annotations. `GET /annotations/{image}/file`"""
-        path = f"/annotations/{slot(image_id)}/file"
+        path = f"/annotations/{path_segment(image_id)}/file"
         return await self._get("/annotations/{image}/file", path, wire.annotation_file)
 
     @asynccontextmanager
     async def image_stream(self, image_id: str, *, start: int = 0) -> AsyncIterator[Body]:
-        """The bytes of an image from `start` on, over the keyed route: one unit of the rate limit.
+        """The bytes of an image from `start` on, over the API's route: one unit of the rate limit.
 
         The server may ignore `start` (`Body.ranged` tells). Opening is retried, a broken transfer is not.
         `GET /images/{image}`
         """
-        async with self._bytes("/images/{image}", f"/images/{slot(image_id)}", start) as body:
+        async with self._bytes("/images/{image}", f"/images/{path_segment(image_id)}", start) as body:
             yield body
 
     @asynccontextmanager
     async def image_stream_at(self, dataset: str, path: str, *, start: int = 0) -> AsyncIterator[Body]:
         """The same, of the image that lies at `path` (`address.image_path`) now. `GET /images/{dataset}/{path}`"""
-        where = f"/images/{slot(dataset)}/{path}"
+        where = f"/images/{path_segment(dataset)}/{path}"
         async with self._bytes("/images/{dataset}/{path}", where, start) as body:
             yield body
 
@@ -229,9 +231,9 @@ class Api:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", **range_headers(start, None, None)}
         async with self._exchange.stream(route, path, headers) as (status, answered, pull):
             try:
-                body = described(status, answered, pull, self._meter.failed, start=start, end=None)
-            except Nonsense as error:
-                self._meter.failed(error)
+                body = described(status, answered, pull, self._request_stats.failed, start=start, end=None)
+            except InvalidResponse as error:
+                self._request_stats.failed(error)
                 raise
             yield body
 
@@ -259,18 +261,18 @@ class Api:
     async def export(self, dataset: str, name: str) -> Export:
         """How far an export is. `GET /exports/{export}`"""
         return await self._get(
-            "/exports/{export}", f"/exports/{slot(name)}", wire.export, {"dataset": dataset}
+            "/exports/{export}", f"/exports/{path_segment(name)}", wire.export, {"dataset": dataset}
         )
 
     async def export_download_url(self, dataset: str, name: str) -> str:
         """The signed URL of a completed export, for `Storage`. `GET /exports/{export}/download`"""
-        path = f"/exports/{slot(name)}/download"
+        path = f"/exports/{path_segment(name)}/download"
         return await self._get("/exports/{export}/download", path, wire.download_url, {"dataset": dataset})
 
     async def delete_export(self, dataset: str, name: str) -> None:
         """Delete an export. `DELETE /exports/{export}`"""
         await self._exchange.call(
-            "DELETE", "/exports/{export}", f"/exports/{slot(name)}", params={"dataset": dataset}
+            "DELETE", "/exports/{export}", f"/exports/{path_segment(name)}", params={"dataset": dataset}
         )
 
     # -- how
@@ -290,17 +292,17 @@ class Api:
 
     async def _decoded(self, decode: Callable[[bytes], T], answer: Answer) -> T:
         try:
-            if len(answer.body) >= _THREAD_FROM:
+            if len(answer.body) >= _THREAD_FROM_BYTES:
                 return await in_thread(decode, answer.body)
             return decode(answer.body)
         except PictofsError as error:
-            self._meter.failed(error)
+            self._request_stats.failed(error)
             raise
 
     def _same(self, asked: str, found: Dataset) -> Dataset:
         """`found`, unless an id was asked for and the server took it for another dataset's name."""
         if is_uuid(asked) and found.id.lower() != asked.lower():
-            raise Nonsense("the API sent another dataset than the one whose id was asked for")
+            raise InvalidResponse("the API sent another dataset than the one whose id was asked for")
         return found
 
 

@@ -12,16 +12,16 @@ from typing import NamedTuple
 import httptools
 import trio
 
-from pictofs.errors import Nonsense, ServerFault
+from pictofs.errors import InvalidResponse, ServerFault
 
-PIECE = 256 * 1024
+CHUNK_BYTES = 256 * 1024
 """Bytes asked of the socket at a time."""
 _HEAD_MAX = 64 * 1024
 _INFORMATIONAL_MAX = 16
 """Answers 1xx before the one that counts."""
 
 
-class Gone(Exception):
+class ConnectionGone(Exception):
     """The connection ended before the first byte of an answer: as idle ones do that the server closed."""
 
     def __init__(self, message: str, *, broken: bool = False) -> None:
@@ -99,28 +99,30 @@ class Connection:
     async def ask(self, request: bytes) -> Head:
         """Send `request` and receive the head of the answer.
 
-        Raises `Gone` where not one byte came back, `ServerFault` where the head is cut, `Nonsense` where it
+        Raises `Gone` where not one byte came back, `ServerFault` where the head is cut, `InvalidResponse` where it
         is not HTTP.
         """
         self._keep = False
         try:
             await self.stream.send_all(request)
-            self._buffer = bytes(await self.stream.receive_some(PIECE))
+            self._buffer = bytes(await self.stream.receive_some(CHUNK_BYTES))
         except trio.BrokenResourceError as error:
-            raise Gone(str(error.__cause__ or error), broken=True) from error
+            raise ConnectionGone(str(error.__cause__ or error), broken=True) from error
         if not self._buffer:
-            raise Gone("the server closed the connection without an answer")
+            raise ConnectionGone("the server closed the connection without an answer")
         for _ in range(_INFORMATIONAL_MAX):
             head = await self._head()
             if not 100 <= head.status < 200:
                 return head
-        raise Nonsense("the storage host sends one informational answer after the other")
+        raise InvalidResponse("the storage host sends one informational answer after the other")
 
     async def _head(self) -> Head:
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             if len(self._buffer) > _HEAD_MAX:
-                raise Nonsense("the storage host's answer is not HTTP, or its head is larger than 64 KiB")
-            more = await self._receive(PIECE)
+                raise InvalidResponse(
+                    "the storage host's answer is not HTTP, or its head is larger than 64 KiB"
+                )
+            more = await self._receive(CHUNK_BYTES)
             if not more:
                 raise ServerFault("the connection broke in the head of an answer")
             self._buffer += more
@@ -129,7 +131,7 @@ class Connection:
         try:
             parser.feed_data(self._buffer[: end + 4])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            raise Nonsense(f"the storage host's answer is not HTTP: {error}") from error
+            raise InvalidResponse(f"the storage host's answer is not HTTP: {error}") from error
         self._buffer = self._buffer[end + 4 :]
         self._frame(parser, told)
         return Head(parser.get_status_code(), told.headers)
@@ -141,7 +143,7 @@ class Connection:
         self._left, self._chunks = None, None
         if coding is not None:
             if coding.strip().lower() != "chunked":
-                raise Nonsense("the storage host sent a Transfer-Encoding that was not asked for")
+                raise InvalidResponse("the storage host sent a Transfer-Encoding that was not asked for")
             self._chunks = parser, told
         elif length is not None:
             self._left = int(length)
@@ -151,39 +153,41 @@ class Connection:
     async def receive(self) -> bytes:
         """The next piece of the body, b"" at its end, or where the stream ends before.
 
-        Raises `ServerFault` where the connection breaks, `Nonsense` where more comes than was announced.
+        Raises `ServerFault` where the connection breaks, `InvalidResponse` where more comes than was announced.
         """
         if self._chunks is not None:
             return await self._receive_chunks(*self._chunks)
         if self._left == 0:
             if self._buffer:
-                raise Nonsense("the storage host sent more bytes than it announced")
+                raise InvalidResponse("the storage host sent more bytes than it announced")
             return b""
         piece, self._buffer = self._buffer, b""
         if not piece:
             # One byte more than is due shows a server that goes on.
-            piece = await self._receive(PIECE if self._left is None else min(PIECE, self._left + 1))
+            piece = await self._receive(
+                CHUNK_BYTES if self._left is None else min(CHUNK_BYTES, self._left + 1)
+            )
         if self._left is not None:
             if len(piece) > self._left:
-                raise Nonsense("the storage host sent more bytes than it announced")
+                raise InvalidResponse("the storage host sent more bytes than it announced")
             self._left -= len(piece)
         return piece
 
     async def _receive_chunks(self, parser: httptools.HttpResponseParser, told: _Parse) -> bytes:
         without_body = 0
         while not told.pieces and not told.complete:
-            fed, self._buffer = self._buffer or await self._receive(PIECE), b""
+            fed, self._buffer = self._buffer or await self._receive(CHUNK_BYTES), b""
             if not fed:
                 raise ServerFault("the transfer ended between two chunks")
             if without_body > _HEAD_MAX:
-                raise Nonsense("the storage host's trailer is larger than 64 KiB")
+                raise InvalidResponse("the storage host's trailer is larger than 64 KiB")
             without_body += len(fed)
             try:
                 parser.feed_data(fed)
             except httptools.HttpParserError as error:
-                raise Nonsense(f"the storage host's chunks are not HTTP: {error}") from error
+                raise InvalidResponse(f"the storage host's chunks are not HTTP: {error}") from error
             if told.messages > 1:
-                raise Nonsense("the storage host sent more bytes than it announced")
+                raise InvalidResponse("the storage host sent more bytes than it announced")
         if told.pieces:
             piece = b"".join(told.pieces)
             told.pieces.clear()

@@ -24,8 +24,8 @@ from typing import Any, TypeGuard, TypeVar
 import msgspec
 
 from pictofs.api.export import Export
-from pictofs.api.url_expiry import Signing
-from pictofs.errors import Nonsense
+from pictofs.api.url_expiry import UrlExpiry
+from pictofs.errors import InvalidResponse
 from pictofs.model.moment import time_ns
 from pictofs.model.names import bounded, storable
 from pictofs.model.records import Dataset, Directory, Image, Page, SignedUrl, canonical_directory
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 COUNT_MAX = 2**53
 """A larger count is absurd, and no JSON number carries it exactly."""
-SIZE_MAX = 2**40
+SIZE_MAX_BYTES = 2**40
 """Bytes of one file: a terabyte. The size of a larger one counts as unknown."""
 ANNOTATIONS_MAX = 2**24
 """Annotations of one image; each makes the file's placeholder grow."""
@@ -89,29 +89,29 @@ class _ItemRow(msgspec.Struct):
 
 
 def datasets(body: bytes) -> Page[Dataset]:
-    """The rows of `GET /datasets/`. Raises `Nonsense`."""
-    payload, envelope = _open(body, "datasets")
+    """The rows of `GET /datasets/`. Raises `InvalidResponse`."""
+    payload, envelope = _unwrap(body, "datasets")
     rows, received = _rows(payload, dict)
-    return _page(_kept("dataset", rows, received, _dataset), received, envelope)
+    return _page(_parse_rows("dataset", rows, received, _dataset), received, envelope)
 
 
 def dataset(body: bytes) -> Dataset:
-    """The one row of `GET /datasets/{dataset}` and of the calls that change one. Raises `Nonsense`."""
-    payload, _ = _open(body, "dataset", "project")
+    """The one row of `GET /datasets/{dataset}` and of the calls that change one. Raises `InvalidResponse`."""
+    payload, _ = _unwrap(body, "dataset", "project")
     row = _dataset(_as(payload, dict))
     if row is None:
-        raise Nonsense("the API sent a dataset without id or name")
+        raise InvalidResponse("the API sent a dataset without id or name")
     return row
 
 
 def dataset_images(body: bytes) -> tuple[Dataset, Page[Image] | None]:
-    """A dataset with its embedded listing (`include_images=true`), None where it has none. Raises `Nonsense`."""
-    payload, _ = _open(body, "dataset")
+    """A dataset with its embedded listing (`include_images=true`), None where it has none. Raises `InvalidResponse`."""
+    payload, _ = _unwrap(body, "dataset")
     fields = _fields(payload)
     embedded = fields.pop("images", None)
     row = _dataset({name: _value(value) for name, value in fields.items()})
     if row is None:
-        raise Nonsense("the API sent a dataset without id or name")
+        raise InvalidResponse("the API sent a dataset without id or name")
     total = row.image_count if "image_count" in fields else None
     if embedded is None or embedded == msgspec.Raw(b"null"):
         # Of a dataset without images the field may be left out by who knows it otherwise.
@@ -122,23 +122,23 @@ def dataset_images(body: bytes) -> tuple[Dataset, Page[Image] | None]:
 
 
 def images(body: bytes) -> Page[Image]:
-    """The rows of `GET /images/`. Raises `Nonsense`."""
-    payload, envelope = _open(body, "images")
+    """The rows of `GET /images/`. Raises `InvalidResponse`."""
+    payload, envelope = _unwrap(body, "images")
     rows, received = _rows(payload, _ImageRow)
     return _page(_images(rows, received), received, envelope, summary=_is_summary(rows))
 
 
 def image(body: bytes) -> Image:
-    """The row of `GET /images/{image}/metadata`. Raises `Nonsense`."""
-    payload, _ = _open(body, "image")
+    """The row of `GET /images/{image}/metadata`. Raises `InvalidResponse`."""
+    payload, _ = _unwrap(body, "image")
     rows = _images([_as(payload, _ImageRow)], 1)
     if not rows:
-        raise Nonsense("the API sent an image without id or filename")
+        raise InvalidResponse("the API sent an image without id or filename")
     return rows[0]
 
 
 def directories(body: bytes) -> list[Directory]:
-    """The nested answer of `GET /directories/{dataset}/tree`, flattened, parents first. Raises `Nonsense`.
+    """The nested answer of `GET /directories/{dataset}/tree`, flattened, parents first. Raises `InvalidResponse`.
 
     The walk is a loop: the parser bounds the depth, and a path that was seen is not walked again.
     """
@@ -146,7 +146,7 @@ def directories(body: bytes) -> list[Directory]:
     if isinstance(document, dict):
         document = document.get("data", document.get("directories", document.get("folders")))
     if not isinstance(document, list):
-        raise Nonsense("the API sent a directory tree that is not a list")
+        raise InvalidResponse("the API sent a directory tree that is not a list")
     found: dict[str, Directory] = {}
     bad = size = 0
     pending = [("/", node) for node in reversed(document)]
@@ -170,9 +170,9 @@ def directories(body: bytes) -> list[Directory]:
     return list(found.values())
 
 
-def signed_urls(body: bytes, signing: Signing) -> list[SignedUrl]:
-    """The items of `GET /datasets/{dataset}/download?mode=images_only` that have a URL. Raises `Nonsense`."""
-    payload, envelope = _open(body, "items", "dataset")
+def signed_urls(body: bytes, signing: UrlExpiry) -> list[SignedUrl]:
+    """The items of `GET /datasets/{dataset}/download?mode=images_only` that have a URL. Raises `InvalidResponse`."""
+    payload, envelope = _unwrap(body, "items", "dataset")
     if "items" not in envelope:
         envelope = _fields(payload)
     rows, received = _rows(envelope.get("items"), _ItemRow)
@@ -184,23 +184,23 @@ def signed_urls(body: bytes, signing: Signing) -> list[SignedUrl]:
         return SignedUrl(image_id=row.id, url=url, expires_at=signing.expires_at(url))
 
     # An item without a URL is no fault: it can't be fetched this way, that is all.
-    return [row for row in _kept("download item", rows, received, item) if row.url]
+    return [row for row in _parse_rows("download item", rows, received, item) if row.url]
 
 
 def export(body: bytes) -> Export:
-    """The row of `GET /exports/{export}` and of its creation. Raises `Nonsense`."""
-    payload, _ = _open(body, "export")
+    """The row of `GET /exports/{export}` and of its creation. Raises `InvalidResponse`."""
+    payload, _ = _unwrap(body, "export")
     row = _export(_as(payload, dict))
     if row is None:
-        raise Nonsense("the API sent an export without name or status")
+        raise InvalidResponse("the API sent an export without name or status")
     return row
 
 
 def exports(body: bytes) -> Page[Export]:
-    """The rows of `GET /exports/`. Raises `Nonsense`."""
-    payload, envelope = _open(body, "exports")
+    """The rows of `GET /exports/`. Raises `InvalidResponse`."""
+    payload, envelope = _unwrap(body, "exports")
     rows, received = _rows(payload, dict)
-    return _page(_kept("export", rows, received, _export), received, envelope)
+    return _page(_parse_rows("export", rows, received, _export), received, envelope)
 
 
 def _export(row: dict[str, Any]) -> Export | None:
@@ -224,35 +224,38 @@ def _export(row: dict[str, Any]) -> Export | None:
 
 
 def download_url(body: bytes) -> str:
-    """The signed URL of `GET /exports/{export}/download`. Raises `Nonsense`."""
-    payload, envelope = _open(body, "download_url")
+    """The signed URL of `GET /exports/{export}/download`. Raises `InvalidResponse`."""
+    payload, envelope = _unwrap(body, "download_url")
     row = envelope if "download_url" in envelope else _fields(payload)
     url = _value(row.get("download_url"))
     if not isinstance(url, str) or not 0 < len(url) <= URL_MAX:
-        raise Nonsense("the API sent no download URL")
+        raise InvalidResponse("the API sent no download URL")
     return url
 
 
 def annotation_file(body: bytes) -> bytes:
-    """What the vendor's SDK writes to disk for the body of `GET /annotations/{image}/file`. Raises `Nonsense`."""
+    """What the vendor's SDK writes to disk for the body of `GET /annotations/{image}/file`.
+
+    Raises `InvalidResponse`.
+    """
     return annotation_text(annotation_document(body))
 
 
 def annotation_document(body: bytes) -> dict[str, Any]:
-    """The object of an annotation file, as the API or an export archive sends it. Raises `Nonsense`."""
+    """The object of an annotation file, as the API or an export archive sends it. Raises `InvalidResponse`."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Nonsense("the API sent an annotation file that is not JSON") from error
+        raise InvalidResponse("the API sent an annotation file that is not JSON") from error
     if not isinstance(document, dict):
-        raise Nonsense("the API sent an annotation file that is not an object")
+        raise InvalidResponse("the API sent an annotation file that is not an object")
     return document
 
 
 def annotation_text(document: dict[str, Any]) -> bytes:
     """An annotation file's bytes: `json.dump(document, file, indent=2)`, as the vendor's SDK makes them.
 
-    That is ASCII-escaped, in the server's order, without a final newline. Raises `Nonsense`.
+    That is ASCII-escaped, in the server's order, without a final newline. Raises `InvalidResponse`.
     """
     try:
         text = json.dumps(document).encode("ascii")
@@ -263,7 +266,7 @@ def annotation_text(document: dict[str, Any]) -> bytes:
         except msgspec.DecodeError:  # NaN, a lone surrogate: Python's own
             return json.dumps(document, indent=2).encode("ascii")
     except (ValueError, RecursionError) as error:
-        raise Nonsense("the API sent an annotation file that can't be written") from error
+        raise InvalidResponse("the API sent an annotation file that can't be written") from error
 
 
 def _images(rows: Iterable[_ImageRow], received: int) -> list[Image]:
@@ -285,7 +288,7 @@ def _images(rows: Iterable[_ImageRow], received: int) -> list[Image]:
             split=_text(row.split),
             annotation_count=_count(row.annotation_count, ANNOTATIONS_MAX),
             min_confidence=_confidence(row.min_confidence),
-            size=_count(row.file_size, SIZE_MAX),
+            size=_count(row.file_size, SIZE_MAX_BYTES),
             width=_count(row.width, PIXELS_MAX) or None,
             height=_count(row.height, PIXELS_MAX) or None,
             content_type=_text(row.content_type) or _text(row.mime_type),
@@ -294,7 +297,7 @@ def _images(rows: Iterable[_ImageRow], received: int) -> list[Image]:
             created_ns=time_ns(row.created_at),
         )
 
-    return _kept("image", rows, received, record)
+    return _parse_rows("image", rows, received, record)
 
 
 def _is_summary(rows: Sequence[_ImageRow]) -> bool:
@@ -404,7 +407,7 @@ def _page(rows: list[T], received: int, envelope: dict[str, Any], *, summary: bo
     )
 
 
-def _kept(noun: str, rows: Iterable[Any], received: int, record: Callable[[Any], T | None]) -> list[T]:
+def _parse_rows(noun: str, rows: Iterable[Any], received: int, record: Callable[[Any], T | None]) -> list[T]:
     """The records of the rows that have one, with one warning for those that have none."""
     kept = [made for row in rows if (made := record(row)) is not None]
     _report(noun, received - len(kept), received)
@@ -416,7 +419,7 @@ def _report(noun: str, bad: int, received: int) -> None:
         _log.warning("skipped %d malformed %s rows of %d that the API sent", bad, noun, received)
 
 
-def _open(body: bytes, *keys: str) -> tuple[Any, dict[str, Any]]:
+def _unwrap(body: bytes, *keys: str) -> tuple[Any, dict[str, Any]]:
     """The payload of an envelope, under `data` or one of `keys`, and the envelope; undecoded where possible.
 
     A bare payload is its own envelope.
@@ -435,7 +438,7 @@ def _open(body: bytes, *keys: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _rows(payload: Any, kind: type[T]) -> tuple[list[T], int]:
-    """The rows of a list as `kind`, and how many were sent. Raises `Nonsense` where it is no list."""
+    """The rows of a list as `kind`, and how many were sent. Raises `InvalidResponse` where it is no list."""
     try:
         if isinstance(payload, msgspec.Raw):
             rows = msgspec.json.decode(payload, type=list[kind])  # type: ignore[valid-type]
@@ -443,23 +446,23 @@ def _rows(payload: Any, kind: type[T]) -> tuple[list[T], int]:
     except (ValueError, RecursionError):
         payload = _lenient(bytes(payload))
     if not isinstance(payload, list):
-        raise Nonsense("the API sent something else where a list of rows is due")
-    return [_made(row, kind) for row in payload if isinstance(row, dict)], len(payload)
+        raise InvalidResponse("the API sent something else where a list of rows is due")
+    return [_to_struct(row, kind) for row in payload if isinstance(row, dict)], len(payload)
 
 
 def _as(value: Any, kind: type[T]) -> T:
-    """One object as `kind`: a Raw is decoded, anything else has been. Raises `Nonsense`."""
+    """One object as `kind`: a Raw is decoded, anything else has been. Raises `InvalidResponse`."""
     if isinstance(value, msgspec.Raw):
         try:
             return msgspec.json.decode(value, type=kind)
         except (ValueError, RecursionError):
             value = _lenient(bytes(value))
     if not isinstance(value, dict):
-        raise Nonsense("the API sent something else where an object is due")
-    return _made(value, kind)
+        raise InvalidResponse("the API sent something else where an object is due")
+    return _to_struct(value, kind)
 
 
-def _made(row: dict[str, Any], kind: type[T]) -> T:
+def _to_struct(row: dict[str, Any], kind: type[T]) -> T:
     """A decoded object as `kind`. `msgspec.convert` does not take a key with a lone surrogate."""
     if kind is dict:
         return row  # type: ignore[return-value]
@@ -467,7 +470,7 @@ def _made(row: dict[str, Any], kind: type[T]) -> T:
 
 
 def _value(value: Any) -> Any:
-    """One value, whatever it is. Raises `Nonsense`."""
+    """One value, whatever it is. Raises `InvalidResponse`."""
     if not isinstance(value, msgspec.Raw):
         return value
     try:
@@ -477,19 +480,19 @@ def _value(value: Any) -> Any:
 
 
 def _fields(payload: Any) -> dict[str, Any]:
-    """The fields of an object, undecoded where possible. Raises `Nonsense`."""
+    """The fields of an object, undecoded where possible. Raises `InvalidResponse`."""
     if isinstance(payload, msgspec.Raw):
         try:
             return msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
         except (ValueError, RecursionError):
             payload = _lenient(bytes(payload))
     if not isinstance(payload, dict):
-        raise Nonsense("the API sent something else where an object is due")
+        raise InvalidResponse("the API sent something else where an object is due")
     return payload
 
 
 def _lenient(body: bytes) -> Any:
-    """`body` by the standard library, whatever bytes its strings and numbers hold. Raises `Nonsense`."""
+    """`body` by the standard library, whatever bytes its strings and numbers hold. Raises `InvalidResponse`."""
     text = body.decode("utf-8", "surrogateescape")
     try:
         try:
@@ -497,7 +500,7 @@ def _lenient(body: bytes) -> Any:
         except RecursionError:
             return _loads(_shallow(text))
     except (ValueError, RecursionError) as error:
-        raise Nonsense("the API sent an answer that is not JSON") from error
+        raise InvalidResponse("the API sent an answer that is not JSON") from error
 
 
 def _loads(text: str) -> Any:

@@ -17,15 +17,15 @@ from urllib.parse import SplitResult, unquote
 import trio
 
 from pictofs.api.address import Address, Locality, literal, locality
-from pictofs.api.connection import Connection, Gone
+from pictofs.api.connection import Connection, ConnectionGone
 from pictofs.api.failure import clean
 from pictofs.api.proxies import PORTS, Proxies, place_of
-from pictofs.errors import Nonsense, Offline, ServerFault, TimedOut
+from pictofs.errors import InvalidResponse, ServerFault, ServerUnreachable, TimedOut
 
-PEER_SILENCE = 5.0
+PEER_SILENCE_S = 5.0
 """Seconds without a word from the other end's kernel after which a connection is broken. A slow server's kernel
 acknowledges what it gets, so this tells a dead connection (after sleep, or another network) from a slow server."""
-PROBE_AFTER = 2
+PROBE_AFTER_S = 2
 """Seconds without traffic after which the kernel asks the other end's for a sign of life, and between two times."""
 
 
@@ -45,9 +45,9 @@ class Origin(NamedTuple):
 def watch_peer(socket: trio.socket.SocketType) -> None:
     """Have the kernel break the connection (ETIMEDOUT) once the other end has been silent for PEER_SILENCE."""
     socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
-    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, PROBE_AFTER)
-    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, PROBE_AFTER)
-    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(PEER_SILENCE * 1000))
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, PROBE_AFTER_S)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, PROBE_AFTER_S)
+    socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(PEER_SILENCE_S * 1000))
 
 
 class Dialer:
@@ -76,7 +76,8 @@ class Dialer:
     async def connect(self, origin: Origin) -> Connection:
         """A new connection.
 
-        Raises `Offline` where none is to be had, `TimedOut` where it takes too long, `Nonsense` for an address that
+        Raises `ServerUnreachable` where none is to be had, `TimedOut` where it takes too long, `InvalidResponse` for an
+        address that
         the server may not lead to.
         """
         if address := literal(origin.host):
@@ -95,16 +96,16 @@ class Dialer:
             raise _unreachable(place, error) from error
 
     def _check(self, host: str, address: Address) -> None:
-        """Raise `Nonsense` for an address that is nearer than the API's own."""
+        """Raise `InvalidResponse` for an address that is nearer than the API's own."""
         where, nearest = locality(address), self._nearest()
         if where <= nearest:
             return
         what = {Locality.PRIVATE: "a private network", Locality.LOOPBACK: "this machine"}.get(where)
         text = f"the API sent a signed URL for {host}"
         if what is None:
-            raise Nonsense(f"{text}: no server can be at {address}")
+            raise InvalidResponse(f"{text}: no server can be at {address}")
         hint = "; --allow-plain-http allows it" if where is Locality.PRIVATE else ""
-        raise Nonsense(f"{text}: {address} is in {what}, and the API is not{hint}")
+        raise InvalidResponse(f"{text}: {address} is in {what}, and the API is not{hint}")
 
     async def _direct(self, origin: Origin) -> Connection:
         if literal(origin.host) is None:
@@ -139,8 +140,10 @@ class Dialer:
             return connection
         try:
             return await self._tunnel(connection, relay, origin)
-        except (Gone, Nonsense, ServerFault) as error:
-            raise Offline(f"the proxy {proxy.host} made no tunnel to {origin.host}: {error}") from error
+        except (ConnectionGone, InvalidResponse, ServerFault) as error:
+            raise ServerUnreachable(
+                f"the proxy {proxy.host} made no tunnel to {origin.host}: {error}"
+            ) from error
 
     async def _tunnel(self, connection: Connection, relay: SplitResult, origin: Origin) -> Connection:
         """TLS to `origin` through CONNECT on the connection to the proxy."""
@@ -149,7 +152,9 @@ class Dialer:
             head = await connection.ask(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
             if not 200 <= head.status < 300:
                 hint = "; put user and password into the proxy's URL" if head.status == 407 else ""
-                raise Offline(f"the proxy refused a tunnel to {origin.host} (HTTP {head.status}){hint}")
+                raise ServerUnreachable(
+                    f"the proxy refused a tunnel to {origin.host} (HTTP {head.status}){hint}"
+                )
         except BaseException:
             connection.close()
             raise
@@ -171,15 +176,15 @@ class Dialer:
         except trio.BrokenResourceError as error:
             socket.close()
             reason = clean(str(error.__cause__ or error))
-            raise Offline(f"{origin.host}: no secure connection: {reason}") from error
+            raise ServerUnreachable(f"{origin.host}: no secure connection: {reason}") from error
         except BaseException:
             socket.close()
             raise
         return Connection(secured, socket)
 
 
-def _unreachable(place: str, error: Exception) -> Offline:
-    return Offline(f"{place} can't be reached: {clean(str(error))}; check the network")
+def _unreachable(place: str, error: Exception) -> ServerUnreachable:
+    return ServerUnreachable(f"{place} can't be reached: {clean(str(error))}; check the network")
 
 
 def authorization(relay: SplitResult) -> list[str]:

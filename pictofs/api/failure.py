@@ -15,11 +15,11 @@ from pictofs.errors import (
     Conflict,
     Forbidden,
     Invalid,
-    Nonsense,
+    InvalidResponse,
     NoSuchEntry,
     NotSupported,
     PictofsError,
-    QuotaSpent,
+    QuotaExceeded,
     ServerFault,
     Throttled,
     TimedOut,
@@ -28,7 +28,7 @@ from pictofs.errors import (
 
 RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that the same request may outlive."""
-RETRY_AFTER_MAX = 3600.0
+RETRY_AFTER_MAX_S = 3600.0
 """Seconds: the rate limit's window. No server is believed to want a longer silence."""
 MESSAGE_MAX = 200
 """Characters of a server's message that are shown."""
@@ -36,7 +36,7 @@ MESSAGE_MAX = 200
 _BY_STATUS: dict[int, tuple[type[PictofsError], str]] = {
     400: (Invalid, "the request was refused"),
     401: (Unauthorized, "the API key was refused; check PICTOGRAPH_API_KEY or make a new key"),
-    402: (QuotaSpent, "the plan's credits or limits are used up"),
+    402: (QuotaExceeded, "the plan's credits or limits are used up"),
     403: (Forbidden, "the API key's role does not allow this; use a key with a higher role"),
     404: (NoSuchEntry, "there is no such item, or the API key may not see it"),
     405: (NotSupported, "the server has no such operation"),
@@ -62,9 +62,9 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds that `Retry-After` asks for, a number or an HTTP-date; None if unstated. `now`: wall clock."""
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit() and len(value) < 10:
-        return min(float(value), RETRY_AFTER_MAX)
+        return min(float(value), RETRY_AFTER_MAX_S)
     try:
-        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), RETRY_AFTER_MAX)
+        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), RETRY_AFTER_MAX_S)
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -106,7 +106,7 @@ def _kind(call: str, status: int, code: str, words: str) -> tuple[type[PictofsEr
         return AlreadyExists, "an item of that name exists"
     if status >= 500:
         return ServerFault, "the server failed; try again later"
-    return _BY_STATUS.get(status, (Nonsense, "an answer outside the contract"))
+    return _BY_STATUS.get(status, (InvalidResponse, "an answer outside the contract"))
 
 
 def _server_words(body: bytes) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pictofs.errors import Nonsense
+from pictofs.errors import InvalidResponse
 from pictofs.model.records import Dataset, Page
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ async def read_datasets(
 ) -> list[Dataset]:
     """All datasets in the server's order, each once, or the first `limit` of them.
 
-    `page` gives the page of an offset and a limit. A list that is longer than DATASETS_MAX raises `Nonsense`.
+    `page` gives the page of an offset and a limit. A list that is longer than DATASETS_MAX raises `InvalidResponse`.
     """
     found: dict[str, Dataset] = {}
     offset = barren = 0
@@ -48,5 +48,5 @@ async def read_datasets(
             log.warning("the list of datasets ends after %d: more pages bring nothing new", len(found))
             break
         if len(found) > DATASETS_MAX:
-            raise Nonsense(f"the list of datasets does not end: {len(found):,} and more")
+            raise InvalidResponse(f"the list of datasets does not end: {len(found):,} and more")
     return [*found.values()][:limit]

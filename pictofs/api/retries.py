@@ -7,20 +7,20 @@ import trio
 from pictofs.clock import Clock
 from pictofs.errors import TimedOut
 
-BACKOFF = 1.0
+BACKOFF_S = 1.0
 """Seconds before the first retry; it doubles with each."""
 BACKOFF_MAX = 30.0
 SLOWER = 3.0
 """A kept connection is given up when it takes this many times as long as the slowest of the last answers."""
 FORGET = 0.9
 """What is left, with each answer, of the time that the slowest took."""
-WINDOW = 30.0
+WINDOW_S = 30.0
 """Seconds of waiting over which the speed of a body is looked at."""
-SLOWEST = 1024.0
+SLOWEST_BYTES = 1024.0
 """Bytes a second: what comes slower than this for a whole WINDOW does not count as coming."""
 
 
-class Patience:
+class RetryPolicy:
     """The retries that one call has left, in number and in seconds of waiting."""
 
     def __init__(self, clock: Clock, max_retries: int, max_wait: float) -> None:
@@ -42,7 +42,7 @@ class Patience:
         """
         if self._attempt >= self._max_retries:
             return False
-        backoff = min(BACKOFF * 2.0 ** min(self._attempt, 10), BACKOFF_MAX) * (
+        backoff = min(BACKOFF_S * 2.0 ** min(self._attempt, 10), BACKOFF_MAX) * (
             0.75 + 0.5 * self._clock.chance()
         )
         delay = max(backoff, asked or 0.0)
@@ -54,7 +54,7 @@ class Patience:
         return True
 
 
-class KeptPatience:
+class ReusedConnectionTimeout:
     """How long a kept connection may be silent before another one is asked in its place.
 
     A connection that lay idle may be dead (sleep, another network, a relay that forgot it) without a sign of it. A
@@ -87,8 +87,8 @@ class Pace:
         """`size` bytes came after `waited` seconds. Raises `TimedOut` where that is too slow, for long."""
         self._received += size
         self._waited += waited
-        if self._waited < WINDOW:
+        if self._waited < WINDOW_S:
             return
-        if self._received < SLOWEST * self._waited:
+        if self._received < SLOWEST_BYTES * self._waited:
             raise TimedOut(f"{self._received} bytes came in {self._waited:.0f} s: too slow")
         self._waited, self._received = 0.0, 0

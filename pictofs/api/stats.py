@@ -23,16 +23,16 @@ RESERVE_LEAST = 50
 """Requests kept on the smallest plan: a listing of some datasets and a few files."""
 UNANSWERED = "none"
 """In the place of a status, where no answer came: a broken connection, a deadline."""
-_WINDOW = 3600.0
+_WINDOW_S = 3600.0
 """Seconds of the server's sliding window: no reset is believed to be further away."""
-_UNSTATED_RESET = 60.0
+_UNSTATED_RESET_S = 60.0
 """Seconds after which an answer without a reset time is too old to hold anyone back."""
 
-PROBE_LIMIT = 60.0
+PROBE_LIMIT_S = 60.0
 """Seconds between two requests that look whether a spent limit was raised, before the time that the server named."""
 PROBE_KEY = 15.0
 """The same for a key that is refused (401) and a plan that is used up (402): they name no time."""
-_SILENCE_MAX = 60.0
+_REFUSAL_MAX_S = 60.0
 """Seconds of silence after answers 429 that name no time; the first one is followed by 1 s, the next by twice that."""
 
 _purpose: ContextVar[str] = ContextVar("purpose", default="foreground")
@@ -77,7 +77,7 @@ def background(purpose: str = "background") -> Iterator[None]:
 
 
 @contextmanager
-def owed() -> Iterator[None]:
+def exempt_from_reserve() -> Iterator[None]:
     """Let the requests made inside background work pass: they put right what it has begun."""
     yields = _yields.set(False)
     try:
@@ -106,7 +106,7 @@ def is_background() -> bool:
     return _yields.get()
 
 
-class Meter:
+class RequestStats:
     """Counts what `Api` and `Storage` do; one per process."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Meter:
         """Failures that left this package, by class name."""
         self.offset: float | None = None
         """Seconds that the API's clock is ahead of ours, as its last answer that told the time has it."""
-        self.asking = 0
+        self.interrupts = 0
         """Requests to the API that are not answered yet: `remaining` does not know of them."""
         self.retries = 0
         self.throttles = 0
@@ -152,14 +152,14 @@ class Meter:
         Gives how many answers had been heard by then, for `answered`.
         """
         self.sent("api", route)
-        self.asking += 1
+        self.interrupts += 1
         try:
             yield self._heard
         except BaseException:
             self.ended("api", route, UNANSWERED)
             raise
         finally:
-            self.asking -= 1
+            self.interrupts -= 1
 
     def answered(
         self,
@@ -209,7 +209,7 @@ class Meter:
         """Count an answer 429 of the API; `retry_after` in seconds, `now` in wall-clock seconds."""
         self.throttles += 1
         if retry_after is not None:
-            self.throttled_until = max(self.throttled_until, now + min(retry_after, _WINDOW))
+            self.throttled_until = max(self.throttled_until, now + min(retry_after, _WINDOW_S))
 
     def refused(
         self, route: str, error: PictofsError, now: float, retry_after: float | None, chance: float
@@ -223,26 +223,26 @@ class Meter:
         place = "" if isinstance(error, Throttled | Unauthorized) else route
         known = self._refusals.get(place)
         if not isinstance(error, Throttled):
-            silence, probe_after = _WINDOW, PROBE_KEY
+            silence, probe_after = _WINDOW_S, PROBE_KEY
         else:
-            silence, probe_after = self._silence(now, retry_after, known), PROBE_LIMIT
+            silence, probe_after = self._silence(now, retry_after, known), PROBE_LIMIT_S
         probe_at = now + probe_after * (0.75 + 0.5 * chance)
         until = now + silence
         if isinstance(error, Throttled) and known is not None and isinstance(known.error, Throttled):
-            until = max(until, min(known.until, now + _WINDOW))
+            until = max(until, min(known.until, now + _WINDOW_S))
         self._refusals[place] = _Refusal(error, until, probe_at, self._heard)
         return until - now
 
     def _silence(self, now: float, retry_after: float | None, known: _Refusal | None) -> float:
         """Seconds without a request after an answer 429."""
         if retry_after is not None:
-            return min(retry_after, _WINDOW)
+            return min(retry_after, _WINDOW_S)
         if self.remaining == 0 and self.reset_at > now:
             return self.reset_at - now
         # Several requests that were under way together are one refusal.
         if known is None or now >= known.until:
             self._throttles_in_a_row += 1
-        return float(min(_SILENCE_MAX, 2.0 ** (min(self._throttles_in_a_row, 10) - 1)))
+        return float(min(_REFUSAL_MAX_S, 2.0 ** (min(self._throttles_in_a_row, 10) - 1)))
 
     def refusal(self, route: str, now: float, chance: float) -> PictofsError | None:
         """What a request by `route` would be refused with; None where it may be sent.
@@ -253,17 +253,17 @@ class Meter:
             return None
         for place in ("", route):
             known = self._refusals.get(place)
-            if known is None or not 0 < known.until - now <= _WINDOW:
+            if known is None or not 0 < known.until - now <= _WINDOW_S:
                 continue
             is_limit = isinstance(known.error, Throttled)
             if now < known.probe_at or (is_limit and _yields.get()):
                 return known.again(now)
-            known.probe_at = now + (PROBE_LIMIT if is_limit else PROBE_KEY) * (0.75 + 0.5 * chance)
+            known.probe_at = now + (PROBE_LIMIT_S if is_limit else PROBE_KEY) * (0.75 + 0.5 * chance)
         return None
 
     def is_refusing(self, now: float) -> bool:
         """Whether some requests are refused without being sent."""
-        return any(0 < each.until - now <= _WINDOW for each in self._refusals.values())
+        return any(0 < each.until - now <= _WINDOW_S for each in self._refusals.values())
 
     def limits(self, headers: Mapping[str, str], now: float, heard: int | None = None) -> None:
         """Remember `X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix seconds), where they are sent.
@@ -281,7 +281,7 @@ class Meter:
         self.limit = _number(headers.get("x-ratelimit-limit"))
         self.remaining = remaining
         reset = _number(headers.get("x-ratelimit-reset"))
-        self.reset_at = now + _UNSTATED_RESET if reset is None else min(float(reset), now + _WINDOW)
+        self.reset_at = now + _UNSTATED_RESET_S if reset is None else min(float(reset), now + _WINDOW_S)
 
     @property
     def reserve(self) -> int:
@@ -293,7 +293,7 @@ class Meter:
         if not _yields.get():
             return
         until = self.throttled_until
-        if self.remaining is not None and self.remaining - self.asking <= self.reserve:
+        if self.remaining is not None and self.remaining - self.interrupts <= self.reserve:
             until = max(until, self.reset_at)
         if now < until:
             raise Throttled(

@@ -20,16 +20,16 @@ import trio
 
 from pictofs.api.address import USER_AGENT, Locality, is_loopback
 from pictofs.api.body import Body, described, range_headers
-from pictofs.api.connection import Connection, Gone, Head
+from pictofs.api.connection import Connection, ConnectionGone, Head
 from pictofs.api.dialer import Dialer, Origin, authorization
 from pictofs.api.failure import retry_after
 from pictofs.api.proxies import PORTS
-from pictofs.api.retries import KeptPatience
-from pictofs.api.stats import UNANSWERED, Meter
+from pictofs.api.retries import ReusedConnectionTimeout
+from pictofs.api.stats import UNANSWERED, RequestStats
 from pictofs.clock import Clock
 from pictofs.errors import (
     Invalid,
-    Nonsense,
+    InvalidResponse,
     NoSuchEntry,
     PictofsError,
     ServerFault,
@@ -40,7 +40,7 @@ from pictofs.errors import (
 
 IDLE_SECONDS = 30.0
 """How long a connection is kept unused; common servers close after 60."""
-KEPT_SILENCE = 3.0
+KEPT_SILENCE_S = 3.0
 """Seconds without a word on a kept connection after which a new one is asked: downloads cost nothing."""
 _ERROR_BODY_MAX = 16 * 1024
 _VISIBLE = re.compile(r"[!-~]+")
@@ -54,7 +54,8 @@ class Storage:
     a head, and between two pieces of a body. `max_idle`: connections kept per host; how many are open at once
     is the caller's to limit. Plain http is only spoken to this machine, or with `allow_plain_http`.
 
-    Where the API's last answer came from (`Meter.api_locality`) says how near a URL may lead: to this machine if the
+    Where the API's last answer came from (`RequestStats.api_locality`) says how near a URL may lead: to this machine
+    if the
     API is here, to private networks if it is in one or with `allow_plain_http`.
     """
 
@@ -62,7 +63,7 @@ class Storage:
         self,
         *,
         clock: Clock,
-        meter: Meter,
+        request_stats: RequestStats,
         connect_timeout: float = 10.0,
         inactivity_timeout: float = 30.0,
         max_idle: int = 64,
@@ -70,15 +71,15 @@ class Storage:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._clock = clock
-        self._meter = meter
+        self._request_stats = request_stats
         least = Locality.PRIVATE if allow_plain_http else Locality.PUBLIC
         self._dialer = Dialer(
             connect_timeout=connect_timeout,
-            nearest=lambda: max(meter.api_locality, least),
+            nearest=lambda: max(request_stats.api_locality, least),
             ssl_context=ssl_context,
         )
         self._inactivity = inactivity_timeout
-        self._kept_patience = KeptPatience(KEPT_SILENCE, inactivity_timeout)
+        self._kept_patience = ReusedConnectionTimeout(KEPT_SILENCE_S, inactivity_timeout)
         self._max_idle = max_idle
         self._allow_plain_http = allow_plain_http
         self._idle: dict[Origin, list[Connection]] = {}
@@ -107,7 +108,7 @@ class Storage:
 
         Raises `UrlExpired` (400, 401, 403), `NoSuchEntry` (404, 410), `Invalid` (416: no such range),
         `Throttled` (429, or 503 with Retry-After), `ServerFault` (other 5xx, 408, a broken connection),
-        `Offline` (name, TCP, TLS, proxy), `TimedOut`, `Nonsense` for a URL or an answer without sense.
+        `ServerUnreachable` (name, TCP, TLS, proxy), `TimedOut`, `InvalidResponse` for a URL or an answer without sense.
         """
         connection: Connection | None = None
         try:
@@ -117,9 +118,11 @@ class Storage:
                 if head.status not in (200, 206):
                     raise await self._refusal(origin, head, connection)
                 pull = partial(self._receive, origin, connection)
-                body = described(head.status, head.headers, pull, self._meter.failed, start=start, end=end)
+                body = described(
+                    head.status, head.headers, pull, self._request_stats.failed, start=start, end=end
+                )
             except PictofsError as error:
-                self._meter.failed(error)
+                self._request_stats.failed(error)
                 raise
             yield body
         finally:
@@ -127,22 +130,22 @@ class Storage:
                 self._release(origin, connection)
 
     def _request(self, url: str, extra: dict[str, str]) -> tuple[Origin, bytes]:
-        """Where `url` leads and the request for it, with path and query as signed. Raises `Nonsense`."""
+        """Where `url` leads and the request for it, with path and query as signed. Raises `InvalidResponse`."""
         try:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise Nonsense("the API sent a signed URL that is no URL") from error
+            raise InvalidResponse("the API sent a signed URL that is no URL") from error
         if (
             parts.scheme not in PORTS
             or not parts.hostname
             or "@" in parts.netloc
             or not _VISIBLE.fullmatch(url)
         ):
-            raise Nonsense("the API sent a signed URL that is no plain http or https URL")
+            raise InvalidResponse("the API sent a signed URL that is no plain http or https URL")
         origin = Origin(parts.scheme, parts.hostname, port or PORTS[parts.scheme])
         if origin.scheme == "http" and not self._allow_plain_http and not is_loopback(origin.host):
-            raise Nonsense(f"the API sent a signed URL without https, for {origin.host}")
+            raise InvalidResponse(f"the API sent a signed URL without https, for {origin.host}")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         lines = []
         if origin.scheme == "http" and (relay := self._dialer.relay(origin)):
@@ -167,13 +170,13 @@ class Storage:
             head = await self._ask_kept(origin, request, connection)
             if head is not None:
                 return connection, head
-            self._meter.retries += 1
+            self._request_stats.retries += 1
 
         connection = await self._dialer.connect(origin)
-        self._meter.connections += 1
+        self._request_stats.connections += 1
         try:
             head = await self._ask_on(connection, request, self._inactivity)
-        except Gone as gone:
+        except ConnectionGone as gone:
             raise ServerFault(f"{origin.host}: {gone}") from gone
         if head is None:
             raise TimedOut(f"{origin.host}: no answer within {self._inactivity:g} s")
@@ -184,7 +187,7 @@ class Storage:
         asked_at = self._clock.monotonic()
         try:
             head = await self._ask_on(connection, request, self._kept_patience.seconds)
-        except Gone as gone:
+        except ConnectionGone as gone:
             # A server that closes what lies idle says nothing about this request, nor about other connections.
             if gone.broken:
                 self._drop(asked_at)
@@ -198,7 +201,7 @@ class Storage:
         (`Gone` among others), the connection is closed."""
         status = UNANSWERED
         started = trio.current_time()
-        self._meter.sent("storage", "GET")
+        self._request_stats.sent("storage", "GET")
         try:
             # Not trio.move_on_after, here and below: its generators cost 10 us more, three times for each file.
             with trio.CancelScope(relative_deadline=patience):
@@ -208,7 +211,7 @@ class Storage:
                 return head
             return None
         finally:
-            self._meter.ended("storage", "GET", status)
+            self._request_stats.ended("storage", "GET", status)
             if status == UNANSWERED:
                 connection.close()
 
@@ -227,7 +230,7 @@ class Storage:
         try:
             with trio.CancelScope(relative_deadline=self._inactivity):
                 piece = await connection.receive()
-                self._meter.bytes_in["storage"] += len(piece)
+                self._request_stats.bytes_in["storage"] += len(piece)
                 return piece
         except ServerFault:
             self._drop(asked_at)
@@ -259,7 +262,7 @@ class Storage:
             return Throttled(f"{said}: too many requests", wait)
         if status == 408 or status >= 500:
             return ServerFault(f"{said}: the storage failed")
-        return Nonsense(
+        return InvalidResponse(
             f"{said}: an answer outside the contract" + "; redirects are not followed" * (status < 400)
         )
 

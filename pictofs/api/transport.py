@@ -19,21 +19,29 @@ from pictofs.api.failure import RETRYABLE, api_failure, clean, retry_after
 from pictofs.api.key import ApiKey
 from pictofs.api.pool import Pool
 from pictofs.api.proxies import PORTS, Proxies, place_of
-from pictofs.api.retries import KeptPatience, Pace, Patience
-from pictofs.api.stats import Meter
+from pictofs.api.retries import Pace, RetryPolicy, ReusedConnectionTimeout
+from pictofs.api.stats import RequestStats
 from pictofs.clock import Clock
-from pictofs.errors import Invalid, Nonsense, Offline, PictofsError, ServerFault, Throttled, TimedOut
+from pictofs.errors import (
+    Invalid,
+    InvalidResponse,
+    PictofsError,
+    ServerFault,
+    ServerUnreachable,
+    Throttled,
+    TimedOut,
+)
 
 T = TypeVar("T")
 
-BODY_MAX = 256 * 1024 * 1024
+BODY_MAX_BYTES = 256 * 1024 * 1024
 """Bytes of an answer; the largest legitimate one, 10,000 download items, has about 10 MiB."""
 _ERROR_BODY_MAX = 64 * 1024
 _CONNECTIONS = 16
 """More cost more: at 32 httpx spends three times the CPU per request that it spends at 8."""
 _IDLE_SECONDS = 30.0
 """How long a connection is kept unused."""
-_KEPT_SILENCE = 5.0
+_KEPT_SILENCE_S = 5.0
 """Seconds without a word on a kept connection after which a new one is asked: that may cost a second request."""
 
 
@@ -74,7 +82,7 @@ def api_root(base_url: str, *, allow_plain_http: bool) -> str:
     return str(url).rstrip("/") + "/api/v1/developer"
 
 
-class Exchange:
+class ApiTransport:
     """Sends requests to the API's host and to no other. Arguments as for `Api`."""
 
     def __init__(
@@ -83,7 +91,7 @@ class Exchange:
         key: ApiKey,
         *,
         clock: Clock,
-        meter: Meter,
+        request_stats: RequestStats,
         timeout: float,
         max_retries: int,
         max_wait: float,
@@ -93,11 +101,13 @@ class Exchange:
         self._root = api_root(base_url, allow_plain_http=allow_plain_http)
         self._key = key
         self._clock = clock
-        self._meter = meter
+        self._request_stats = request_stats
         self._timeout = timeout
         self._max_retries = max_retries
         self._max_wait = max_wait
-        self._kept_patience: dict[str, KeptPatience] = {}  # by route: a listing takes longer than a file
+        self._kept_patience: dict[
+            str, ReusedConnectionTimeout
+        ] = {}  # by route: a listing takes longer than a file
 
         url = httpx.URL(self._root)
         self._proxy = Proxies().find(url.scheme, url.host, url.port or PORTS[url.scheme])
@@ -136,7 +146,7 @@ class Exchange:
     def _note_address(self, address: Address) -> None:
         """The API is at `address`: what it signs may be as near."""
         where = locality(address)
-        self._meter.api_locality = Locality.PUBLIC if where is Locality.NOWHERE else where
+        self._request_stats.api_locality = Locality.PUBLIC if where is Locality.NOWHERE else where
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -168,7 +178,7 @@ class Exchange:
             request = self._request(method, path, params=params, json=json, headers=headers)
             response = await self._open(name, request, safe=safe)
             try:
-                body = await self._read(name, response, safe=safe, limit=BODY_MAX)
+                body = await self._read(name, response, safe=safe, limit=BODY_MAX_BYTES)
             finally:
                 await response.aclose()
             return Answer(body, _date(response.headers.get("date")))
@@ -193,7 +203,7 @@ class Exchange:
             try:
                 async for piece in pieces:
                     if piece:
-                        self._meter.bytes_in["api"] += len(piece)
+                        self._request_stats.bytes_in["api"] += len(piece)
                         return piece
             except httpx.HTTPError as error:
                 await self._pool.drop(number)
@@ -220,7 +230,7 @@ class Exchange:
 
     async def _persist(self, name: str, once: Callable[[], Awaitable[T]]) -> T:
         """Repeat `once` as long as that makes sense."""
-        patience = Patience(self._clock, self._max_retries, self._max_wait)
+        patience = RetryPolicy(self._clock, self._max_retries, self._max_wait)
         while True:
             try:
                 self._admit(name)
@@ -232,18 +242,18 @@ class Exchange:
                     error = Throttled(str(error), failure.asked)
                 again = failure.again and not too_long and await patience.wait(failure.asked)
             except PictofsError as unsent:
-                self._meter.failed(unsent)
+                self._request_stats.failed(unsent)
                 raise
             if not again:
-                self._meter.failed(error)
+                self._request_stats.failed(error)
                 raise error from cause
-            self._meter.retries += 1
+            self._request_stats.retries += 1
 
     def _admit(self, name: str) -> None:
         """Raise what keeps a request from being sent: `_Failed` where the server has said that it will refuse it."""
         now = self._clock.wall()
-        self._meter.admit(now)
-        refusal = self._meter.refusal(name, now, self._clock.chance())
+        self._request_stats.admit(now)
+        refusal = self._request_stats.refusal(name, now, self._clock.chance())
         if refusal is None:
             return
         if isinstance(refusal, Throttled):
@@ -255,7 +265,9 @@ class Exchange:
         if not safe:
             # It can't be sent again, so it must not ride on a connection that may be dead.
             await self._pool.drop(self._pool.number)
-        patience = self._kept_patience.setdefault(name, KeptPatience(_KEPT_SILENCE, self._timeout))
+        patience = self._kept_patience.setdefault(
+            name, ReusedConnectionTimeout(_KEPT_SILENCE_S, self._timeout)
+        )
         sending = _Sending(self._note_peer, self._timeout, patience)
         number = self._pool.number
         try:
@@ -265,13 +277,13 @@ class Exchange:
             if not (sending.kept and safe):
                 raise _Failed(self._transport_failure(name, error), again=safe) from error
             # A kept connection that is dead: that is news about all that are kept, and none about the server.
-            self._meter.retries += 1
+            self._request_stats.retries += 1
             try:
                 response, heard = await self._send(name, request, sending)
             except httpx.HTTPError as another:
                 raise _Failed(self._transport_failure(name, another), again=safe) from another
         served_at, now = _date(response.headers.get("date")), self._clock.wall()
-        self._meter.answered(name, response.status_code, response.headers, now, served_at, heard)
+        self._request_stats.answered(name, response.status_code, response.headers, now, served_at, heard)
         if response.is_success:
             return response
         try:
@@ -283,8 +295,8 @@ class Exchange:
         raise self._refused(name, response, body, safe=safe)
 
     async def _send(self, name: str, request: httpx.Request, sending: _Sending) -> tuple[httpx.Response, int]:
-        """The head of an answer, and what `Meter.ask` gave. Raises `httpx.HTTPError`."""
-        with self._meter.ask(name) as heard:
+        """The head of an answer, and what `RequestStats.ask` gave. Raises `httpx.HTTPError`."""
+        with self._request_stats.ask(name) as heard:
             request.extensions = {**request.extensions, "trace": sending.follow}
             with sending.begin():
                 return await self._client.send(request, stream=True), heard
@@ -300,10 +312,10 @@ class Exchange:
         now, status = self._clock.wall(), response.status_code
         asked = retry_after(response.headers, now) if status in (429, 503) else None
         if status == 429:
-            self._meter.throttled(now, asked)
+            self._request_stats.throttled(now, asked)
         error = api_failure(name, status, response.headers, body, key=self._key, now=now)
         if status in (401, 402, 429):
-            silence = self._meter.refused(name, error, now, asked, self._clock.chance())
+            silence = self._request_stats.refused(name, error, now, asked, self._clock.chance())
             asked = silence if status == 429 else None
         # 429 says that the request was not processed: it may be repeated even where a 502 may not.
         return _Failed(error, again=status == 429 or (safe and status in RETRYABLE), asked=asked)
@@ -321,7 +333,9 @@ class Exchange:
                 asked_at = now
                 size += len(piece)
                 if size > limit:
-                    raise _Failed(Nonsense(f"{name}: the answer is larger than {limit} bytes"), again=False)
+                    raise _Failed(
+                        InvalidResponse(f"{name}: the answer is larger than {limit} bytes"), again=False
+                    )
                 pieces.append(piece)
         except httpx.HTTPError as error:
             await self._pool.drop(number)
@@ -329,7 +343,7 @@ class Exchange:
         except TimedOut as error:  # it drips
             raise _Failed(TimedOut(f"{name}: {error}"), again=safe) from error
         finally:
-            self._meter.bytes_in["api"] += size
+            self._request_stats.bytes_in["api"] += size
         return b"".join(pieces)
 
     def _transport_failure(self, name: str, error: httpx.HTTPError) -> PictofsError:
@@ -341,14 +355,20 @@ class Exchange:
             return TimedOut(f"{name}: no answer in time ({type(error).__name__}); check the network")
         if isinstance(error, httpx.ProxyError):
             hint = "; put user and password into the proxy's URL" if detail.startswith("407") else ""
-            return Offline(f"{name}: {proxy or 'the proxy'} refused a tunnel to the API: {detail}{hint}")
+            return ServerUnreachable(
+                f"{name}: {proxy or 'the proxy'} refused a tunnel to the API: {detail}{hint}"
+            )
         if isinstance(error, httpx.ConnectError) and proxy:
-            return Offline(f"{name}: the API can't be reached through {proxy}: {detail}; check the proxy")
+            return ServerUnreachable(
+                f"{name}: the API can't be reached through {proxy}: {detail}; check the proxy"
+            )
         if isinstance(error, httpx.ConnectError):
-            return Offline(f"{name}: the API can't be reached: {detail}; check the network and the base URL")
+            return ServerUnreachable(
+                f"{name}: the API can't be reached: {detail}; check the network and the base URL"
+            )
         if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
             return ServerFault(f"{name}: the connection broke: {detail}")
-        return Nonsense(f"{name}: the exchange failed: {detail}")
+        return InvalidResponse(f"{name}: the exchange failed: {detail}")
 
 
 class _Sending:
@@ -357,7 +377,9 @@ class _Sending:
     What an attempt may take is known when it has its connection: less where that was kept.
     """
 
-    def __init__(self, connected: Callable[[Any], None], most: float, patience: KeptPatience) -> None:
+    def __init__(
+        self, connected: Callable[[Any], None], most: float, patience: ReusedConnectionTimeout
+    ) -> None:
         self._connected, self._most, self._patience = connected, most, patience
         self._sent_at = 0.0
         self._is_new = False

@@ -11,11 +11,11 @@ from pictofs.api.address import is_addressable, is_uuid
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.paging import read_datasets
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.app.library import ATTEMPT, only
 from pictofs.clock import SystemClock
 from pictofs.config import ServerSettings
-from pictofs.errors import Invalid, Nonsense, NoSuchEntry, TimedOut
+from pictofs.errors import Invalid, InvalidResponse, NoSuchEntry, TimedOut
 from pictofs.model.records import Dataset, Page
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def run(settings: ServerSettings, key: ApiKey, work: Callable[[Datasets], Awaita
             settings.base_url,
             key,
             clock=SystemClock(),
-            meter=Meter(),
+            request_stats=RequestStats(),
             timeout=settings.timeout * ATTEMPT,
             max_retries=settings.max_retries,
             allow_plain_http=settings.allow_plain_http,
@@ -47,11 +47,11 @@ def _asked_for(dataset: Dataset, name: str) -> Dataset:
     """`dataset`, which the server has given for `name`: it may be deleted next, on the server's word alone.
 
     Raises:
-        Nonsense: it is another one.
+        InvalidResponse: it is another one.
     """
     if name == dataset.name or (is_uuid(name) and name.lower() == dataset.id.lower()):
         return dataset
-    raise Nonsense(
+    raise InvalidResponse(
         f"the server was asked for the dataset {name!r} and gave {dataset.name!r} ({dataset.id}): "
         "nothing was changed; write the id to be sure"
     )

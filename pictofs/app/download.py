@@ -13,10 +13,10 @@ import trio
 from pictofs.api.key import ApiKey
 from pictofs.app.library import only, open_library
 from pictofs.config import LibrarySettings
-from pictofs.library.bulk.download import Takeout, Wanted
+from pictofs.library.bulk.download import DownloadJob, DownloadRequest
 from pictofs.store.folder import Folder
 
-TELL_EVERY = 0.25
+TELL_EVERY_S = 0.25
 """Seconds between two progress objects."""
 
 
@@ -25,7 +25,7 @@ class Ended:
     """How a download ended."""
 
     result: dict[str, Any]
-    """See `Takeout.result`."""
+    """See `DownloadJob.result`."""
     error: Exception | None
     """What ended it early."""
     interrupted: bool
@@ -33,7 +33,11 @@ class Ended:
 
 
 def download(
-    settings: LibrarySettings, key: ApiKey, root: Path, wanted: Wanted, show: Callable[[dict[str, Any]], None]
+    settings: LibrarySettings,
+    key: ApiKey,
+    root: Path,
+    wanted: DownloadRequest,
+    show: Callable[[dict[str, Any]], None],
 ) -> Ended:
     """Write a dataset to the folder `root`, and `show` now and then how far that is.
 
@@ -50,12 +54,12 @@ async def _run(
     settings: LibrarySettings,
     key: ApiKey,
     folder: Folder,
-    wanted: Wanted,
+    wanted: DownloadRequest,
     show: Callable[[dict[str, Any]], None],
 ) -> Ended:
     interrupted = False
 
-    async def stop_on_signals(run: Takeout, task_status: trio.TaskStatus[None]) -> None:
+    async def stop_on_signals(run: DownloadJob, task_status: trio.TaskStatus[None]) -> None:
         nonlocal interrupted
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
@@ -65,11 +69,11 @@ async def _run(
 
     async with open_library(settings, key) as (library, nursery):
         library.start(nursery, readers=False)
-        run = Takeout(library, folder, wanted)
+        run = DownloadJob(library, folder, wanted)
         await nursery.start(stop_on_signals, run)
         nursery.start_soon(run.run)
         while not run.finished.is_set():
             show(run.progress())
-            with trio.move_on_after(TELL_EVERY):
+            with trio.move_on_after(TELL_EVERY_S):
                 await run.finished.wait()
     return Ended(run.result(), run.error, interrupted)

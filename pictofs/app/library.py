@@ -13,7 +13,7 @@ import trio
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.nonetwork import NoNetwork
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
@@ -21,7 +21,7 @@ from pictofs.errors import PictofsError
 from pictofs.library.content.worker import Setup
 from pictofs.library.library import Library
 from pictofs.library.prefetch.prefetcher import Mode
-from pictofs.store.blobs.cache import Shelf
+from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.database import SCHEMA_VERSION
 
@@ -47,15 +47,17 @@ async def open_library(
     out in groups, see `only`. Raises PictofsError where the cache can't be used.
     """
     _raise_file_limit()
-    clock, meter = SystemClock(), Meter()
+    clock, request_stats = SystemClock(), RequestStats()
     server = _fingerprint(settings.base_url)
-    shelf = Shelf(settings.shelf_dir, limit=settings.cache_size, reserve=settings.min_free, clock=clock)
+    blob_cache = BlobCache(
+        settings.blobs_dir, limit=settings.cache_size, reserve=settings.min_free, clock=clock
+    )
     catalog = Catalog(_made(catalog_path(settings, key)))
     api = Api(
         settings.base_url,
         key,
         clock=clock,
-        meter=meter,
+        request_stats=request_stats,
         timeout=settings.timeout * ATTEMPT,
         max_retries=0 if offline else settings.max_retries,
         allow_plain_http=settings.allow_plain_http,
@@ -63,7 +65,7 @@ async def open_library(
     )
     storage = Storage(
         clock=clock,
-        meter=meter,
+        request_stats=request_stats,
         connect_timeout=settings.timeout * ATTEMPT,
         inactivity_timeout=settings.timeout * ATTEMPT,
         allow_plain_http=settings.allow_plain_http,
@@ -74,10 +76,10 @@ async def open_library(
                 api,
                 storage,
                 catalog,
-                shelf,
+                blob_cache,
                 nursery,
                 clock,
-                meter,
+                request_stats,
                 ttl=settings.metadata_ttl,
                 annotation_ttl=settings.annotation_ttl,
                 max_retries=settings.max_retries,
@@ -94,7 +96,7 @@ async def open_library(
             nursery.cancel_scope.cancel()
     finally:
         catalog.close()
-        shelf.close()
+        blob_cache.close()
 
 
 def _raise_file_limit() -> None:
@@ -106,7 +108,7 @@ def _raise_file_limit() -> None:
 
 def _setup(settings: LibrarySettings) -> Setup:
     return Setup(
-        root=str(settings.shelf_dir),
+        root=str(settings.blobs_dir),
         limit=settings.cache_size,
         reserve=settings.min_free,
         timeout=settings.timeout * ATTEMPT,

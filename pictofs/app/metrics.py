@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from pictofs import __version__
 from pictofs.app.metrics_server import MetricsServer
 from pictofs.errors import Conflict, MountFailed, PictofsError
-from pictofs.fuse.stats import BOUNDS, Counts
+from pictofs.fuse.stats import BOUNDS, OperationStats
 from pictofs.library.library import Library
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class Metrics(Collector):
     def __init__(
         self,
         library: Library,
-        operations: Mapping[str, Counts],
+        operations: Mapping[str, OperationStats],
         *,
         mountpoint: str,
         open_files: Callable[[], int],
@@ -75,24 +75,24 @@ class Metrics(Collector):
             took.add_metric([name], buckets, counts.seconds)
             under_way.add_metric([name], counts.under_way)
         yield from (ended, took, under_way)
-        tally = self._library.tally
+        read_stats = self._library.read_stats
         yield _counter(
-            "read_bytes", "Bytes given to readers; the kernel's page cache gives more.", tally.bytes_read
+            "read_bytes", "Bytes given to readers; the kernel's page cache gives more.", read_stats.bytes_read
         )
-        yield _gauge("readers_waiting", "Opens that wait for the server.", tally.waiting)
+        yield _gauge("readers_waiting", "Opens that wait for the server.", read_stats.waiting)
         yield _gauge("open_files", "File handles.", self._open_files())
         yield _counter("bugs", "Failures without a name, which readers see as EIO.", self._bugs())
 
     def _cache(self) -> Iterator[Metric]:
-        shelf, tally = self._library.cache.shelf, self._library.tally
-        yield _counter("cache_hits", "Opens that the cache answered.", tally.hits)
-        yield _counter("cache_misses", "Opens that needed the server.", tally.misses)
+        blob_cache, read_stats = self._library.cache.blob_cache, self._library.read_stats
+        yield _counter("cache_hits", "Opens that the cache answered.", read_stats.hits)
+        yield _counter("cache_misses", "Opens that needed the server.", read_stats.misses)
         evicted, evicted_bytes = self._library.evicted
         yield _counter("cache_evictions", "Files that this mount removed to make room.", evicted)
         yield _counter("cache_evicted_bytes", "Bytes of them.", evicted_bytes)
-        yield _counter("cache_damaged", "Files whose checksum was wrong, removed.", shelf.damaged)
+        yield _counter("cache_damaged", "Files whose checksum was wrong, removed.", blob_cache.damaged)
         with suppress(PictofsError):  # a disk that fails takes these away and no others
-            usage = shelf.usage()
+            usage = blob_cache.usage()
             yield _gauge("cache_bytes", "What the cache takes, of all its mounts.", usage.bytes)
             yield _gauge("cache_files", "Files in it.", usage.files)
             yield _gauge("cache_limit_bytes", "What it may take.", usage.limit)
@@ -103,12 +103,12 @@ class Metrics(Collector):
         used = CounterMetricFamily("pictofs_prefetch_used", "Those of them that were read.", labels=["kind"])
         for kind, ahead in (
             ("images", self._library.downloads.prefetch),
-            ("annotations", self._library.notes_ahead),
+            ("annotations", self._library.annotation_prefetch),
         ):
             fetched.add_metric([kind], ahead.fetched)
             used.add_metric([kind], ahead.used)
         yield from (fetched, used)
-        ages = self._library.notes.ages
+        ages = self._library.annotations.ages
         if ages.age is not None:
             yield _gauge(
                 "annotation_oldest_age_seconds",
@@ -125,7 +125,7 @@ class Metrics(Collector):
         )
 
     def _traffic(self) -> Iterator[Metric]:
-        meter = self._library.meter
+        request_stats = self._library.request_stats
         api = CounterMetricFamily(
             "pictofs_api_requests",
             "Requests to the API, retries included. Status none: no answer came.",
@@ -134,49 +134,59 @@ class Metrics(Collector):
         storage = CounterMetricFamily(
             "pictofs_storage_requests", "Requests to storage, likewise.", labels=["purpose", "status"]
         )
-        for (host, name, purpose, status), count in meter.answers.items():
+        for (host, name, purpose, status), count in request_stats.answers.items():
             if host == "api":
                 method, _, route = name.partition(" ")
                 api.add_metric([method, route, purpose, status], count)
             else:
                 storage.add_metric([purpose, status], count)
         yield from (api, storage)
-        yield _gauge("api_requests_in_flight", "Requests to the API without an answer yet.", meter.asking)
-        yield _counter("api_received_bytes", "Bytes of the API's answers.", meter.bytes_in["api"])
-        yield _counter("storage_received_bytes", "Bytes of storage's answers.", meter.bytes_in["storage"])
-        yield _counter("storage_connections", "Connections opened to storage.", meter.connections)
-        yield _counter("request_retries", "Requests made again.", meter.retries)
+        yield _gauge(
+            "api_requests_in_flight", "Requests to the API without an answer yet.", request_stats.interrupts
+        )
+        yield _counter("api_received_bytes", "Bytes of the API's answers.", request_stats.bytes_in["api"])
+        yield _counter(
+            "storage_received_bytes", "Bytes of storage's answers.", request_stats.bytes_in["storage"]
+        )
+        yield _counter("storage_connections", "Connections opened to storage.", request_stats.connections)
+        yield _counter("request_retries", "Requests made again.", request_stats.retries)
         failures = CounterMetricFamily(
             "pictofs_request_failures",
             "Requests that failed for good, by the error's name.",
             labels=["error"],
         )
-        for error, count in meter.errors.items():
+        for error, count in request_stats.errors.items():
             failures.add_metric([error], count)
         yield failures
 
     def _server(self) -> Iterator[Metric]:
-        meter, reach = self._library.meter, self._library.reach
+        request_stats, connectivity = self._library.request_stats, self._library.connectivity
         yield _gauge(
-            "server_reachable", "Whether the API answers, as far as is known.", reach.offline_since is None
+            "server_reachable",
+            "Whether the API answers, as far as is known.",
+            connectivity.offline_since is None,
         )
-        if meter.contact_at:
+        if request_stats.contact_at:
             yield _gauge(
-                "server_last_contact_timestamp_seconds", "When the API answered last.", meter.contact_at
+                "server_last_contact_timestamp_seconds",
+                "When the API answered last.",
+                request_stats.contact_at,
             )
-        if meter.offset is not None:
+        if request_stats.offset is not None:
             yield _gauge(
                 "server_clock_offset_seconds",
                 "How far the API's clock is ahead of this machine's.",
-                meter.offset,
+                request_stats.offset,
             )
         # What the API has not told is left out: a made-up limit would raise alarms.
-        if meter.limit is not None:
-            yield _gauge("rate_limit_requests", "Requests of an hour, as the API says.", meter.limit)
-        if meter.remaining is not None:
-            yield _gauge("rate_remaining_requests", "Requests left of them.", meter.remaining)
-            yield _gauge("rate_reserve_requests", "Those that background work leaves alone.", meter.reserve)
-            yield _gauge("rate_reset_timestamp_seconds", "When all are there again.", meter.reset_at)
+        if request_stats.limit is not None:
+            yield _gauge("rate_limit_requests", "Requests of an hour, as the API says.", request_stats.limit)
+        if request_stats.remaining is not None:
+            yield _gauge("rate_remaining_requests", "Requests left of them.", request_stats.remaining)
+            yield _gauge(
+                "rate_reserve_requests", "Those that background work leaves alone.", request_stats.reserve
+            )
+            yield _gauge("rate_reset_timestamp_seconds", "When all are there again.", request_stats.reset_at)
 
     @asynccontextmanager
     async def served(self, port: int) -> AsyncIterator[None]:

@@ -16,7 +16,7 @@ SECONDS = 10.0
 """How long a request, and taking its answer, may take in all."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of what `prometheus_client.generate_latest` makes."""
-HEAD = 8192
+HEAD_BYTES = 8192
 """Bytes of a request at most."""
 
 
@@ -48,11 +48,11 @@ class MetricsServer:
     async def _answer(self, stream: trio.SocketStream) -> None:
         head = b""
         while b"\r\n\r\n" not in head and b"\n\n" not in head:
-            chunk = await stream.receive_some(HEAD)
+            chunk = await stream.receive_some(HEAD_BYTES)
             if not chunk:
                 return
             head += chunk
-            if len(head) > HEAD:
+            if len(head) > HEAD_BYTES:
                 await stream.send_all(_response("431 Request Header Fields Too Large"))
                 return
 

@@ -31,7 +31,7 @@ from pictofs.fuse.access import AccessLog
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
 from pictofs.library.library import Library
-from pictofs.library.listing.listing import COMMAND_PATIENCE
+from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S
 from pictofs.threads import NoThread, only_in_thread
 from pictofs.vfs.place import Places
 from pictofs.vfs.tree import Tree
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 """What ends a mount; in the foreground SIGHUP does, too."""
-SWITCH = 0.0005
+SWITCH_S = 0.0005
 """Seconds for which a thread may keep the loop from the interpreter after each of the loop's system calls."""
 
 
@@ -50,7 +50,7 @@ def serve(settings: MountSettings, key: ApiKey, on_ready: Callable[[], None]) ->
 
     Calls `on_ready` once the mount answers. Raises PictofsError for what went wrong before.
     """
-    sys.setswitchinterval(SWITCH)
+    sys.setswitchinterval(SWITCH_S)
     try:
         trio.run(_Mount(settings, key, on_ready).run)
     except BaseExceptionGroup as group:  # of the nursery, however few are in it
@@ -81,9 +81,9 @@ class _Mount:
 
     async def _check_access(self, library: Library) -> None:
         """One request, which the mount needs anyway. A cached organization is mounted without a server."""
-        await library.listing.datasets(patience=COMMAND_PATIENCE)
-        if isinstance(library.reach.error, Unauthorized):
-            raise library.reach.error
+        await library.listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
+        if isinstance(library.connectivity.error, Unauthorized):
+            raise library.connectivity.error
 
     async def _serve(self, library: Library, nursery: trio.Nursery) -> None:
         settings = self._settings
@@ -157,8 +157,8 @@ class _Mount:
             )
             try:
                 nursery.start_soon(_read_ahead, settings.mountpoint)
-                nursery.start_soon(session.forget_entries, library.changes.incoming)
-                nursery.start_soon(operations.asking.watch)
+                nursery.start_soon(session.forget_entries, library.invalidations.incoming)
+                nursery.start_soon(operations.interrupts.watch)
                 stopping.use(session)
                 self._on_ready()
                 log.info("mounted %s at %s", settings.base_url, settings.mountpoint)

@@ -13,7 +13,7 @@ import trio
 
 from pictofs.errors import Conflict, Invalid
 from pictofs.library.library import Library
-from pictofs.library.prefetch.declared_order import Told
+from pictofs.library.prefetch.declared_order import DeclaredOrder
 from pictofs.vfs.paths import Found, Other, Paths
 
 
@@ -41,7 +41,7 @@ class OrderRequest(msgspec.Struct, forbid_unknown_fields=True):
 class _Coming:
     """An order of which more is to come."""
 
-    told: Told
+    told: DeclaredOrder
     paths: Paths
 
 

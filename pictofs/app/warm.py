@@ -11,16 +11,16 @@ import trio
 
 from pictofs.errors import Invalid
 from pictofs.library.bulk.scope import Choice, Kind
-from pictofs.library.bulk.warm import Warm, Wish
+from pictofs.library.bulk.warm import WarmJob, WarmRequest
 from pictofs.library.library import Library
 from pictofs.library.prefetch.prefetcher import WORKERS
 
-TELL_EVERY = 0.25
+TELL_EVERY_S = 0.25
 """Seconds between two progress objects: so soon a client that has left is noticed, too."""
 WORKERS_MOST = WORKERS
 
 
-class WarmRequest(msgspec.Struct, forbid_unknown_fields=True):
+class WarmMessage(msgspec.Struct, forbid_unknown_fields=True):
     """A request as the command line sends it."""
 
     op: str
@@ -49,16 +49,16 @@ class WarmCommand:
     async def __call__(self, request: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
         """Begin a run. Raises Invalid for a request without sense, and what ended the run early."""
         try:
-            wanted = msgspec.convert(request, WarmRequest)
+            wanted = msgspec.convert(request, WarmMessage)
         except msgspec.ValidationError as error:
             raise Invalid(f"the request can't be understood: {error}") from None
-        run = Warm(self._library, _wish(wanted))
+        run = WarmJob(self._library, _wish(wanted))
         # A task of its own: this generator may be left at any of its yields.
         self._nursery.start_soon(getattr(run, wanted.mode))
         try:
             while not run.finished.is_set():
                 yield run.progress()
-                with trio.move_on_after(TELL_EVERY):
+                with trio.move_on_after(TELL_EVERY_S):
                     await run.finished.wait()
             result = run.result()
             if run.error is None or result["files"]:
@@ -69,11 +69,11 @@ class WarmCommand:
             run.cancel()
 
 
-def _wish(wanted: WarmRequest) -> Wish:
+def _wish(wanted: WarmMessage) -> WarmRequest:
     if not 1 <= wanted.workers <= WORKERS_MOST:
         raise Invalid(f"from 1 to {WORKERS_MOST} workers, not {wanted.workers}")
     kinds = None if wanted.kinds is None else frozenset(wanted.kinds)
-    return Wish(
+    return WarmRequest(
         paths=tuple(PurePosixPath(path).parts for path in wanted.paths),
         choice=Choice(kinds, wanted.status, wanted.split),
         workers=wanted.workers,

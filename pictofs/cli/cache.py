@@ -17,7 +17,7 @@ from pictofs.config import FreeSpace, LibrarySettings, resolve
 from pictofs.errors import NoSuchEntry
 
 if TYPE_CHECKING:
-    from pictofs.store.blobs.cache import Shelf
+    from pictofs.store.blobs.cache import BlobCache
 
 app = typer.Typer(help="Look at the local cache, check it, empty it.")
 
@@ -25,8 +25,8 @@ app = typer.Typer(help="Look at the local cache, check it, empty it.")
 @app.command()
 def info(cache_dir: CacheDir = None) -> None:
     """Show what the cache takes."""
-    shelf, root = _open(cache_dir)
-    usage = shelf.usage()
+    blob_cache, root = _open(cache_dir)
+    usage = blob_cache.usage()
     taken, free = bytes_text(usage.bytes), bytes_text(usage.free)
     print(f"{root}: {taken} in {usage.files} files; its disk has {free} free")
 
@@ -37,8 +37,8 @@ def verify(cache_dir: CacheDir = None) -> int:
 
     Exits with 1 when anything was damaged; it is fetched anew when next read.
     """
-    shelf, root = _open(cache_dir)
-    audit = shelf.verify(lambda _: None)
+    blob_cache, root = _open(cache_dir)
+    audit = blob_cache.verify(lambda _: None)
     print(
         f"{root}: {audit.blobs} files, {bytes_text(audit.bytes)}; "
         f"removed {audit.damaged} damaged files and {audit.litter} unfinished ones"
@@ -49,18 +49,18 @@ def verify(cache_dir: CacheDir = None) -> int:
 @app.command()
 def clear(cache_dir: CacheDir = None) -> None:
     """Remove all cached image and annotation bytes; listings stay. Mounts may go on meanwhile."""
-    shelf, root = _open(cache_dir)
-    print(f"{root}: removed {shelf.clear()} files")
+    blob_cache, root = _open(cache_dir)
+    print(f"{root}: removed {blob_cache.clear()} files")
 
 
-def _open(cache_dir: str | None) -> tuple[Shelf, Path]:
+def _open(cache_dir: str | None) -> tuple[BlobCache, Path]:
     from pictofs.clock import SystemClock
-    from pictofs.store.blobs.cache import Shelf
+    from pictofs.store.blobs.cache import BlobCache
 
     settings = LibrarySettings(**resolve(LibrarySettings, {"cache_dir": cache_dir}, os.environ))
-    root = settings.shelf_dir
+    root = settings.blobs_dir
     if not root.exists():
         raise NoSuchEntry(f"there is no cache in {settings.cache_dir}: name another by --cache-dir")
     cache_folder.claim(settings.cache_dir)
-    shelf = Shelf(root, limit=settings.cache_size, reserve=FreeSpace(), clock=SystemClock())
-    return shelf, root
+    blob_cache = BlobCache(root, limit=settings.cache_size, reserve=FreeSpace(), clock=SystemClock())
+    return blob_cache, root

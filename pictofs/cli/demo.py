@@ -126,9 +126,9 @@ def _mounted(path: Path, cache: Path, url: str, key: str) -> Iterator[None]:
 
 
 def _show(path: Path, *, stay: bool) -> None:
-    from pictofs.cli.demo_steps import farewell, tour
+    from pictofs.cli.demo_steps import farewell, show_steps
 
-    tour(path)
+    show_steps(path)
     if not stay:
         return
     farewell(path)

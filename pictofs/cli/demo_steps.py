@@ -28,7 +28,7 @@ _STEPS = (
 )
 
 
-def tour(mountpoint: Path) -> None:
+def show_steps(mountpoint: Path) -> None:
     """Run the steps below `mountpoint`, showing each one with its output and the requests that it took."""
     console = Console(highlight=False)
     names = _examples(mountpoint)

@@ -55,10 +55,10 @@ def doctor(
     Takes the options that the mount is given. Changes nothing, and asks the API once. Exits with 1 when something
     fails.
     """
-    from pictofs.app.doctor import examine
+    from pictofs.app.doctor import run_checks
 
     found = []
-    for each in examine(
+    for each in run_checks(
         mounts.resolve(mountpoint) if mountpoint else None,
         given,
         profile=profile,
@@ -86,6 +86,6 @@ def _print(each: Finding) -> None:
 
     console = Console(highlight=False)
     line = Text(f"{each.outcome:5}", style=COLORS[each.outcome]).append(f"{each.check:14}", style="bold")
-    console.print(line.append(printable(each.says), style="not bold"), soft_wrap=True)
+    console.print(line.append(printable(each.message), style="not bold"), soft_wrap=True)
     if each.advice:
         console.print(Text(f"{'':19}-> {printable(each.advice)}", style="cyan"), soft_wrap=True)

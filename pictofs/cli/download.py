@@ -20,7 +20,7 @@ from pictofs.cli import completion
 from pictofs.cli.failure import warn
 from pictofs.cli.formatting import say
 from pictofs.cli.options import ApiKeyFile, NoWait, Profile, ProgressJson, Split, Status, with_settings
-from pictofs.cli.progress import outcome, view_of
+from pictofs.cli.progress import outcome, progress_of
 from pictofs.config import LibrarySettings, find_access, home_folder, resolve
 
 
@@ -84,7 +84,7 @@ def download(
     DIR. Exits with 0 only when everything is there.
     """
     from pictofs.app.download import download as run
-    from pictofs.library.bulk.download import Wanted
+    from pictofs.library.bulk.download import DownloadRequest
     from pictofs.library.bulk.scope import KINDS, Choice
 
     access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder())
@@ -95,7 +95,7 @@ def download(
     cache_folder.claim(settings.cache_dir)
     logging.getLogger("pictofs").addHandler(_Warnings(logging.WARNING))
     kinds = {Mode.FULL: KINDS, Mode.IMAGES: KINDS[:1], Mode.ANNOTATIONS: KINDS[1:]}[mode]
-    wanted = Wanted(
+    wanted = DownloadRequest(
         dataset=name,
         choice=Choice(frozenset(kinds), status, split),
         workers=workers,
@@ -103,7 +103,7 @@ def download(
         refresh=refresh,
         wait=not no_wait,
     )
-    view = view_of(as_json=as_json)
+    view = progress_of(as_json=as_json)
     try:
         ended = run(
             settings,

@@ -93,7 +93,7 @@ def _check_answers(settings: MountSettings) -> None:
         return b""
 
     try:
-        mounts.within(mounts.PROBE_SECONDS, ask)
+        mounts.run_in_subprocess(mounts.PROBE_SECONDS, ask)
     except (OSError, TimedOut) as error:
         raise MountFailed(
             f"{settings.mountpoint} was mounted and does not answer ({error}); "

@@ -14,7 +14,7 @@ import typer
 from pictofs.app import mounts
 from pictofs.cli.failure import warn
 from pictofs.cli.refresh import control_socket
-from pictofs.control.order import Heard, Spelling, tell
+from pictofs.control.order import MountRelativePath, OrderReply, send_order
 from pictofs.errors import Invalid, NoSuchEntry
 
 PIECE_SECONDS = 120.0
@@ -62,13 +62,13 @@ def prefetch(
     if mount is None or not mount.ours:
         raise NoSuchEntry(f"{base} lies in no pictofs mount")
     socket = control_socket(mount.path)
-    spelling = Spelling(mount.path, base)
-    heard = Heard()
+    spelling = MountRelativePath(mount.path, base)
+    heard = OrderReply()
     with ExitStack() as stack:
         stream = _opened(order, stack)
         names = _lines(stream) if ahead != 0 else iter(())
         paths = map(spelling, names)
-        for each in tell(socket, paths, by="", ahead=ahead, bound=False, timeout=PIECE_SECONDS):
+        for each in send_order(socket, paths, by="", ahead=ahead, bound=False, timeout=PIECE_SECONDS):
             heard = each
     _report(heard)
 
@@ -93,7 +93,7 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-def _report(heard: Heard) -> None:
+def _report(heard: OrderReply) -> None:
     if heard.unknown:
         example = f", the first of them {heard.example}" if heard.example else ""
         warn(f"{heard.unknown:,} paths lead to no image of this mount{example}")

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from pictofs.cli.formatting import bytes_text, duration_text, printable
 
-LINE_EVERY = 10.0
+LINE_EVERY_S = 10.0
 """Seconds between two lines where there is no terminal."""
-WINDOW = 20.0
+WINDOW_S = 20.0
 """Seconds of which rates are the mean."""
 SHOWN = 20
 """Failures that a person gets to see."""
@@ -31,7 +31,7 @@ _STATES = {
 }
 
 
-class View(Protocol):
+class Progress(Protocol):
     """What shows a run."""
 
     def show(self, progress: Facts) -> None:
@@ -41,14 +41,14 @@ class View(Protocol):
         """Nothing more will be shown: leave the terminal as it was."""
 
 
-def view_of(*, as_json: bool) -> View:
+def progress_of(*, as_json: bool) -> Progress:
     """The view that suits what standard error is."""
     if as_json:
-        return JsonView()
-    return BarView() if sys.stderr.isatty() else LineView()
+        return JsonProgress()
+    return BarProgress() if sys.stderr.isatty() else LineProgress()
 
 
-class JsonView:
+class JsonProgress:
     """An object a line."""
 
     def show(self, progress: Facts) -> None:
@@ -59,7 +59,7 @@ class JsonView:
         """Nothing to leave."""
 
 
-class LineView:
+class LineProgress:
     """A line now and then, on standard error."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class LineView:
         now = time.monotonic()
         self._speed.feel(progress, now)
         news = (progress["state"], progress["notice"])
-        if not progress["files"] or (news == self._told and now - self._told_at < LINE_EVERY):
+        if not progress["files"] or (news == self._told and now - self._told_at < LINE_EVERY_S):
             return
         self._told, self._told_at = news, now
         print(
@@ -85,7 +85,7 @@ class LineView:
         """Nothing to leave."""
 
 
-class BarView:
+class BarProgress:
     """A bar on the terminal."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class Speed:
             self._seen.clear()
             return
         self._seen.append((now, progress["files_done"], progress["bytes_done"]))
-        while now - self._seen[0][0] > WINDOW:
+        while now - self._seen[0][0] > WINDOW_S:
             self._seen.popleft()
 
     def text(self, progress: Facts) -> str:

@@ -62,7 +62,9 @@ def facts(path: Path) -> Facts:
 def read_status(path: Path) -> Facts | None:
     """The status.json of the mount at `path`; None where it can't be read."""
     try:
-        document = json.loads(mounts.within(mounts.PROBE_SECONDS, (path / ".pictofs/status.json").read_bytes))
+        document = json.loads(
+            mounts.run_in_subprocess(mounts.PROBE_SECONDS, (path / ".pictofs/status.json").read_bytes)
+        )
     except (OSError, TimedOut, ValueError):
         return None
     return document if isinstance(document, dict) else None

@@ -22,14 +22,14 @@ from pictofs.app import mounts
 from pictofs.cli.refresh import control_socket
 from pictofs.cli.status import Facts
 from pictofs.control.client import request
-from pictofs.errors import Invalid, MountFailed, NoSuchEntry, Offline, PictofsError
+from pictofs.errors import Invalid, MountFailed, NoSuchEntry, PictofsError, ServerUnreachable
 
 if TYPE_CHECKING:
     from pictofs.cli.top_frame import Frame
 
 ANSWER_SECONDS = 2.0
 """How long a mount may take to tell its status: as long nothing is drawn."""
-TURN = 0.1
+TURN_S = 0.1
 """Seconds between looks at the keyboard and the terminal's size."""
 ROWS = 24
 """Of a frame that is printed."""
@@ -118,7 +118,7 @@ class Watched:
             if self._socket is None:
                 self._socket = self._find()
             return next(request(self._socket, {"op": "status"}, ANSWER_SECONDS))
-        except Offline:  # nobody listens there any more
+        except ServerUnreachable:  # nobody listens there any more
             self.trouble = "its process is gone"
         except PictofsError as error:
             self.trouble = str(error)
@@ -156,7 +156,7 @@ def _watch(watched: Watched) -> None:
             if drawn != console.size:
                 drawn = console.size
                 live.update(frame.render(drawn.width, drawn.height), refresh=True)
-            if select.select([sys.stdin], [], [], TURN)[0]:
+            if select.select([sys.stdin], [], [], TURN_S)[0]:
                 key = os.read(sys.stdin.fileno(), 1)
                 if not key or key in b"qQ":  # nothing: the terminal is gone
                     return

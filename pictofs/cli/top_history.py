@@ -9,11 +9,11 @@ from typing import Any
 
 Facts = Mapping[str, Any]
 
-LONGEST = 300.0
+LONGEST_S = 300.0
 """Seconds that are remembered."""
-SPANS = (60.0, 120.0, 180.0, LONGEST)
+SPANS_S = (60.0, 120.0, 180.0, LONGEST_S)
 """Seconds that a chart may show."""
-RECENT = 10.0
+RECENT_S = 10.0
 """Seconds whose opens make the hit rate of now."""
 
 
@@ -57,7 +57,7 @@ class History:
             self._samples.append(at)
         elif before is not None and at > before[0] and _same_process(before[1], document):
             self._samples.append(_rates(before, (at, document)))
-        while self._samples and _moment(self._samples[0]) < at - LONGEST:
+        while self._samples and _moment(self._samples[0]) < at - LONGEST_S:
             self._samples.popleft()
 
     @property
@@ -69,7 +69,7 @@ class History:
     def span(self, now: float) -> float:
         """Seconds worth showing."""
         age = 0.0 if self._start is None else now - self._start
-        return next((span for span in SPANS if age <= span), LONGEST)
+        return next((span for span in SPANS_S if age <= span), LONGEST_S)
 
     def samples(self) -> Iterator[tuple[float, Sample | None]]:
         """Moments, and the rates where they are known."""
@@ -78,7 +78,7 @@ class History:
 
     def opens(self) -> tuple[int, int]:
         """Of the last seconds: those that the cache answered, and those that needed the server."""
-        since = _moment(self._samples[-1]) - RECENT if self._samples else 0.0
+        since = _moment(self._samples[-1]) - RECENT_S if self._samples else 0.0
         recent = [each for each in self._samples if isinstance(each, Sample) and each.at > since]
         return sum(each.hits for each in recent), sum(each.misses for each in recent)
 

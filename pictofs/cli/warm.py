@@ -12,7 +12,7 @@ import typer
 from pictofs.app import mounts
 from pictofs.cli.formatting import say
 from pictofs.cli.options import NoWait, ProgressJson, Split, Status
-from pictofs.cli.progress import Facts, outcome, view_of
+from pictofs.cli.progress import Facts, outcome, progress_of
 from pictofs.cli.refresh import control_socket
 from pictofs.cli.warm_words import dropped, found, plan
 from pictofs.control.client import request
@@ -75,7 +75,7 @@ def warm(
     }
     incomplete = False
     for mount, below in _by_mount(paths).items():
-        view = view_of(as_json=as_json)
+        view = progress_of(as_json=as_json)
         answers = request(control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS)
         try:
             for result in answers:

@@ -77,6 +77,6 @@ class LibrarySettings(ServerSettings):
     )
 
     @property
-    def shelf_dir(self) -> Path:
+    def blobs_dir(self) -> Path:
         """Where the content shelf is; the catalog lies next to it."""
         return self.cache_dir / "content"

@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
-MINIMUM_CACHE = 1_000_000
+MINIMUM_CACHE_BYTES = 1_000_000
 """Bytes. Whatever is read lies in the cache first, and so a cache of nothing can't serve anything."""
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgt])(i?))?b?", re.IGNORECASE | re.ASCII)
@@ -51,7 +51,7 @@ def size(text: str) -> int:
 def cache_size(text: str) -> int:
     """Bytes, at least `MINIMUM_CACHE`."""
     value = size(text)
-    if value < MINIMUM_CACHE:
+    if value < MINIMUM_CACHE_BYTES:
         raise ValueError("write 1MB or more")
     return value
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pictofs.errors import Nonsense, Offline, PictofsError, TimedOut
+from pictofs.errors import InvalidResponse, PictofsError, ServerUnreachable, TimedOut
 
 
 def request(path: Path, message: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
@@ -18,7 +18,7 @@ def request(path: Path, message: Mapping[str, Any], timeout: float) -> Iterator[
     Nothing is sent before the first `next`. `timeout`: seconds that each line may take.
 
     Raises:
-        Offline: nobody listens there, or the mount ended meanwhile.
+        ServerUnreachable: nobody listens there, or the mount ended meanwhile.
         TimedOut: a line took too long.
         PictofsError: the mount's own error, with its exit code.
     """
@@ -36,17 +36,17 @@ def request(path: Path, message: Mapping[str, Any], timeout: float) -> Iterator[
         except TimeoutError:
             raise TimedOut(f"the mount did not answer within {timeout:g} s") from None
         except OSError as error:
-            raise Offline(f"the mount can't be talked to at {path}: {error.strerror}") from None
-    raise Offline("the mount ended before it answered")
+            raise ServerUnreachable(f"the mount can't be talked to at {path}: {error.strerror}") from None
+    raise ServerUnreachable("the mount ended before it answered")
 
 
 def _parse(line: bytes) -> dict[str, Any]:
     try:
         answer = json.loads(line)
     except ValueError:
-        raise Nonsense("the mount answered with something else than JSON") from None
+        raise InvalidResponse("the mount answered with something else than JSON") from None
     if not isinstance(answer, dict):
-        raise Nonsense("the mount answered with something else than an object")
+        raise InvalidResponse("the mount answered with something else than an object")
     if "error" in answer:
         failure = PictofsError(str(answer["error"]))
         failure.exit_code = int(answer.get("exit_code", 1))

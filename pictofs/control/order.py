@@ -10,14 +10,14 @@ from pathlib import Path
 
 from pictofs.control.client import request
 
-PIECE = 48_000
+REQUEST_PATHS_BYTES = 48_000
 """Bytes of paths in one request, which may have 64 KiB."""
 REMEMBERED = 65_536
 """Folders that are remembered."""
 
 
 @dataclass
-class Heard:
+class OrderReply:
     """What the mount has understood so far, in numbers of paths."""
 
     images: int = 0
@@ -31,7 +31,7 @@ class Heard:
     complete: bool = False
 
 
-class Spelling:
+class MountRelativePath:
     """Spells paths as the mount does: relative to its mount point."""
 
     def __init__(self, mountpoint: Path, base: Path) -> None:
@@ -63,7 +63,7 @@ class Spelling:
         return None
 
 
-def tell(
+def send_order(
     socket: Path,
     paths: Iterable[str | None],
     *,
@@ -71,7 +71,7 @@ def tell(
     ahead: int | None,
     bound: bool,
     timeout: float,
-) -> Iterator[Heard]:
+) -> Iterator[OrderReply]:
     """Tell the mount that listens at `socket` an order, and yield what it has understood after each piece of it.
 
     `paths`: relative to the mount point; None for one outside of it, which counts as unknown. `by`: whose order it
@@ -81,7 +81,7 @@ def tell(
 
     Raises what `request` does.
     """
-    heard = Heard()
+    heard = OrderReply()
     number: int | None = None
     pieces = _pieces(paths, heard)
     piece = next(pieces, [])
@@ -108,16 +108,16 @@ def tell(
         piece = following or []
 
 
-def _pieces(paths: Iterable[str | None], heard: Heard) -> Iterator[list[str]]:
+def _pieces(paths: Iterable[str | None], heard: OrderReply) -> Iterator[list[str]]:
     """Lists of paths that fit into a request each."""
     piece: list[str] = []
     size = 0
     for path in paths:
-        length = PIECE if path is None else len(json.dumps(path)) + 2
-        if path is None or length >= PIECE:
+        length = REQUEST_PATHS_BYTES if path is None else len(json.dumps(path)) + 2
+        if path is None or length >= REQUEST_PATHS_BYTES:
             heard.unknown += 1
             continue
-        if size + length > PIECE:
+        if size + length > REQUEST_PATHS_BYTES:
             yield piece
             piece, size = [], 0
         piece.append(path)

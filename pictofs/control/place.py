@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pictofs.errors import Forbidden, MountFailed
 
-MAX_PATH = 100
+MAX_PATH_BYTES = 100
 """Bytes. The kernel takes 107 of a unix socket's path."""
 
 SHORT = Path(f"/tmp/pictofs-{os.geteuid()}")  # noqa: S108 - one of another user's making is refused
@@ -35,7 +35,7 @@ def new_socket(mountpoint: Path, cache_dir: Path, environ: Mapping[str, str]) ->
     folders = [Path(runtime, "pictofs")] if _is_ours(runtime) else []
     folders += [cache_dir / "run", SHORT]
     for folder in folders:
-        if len(os.fsencode(folder / name)) > MAX_PATH:
+        if len(os.fsencode(folder / name)) > MAX_PATH_BYTES:
             continue
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""The kernel adapter: the only room that imports pyfuse3."""
+"""The kernel adapter: the only layer that imports pyfuse3."""

@@ -12,7 +12,7 @@ from signal import Signals
 
 import trio
 
-LOOK = 0.2
+POLL_S = 0.2
 """Seconds between looks while requests are under way. A look costs 20 us for each thread that has one."""
 
 END = sum(1 << number - 1 for number in (Signals.SIGHUP, Signals.SIGINT, Signals.SIGQUIT, Signals.SIGTERM))
@@ -24,7 +24,7 @@ KILL = 1 << Signals.SIGKILL - 1
 _MASKS = re.compile(rb"SigPnd:\s*(\w+)\nShdPnd:\s*(\w+)\nSigBlk:\s*(\w+)\nSigIgn:\s*(\w+)\n")
 
 
-class Asking:
+class InterruptWatcher:
     """The requests under way. One more costs 0.4 us: no task, no timer of its own."""
 
     def __init__(self) -> None:
@@ -57,13 +57,13 @@ class Asking:
             if not self._threads:
                 self._news = trio.Event()
                 await self._news.wait()
-            await trio.sleep(LOOK)
+            await trio.sleep(POLL_S)
             self.look()
 
     def look(self) -> None:
         """Give up the requests of threads that were told to end before the last look, and could not since."""
-        asking = {*self._threads.values(), *self._told} - {0}
-        told = {thread for thread in asking if is_told_to_end(thread)}
+        interrupts = {*self._threads.values(), *self._told} - {0}
+        told = {thread for thread in interrupts if is_told_to_end(thread)}
         self._stuck, self._told = told & self._told, told
         for scope in [scope for scope, thread in self._threads.items() if thread in self._stuck]:
             del self._threads[scope]

@@ -17,9 +17,9 @@ import trio
 
 from pictofs.errors import PictofsError
 from pictofs.fuse.access import AccessLog
-from pictofs.fuse.interrupts import Asking
-from pictofs.fuse.stats import Counts
-from pictofs.model.names import NAME_MAX
+from pictofs.fuse.interrupts import InterruptWatcher
+from pictofs.fuse.stats import OperationStats
+from pictofs.model.names import NAME_MAX_BYTES
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import OpenFile, Tree
 from pictofs.vfs.xattrs import listed
@@ -56,12 +56,12 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
         try:
             # Not trio.fail_after: its generator costs 10 us more, on four requests for each file.
             with trio.CancelScope(relative_deadline=operations.timeout) as scope:
-                operations.asking.enter(scope, operations.thread_of(args))
+                operations.interrupts.enter(scope, operations.thread_of(args))
                 try:
                     answer = await work(*args, **kwargs)
                     return answer
                 finally:
-                    interrupted = operations.asking.leave(scope)
+                    interrupted = operations.interrupts.leave(scope)
             assert scope.cancelled_caught
             if interrupted:
                 log.info("%s: given up, a signal ends who asked", name)
@@ -123,7 +123,7 @@ def _of_writable(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corou
 
 def _new(name: pyfuse3.FileNameT) -> str:
     """A name that is to be given or taken, which the kernel has not looked up as it is."""
-    if len(name) > NAME_MAX:
+    if len(name) > NAME_MAX_BYTES:
         raise pyfuse3.FUSEError(errno.ENAMETOOLONG)
     try:
         return name.decode()
@@ -166,11 +166,11 @@ class Operations(pyfuse3.Operations):
         self.writable = writable
         self.timeout = timeout
         self.bugs = 0
-        self.counts: defaultdict[str, Counts] = defaultdict(Counts)
+        self.counts: defaultdict[str, OperationStats] = defaultdict(OperationStats)
         """Requests by kind: the handler's name."""
         self.log_access: AccessLog | None = None
         """Told of each request, where somebody wants to read of them."""
-        self.asking = Asking()
+        self.interrupts = InterruptWatcher()
         self.tree = tree
         self._openers: dict[int, int] = {}  # handle -> thread: pyfuse3 does not say who reads
         self._uid, self._gid, self._mask = uid, gid, ~umask
@@ -442,5 +442,5 @@ class Operations(pyfuse3.Operations):
         data.f_bfree = data.f_bavail = 0
         data.f_files = min(files, SIGNED_MAX)
         data.f_ffree = data.f_favail = 0
-        data.f_namemax = NAME_MAX
+        data.f_namemax = NAME_MAX_BYTES
         return data

@@ -14,7 +14,7 @@ import trio
 from pictofs.errors import MountFailed, PictofsError
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.reason import Reason, heard
-from pictofs.store.catalog.rows import Gone
+from pictofs.store.catalog.rows import RemovedDentry
 from pictofs.threads import NoThread, only_in_thread
 
 log = logging.getLogger(__name__)
@@ -23,13 +23,13 @@ MAX_TASKS = 512
 """Requests handled at once. With the default of 99 and 50 ms of delay a mount served half as many files."""
 
 
-THREAD_REST = 1.0
+THREAD_RETRY_AFTER_S = 1.0
 """Seconds between attempts to start a thread, where the limit of processes is reached."""
 BATCH = 64
 """Entries that one hop to a thread makes the kernel forget."""
 UNMOUNT_TIME, UNMOUNT_LOOK = 1.0, 0.02
 """Seconds that `umount -f` may take from breaking the connection off to removing the mount, and between looks at it."""
-LAST_WORD = 1.0
+SHUTDOWN_TIMEOUT_S = 1.0
 """Seconds that closing waits for a notification under way."""
 
 
@@ -91,13 +91,13 @@ class Session:
         """Unmount; after a crash leave the mount point broken: an empty folder would pass for a dataset."""
         # Not while a thread is in a notification. The kernel may hold one until a request is answered, which nobody
         # does any more: hence the bound.
-        told = self._telling.acquire(timeout=LAST_WORD)
+        told = self._telling.acquire(timeout=SHUTDOWN_TIMEOUT_S)
         self._closed = True
         pyfuse3.close(unmount=self._clean)
         if told:
             self._telling.release()
 
-    async def forget_entries(self, incoming: trio.MemoryReceiveChannel[Gone]) -> None:
+    async def forget_entries(self, incoming: trio.MemoryReceiveChannel[RemovedDentry]) -> None:
         """Pass on to the kernel what folders no longer have, until cancelled."""
         async for first in incoming:
             batch = [first]
@@ -110,9 +110,9 @@ class Session:
                     await only_in_thread(self._forget, batch, abandon_on_cancel=True)
                     break
                 except NoThread:
-                    await trio.sleep(THREAD_REST)
+                    await trio.sleep(THREAD_RETRY_AFTER_S)
 
-    def _forget(self, batch: list[Gone]) -> None:
+    def _forget(self, batch: list[RemovedDentry]) -> None:
         for parent, entry in batch:
             with self._telling:
                 if self._closed:

@@ -26,7 +26,7 @@ BOUNDS = (
 """Upper bounds in seconds of all buckets but the last: a cached open takes 0.1 ms, a deadline is 30 s."""
 
 
-class Counts:
+class OperationStats:
     """Requests of one kind."""
 
     __slots__ = ("buckets", "outcomes", "seconds", "under_way")

@@ -6,11 +6,11 @@ import logging
 
 from pictofs.clock import Clock
 from pictofs.errors import (
-    Nonsense,
-    Offline,
+    InvalidResponse,
     PictofsError,
-    QuotaSpent,
+    QuotaExceeded,
     ServerFault,
+    ServerUnreachable,
     Throttled,
     TimedOut,
     Unauthorized,
@@ -18,17 +18,25 @@ from pictofs.errors import (
 
 log = logging.getLogger(__name__)
 
-REST = 15.0
+RETRY_AFTER_S = 15.0
 """Seconds for which what is cached is served without asking again, after the server did not answer."""
 
-SLOW = 5.0
+SLOW_S = 5.0
 """Seconds after which a server that has not answered counts as away, and not as slow."""
 
-AWAY = (Offline, TimedOut, ServerFault, Throttled, Unauthorized, QuotaSpent, Nonsense)
-"""What does not say that an item is gone: cached data stays valid. A captive portal's page is Nonsense."""
+UNAVAILABLE = (
+    ServerUnreachable,
+    TimedOut,
+    ServerFault,
+    Throttled,
+    Unauthorized,
+    QuotaExceeded,
+    InvalidResponse,
+)
+"""What does not say that an item is gone: cached data stays valid. A captive portal's page is InvalidResponse."""
 
 
-class Reach:
+class Connectivity:
     """Remembers since when the server has been away, and paces the questions that could be left out."""
 
     def __init__(self, clock: Clock) -> None:
@@ -43,18 +51,18 @@ class Reach:
         """Wall-clock seconds; None while the server answers."""
         if self._failed_at is None and self._waiting_since is not None:
             monotonic, wall = self._waiting_since
-            return wall if self._clock.monotonic() - monotonic >= SLOW else None
+            return wall if self._clock.monotonic() - monotonic >= SLOW_S else None
         return self._failed_at
 
     @property
     def error(self) -> PictofsError | None:
         """Why, as long as it lasts."""
         if self._error is None and self.offline_since is not None:
-            return TimedOut(f"no answer within {SLOW:g} s")
+            return TimedOut(f"no answer within {SLOW_S:g} s")
         return self._error
 
     @property
-    def resting(self) -> bool:
+    def backing_off(self) -> bool:
         """Whether a question that a cached answer can replace should not be asked now."""
         return self._clock.monotonic() < self._ask_again
 
@@ -68,7 +76,7 @@ class Reach:
 
     def failed(self, error: PictofsError) -> None:
         """The server did not answer, or refuses the key."""
-        self._ask_again = self._clock.monotonic() + REST
+        self._ask_again = self._clock.monotonic() + RETRY_AFTER_S
         self._error = error
         if self._failed_at is None:
             self._failed_at = self.offline_since or self._clock.wall()
@@ -77,6 +85,6 @@ class Reach:
     def delayed(self, waited: float) -> None:
         """The server has not answered for `waited` seconds. Who can do with what is cached waits no more."""
         now = self._clock.monotonic()
-        self._ask_again = now + REST
+        self._ask_again = now + RETRY_AFTER_S
         if self._waiting_since is None:
             self._waiting_since = now - waited, self._clock.wall() - waited

@@ -11,47 +11,47 @@ from typing import Any
 import trio
 
 from pictofs.api.client import Api
-from pictofs.api.stats import Meter, insisting
+from pictofs.api.stats import RequestStats, insisting
 from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import NoSuchEntry, PictofsError
-from pictofs.library.annotations.annotations import Notes
+from pictofs.library.annotations.annotations import Annotations
 from pictofs.library.annotations.archive import Bounds
 from pictofs.library.annotations.export import Exports
 from pictofs.library.annotations.export_list import ExportList
-from pictofs.library.annotations.prefetch import NOTES, NoteFetcher
-from pictofs.library.connectivity import Reach
-from pictofs.library.content.cache import Cache
+from pictofs.library.annotations.prefetch import ANNOTATIONS, AnnotationFetcher
+from pictofs.library.connectivity import Connectivity
+from pictofs.library.content.cache import ContentCache
 from pictofs.library.content.disk import Disk
 from pictofs.library.content.downloads import Downloads
-from pictofs.library.content.signed_urls import UrlBook
+from pictofs.library.content.signed_urls import SignedUrlCache
 from pictofs.library.content.source import Source
-from pictofs.library.content.via_api import KeyedRoutes
+from pictofs.library.content.via_api import ApiRoutes
 from pictofs.library.content.worker import Setup, Worker
-from pictofs.library.listing.by_id import Identities
+from pictofs.library.listing.by_id import IdLookup
 from pictofs.library.listing.edits import Edits
-from pictofs.library.listing.invalidation import Changes
-from pictofs.library.listing.listing import COMMAND_PATIENCE, NO_DATASET, Listing
+from pictofs.library.listing.invalidation import DentryInvalidations
+from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, NO_DATASET, Listing
 from pictofs.library.listing.selections import Selections
-from pictofs.library.prefetch.prefetcher import Mode, Prefetch
-from pictofs.library.server_traits import Traits
-from pictofs.library.single_flight import Flights
-from pictofs.library.stats import Tally
-from pictofs.store.blobs.cache import Shelf
+from pictofs.library.prefetch.prefetcher import Mode, Prefetcher
+from pictofs.library.server_traits import ServerTraits
+from pictofs.library.single_flight import SingleFlight
+from pictofs.library.stats import ReadStats
+from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.datasets import DATASETS
 from pictofs.store.catalog.images import ImageTable
-from pictofs.store.catalog.rows import Gone
+from pictofs.store.catalog.rows import RemovedDentry
 from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
 EXPORT_BOUNDS = Bounds()
-ANNOTATION_TTL = 86_400.0
+ANNOTATION_TTL_S = 86_400.0
 """Seconds."""
-RESTART_AFTER = 1.0
+RESTART_AFTER_S = 1.0
 """Seconds before a task that failed is started again."""
-TEND_EVERY = 60.0
+TEND_EVERY_S = 60.0
 """Seconds between rounds of housekeeping."""
 
 
@@ -63,13 +63,13 @@ class Library:
         api: Api,
         storage: Storage,
         catalog: Catalog,
-        shelf: Shelf,
+        blob_cache: BlobCache,
         nursery: trio.Nursery,
         clock: Clock,
-        meter: Meter,
+        request_stats: RequestStats,
         *,
         ttl: float,
-        annotation_ttl: float = ANNOTATION_TTL,
+        annotation_ttl: float = ANNOTATION_TTL_S,
         max_retries: int,
         server: str,
         prefetch: Mode,
@@ -86,24 +86,24 @@ class Library:
         those of another one. `writable`: whether datasets may be changed. `bulk_annotations`: whether reads may
         begin an export. `worker`: for a process that fetches ahead in place of this one."""
         self.catalog = catalog
-        self.changes = Changes()
-        self.tally = Tally()
-        self.reach = Reach(clock)
-        self.clock, self.meter, self._shelf = clock, meter, shelf
+        self.invalidations = DentryInvalidations()
+        self.read_stats = ReadStats()
+        self.connectivity = Connectivity(clock)
+        self.clock, self.request_stats, self._blob_cache = clock, request_stats, blob_cache
         self.cache_size = cache_size
         self.images = ImageTable(catalog.database)
-        flights = Flights(nursery)
-        self.urls = UrlBook(api, flights, clock)
-        self.traits = Traits(catalog, clock)
-        keyed = KeyedRoutes(api, catalog, self.traits)
+        single_flight = SingleFlight(nursery)
+        self.urls = SignedUrlCache(api, single_flight, clock)
+        self.traits = ServerTraits(catalog, clock)
+        keyed = ApiRoutes(api, catalog, self.traits)
         self.source = source = Source(keyed, storage, self.urls, clock, max_retries)
         self.listing = Listing(
             api,
             catalog,
             self.images,
-            flights,
-            self.reach,
-            self.changes,
+            single_flight,
+            self.connectivity,
+            self.invalidations,
             clock,
             ttl,
             self.traits,
@@ -114,9 +114,9 @@ class Library:
                 api,
                 catalog,
                 self.listing,
-                flights,
-                self.reach,
-                self.changes,
+                single_flight,
+                self.connectivity,
+                self.invalidations,
                 clock,
                 max_retries,
                 self.traits,
@@ -125,35 +125,44 @@ class Library:
             else None
         )
         """None where nothing may be changed."""
-        self.selections = Selections(catalog, self.images, self.listing, flights, self.changes)
-        self.identities = Identities(
+        self.selections = Selections(catalog, self.images, self.listing, single_flight, self.invalidations)
+        self.id_lookup = IdLookup(
             api,
             catalog,
             self.images,
             self.listing,
             self.selections,
-            flights,
-            self.changes,
-            self.reach,
+            single_flight,
+            self.invalidations,
+            self.connectivity,
             self.traits,
         )
         self._disk = Disk()
-        self.worker = None if worker is None else Worker(worker, meter, clock)
-        self.cache = cache = Cache(shelf, self._disk, clock, server)
+        self.worker = None if worker is None else Worker(worker, request_stats, clock)
+        self.cache = cache = ContentCache(blob_cache, self._disk, clock, server)
 
-        def prefetcher(downloads: Downloads) -> Prefetch:
-            return Prefetch(catalog, downloads, self.listing.all_images, clock, prefetch, cache_size)
+        def prefetcher(downloads: Downloads) -> Prefetcher:
+            return Prefetcher(catalog, downloads, self.listing.all_images, clock, prefetch, cache_size)
 
         self.downloads = Downloads(
-            source, cache, catalog, self.images, flights, nursery, self.tally, clock, prefetcher, self.worker
+            source,
+            cache,
+            catalog,
+            self.images,
+            single_flight,
+            nursery,
+            self.read_stats,
+            clock,
+            prefetcher,
+            self.worker,
         )
-        self.notes = Notes(
+        self.annotations = Annotations(
             api,
             cache,
             catalog,
             self.images,
-            flights,
-            self.tally,
+            single_flight,
+            self.read_stats,
             clock,
             ttl=annotation_ttl,
             renews=not frozen and not offline,
@@ -165,31 +174,31 @@ class Library:
             self.listing,
             catalog,
             cache,
-            self.notes,
-            flights,
+            self.annotations,
+            single_flight,
             clock,
             automatic=bulk_annotations,
             finds=not offline,
             found=ExportList(api, catalog, clock, annotation_ttl),
             bounds=export_bounds,
         )
-        self.notes_ahead = Prefetch(
+        self.annotation_prefetch = Prefetcher(
             catalog,
-            NoteFetcher(catalog, self.notes, self.exports.is_running),
+            AnnotationFetcher(catalog, self.annotations, self.exports.is_running),
             self.listing.all_images,
             clock,
             "off" if prefetch == "off" else "auto",
             cache_size,
-            NOTES,
+            ANNOTATIONS,
         )
-        self.notes.on_miss += (self.exports.missed, self.notes_ahead.miss)
-        self.notes.on_hit.append(self.notes_ahead.hit)
-        self.notes.archive = self.exports.wait
+        self.annotations.on_miss += (self.exports.missed, self.annotation_prefetch.miss)
+        self.annotations.on_hit.append(self.annotation_prefetch.hit)
+        self.annotations.archive = self.exports.wait
 
     @property
     def evicted(self) -> tuple[int, int]:
         """Blobs that this mount removed to make room, and their bytes."""
-        files, size = self._shelf.evicted
+        files, size = self._blob_cache.evicted
         if self.worker is not None:
             files, size = files + self.worker.evicted[0], size + self.worker.evicted[1]
         return files, size
@@ -197,11 +206,11 @@ class Library:
     def start(self, nursery: trio.Nursery, *, readers: bool = True) -> None:
         """Start the tasks that live as long as the library.
 
-        `readers`: whether files are opened; else nothing is fetched ahead, and a mount tends the shelf.
+        `readers`: whether files are opened; else nothing is fetched ahead, and a mount tends the cache.
         """
         tasks: list[Callable[[], Awaitable[None]]] = [self._disk.serve]
         if readers:
-            tasks += [self.downloads.prefetch.run, self.notes_ahead.run, self.tend]
+            tasks += [self.downloads.prefetch.run, self.annotation_prefetch.run, self.tend]
         for task in tasks:
             nursery.start_soon(self._keep, task)
         if self.worker is not None:
@@ -214,16 +223,16 @@ class Library:
                 return await task()
             except Exception:
                 log.exception("%s failed in a way that should not happen; please report this", task)
-            await self.clock.sleep(RESTART_AFTER)
+            await self.clock.sleep(RESTART_AFTER_S)
 
     async def tend(self) -> None:
         """Housekeeping for as long as the mount lives: the ledger after crashes, recency, ended streams."""
         with suppress(PictofsError):  # the first download tells the user
-            await in_thread(self._shelf.recount)
+            await in_thread(self._blob_cache.recount)
         while True:
-            await self.clock.sleep(TEND_EVERY)
+            await self.clock.sleep(TEND_EVERY_S)
             self.downloads.sweep_streams()
-            await in_thread(self._shelf.flush_uses)
+            await in_thread(self._blob_cache.flush_uses)
 
     async def refresh(self, entry: str | None) -> int:
         """Ask the server anew for one dataset, by its entry, or for all that were ever listed.
@@ -239,60 +248,64 @@ class Library:
         key = None if entry is None else known.key if known else NO_DATASET
         await in_thread(self.catalog.expire, key)
         await self.listing.datasets()
-        if self.reach.error is not None:
-            raise self.reach.error
+        if self.connectivity.error is not None:
+            raise self.connectivity.error
         rows = self.catalog.datasets_after(0, 1 << 30)
         if entry is not None:
             rows = [row for row in rows if row.entry == entry]
             if not rows:
                 raise NoSuchEntry(f"there is no dataset {entry!r}")
         # Below a dropped entry the kernel drops the whole tree.
-        self.changes.tell(Gone(DATASETS, row.entry) for row in rows)
+        self.invalidations.tell(RemovedDentry(DATASETS, row.entry) for row in rows)
         listed = [row for row in rows if row.listed_signature is not None]
         for row in rows:
             if row.listed_signature is None:  # an open file keeps its entry: these are told one by one
-                self.changes.tell(await in_thread(self.images.entries, row.key))
+                self.invalidations.tell(await in_thread(self.images.entries, row.key))
         for row in listed:
             await self.listing.all_images(row.key)
         return len(listed)
 
     async def refresh_list(self) -> None:
         """Ask the server anew which datasets there are, and nothing else."""
-        await self.listing.doubt()
-        await self.listing.datasets(patience=COMMAND_PATIENCE)
+        await self.listing.invalidate()
+        await self.listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
 
     def status(self, cache_dir: Path) -> dict[str, Any]:
         """Everything worth telling an operator, JSON-ready."""
-        meter = self.meter.snapshot()
+        request_stats = self.request_stats.snapshot()
         by_host = dict.fromkeys(("api", "storage"), 0)
         by_route: dict[str, int] = {}
-        for entry in meter["requests"]:
+        for entry in request_stats["requests"]:
             by_host[entry["host"]] += entry["count"]
             if entry["host"] == "api":
                 by_route[entry["route"]] = by_route.get(entry["route"], 0) + entry["count"]
-        cache: dict[str, Any] = {"dir": str(cache_dir), "hits": self.tally.hits, "misses": self.tally.misses}
+        cache: dict[str, Any] = {
+            "dir": str(cache_dir),
+            "hits": self.read_stats.hits,
+            "misses": self.read_stats.misses,
+        }
         try:
-            usage = self._shelf.usage()
+            usage = self._blob_cache.usage()
             cache |= {"used": usage.bytes, "limit": usage.limit, "files": usage.files, "free": usage.free}
         except PictofsError as error:
             cache["error"] = str(error)
-        rate = meter["rate_limit"]
+        rate = request_stats["rate_limit"]
         return {
-            "online": self.reach.offline_since is None,
-            "offline_since": self.reach.offline_since,
-            "offline_reason": str(self.reach.error) if self.reach.error else None,
+            "online": self.connectivity.offline_since is None,
+            "offline_since": self.connectivity.offline_since,
+            "offline_reason": str(self.connectivity.error) if self.connectivity.error else None,
             "requests": {**by_host, "by_route": by_route},
-            "retries": meter["retries"],
-            "errors": meter["errors"],
+            "retries": request_stats["retries"],
+            "errors": request_stats["errors"],
             "bytes": {
-                "downloaded": sum(meter["bytes_in"].values()),
-                "storage": self.meter.bytes_in["storage"],
-                "read": self.tally.bytes_read,
+                "downloaded": sum(request_stats["bytes_in"].values()),
+                "storage": self.request_stats.bytes_in["storage"],
+                "read": self.read_stats.bytes_read,
             },
-            "waiting": {"readers": self.tally.waiting, "api": self.meter.asking},
+            "waiting": {"readers": self.read_stats.waiting, "api": self.request_stats.interrupts},
             "cache": cache,
             "prefetch": self.downloads.prefetch.status(),
-            "annotations": self.notes.ages.status(),
+            "annotations": self.annotations.ages.status(),
             "server": self.traits.all(),
             "rate": {key: rate[key] for key in ("limit", "remaining", "reset_at", "reserve")},
         }

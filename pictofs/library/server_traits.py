@@ -44,13 +44,13 @@ USUAL = {
     "metadata": "id",
     "readme": "readme+description",
 }
-AGAIN_AFTER = 7 * 86_400.0
+AGAIN_AFTER_S = 7 * 86_400.0
 """Seconds for which the server is taken to stay as it was."""
 PREFIX = "trait:"
 """Of the names in the catalog's table `meta`."""
 
 
-class Traits:
+class ServerTraits:
     """What was chosen. Reads are inline."""
 
     def __init__(self, catalog: Catalog, clock: Clock) -> None:
@@ -60,7 +60,7 @@ class Traits:
     def get(self, trait: Trait) -> str | None:
         """What is known of the server; None where nothing is, or not any more."""
         known = self._known.get(trait) or _parsed(self._catalog.meta(PREFIX + trait))
-        if known is None or not 0 <= self._clock.wall() - known[1] < AGAIN_AFTER:
+        if known is None or not 0 <= self._clock.wall() - known[1] < AGAIN_AFTER_S:
             return None
         self._known[trait] = known
         return known[0]

@@ -12,34 +12,34 @@ from pictofs.errors import PictofsError
 T = TypeVar("T")
 
 
-class Flights:
-    """Work under way, by key. It runs in the library's nursery: a caller that is cancelled leaves it flying."""
+class SingleFlight:
+    """Work under way, by key. It runs in the library's nursery: a caller that is cancelled leaves it going."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._flying: dict[Hashable, _Flight] = {}
+        self._flying: dict[Hashable, _Call] = {}
 
     async def share(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
         """The result of `work`, or of the same key's work that is under way; its error, if it fails."""
         value: T = await self.launch(key, work).result()
         return value
 
-    def is_flying(self, key: Hashable) -> bool:
+    def in_progress(self, key: Hashable) -> bool:
         """Whether work for `key` is under way."""
         return key in self._flying
 
-    def launch(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> _Flight:
+    def launch(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> _Call:
         """Begin `work` unless the key is flying; does not wait."""
         flight = self._flying.get(key)
         if flight is None:
-            flight = self._flying[key] = _Flight()
+            flight = self._flying[key] = _Call()
             self._nursery.start_soon(self._run, key, flight, work)
         return flight
 
     def __len__(self) -> int:
         return len(self._flying)
 
-    async def _run(self, key: Hashable, flight: _Flight, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _run(self, key: Hashable, flight: _Call, work: Callable[[], Awaitable[Any]]) -> None:
         try:
             flight.value = await work()
         except Exception as error:  # every waiter gets it; the nursery must not
@@ -49,7 +49,7 @@ class Flights:
             flight.done.set()
 
 
-class _Flight:
+class _Call:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.value: Any = None

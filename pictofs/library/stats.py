@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class Tally:
+class ReadStats:
     """Counts since the mount was made."""
 
     hits: int = 0

@@ -18,11 +18,11 @@ import os.path
 import re
 
 QUOTE = "\u201b"
-NAME_MAX = 255
+NAME_MAX_BYTES = 255
 """Bytes of one path component (POSIX NAME_MAX on Linux)."""
 DEPTH_MAX = 128
 """Folders below each other in a dataset: `shutil.copytree` takes about 300 before it ends."""
-DIRECTORY_MAX = 2048
+DIRECTORY_MAX_BYTES = 2048
 """Bytes of a directory's path in the mount, its last folder not counted: half of Linux's PATH_MAX (4,096),
 as mount point, dataset, file name and a folded last folder need up to 255 bytes each."""
 NAME_CHARS_MAX = 4096
@@ -32,7 +32,7 @@ _SPECIAL = re.compile(f"[/\x00{QUOTE}\ud800-\udfff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = re.compile(QUOTE + r"(s|0|e|\.\.?|u[0-9a-f]{4}|" + QUOTE + ")")
 _MAX_EXTENSION = 20
-_SHORT = (NAME_MAX - _MAX_EXTENSION) // 4
+_SHORT = (NAME_MAX_BYTES - _MAX_EXTENSION) // 4
 """Characters that fit whatever they are, an extension behind them included."""
 
 
@@ -82,7 +82,7 @@ def unescape(entry: str) -> str | None:
 
 def entry_fits(entry: str) -> bool:
     """Whether `entry` is at most NAME_MAX bytes long."""
-    return len(entry) * 4 <= NAME_MAX or len(entry.encode("utf-8", "surrogatepass")) <= NAME_MAX
+    return len(entry) * 4 <= NAME_MAX_BYTES or len(entry.encode("utf-8", "surrogatepass")) <= NAME_MAX_BYTES
 
 
 def is_plain(name: str) -> bool:
@@ -120,8 +120,8 @@ def _fitting(parts: list[str]) -> int:
     size = 0
     most = min(len(parts), DEPTH_MAX) - 1
     for place, part in enumerate(parts[:most]):
-        size += 1 + min(NAME_MAX, len(escape(part).encode("utf-8", "surrogatepass")))
-        if size > DIRECTORY_MAX:
+        size += 1 + min(NAME_MAX_BYTES, len(escape(part).encode("utf-8", "surrogatepass")))
+        if size > DIRECTORY_MAX_BYTES:
             return place
     return most
 
@@ -133,7 +133,7 @@ def tagged(name: str, identity: str) -> str:
     stem, extension = os.path.splitext(entry)
     if len(extension.encode()) > _MAX_EXTENSION:
         stem, extension = entry, ""
-    room = NAME_MAX - len(tag.encode()) - len(extension.encode())
+    room = NAME_MAX_BYTES - len(tag.encode()) - len(extension.encode())
     front = stem.encode()[:room].decode("utf-8", "ignore")
     if (len(front) - len(front.rstrip(QUOTE))) % 2:
         front = front[:-1]  # never cut a quoted pair in two

@@ -91,8 +91,8 @@ class Folder:
 
     def _probed(self) -> int:
         """To how many nanoseconds the file system keeps times."""
-        with self.draft() as draft:
-            kept = draft.timed(_MOMENT)
+        with self.partial_file() as partial_file:
+            kept = partial_file.timed(_MOMENT)
         return next((grain for grain in _GRAINS if kept == _MOMENT - _MOMENT % grain), _GRAINS[-1])
 
     def close(self) -> None:
@@ -150,15 +150,15 @@ class Folder:
 
     def put(self, path: Sequence[str], data: bytes, mtime_ns: int) -> None:
         """Have a file of that content and time; 80 us for 100 KiB. Raises what `Draft.land` does."""
-        with self.draft() as draft:
-            draft.write(0, data)
-            draft.land(path, mtime_ns)
+        with self.partial_file() as partial_file:
+            partial_file.write(0, data)
+            partial_file.commit(path, mtime_ns)
 
-    def draft(self) -> Draft:
+    def partial_file(self) -> PartialFile:
         """A file without a name. Raises FolderUnusable."""
         name = b"%d" % next(self._numbers)
         with self._errors("starting a file"):
-            return Draft(self, name, os.open(name, _NEW, 0o666, dir_fd=self._partial))
+            return PartialFile(self, name, os.open(name, _NEW, 0o666, dir_fd=self._partial))
 
     def _open(self, names: Sequence[bytes]) -> int:
         """A descriptor of the folder at the end of `names`, made as far as it is missing; for `_close`."""
@@ -182,7 +182,7 @@ class Folder:
         if fd != self._fd:
             os.close(fd)
 
-    def _land(self, name: bytes, path: Sequence[str]) -> None:
+    def _commit(self, name: bytes, path: Sequence[str]) -> None:
         *folders, target = _spelled(path)
         at = self._open(folders)
         try:
@@ -220,7 +220,7 @@ class Folder:
         return FolderUnusable(said)
 
 
-class Draft:
+class PartialFile:
     """A file on its way. As a context manager it is discarded unless it has landed."""
 
     def __init__(self, folder: Folder, name: bytes, fd: int) -> None:
@@ -266,7 +266,7 @@ class Draft:
         os.utime(self._fd, ns=(mtime_ns, mtime_ns))
         return os.fstat(self._fd).st_mtime_ns
 
-    def land(self, path: Sequence[str], mtime_ns: int) -> None:
+    def commit(self, path: Sequence[str], mtime_ns: int) -> None:
         """Give the file its name and time. A regular file of that name is replaced.
 
         Raises AlreadyExists where a folder, a link or anything else is in the way, Forbidden, FolderUnusable,
@@ -274,7 +274,7 @@ class Draft:
         """
         with self._folder._errors(f"writing {'/'.join(path)}"):
             os.utime(self._fd, ns=(mtime_ns, mtime_ns))
-            self._folder._land(self._name, path)
+            self._folder._commit(self._name, path)
         self._landed = True
 
     def close(self) -> None:

@@ -8,10 +8,10 @@ from typing import NamedTuple, Protocol
 
 from pictofs.errors import Invalid, IsADirectory, NotADirectory
 from pictofs.library.content.content import Content
-from pictofs.library.listing.pager import Filling
+from pictofs.library.listing.pager import ListingInProgress
 from pictofs.model.inode import Inode
 
-FOREVER = 86_400.0
+FOREVER_S = 86_400.0
 """Seconds the kernel may keep what can't change: the attributes of an image of known size."""
 
 FOLDER, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644
@@ -52,7 +52,7 @@ class Batch(NamedTuple):
     """Some entries of a folder."""
 
     entries: list[Entry]
-    filling: Filling | None
+    in_progress_listing: ListingInProgress | None
     """Where there are no entries: the pass that may still bring some."""
 
 
@@ -86,7 +86,7 @@ def exactly(attributes: Attributes, size: int) -> Attributes:
     return attributes._replace(size=size, blocks=-(-size // 512))
 
 
-class View(Protocol):
+class NodeHandler(Protocol):
     """One kind of node."""
 
     async def attributes(self, inode: Inode) -> Attributes:
@@ -108,7 +108,7 @@ class View(Protocol):
         """Where a symbolic link leads. Raises Invalid for what is none, NoSuchEntry."""
 
 
-class Plain:
+class PlainHandler:
     """A view without extended attributes, of what is no symbolic link."""
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
@@ -120,7 +120,7 @@ class Plain:
         raise Invalid("this is no symbolic link")
 
 
-class FileView(Plain):
+class FileHandler(PlainHandler):
     """The half of a view that files share."""
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
@@ -132,7 +132,7 @@ class FileView(Plain):
         raise NotADirectory("a file was listed")
 
 
-class FolderView(Plain):
+class DirectoryHandler(PlainHandler):
     """The half of a view that folders share."""
 
     async def open(self, inode: Inode) -> Opening:

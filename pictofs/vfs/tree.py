@@ -15,16 +15,16 @@ from pictofs.model.document import document
 from pictofs.model.inode import Inode, Kind
 from pictofs.model.inode import number as number_of
 from pictofs.store.catalog.datasets import DATASETS, DOCUMENT, README
-from pictofs.store.catalog.rows import DatasetRow, Gone
+from pictofs.store.catalog.rows import DatasetRow, RemovedDentry
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import Attributes, Entry, View, exactly
-from pictofs.vfs.nodes.annotations import AnnotationsView, AnnotationView, Exact
-from pictofs.vfs.nodes.by_id import LinkView
-from pictofs.vfs.nodes.dataset import DatasetView, dataset_folder
-from pictofs.vfs.nodes.dataset_file import DatasetFileView, readme
-from pictofs.vfs.nodes.fixed import BY_ID, Documents, FixedView
-from pictofs.vfs.nodes.images import ImagesView, ImageView
-from pictofs.vfs.nodes.selected import SelectedView, SelectionView
+from pictofs.vfs.node import Attributes, Entry, NodeHandler, exactly
+from pictofs.vfs.nodes.annotations import AnnotationFile, AnnotationsDirectory, ExactSizes
+from pictofs.vfs.nodes.by_id import IdLink
+from pictofs.vfs.nodes.dataset import DatasetDirectory, dataset_folder
+from pictofs.vfs.nodes.dataset_file import DatasetFile, readme
+from pictofs.vfs.nodes.fixed import BY_ID, Documents, FixedNodes
+from pictofs.vfs.nodes.images import ImageFile, ImagesDirectory
+from pictofs.vfs.nodes.selected import FilteredDirectory, SelectionRoot
 from pictofs.vfs.parents import parent_of
 from pictofs.vfs.writing import ReadmeWriter, WrittenText
 
@@ -79,24 +79,24 @@ class Tree:
         started_ns: int,
     ) -> None:
         self._library = library
-        exact = Exact(library, exact_annotation_sizes)
-        links, views = LinkView(library), SelectionView(library)
-        images, annotations = ImagesView(library), AnnotationsView(library, exact)
-        objects = DatasetFileView(library, Kind.DOCUMENT, DOCUMENT, document)
-        readmes = DatasetFileView(library, Kind.README, README, readme, written=library.edits is not None)
-        self._views: Mapping[Kind, View] = {
-            Kind.FIXED: FixedView(library, documents, links, started_ns),
+        exact = ExactSizes(library, exact_annotation_sizes)
+        links, views = IdLink(library), SelectionRoot(library)
+        images, annotations = ImagesDirectory(library), AnnotationsDirectory(library, exact)
+        objects = DatasetFile(library, Kind.DOCUMENT, DOCUMENT, document)
+        readmes = DatasetFile(library, Kind.README, README, readme, written=library.edits is not None)
+        self._views: Mapping[Kind, NodeHandler] = {
+            Kind.FIXED: FixedNodes(library, documents, links, started_ns),
             Kind.LINK: links,
-            Kind.DATASET: DatasetView(library, {DOCUMENT: objects, README: readmes}, views),
+            Kind.DATASET: DatasetDirectory(library, {DOCUMENT: objects, README: readmes}, views),
             Kind.VIEW: views,
-            Kind.VIEW_IMAGES: SelectedView(library, Kind.VIEW_IMAGES, images),
-            Kind.VIEW_ANNOTATIONS: SelectedView(library, Kind.VIEW_ANNOTATIONS, annotations),
+            Kind.VIEW_IMAGES: FilteredDirectory(library, Kind.VIEW_IMAGES, images),
+            Kind.VIEW_ANNOTATIONS: FilteredDirectory(library, Kind.VIEW_ANNOTATIONS, annotations),
             Kind.DOCUMENT: objects,
             Kind.README: readmes,
             Kind.IMAGES: images,
             Kind.ANNOTATIONS: annotations,
-            Kind.IMAGE: ImageView(library),
-            Kind.ANNOTATION: AnnotationView(library, exact),
+            Kind.IMAGE: ImageFile(library),
+            Kind.ANNOTATION: AnnotationFile(library, exact),
         }
         self._readme_writer = ReadmeWriter(library, readmes)
         self._numbers: Iterator[int] = count(1)
@@ -192,7 +192,7 @@ class Tree:
 
     def _forget_link(self, row: DatasetRow) -> None:
         """Have the kernel look anew where the link by id leads, and how long that is."""
-        self._library.changes.tell([Gone(number_of(Kind.FIXED, BY_ID), row.id.lower())])
+        self._library.invalidations.tell([RemovedDentry(number_of(Kind.FIXED, BY_ID), row.id.lower())])
 
     async def set_xattr(self, number: int, name: str, value: bytes) -> None:
         """`setfattr`: a dataset's description.
@@ -253,12 +253,12 @@ class Tree:
         view = self._views[inode.kind]
         while True:
             batch = await view.entries(inode, cookie)
-            if batch.entries or batch.filling is None:
+            if batch.entries or batch.in_progress_listing is None:
                 return batch.entries
-            await batch.filling.more()
-            if batch.filling.finished.is_set():
-                if batch.filling.error is not None:
-                    raise batch.filling.error  # another look would begin another pass
+            await batch.in_progress_listing.more()
+            if batch.in_progress_listing.finished.is_set():
+                if batch.in_progress_listing.error is not None:
+                    raise batch.in_progress_listing.error  # another look would begin another pass
                 return (await view.entries(inode, cookie)).entries
 
     def close_folder(self, handle: int) -> None:
@@ -393,7 +393,7 @@ class Tree:
         opened = self._files[handle]
         data = await opened.content.read(offset, length)
         opened.reached = max(opened.reached, offset + len(data))
-        self._library.tally.bytes_read += len(data)
+        self._library.read_stats.bytes_read += len(data)
         return data
 
     async def finish(self, handle: int) -> None:
@@ -428,7 +428,7 @@ class Tree:
         row = self._library.catalog.image(inode.key)
         if row is not None:
             images = inode.kind is Kind.IMAGE
-            prefetch = self._library.downloads.prefetch if images else self._library.notes_ahead
+            prefetch = self._library.downloads.prefetch if images else self._library.annotation_prefetch
             prefetch.skimmed(row)
 
     def close_all(self) -> None:
@@ -441,7 +441,7 @@ class Tree:
         """Bytes and files of the whole organization, from the catalog alone."""
         return self._library.catalog.counts()[1], self._library.catalog.image_total()
 
-    def _node(self, number: int) -> tuple[Inode, View]:
+    def _node(self, number: int) -> tuple[Inode, NodeHandler]:
         inode = Inode.of(number)
         if inode is None:
             raise NoSuchEntry("there is no such inode")

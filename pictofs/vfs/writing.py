@@ -17,11 +17,11 @@ import trio
 
 from pictofs.errors import AlreadyExists, TooLarge
 from pictofs.library.library import Library
-from pictofs.library.listing.edits import DESCRIPTION_MAX, Edits
+from pictofs.library.listing.edits import DESCRIPTION_MAX_BYTES, Edits
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.store.catalog.datasets import README
 from pictofs.vfs.node import Attributes, exactly, file
-from pictofs.vfs.nodes.dataset_file import DatasetFileView
+from pictofs.vfs.nodes.dataset_file import DatasetFile
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class WrittenText:
         if self._append:
             offset = len(self._data)
         end = offset + len(data)
-        if end > DESCRIPTION_MAX:
+        if end > DESCRIPTION_MAX_BYTES:
             self._cut_off = True
         _refuse_above_limit(end)
 
@@ -98,7 +98,7 @@ class WrittenText:
         """
         async with self._sending:
             if self._cut_off:
-                _refuse_above_limit(DESCRIPTION_MAX + 1)
+                _refuse_above_limit(DESCRIPTION_MAX_BYTES + 1)
             changes = self._changes
             if changes == self._sent:
                 return
@@ -121,7 +121,7 @@ class WrittenText:
 class ReadmeWriter:
     """Opens the readmes of datasets for writing."""
 
-    def __init__(self, library: Library, view: DatasetFileView) -> None:
+    def __init__(self, library: Library, view: DatasetFile) -> None:
         self._library = library
         self._view = view
 
@@ -185,5 +185,5 @@ class ReadmeWriter:
 
 
 def _refuse_above_limit(size: int) -> None:
-    if size > DESCRIPTION_MAX:
-        raise TooLarge(f"{README} can't have more than {DESCRIPTION_MAX:,} bytes")
+    if size > DESCRIPTION_MAX_BYTES:
+        raise TooLarge(f"{README} can't have more than {DESCRIPTION_MAX_BYTES:,} bytes")

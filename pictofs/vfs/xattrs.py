@@ -14,9 +14,9 @@ from pictofs.model.names import storable
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
 
 PREFIX = "user.pictograph."
-VALUE_MAX = 1 << 16
+VALUE_MAX_BYTES = 1 << 16
 """Bytes of the longest value that the kernel takes (XATTR_SIZE_MAX); a longer one is left out."""
-LISTED_MAX = 2048
+LISTED_MAX_BYTES = 2048
 """Bytes of all names and values that are listed. Programs copy what is listed, and ext4 has a block of 4 KiB for it,
 which a file's other attributes share; where it does not fit, `shutil.copytree` fails with ENOSPC."""
 DATASET = (
@@ -72,7 +72,7 @@ def of_image(row: ImageRow, dataset: DatasetRow | None, directory: DirectoryRow 
 def listed(found: Mapping[str, bytes]) -> list[str]:
     """The names that are listed, in their order: the shortest attributes, as many as fit."""
     chosen = set()
-    room = LISTED_MAX
+    room = LISTED_MAX_BYTES
     for name, value in sorted(found.items(), key=lambda item: len(item[1])):
         room -= len(name) + len(value)
         if room < 0:
@@ -83,7 +83,7 @@ def listed(found: Mapping[str, bytes]) -> list[str]:
 
 def _attributes(fields: Mapping[str, Any]) -> dict[str, bytes]:
     values = {PREFIX + name: _text(value) for name, value in fields.items() if value is not None}
-    return {name: value for name, value in values.items() if len(value) <= VALUE_MAX}
+    return {name: value for name, value in values.items() if len(value) <= VALUE_MAX_BYTES}
 
 
 def _text(value: Any) -> bytes:

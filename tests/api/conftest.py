@@ -9,7 +9,7 @@ from api_server import SECRET, FakeClock
 
 from pictofs.api.address import Locality
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 
 
 @pytest.fixture
@@ -18,10 +18,10 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def meter() -> Meter:
-    meter = Meter()
-    meter.api_locality = Locality.LOOPBACK  # as after an answer of a stand-in
-    return meter
+def request_stats() -> RequestStats:
+    request_stats = RequestStats()
+    request_stats.api_locality = Locality.LOOPBACK  # as after an answer of a stand-in
+    return request_stats
 
 
 @pytest.fixture

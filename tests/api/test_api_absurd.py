@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pictofs.api import decode as wire
-from pictofs.api.url_expiry import Signing
-from pictofs.errors import Nonsense
+from pictofs.api.url_expiry import UrlExpiry
+from pictofs.errors import InvalidResponse
 from pictofs.model.document import document
 from pictofs.model.inode import key_of
 from pictofs.model.names import entry_fits
@@ -130,7 +130,7 @@ class Route(NamedTuple):
 
 
 def _items(body: bytes) -> list[SignedUrl]:
-    return wire.signed_urls(body, Signing(0.0, None))
+    return wire.signed_urls(body, UrlExpiry(0.0, None))
 
 
 ROUTES = {
@@ -216,7 +216,7 @@ def store_and_show(catalog: Catalog, rows: Sequence[Any]) -> None:
         for image in catalog.images_after(directory.key, 0, 999):
             known.add(image.key)
             assert entry_fits(image.entry)
-            assert entry_fits(image.note_entry)
+            assert entry_fits(image.annotation_name)
             assert PLACEHOLDER + PLACEHOLDER_EACH * image.annotation_count < 2**62
             assert (image.known_size or 0) < 2**62
             assert xattrs.of_image(image, shown, directory)
@@ -273,14 +273,14 @@ def test_a_single_row_is_read_or_refused(read: Callable[[bytes], Any], body: str
         for value in ABSURD:
             try:
                 read(body.replace("ROW", text_of(row, field, value)).encode())
-            except Nonsense:
+            except InvalidResponse:
                 continue
 
 
 @pytest.mark.parametrize("read", [each.read for each in ROUTES.values()])
 @pytest.mark.parametrize("value", ["[" * 5000, '"' * 3001, '{"a":' * 3000, '[{"id": "\\', "9" * 5000, ""])
 def test_what_is_no_answer_is_nonsense(read: Callable[[bytes], Any], value: str) -> None:
-    with pytest.raises(Nonsense):
+    with pytest.raises(InvalidResponse):
         read(value.encode())
 
 

@@ -9,9 +9,9 @@ from api_server import FakeClock, always, answer, enveloped, served
 from pictofs.api.address import Locality, literal, locality
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
-from pictofs.errors import Nonsense, Offline, PictofsError, TimedOut
+from pictofs.errors import InvalidResponse, PictofsError, ServerUnreachable, TimedOut
 
 
 @pytest.mark.parametrize(
@@ -41,9 +41,9 @@ def test_k6_names_are_no_addresses(host: str) -> None:
 
 
 def storage_of(api: Locality, clock: FakeClock, **options: bool) -> Storage:
-    meter = Meter()
-    meter.api_locality = api
-    return Storage(clock=clock, meter=meter, connect_timeout=0.2, **options)  # type: ignore[arg-type]
+    request_stats = RequestStats()
+    request_stats.api_locality = api
+    return Storage(clock=clock, request_stats=request_stats, connect_timeout=0.2, **options)  # type: ignore[arg-type]
 
 
 async def refusal(storage: Storage, url: str) -> PictofsError:
@@ -59,8 +59,8 @@ async def test_k6_no_url_leads_to_this_machine(clock: FakeClock, near: Locality,
     async with served(always(answer(b"metadata"))) as server:
         for options in ({}, {"allow_plain_http": True}):
             storage = storage_of(near, clock, **options)
-            assert isinstance(await refusal(storage, f"https://{host}:{server.port}/x"), Nonsense)
-            assert isinstance(await refusal(storage, f"http://{host}:{server.port}/x"), Nonsense)
+            assert isinstance(await refusal(storage, f"https://{host}:{server.port}/x"), InvalidResponse)
+            assert isinstance(await refusal(storage, f"http://{host}:{server.port}/x"), InvalidResponse)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert server.connections == 0
 
@@ -90,7 +90,7 @@ async def test_k6_nor_a_name_that_resolves_to_it(clock: FakeClock, monkeypatch: 
                 storage = storage_of(near, clock, allow_plain_http="10.0.0.1" not in addresses)
                 if "10.0.0.1" in addresses:
                     url = url.replace("http:", "https:")
-                assert isinstance(await refusal(storage, url), Nonsense)
+                assert isinstance(await refusal(storage, url), InvalidResponse)
             finally:
                 trio.socket.set_custom_hostname_resolver(None)
         assert server.requests == []
@@ -98,19 +98,19 @@ async def test_k6_nor_a_name_that_resolves_to_it(clock: FakeClock, monkeypatch: 
 
 async def test_k6_a_private_network_for_an_api_that_is_in_one(clock: FakeClock) -> None:
     url = "https://10.255.255.1/x"
-    assert isinstance(await refusal(storage_of(Locality.PUBLIC, clock), url), Nonsense)
+    assert isinstance(await refusal(storage_of(Locality.PUBLIC, clock), url), InvalidResponse)
     for storage in (
         storage_of(Locality.PRIVATE, clock),
         storage_of(Locality.LOOPBACK, clock),
         storage_of(Locality.PUBLIC, clock, allow_plain_http=True),
     ):
-        assert isinstance(await refusal(storage, url), (Offline, TimedOut))
+        assert isinstance(await refusal(storage, url), (ServerUnreachable, TimedOut))
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "0.0.0.0", "224.0.0.1", "[fd00:ec2::254]"])
 async def test_k6_link_local_addresses_for_none(clock: FakeClock, host: str) -> None:
     storage = storage_of(Locality.LOOPBACK, clock, allow_plain_http=True)
-    assert isinstance(await refusal(storage, f"http://{host}/latest/meta-data"), Nonsense)
+    assert isinstance(await refusal(storage, f"http://{host}/latest/meta-data"), InvalidResponse)
 
 
 async def test_k6_through_a_proxy_addresses_are_looked_at_all_the_same(
@@ -119,15 +119,15 @@ async def test_k6_through_a_proxy_addresses_are_looked_at_all_the_same(
     async with served(always(answer(b"metadata"))) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         storage = storage_of(Locality.PUBLIC, clock, allow_plain_http=True)
-        assert isinstance(await refusal(storage, "http://169.254.169.254/x"), Nonsense)
+        assert isinstance(await refusal(storage, "http://169.254.169.254/x"), InvalidResponse)
         assert proxy.connections == 0
 
 
 async def test_k6_the_api_is_where_it_has_answered_from(key: ApiKey, clock: FakeClock) -> None:
-    meter = Meter()
+    request_stats = RequestStats()
     async with served(always(answer(enveloped([])))) as server:
-        async with Api(server.url, key, clock=clock, meter=meter) as api:
+        async with Api(server.url, key, clock=clock, request_stats=request_stats) as api:
             await api.datasets()
-        assert meter.api_locality is Locality.LOOPBACK
-    Api("https://api.example", key, clock=clock, meter=(other := Meter()))
+        assert request_stats.api_locality is Locality.LOOPBACK
+    Api("https://api.example", key, clock=clock, request_stats=(other := RequestStats()))
     assert other.api_locality is Locality.PUBLIC

@@ -17,19 +17,19 @@ from api_server import SECRET, FakeClock, Peer, always, answer, enveloped, once,
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter, background
+from pictofs.api.stats import RequestStats, background
 from pictofs.errors import (
     AlreadyExists,
     Conflict,
     Forbidden,
     Invalid,
-    Nonsense,
+    InvalidResponse,
     NoSuchEntry,
     NotSupported,
-    Offline,
     PictofsError,
-    QuotaSpent,
+    QuotaExceeded,
     ServerFault,
+    ServerUnreachable,
     Throttled,
     TimedOut,
     Unauthorized,
@@ -70,14 +70,18 @@ def script() -> Script:
 
 
 @pytest.fixture
-async def api(script: Script, key: ApiKey, clock: FakeClock, meter: Meter) -> AsyncIterator[Api]:
+async def api(
+    script: Script, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+) -> AsyncIterator[Api]:
     transport = httpx.MockTransport(script)
-    async with Api("https://h.example/pre/", key, clock=clock, meter=meter, transport=transport) as api:
+    async with Api(
+        "https://h.example/pre/", key, clock=clock, request_stats=request_stats, transport=transport
+    ) as api:
         yield api
 
 
-def connected(url: str, key: ApiKey, clock: FakeClock, meter: Meter, **options: Any) -> Api:
-    return Api(url, key, clock=clock, meter=meter, **options)
+def connected(url: str, key: ApiKey, clock: FakeClock, request_stats: RequestStats, **options: Any) -> Api:
+    return Api(url, key, clock=clock, request_stats=request_stats, **options)
 
 
 class TestRequests:
@@ -189,7 +193,7 @@ class TestRequests:
 
     async def test_an_id_that_the_server_takes_for_a_name(self, api: Api, script: Script) -> None:
         script.say(body={"data": {**DATASET, "id": ID[:-1] + "2", "name": ID}})
-        with pytest.raises(Nonsense, match="another dataset"):
+        with pytest.raises(InvalidResponse, match="another dataset"):
             await api.dataset(ID)
 
 
@@ -208,41 +212,48 @@ class TestBaseUrl:
             "https://[::1",
         ],
     )
-    def test_refused(self, url: str, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    def test_refused(self, url: str, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
         with pytest.raises(Invalid):
-            connected(url, key, clock, meter)
+            connected(url, key, clock, request_stats)
 
     @pytest.mark.parametrize(
         "url", ["http://127.0.0.1:1", "http://localhost/x/", "http://[::1]:8", "http://127.9.9.9"]
     )
     def test_this_machine_may_speak_plainly(
-        self, url: str, key: ApiKey, clock: FakeClock, meter: Meter
+        self, url: str, key: ApiKey, clock: FakeClock, request_stats: RequestStats
     ) -> None:
-        connected(url, key, clock, meter)
+        connected(url, key, clock, request_stats)
 
-    def test_another_only_on_request(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
-        connected("http://h", key, clock, meter, allow_plain_http=True)
+    def test_another_only_on_request(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
+        connected("http://h", key, clock, request_stats, allow_plain_http=True)
 
 
 class TestEnvironment:
     @pytest.mark.parametrize("proxy", ["socks5://h:1", "http://h:bad", "gopher://h"])
     def test_a_proxy_that_can_not_be(
-        self, proxy: str, key: ApiKey, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch
+        self,
+        proxy: str,
+        key: ApiKey,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         with pytest.raises(Invalid, match="_PROXY"):
-            connected("https://h.example", key, clock, meter)
+            connected("https://h.example", key, clock, request_stats)
 
 
 class TestFailures:
     @pytest.mark.parametrize(
         ("status", "kind"),
         [
-            (301, Nonsense),
-            (307, Nonsense),
+            (301, InvalidResponse),
+            (307, InvalidResponse),
             (400, Invalid),
             (401, Unauthorized),
-            (402, QuotaSpent),
+            (402, QuotaExceeded),
             (403, Forbidden),
             (404, NoSuchEntry),
             (405, NotSupported),
@@ -250,7 +261,7 @@ class TestFailures:
             (409, Conflict),
             (410, NoSuchEntry),
             (413, Invalid),
-            (418, Nonsense),
+            (418, InvalidResponse),
             (422, Invalid),
             (423, Conflict),
             (429, Throttled),
@@ -260,7 +271,7 @@ class TestFailures:
         ],
     )
     async def test_each_status(
-        self, api: Api, script: Script, meter: Meter, status: int, kind: type[PictofsError]
+        self, api: Api, script: Script, request_stats: RequestStats, status: int, kind: type[PictofsError]
     ) -> None:
         script.say(status, {"error": {"code": "x", "message": "the words"}}, X_Request_Id="req-1")
         with pytest.raises(PictofsError) as caught:
@@ -272,7 +283,7 @@ class TestFailures:
         assert "the words" in text
         assert "req-1" in text
         assert "\n" not in text
-        assert meter.errors == {kind.__name__: 1}
+        assert request_stats.errors == {kind.__name__: 1}
 
     @pytest.mark.parametrize(
         ("body", "words"),
@@ -323,7 +334,9 @@ class TestFailures:
     @pytest.mark.parametrize(
         "body", [b"", b"<html>", b"[", b"null", b"7", b'{"data": 7}', b'{"data": {"id": 1}}']
     )
-    async def test_answers_of_no_sense(self, api: Api, script: Script, meter: Meter, body: bytes) -> None:
+    async def test_answers_of_no_sense(
+        self, api: Api, script: Script, request_stats: RequestStats, body: bytes
+    ) -> None:
         script.say(200, body)
         calls: list[Callable[[], Awaitable[Any]]] = [
             api.datasets,
@@ -336,23 +349,23 @@ class TestFailures:
             lambda: api.export_download_url("d", "e"),
         ]
         for call in calls:
-            with pytest.raises(Nonsense):
+            with pytest.raises(InvalidResponse):
                 await call()
-        assert meter.errors["Nonsense"] == len(calls)
+        assert request_stats.errors["InvalidResponse"] == len(calls)
 
 
 class TestRetries:
     @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
     async def test_until_it_works(
-        self, api: Api, script: Script, clock: FakeClock, meter: Meter, status: int
+        self, api: Api, script: Script, clock: FakeClock, request_stats: RequestStats, status: int
     ) -> None:
         script.say(status)
         script.say(status)
         script.say(200, {"data": IMAGE})
         assert (await api.image("i")).size == 7
         assert clock.sleeps == [1.0, 2.0]
-        assert (meter.retries, meter.errors) == (2, {})
-        assert meter.requests["api", "GET /images/{image}/metadata", "foreground"] == 3
+        assert (request_stats.retries, request_stats.errors) == (2, {})
+        assert request_stats.requests["api", "GET /images/{image}/metadata", "foreground"] == 3
 
     async def test_and_no_longer(self, api: Api, script: Script, clock: FakeClock) -> None:
         script.say(500)
@@ -363,8 +376,8 @@ class TestRetries:
     @pytest.mark.parametrize(
         ("fault", "kind"),
         [
-            (httpx.ConnectError("refused"), Offline),
-            (httpx.ProxyError("no"), Offline),
+            (httpx.ConnectError("refused"), ServerUnreachable),
+            (httpx.ProxyError("no"), ServerUnreachable),
             (httpx.ReadError("reset"), ServerFault),
             (httpx.RemoteProtocolError("cut"), ServerFault),
             (httpx.ReadTimeout("slow"), TimedOut),
@@ -430,14 +443,14 @@ class TestRetries:
 
     @pytest.mark.parametrize("status", [429, 503])
     async def test_a_long_one_surfaces_at_once(
-        self, api: Api, script: Script, clock: FakeClock, meter: Meter, status: int
+        self, api: Api, script: Script, clock: FakeClock, request_stats: RequestStats, status: int
     ) -> None:
         script.say(status, Retry_After="600")
         with pytest.raises(Throttled) as caught:
             await api.image("i")
         assert caught.value.retry_after == 600
         assert clock.sleeps == []
-        assert meter.throttles == (status == 429)
+        assert request_stats.throttles == (status == 429)
 
     @pytest.mark.parametrize("value", ["", "soon", "-5", "1e9", "9" * 30, "Tue, 99 Nov 2023"])
     async def test_a_senseless_one_counts_as_none(
@@ -494,20 +507,27 @@ class TestBackground:
 
 
 class TestSecrecy:
-    async def test_redirects_get_nothing(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    async def test_redirects_get_nothing(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         async with served(always(answer(b"{}"))) as other:
             handler = always(answer(b"", 307, Location=f"{other.url}/api/v1/developer/datasets/"))
-            async with served(handler) as server, connected(server.url, key, clock, meter) as api:
-                with pytest.raises(Nonsense, match="redirects are not followed"):
+            async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
+                with pytest.raises(InvalidResponse, match="redirects are not followed"):
                     await api.datasets()
-                with pytest.raises(Nonsense):
+                with pytest.raises(InvalidResponse):
                     async with api.image_stream("i"):
                         pass
             assert other.connections == 0
         assert all(SECRET.encode() in request for request in server.requests)
 
     async def test_the_key_is_in_no_word(
-        self, api: Api, script: Script, clock: FakeClock, meter: Meter, caplog: pytest.LogCaptureFixture
+        self,
+        api: Api,
+        script: Script,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         caplog.set_level(logging.DEBUG)
         echo = {"error": {"code": SECRET, "message": f"key {SECRET} is bad", "details": None}}
@@ -524,27 +544,27 @@ class TestSecrecy:
             await api.image("i")
         assert SECRET not in str(caught.value)
         assert SECRET not in caplog.text
-        assert SECRET not in repr(vars(api)) + repr(meter.snapshot())
+        assert SECRET not in repr(vars(api)) + repr(request_stats.snapshot())
 
     async def test_nor_in_the_debug_log_of_a_real_exchange(
-        self, key: ApiKey, clock: FakeClock, meter: Meter, caplog: pytest.LogCaptureFixture
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
         async with (
             served(always(answer(enveloped([])))) as server,
-            connected(server.url, key, clock, meter) as api,
+            connected(server.url, key, clock, request_stats) as api,
         ):
             await api.datasets()
         assert SECRET.encode() in server.requests[0]
         assert SECRET not in caplog.text
 
     async def test_a_proxy_is_not_told_about_this_machine(
-        self, key: ApiKey, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
         async with (
             served(always(answer(enveloped([])))) as server,
-            connected(server.url, key, clock, meter) as api,
+            connected(server.url, key, clock, request_stats) as api,
         ):
             assert (await api.datasets()).rows == []
 
@@ -561,7 +581,7 @@ class TestWire:
         ],
     )
     async def test_broken_answers_are_asked_again(
-        self, raw: bytes, key: ApiKey, clock: FakeClock, meter: Meter
+        self, raw: bytes, key: ApiKey, clock: FakeClock, request_stats: RequestStats
     ) -> None:
         turns = [raw, answer(enveloped([DATASET], total=1, has_more=False))]
 
@@ -569,53 +589,58 @@ class TestWire:
             await peer.request()
             await peer.send(turns.pop(0))
 
-        async with served(handler) as server, connected(server.url, key, clock, meter) as api:
+        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
             page = await api.datasets()
         assert (len(page.rows), page.total, page.has_more) == (1, 1, False)
-        assert meter.retries == 1
+        assert request_stats.retries == 1
 
     async def test_compressed_and_bounded(
-        self, key: ApiKey, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pictofs.api.transport.BODY_MAX", 1000)
+        monkeypatch.setattr("pictofs.api.transport.BODY_MAX_BYTES", 1000)
         small = answer(gzip.compress(enveloped([])), Content_Encoding="gzip")
         bomb = answer(gzip.compress(bytes(1 << 20)), Content_Encoding="gzip")
-        async with served(always(small, bomb)) as server, connected(server.url, key, clock, meter) as api:
+        async with (
+            served(always(small, bomb)) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
             assert (await api.datasets()).rows == []
-            with pytest.raises(Nonsense, match="larger than"):
+            with pytest.raises(InvalidResponse, match="larger than"):
                 await api.datasets()
 
-    async def test_broken_compression(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    async def test_broken_compression(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         raw = answer(b"not gzip", Content_Encoding="gzip")
-        async with served(always(raw)) as server, connected(server.url, key, clock, meter) as api:
-            with pytest.raises(Nonsense):
+        async with served(always(raw)) as server, connected(server.url, key, clock, request_stats) as api:
+            with pytest.raises(InvalidResponse):
                 await api.datasets()
 
-    async def test_silence(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    async def test_silence(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
         async with served(silent) as server:
-            async with connected(server.url, key, clock, meter, timeout=0.05, max_retries=1) as api:
+            async with connected(server.url, key, clock, request_stats, timeout=0.05, max_retries=1) as api:
                 with pytest.raises(TimedOut):
                     await api.datasets()
             assert server.connections == 2
             await server.until_idle()
 
-    async def test_nobody_listens(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
-        async with connected("http://127.0.0.1:1", key, clock, meter, max_retries=0) as api:
-            with pytest.raises(Offline):
+    async def test_nobody_listens(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
+        async with connected("http://127.0.0.1:1", key, clock, request_stats, max_retries=0) as api:
+            with pytest.raises(ServerUnreachable):
                 await api.datasets()
 
     @pytest.mark.parametrize(
         "sent", [b"", b"HTTP/1.1 200 OK\r\n", answer(b"{", length=9), answer(b"{", 500, 9)]
     )
     async def test_cancelled_in_each_phase(
-        self, sent: bytes, key: ApiKey, clock: FakeClock, meter: Meter
+        self, sent: bytes, key: ApiKey, clock: FakeClock, request_stats: RequestStats
     ) -> None:
         async def handler(peer: Peer) -> None:
             await peer.request()
             await peer.send(sent)
             await silent(peer)
 
-        async with served(handler) as server, connected(server.url, key, clock, meter) as api:
+        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
             with trio.move_on_after(0.05) as scope:
                 await api.datasets()
             assert scope.cancelled_caught
@@ -623,9 +648,12 @@ class TestWire:
 
 
 class TestImageStream:
-    async def test_bytes_and_facts(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    async def test_bytes_and_facts(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
         data = bytes(range(256)) * 1000
-        async with served(always(answer(data))) as server, connected(server.url, key, clock, meter) as api:
+        async with (
+            served(always(answer(data))) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
             async with api.image_stream("i") as body:
                 assert (body.start, body.length, body.total, body.ranged) == (0, len(data), len(data), False)
                 assert await body.read_all(1 << 20) == data
@@ -635,49 +663,51 @@ class TestImageStream:
         assert b"range: bytes=5-" in server.requests[1].lower()
         assert SECRET.encode() in server.requests[0]
 
-    async def test_a_part(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    async def test_a_part(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
         part = answer(b"56789", 206, Content_Range="bytes 5-9/10")
-        async with served(always(part)) as server, connected(server.url, key, clock, meter) as api:
+        async with served(always(part)) as server, connected(server.url, key, clock, request_stats) as api:
             async with api.image_stream("i", start=5) as body:
                 assert (body.start, body.length, body.total, body.ranged) == (5, 5, 10, True)
                 assert await body.read_all(99) == b"56789"
-            with pytest.raises(Nonsense):
+            with pytest.raises(InvalidResponse):
                 async with api.image_stream("i", start=6):
                     pass
-        assert meter.errors == {"Nonsense": 1}
+        assert request_stats.errors == {"InvalidResponse": 1}
 
-    async def test_cut(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    async def test_cut(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
         handler = once(answer(b"abc", length=9))
-        async with served(handler) as server, connected(server.url, key, clock, meter) as api:
+        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
             with pytest.raises(ServerFault):
                 async with api.image_stream("i") as body:
                     await body.read_all(99)
-        assert (server.connections, meter.errors) == (1, {"ServerFault": 1})
+        assert (server.connections, request_stats.errors) == (1, {"ServerFault": 1})
 
-    async def test_opening_is_retried(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    async def test_opening_is_retried(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         handler = always(answer(b"", 503), answer(b"abc"))
         async with (
             served(handler) as server,
-            connected(server.url, key, clock, meter) as api,
+            connected(server.url, key, clock, request_stats) as api,
             api.image_stream("i") as body,
         ):
             assert await body.read_all(99) == b"abc"
         assert clock.sleeps == [1.0]
 
-    async def test_left_half_way(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    async def test_left_half_way(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
         handler = always(answer(bytes(1 << 22)))
-        async with served(handler) as server, connected(server.url, key, clock, meter) as api:
+        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
             async with api.image_stream("i") as body:
                 assert await body.receive()
             await server.until_idle()
 
-    async def test_cancelled_inside(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+    async def test_cancelled_inside(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
         async def handler(peer: Peer) -> None:
             await peer.request()
             await peer.send(answer(b"abc", length=9))
             await silent(peer)
 
-        async with served(handler) as server, connected(server.url, key, clock, meter) as api:
+        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
             with trio.move_on_after(0.05) as scope:
                 async with api.image_stream("i") as body:
                     await body.read_all(99)

@@ -15,7 +15,7 @@ from api_server import FakeClock, Handler, Peer, answer, enveloped, served
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock
 from pictofs.errors import ServerFault, TimedOut
@@ -59,11 +59,13 @@ async def at_once(count: int, work: Any) -> None:
 
 
 class TestStorage:
-    async def test_t4_one_silent_connection_is_news_about_all(self, clock: FakeClock, meter: Meter) -> None:
+    async def test_t4_one_silent_connection_is_news_about_all(
+        self, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         way = Way(delay=0.05)
         async with (
             served(way.handler()) as server,
-            Storage(clock=clock, meter=meter, inactivity_timeout=2) as storage,
+            Storage(clock=clock, request_stats=request_stats, inactivity_timeout=2) as storage,
         ):
             await at_once(5, partial(fetched, storage, server.url))
             assert server.connections == 5
@@ -74,11 +76,13 @@ class TestStorage:
                 assert await fetched(storage, server.url) == DATA
         assert (way.unheard, server.connections) == (1, 6)
 
-    async def test_t4_readers_of_the_same_moment_wait_once(self, clock: FakeClock, meter: Meter) -> None:
+    async def test_t4_readers_of_the_same_moment_wait_once(
+        self, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         way = Way(delay=0.05)
         async with (
             served(way.handler()) as server,
-            Storage(clock=clock, meter=meter, inactivity_timeout=4) as storage,
+            Storage(clock=clock, request_stats=request_stats, inactivity_timeout=4) as storage,
         ):
             await at_once(4, partial(fetched, storage, server.url))
             clock.now += 1
@@ -87,7 +91,9 @@ class TestStorage:
                 await at_once(8, partial(fetched, storage, server.url))
             assert (way.unheard, server.connections) == (4, 12)
 
-    async def test_t4_a_transfer_that_stands_still_is_news_too(self, clock: FakeClock, meter: Meter) -> None:
+    async def test_t4_a_transfer_that_stands_still_is_news_too(
+        self, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         half = [True]
 
         async def handle(peer: Peer) -> None:
@@ -105,7 +111,7 @@ class TestStorage:
         way = Way()
         async with (
             served(handle) as server,
-            Storage(clock=clock, meter=meter, inactivity_timeout=0.5) as storage,
+            Storage(clock=clock, request_stats=request_stats, inactivity_timeout=0.5) as storage,
         ):
             await fetched(storage, server.url)
             async with storage.get(server.url) as kept:
@@ -115,25 +121,27 @@ class TestStorage:
             clock.now += 1
             assert await fetched(storage, server.url) == DATA
 
-    async def test_t4_a_slow_server_is_not_asked_twice(self, clock: FakeClock, meter: Meter) -> None:
+    async def test_t4_a_slow_server_is_not_asked_twice(
+        self, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         way = Way(delay=0.6)
         async with (
             served(way.handler()) as server,
-            Storage(clock=clock, meter=meter, inactivity_timeout=1) as storage,
+            Storage(clock=clock, request_stats=request_stats, inactivity_timeout=1) as storage,
         ):
             for _ in range(4):
                 await fetched(storage, server.url)
-        assert (len(server.requests), server.connections, meter.retries) == (4, 1, 0)
+        assert (len(server.requests), server.connections, request_stats.retries) == (4, 1, 0)
 
 
 class TestApi:
     async def test_t4_one_silent_connection_is_news_about_all(
-        self, key: ApiKey, clock: FakeClock, meter: Meter
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
     ) -> None:
         way = Way(enveloped([]), delay=0.05)
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, meter=meter, timeout=2, max_retries=0) as api,
+            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0) as api,
         ):
             await at_once(5, api.datasets)
             assert server.connections == 5
@@ -142,27 +150,27 @@ class TestApi:
                 await api.datasets()
                 await api.datasets()
         assert (way.unheard, server.connections, clock.sleeps) == (1, 6, [])
-        assert meter.requests["api", "GET /datasets/", "foreground"] == 8
+        assert request_stats.requests["api", "GET /datasets/", "foreground"] == 8
 
     async def test_t4_a_slow_server_is_not_asked_twice(
-        self, key: ApiKey, clock: FakeClock, meter: Meter
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
     ) -> None:
         way = Way(enveloped([]), delay=0.6)
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, meter=meter, timeout=1, max_retries=0) as api,
+            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=1, max_retries=0) as api,
         ):
             for _ in range(4):
                 await api.datasets()
         assert (len(server.requests), server.connections) == (4, 1)
 
     async def test_t4_what_may_not_be_sent_twice_takes_a_new_connection(
-        self, key: ApiKey, clock: FakeClock, meter: Meter
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
     ) -> None:
         way = Way(enveloped([]))
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, meter=meter, timeout=2, max_retries=0) as api,
+            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0) as api,
         ):
             await api.datasets()
             way.cuts += 1
@@ -170,12 +178,12 @@ class TestApi:
         assert (way.unheard, server.connections) == (0, 2)
 
     async def test_t4_connections_age_while_the_machine_sleeps(
-        self, key: ApiKey, clock: FakeClock, meter: Meter
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
     ) -> None:
         way = Way(enveloped([]))
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, meter=meter, timeout=2, max_retries=0) as api,
+            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0) as api,
         ):
             await api.datasets()
             way.cuts += 1
@@ -184,12 +192,12 @@ class TestApi:
         assert (way.unheard, server.connections) == (0, 2)
 
     async def test_t4_an_answer_goes_on_where_its_generation_is_dropped(
-        self, key: ApiKey, clock: FakeClock, meter: Meter
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
     ) -> None:
         way = Way(bytes(1 << 20))
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, meter=meter, timeout=2, max_retries=0) as api,
+            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0) as api,
             api.image_stream("i") as body,
         ):
             first = await body.receive()
@@ -282,9 +290,17 @@ def moving() -> Iterator[Moving]:
 
 async def test_t4_the_kernel_tells_of_a_network_that_is_gone(moving: Moving, key: ApiKey) -> None:
     """With deadlines of a minute: it is no timeout of ours that tells."""
-    clock, meter = SystemClock(), Meter()
-    storage = Storage(clock=clock, meter=meter, inactivity_timeout=60, allow_plain_http=True)
-    api = Api(moving.url, key, clock=clock, meter=meter, timeout=60, max_retries=0, allow_plain_http=True)
+    clock, request_stats = SystemClock(), RequestStats()
+    storage = Storage(clock=clock, request_stats=request_stats, inactivity_timeout=60, allow_plain_http=True)
+    api = Api(
+        moving.url,
+        key,
+        clock=clock,
+        request_stats=request_stats,
+        timeout=60,
+        max_retries=0,
+        allow_plain_http=True,
+    )
     async with storage, api:
         await api.datasets()
         with trio.fail_after(30):

@@ -10,10 +10,10 @@ from api_server import FakeClock, Peer, answer, served
 from pictofs.api.body import Body
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.retries import SLOWEST, WINDOW, Pace
-from pictofs.api.stats import Meter
+from pictofs.api.retries import SLOWEST_BYTES, WINDOW_S, Pace
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
-from pictofs.errors import Nonsense, PictofsError, TimedOut
+from pictofs.errors import InvalidResponse, PictofsError, TimedOut
 
 
 async def test_t1_a_body_that_drips_ends(autojump_clock: trio.testing.MockClock) -> None:
@@ -25,7 +25,7 @@ async def test_t1_a_body_that_drips_ends(autojump_clock: trio.testing.MockClock)
     started = trio.current_time()
     with pytest.raises(TimedOut, match="too slow"):
         await body.read_all(1 << 20)
-    assert trio.current_time() - started <= WINDOW + 9
+    assert trio.current_time() - started <= WINDOW_S + 9
 
 
 async def test_t1_a_slow_body_that_comes_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
@@ -41,7 +41,7 @@ async def test_t1_a_slow_body_that_comes_is_waited_for(autojump_clock: trio.test
 def test_t1_what_nobody_asked_for_meanwhile_does_not_count() -> None:
     pace = Pace()
     for _ in range(100):
-        pace.came(int(SLOWEST * 10), 9.0)
+        pace.came(int(SLOWEST_BYTES * 10), 9.0)
     for _ in range(3):
         pace.came(1, 9.0)
     with pytest.raises(TimedOut):
@@ -62,19 +62,23 @@ async def informing(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("handler", [drip_head, informing], ids=["drip", "1xx"])
-async def test_t1_a_head_without_end(handler: object, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+async def test_t1_a_head_without_end(
+    handler: object, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+) -> None:
     async with served(handler) as server:  # type: ignore[arg-type]
         with trio.fail_after(8):
-            async with Api(server.url, key, clock=clock, meter=meter, timeout=0.5, max_retries=0) as api:
+            async with Api(
+                server.url, key, clock=clock, request_stats=request_stats, timeout=0.5, max_retries=0
+            ) as api:
                 with pytest.raises(PictofsError):
                     await api.datasets()
-            async with Storage(clock=clock, meter=meter, inactivity_timeout=0.5) as storage:
-                with pytest.raises((TimedOut, Nonsense)):
+            async with Storage(clock=clock, request_stats=request_stats, inactivity_timeout=0.5) as storage:
+                with pytest.raises((TimedOut, InvalidResponse)):
                     async with storage.get(server.url):
                         pass
 
 
-async def test_t1_a_refusal_that_drips(key: ApiKey, clock: FakeClock, meter: Meter) -> None:
+async def test_t1_a_refusal_that_drips(key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
     async def handler(peer: Peer) -> None:
         await peer.request()
         await peer.send(answer(b"", 500, length=9000))
@@ -84,7 +88,7 @@ async def test_t1_a_refusal_that_drips(key: ApiKey, clock: FakeClock, meter: Met
 
     async with served(handler) as server:
         with trio.fail_after(8):
-            async with Storage(clock=clock, meter=meter, inactivity_timeout=0.5) as storage:
+            async with Storage(clock=clock, request_stats=request_stats, inactivity_timeout=0.5) as storage:
                 with pytest.raises(PictofsError, match="HTTP 500"):
                     async with storage.get(server.url):
                         pass

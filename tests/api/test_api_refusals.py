@@ -10,8 +10,8 @@ from test_api_client import Script
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import PROBE_KEY, PROBE_LIMIT, Meter, background, insisting
-from pictofs.errors import PictofsError, QuotaSpent, Throttled, Unauthorized
+from pictofs.api.stats import PROBE_KEY, PROBE_LIMIT_S, RequestStats, background, insisting
+from pictofs.errors import PictofsError, QuotaExceeded, Throttled, Unauthorized
 
 IMAGE = {"data": {"id": "9a0e", "filename": "a.jpg", "created_at": "2026-03-01T09:00:00+00:00"}}
 
@@ -19,10 +19,14 @@ IMAGE = {"data": {"id": "9a0e", "filename": "a.jpg", "created_at": "2026-03-01T0
 class Refusing:
     """An API that answers as `script` says."""
 
-    def __init__(self, key: ApiKey, clock: FakeClock, meter: Meter) -> None:
-        self.script, self.clock, self.meter = Script(), clock, meter
+    def __init__(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
+        self.script, self.clock, self.request_stats = Script(), clock, request_stats
         self.api = Api(
-            "https://h.example", key, clock=clock, meter=meter, transport=httpx.MockTransport(self.script)
+            "https://h.example",
+            key,
+            clock=clock,
+            request_stats=request_stats,
+            transport=httpx.MockTransport(self.script),
         )
 
     async def fails(self, kind: type[PictofsError]) -> PictofsError:
@@ -36,8 +40,8 @@ class Refusing:
 
 
 @pytest.fixture
-def server(key: ApiKey, clock: FakeClock, meter: Meter) -> Refusing:
-    return Refusing(key, clock, meter)
+def server(key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> Refusing:
+    return Refusing(key, clock, request_stats)
 
 
 async def test_o6_a_spent_limit_is_asked_for_once_a_minute(server: Refusing) -> None:
@@ -48,14 +52,14 @@ async def test_o6_a_spent_limit_is_asked_for_once_a_minute(server: Refusing) -> 
         assert 3590 - 600 < (error.retry_after or 0) <= 3600
         assert "HTTP 429" in str(error)
         server.clock.now += 1
-        assert server.asked == 1 + second // PROBE_LIMIT
+        assert server.asked == 1 + second // PROBE_LIMIT_S
     assert server.clock.sleeps == []
 
 
 async def test_o6_no_two_look_at_once(server: Refusing) -> None:
     server.script.say(429, Retry_After="3598")
     await server.fails(Throttled)
-    server.clock.now += PROBE_LIMIT + 1
+    server.clock.now += PROBE_LIMIT_S + 1
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(server.fails, Throttled)
@@ -66,7 +70,7 @@ async def test_o6_a_limit_that_was_raised_is_noticed(server: Refusing) -> None:
     server.script.say(429, Retry_After="3598")
     server.script.say(200, IMAGE)
     await server.fails(Throttled)
-    server.clock.now += PROBE_LIMIT + 1
+    server.clock.now += PROBE_LIMIT_S + 1
     for _ in range(5):
         await server.api.image("i")
     with background():
@@ -89,7 +93,7 @@ async def test_o6_a_wait_that_an_operation_can_bear_is_borne_without_asking(serv
         nursery.start_soon(server.api.image, "i")
         nursery.start_soon(server.api.image, "i")
     assert server.asked <= 4
-    assert server.meter.errors == {}
+    assert server.request_stats.errors == {}
 
 
 async def test_o6_a_limit_without_a_time_is_asked_for_less_and_less(server: Refusing) -> None:
@@ -110,7 +114,7 @@ async def test_o6_a_person_may_ask(server: Refusing) -> None:
     assert server.asked == 2
 
 
-@pytest.mark.parametrize(("status", "kind"), [(401, Unauthorized), (402, QuotaSpent)])
+@pytest.mark.parametrize(("status", "kind"), [(401, Unauthorized), (402, QuotaExceeded)])
 async def test_o6_a_refused_key_is_shown_four_times_a_minute(
     server: Refusing, status: int, kind: type[PictofsError]
 ) -> None:
@@ -129,9 +133,9 @@ async def test_o6_a_refused_key_is_shown_four_times_a_minute(
 async def test_o6_a_plan_that_is_used_up_for_one_thing_is_not_for_all(server: Refusing) -> None:
     server.script.say(402)
     server.script.say(200, {"data": []})
-    await server.fails(QuotaSpent)
+    await server.fails(QuotaExceeded)
     await server.api.datasets()
-    await server.fails(QuotaSpent)
+    await server.fails(QuotaExceeded)
     assert server.asked == 2
 
 

@@ -11,7 +11,7 @@ import pytest
 from pictofs.api.address import Locality
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock
 from pictofs.errors import AlreadyExists, Forbidden, Invalid, NoSuchEntry, Unauthorized, UrlExpired
@@ -28,7 +28,9 @@ def standin() -> Iterator[StandIn]:
 
 
 def connected(standin: StandIn, secret: str) -> Api:
-    return Api(standin.api_url, ApiKey(secret), clock=SystemClock(), meter=Meter(), max_retries=0)
+    return Api(
+        standin.api_url, ApiKey(secret), clock=SystemClock(), request_stats=RequestStats(), max_retries=0
+    )
 
 
 @pytest.fixture
@@ -39,9 +41,9 @@ async def api(standin: StandIn) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def storage() -> AsyncIterator[Storage]:
-    meter = Meter()
-    meter.api_locality = Locality.LOOPBACK
-    async with Storage(clock=SystemClock(), meter=meter) as storage:
+    request_stats = RequestStats()
+    request_stats.api_locality = Locality.LOOPBACK
+    async with Storage(clock=SystemClock(), request_stats=request_stats) as storage:
         yield storage
 
 
@@ -146,9 +148,9 @@ async def test_refusals(api: Api, standin: StandIn) -> None:
 
 
 async def test_the_rate_limit_is_seen(standin: StandIn) -> None:
-    meter = Meter()
+    request_stats = RequestStats()
     key = ApiKey(standin.keys["admin"])
-    async with Api(standin.api_url, key, clock=SystemClock(), meter=meter) as api:
+    async with Api(standin.api_url, key, clock=SystemClock(), request_stats=request_stats) as api:
         await api.datasets()
-    assert meter.requests == {("api", "GET /datasets/", "foreground"): 1}
-    assert meter.bytes_in["api"] > 0
+    assert request_stats.requests == {("api", "GET /datasets/", "foreground"): 1}
+    assert request_stats.bytes_in["api"] > 0

@@ -13,15 +13,15 @@ import pytest
 import trio
 from api_server import FakeClock, Handler, Peer, always, answer, once, served, silent
 
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import IDLE_SECONDS, Storage
 from pictofs.errors import (
     Invalid,
-    Nonsense,
+    InvalidResponse,
     NoSuchEntry,
-    Offline,
     PictofsError,
     ServerFault,
+    ServerUnreachable,
     Throttled,
     TimedOut,
     UrlExpired,
@@ -31,8 +31,10 @@ DATA = bytes(range(256)) * 40
 
 
 @pytest.fixture
-async def storage(clock: FakeClock, meter: Meter) -> AsyncIterator[Storage]:
-    async with Storage(clock=clock, meter=meter, connect_timeout=2, inactivity_timeout=2) as storage:
+async def storage(clock: FakeClock, request_stats: RequestStats) -> AsyncIterator[Storage]:
+    async with Storage(
+        clock=clock, request_stats=request_stats, connect_timeout=2, inactivity_timeout=2
+    ) as storage:
         yield storage
 
 
@@ -47,7 +49,7 @@ def chunked(*pieces: bytes) -> bytes:
 
 
 class TestBodies:
-    async def test_a_whole_object_with_its_facts(self, storage: Storage, meter: Meter) -> None:
+    async def test_a_whole_object_with_its_facts(self, storage: Storage, request_stats: RequestStats) -> None:
         crc = google_crc32c.value(DATA)
         hashes = f"crc32c={base64.b64encode(crc.to_bytes(4, 'big')).decode()}"
         md5 = f"md5={base64.b64encode(b'm' * 16).decode()}"
@@ -62,7 +64,7 @@ class TestBodies:
         names = {line.split(":")[0].lower() for line in request[1:]}
         assert names == {"host", "user-agent", "accept", "accept-encoding"}
         assert "Accept-Encoding: identity" in request
-        assert meter.bytes_in["storage"] == len(DATA)
+        assert request_stats.bytes_in["storage"] == len(DATA)
 
     async def test_hashes_of_objects_unpacked_on_the_way_are_not_theirs(self, storage: Storage) -> None:
         head = answer(DATA, X_Goog_Hash="crc32c=AAAAAA==", X_Goog_Stored_Content_Encoding="gzip")
@@ -107,7 +109,7 @@ class TestBodies:
 
     async def test_read_all_is_bounded(self, storage: Storage) -> None:
         async with served(always(answer(DATA))) as server:
-            with pytest.raises(Nonsense):
+            with pytest.raises(InvalidResponse):
                 async with storage.get(server.url) as body:
                     await body.read_all(len(DATA) - 1)
 
@@ -150,18 +152,18 @@ class TestRanges:
     )
     async def test_a_part_that_is_another_one(self, storage: Storage, content_range: str) -> None:
         async with served(always(answer(DATA[10:20], 206, Content_Range=content_range))) as server:
-            with pytest.raises(Nonsense):
+            with pytest.raises(InvalidResponse):
                 await fetched(storage, server.url, start=10, end=20)
 
     async def test_a_part_longer_than_its_range(self, storage: Storage) -> None:
         raw = b"HTTP/1.1 206 P\r\nContent-Range: bytes 10-19/100\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n"
         async with served(once(raw + b"x" * 11 + b"\r\n0\r\n\r\n")) as server:
-            with pytest.raises(Nonsense):
+            with pytest.raises(InvalidResponse):
                 await fetched(storage, server.url, start=10, end=20)
 
     async def test_a_part_that_nobody_asked_for(self, storage: Storage) -> None:
         async with served(always(answer(DATA, 206, Content_Range="bytes 0-9/100"))) as server:
-            with pytest.raises(Nonsense):
+            with pytest.raises(InvalidResponse):
                 await fetched(storage, server.url)
 
     @pytest.mark.parametrize(("start", "end"), [(5, 5), (5, 4), (-1, None)])
@@ -193,13 +195,13 @@ class TestRefusals:
             (429, Throttled),
             (500, ServerFault),
             (503, ServerFault),
-            (302, Nonsense),
-            (204, Nonsense),
-            (418, Nonsense),
+            (302, InvalidResponse),
+            (204, InvalidResponse),
+            (418, InvalidResponse),
         ],
     )
     async def test_each_status(
-        self, storage: Storage, meter: Meter, status: int, kind: type[PictofsError]
+        self, storage: Storage, request_stats: RequestStats, status: int, kind: type[PictofsError]
     ) -> None:
         async with served(always(answer(b"<Error><Code>SomeCode</Code></Error>", status))) as server:
             with pytest.raises(kind, match=rf"127\.0\.0\.1 answered HTTP {status}") as caught:
@@ -207,7 +209,7 @@ class TestRefusals:
         assert type(caught.value) is kind
         assert "feedface" not in str(caught.value)
         assert "\n" not in str(caught.value)
-        assert meter.errors[kind.__name__] == 1
+        assert request_stats.errors[kind.__name__] == 1
 
     async def test_the_code_is_told_and_the_connection_kept(self, storage: Storage) -> None:
         body = b"<?xml version='1.0'?><Error><Code>ExpiredToken</Code></Error>"
@@ -231,7 +233,7 @@ class TestRefusals:
     async def test_redirects_are_not_followed(self, storage: Storage) -> None:
         async with served(always(answer(DATA))) as other:
             async with served(always(answer(b"", 307, Location=other.url))) as server:
-                with pytest.raises(Nonsense, match="redirects are not followed"):
+                with pytest.raises(InvalidResponse, match="redirects are not followed"):
                     await fetched(storage, server.url)
             assert other.connections == 0
 
@@ -254,7 +256,7 @@ class TestRefusals:
         ],
     )
     async def test_urls_that_are_not_asked(self, storage: Storage, url: str) -> None:
-        with pytest.raises(Nonsense):
+        with pytest.raises(InvalidResponse):
             await fetched(storage, url)
 
 
@@ -266,25 +268,25 @@ class TestFaults:
             (b"HTTP/1.1 200 OK\r\nContent-Le", ServerFault),
             (answer(DATA[:100], length=101), ServerFault),
             (chunked(b"one")[:-5], ServerFault),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", Nonsense),
-            (answer(DATA[:100], length=99), Nonsense),
-            (chunked(b"one") + b"more", Nonsense),
-            (b"SSH-2.0-OpenSSH\r\n\r\n", Nonsense),
-            (b"\r\n\r\n", Nonsense),
-            (b"x" * 70_000, Nonsense),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", Nonsense),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", InvalidResponse),
+            (answer(DATA[:100], length=99), InvalidResponse),
+            (chunked(b"one") + b"more", InvalidResponse),
+            (b"SSH-2.0-OpenSSH\r\n\r\n", InvalidResponse),
+            (b"\r\n\r\n", InvalidResponse),
+            (b"x" * 70_000, InvalidResponse),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", InvalidResponse),
             (
                 b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-                Nonsense,
+                InvalidResponse,
             ),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", Nonsense),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", Nonsense),
-            (answer(DATA, Content_Encoding="gzip"), Nonsense),
-            (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", Nonsense),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", InvalidResponse),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", InvalidResponse),
+            (answer(DATA, Content_Encoding="gzip"), InvalidResponse),
+            (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", InvalidResponse),
         ],
     )
     async def test_broken_answers(
-        self, storage: Storage, meter: Meter, raw: bytes, kind: type[PictofsError]
+        self, storage: Storage, request_stats: RequestStats, raw: bytes, kind: type[PictofsError]
     ) -> None:
         before = open_files()
         async with served(once(raw)) as server:
@@ -292,7 +294,7 @@ class TestFaults:
                 await fetched(storage, server.url)
             await server.until_idle()
         assert open_files() == before
-        assert meter.errors == {kind.__name__: 1}
+        assert request_stats.errors == {kind.__name__: 1}
 
     async def test_a_trailer_without_end(self, storage: Storage) -> None:
         async def handler(peer: Peer) -> None:
@@ -302,13 +304,13 @@ class TestFaults:
                 await peer.send(b"X: " + b"y" * 10_000 + b"\r\n")
 
         async with served(handler) as server:
-            with pytest.raises(Nonsense, match="trailer"):
+            with pytest.raises(InvalidResponse, match="trailer"):
                 await fetched(storage, server.url)
 
     async def test_more_than_announced_later(self, storage: Storage) -> None:
         large = bytes(3 << 20)
         async with served(once(answer(large, length=len(large) - 5))) as server:
-            with pytest.raises(Nonsense):
+            with pytest.raises(InvalidResponse):
                 await fetched(storage, server.url)
 
     async def test_a_reset_inside_the_body(self, storage: Storage) -> None:
@@ -323,34 +325,34 @@ class TestFaults:
                 await fetched(storage, server.url)
 
     @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200", answer(b"abc", length=10)])
-    async def test_silence(self, clock: FakeClock, meter: Meter, sent: bytes) -> None:
+    async def test_silence(self, clock: FakeClock, request_stats: RequestStats, sent: bytes) -> None:
         async def handler(peer: Peer) -> None:
             await peer.request()
             await peer.send(sent)
             await silent(peer)
 
-        storage = Storage(clock=clock, meter=meter, inactivity_timeout=0.05)
+        storage = Storage(clock=clock, request_stats=request_stats, inactivity_timeout=0.05)
         async with served(handler) as server:
             with pytest.raises(TimedOut):
                 await fetched(storage, server.url)
             await server.until_idle()
 
     async def test_nobody_listens(self, storage: Storage) -> None:
-        with pytest.raises(Offline, match=r"127\.0\.0\.1"):
+        with pytest.raises(ServerUnreachable, match=r"127\.0\.0\.1"):
             await fetched(storage, "http://127.0.0.1:1/x")
 
     async def test_no_such_host(self, storage: Storage) -> None:
         for host in ("does-not-exist.invalid", "a" * 64 + ".invalid"):
-            with pytest.raises(Offline):
+            with pytest.raises(ServerUnreachable):
                 await fetched(storage, f"https://{host}/x")
 
 
 class TestConnections:
-    async def test_kept_and_used_again(self, storage: Storage, meter: Meter) -> None:
+    async def test_kept_and_used_again(self, storage: Storage, request_stats: RequestStats) -> None:
         async with served(always(answer(DATA))) as server:
             for _ in range(5):
                 assert await fetched(storage, server.url) == DATA
-            assert (server.connections, meter.connections) == (1, 1)
+            assert (server.connections, request_stats.connections) == (1, 1)
             async with storage:
                 pass
             await server.until_idle()
@@ -373,10 +375,10 @@ class TestConnections:
             await fetched(storage, server.url)
             assert server.connections == 3
 
-    async def test_no_more_are_kept_than_allowed(self, clock: FakeClock, meter: Meter) -> None:
+    async def test_no_more_are_kept_than_allowed(self, clock: FakeClock, request_stats: RequestStats) -> None:
         async with (
             served(always(answer(DATA))) as server,
-            Storage(clock=clock, meter=meter, max_idle=2) as storage,
+            Storage(clock=clock, request_stats=request_stats, max_idle=2) as storage,
         ):
             async with trio.open_nursery() as nursery:
                 for _ in range(8):
@@ -390,14 +392,18 @@ class TestConnections:
             await fetched(storage, server.url)
             assert server.connections == 2
 
-    async def test_one_that_the_server_closed_is_noticed(self, storage: Storage, meter: Meter) -> None:
+    async def test_one_that_the_server_closed_is_noticed(
+        self, storage: Storage, request_stats: RequestStats
+    ) -> None:
         async with served(once(answer(DATA))) as server:
             await fetched(storage, server.url)
             await server.until_idle()
             assert await fetched(storage, server.url) == DATA
-            assert (server.connections, meter.retries) == (2, 0)
+            assert (server.connections, request_stats.retries) == (2, 0)
 
-    async def test_one_that_dies_under_the_request_is_replaced(self, storage: Storage, meter: Meter) -> None:
+    async def test_one_that_dies_under_the_request_is_replaced(
+        self, storage: Storage, request_stats: RequestStats
+    ) -> None:
         async def handler(peer: Peer) -> None:
             await peer.request()
             await peer.send(answer(DATA))
@@ -406,12 +412,12 @@ class TestConnections:
         async with served(handler) as server:
             await fetched(storage, server.url)
             assert await fetched(storage, server.url) == DATA
-            assert (server.connections, meter.retries) == (2, 1)
+            assert (server.connections, request_stats.retries) == (2, 1)
 
     async def test_a_kept_one_that_breaks_inside_an_answer_is_not_asked_again(self, storage: Storage) -> None:
         async with served(always(answer(DATA), answer(DATA, length=1))) as server:
             await fetched(storage, server.url)
-            with pytest.raises(Nonsense):
+            with pytest.raises(InvalidResponse):
                 await fetched(storage, server.url)
             assert server.connections == 1
 
@@ -467,23 +473,29 @@ class TestConnections:
 
 class TestTls:
     async def test_a_trusted_host(
-        self, clock: FakeClock, meter: Meter, certificate: tuple[ssl.SSLContext, ssl.SSLContext]
+        self,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        certificate: tuple[ssl.SSLContext, ssl.SSLContext],
     ) -> None:
         theirs, ours = certificate
         large = os.urandom(1 << 20)
         async with (
             served(always(answer(large)), theirs) as server,
-            Storage(clock=clock, meter=meter, ssl_context=ours) as storage,
+            Storage(clock=clock, request_stats=request_stats, ssl_context=ours) as storage,
         ):
             assert await fetched(storage, server.url) == large
             assert await fetched(storage, server.url) == large
             assert server.connections == 1
 
     async def test_a_cut_body_without_length(
-        self, clock: FakeClock, meter: Meter, certificate: tuple[ssl.SSLContext, ssl.SSLContext]
+        self,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        certificate: tuple[ssl.SSLContext, ssl.SSLContext],
     ) -> None:
         theirs, ours = certificate
-        storage = Storage(clock=clock, meter=meter, ssl_context=ours)
+        storage = Storage(clock=clock, request_stats=request_stats, ssl_context=ours)
         async with served(once(b"HTTP/1.0 200 OK\r\n\r\nabc"), theirs) as server:
             with pytest.raises(ServerFault):
                 await fetched(storage, server.url)
@@ -492,7 +504,7 @@ class TestTls:
         self, storage: Storage, certificate: tuple[ssl.SSLContext, ssl.SSLContext]
     ) -> None:
         async with served(always(answer(DATA)), certificate[0]) as server:
-            with pytest.raises(Offline, match="certificate"):
+            with pytest.raises(ServerUnreachable, match="certificate"):
                 await fetched(storage, server.url)
             assert server.requests == []
             await server.until_idle()
@@ -503,7 +515,7 @@ class TestTls:
             await peer.send(answer(DATA, 400))
 
         async with served(handler) as server:
-            with pytest.raises(Offline):
+            with pytest.raises(ServerUnreachable):
                 await fetched(storage, server.url.replace("http:", "https:"))
 
 
@@ -533,14 +545,14 @@ class TestProxies:
     async def test_connect_for_https(
         self,
         clock: FakeClock,
-        meter: Meter,
+        request_stats: RequestStats,
         certificate: tuple[ssl.SSLContext, ssl.SSLContext],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         theirs, ours = certificate
         async with served(always(answer(DATA)), theirs) as server, served(tunnel(server.port)) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", f"http://me:p%40ss@127.0.0.1:{proxy.port}")
-            async with Storage(clock=clock, meter=meter, ssl_context=ours) as storage:
+            async with Storage(clock=clock, request_stats=request_stats, ssl_context=ours) as storage:
                 assert await fetched(storage, "https://storage.example/x?y") == DATA
                 assert await fetched(storage, "https://storage.example/x?y") == DATA
         assert len(proxy.requests) == 1
@@ -553,21 +565,21 @@ class TestProxies:
 
     @pytest.mark.parametrize("status", [403, 407, 502])
     async def test_a_proxy_that_refuses(
-        self, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch, status: int
+        self, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
         async with served(tunnel(0, status)) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-            storage = Storage(clock=clock, meter=meter)
-            with pytest.raises(Offline, match=f"HTTP {status}"):
+            storage = Storage(clock=clock, request_stats=request_stats)
+            with pytest.raises(ServerUnreachable, match=f"HTTP {status}"):
                 await fetched(storage, "https://storage.example/x")
             await proxy.until_idle()
 
     async def test_absolute_form_for_http(
-        self, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch
+        self, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async with served(always(answer(DATA))) as proxy:
             monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{proxy.port}")
-            async with Storage(clock=clock, meter=meter, allow_plain_http=True) as storage:
+            async with Storage(clock=clock, request_stats=request_stats, allow_plain_http=True) as storage:
                 assert await fetched(storage, "http://storage.example/x?y") == DATA
         assert proxy.requests[0].startswith(
             b"GET http://storage.example/x?y HTTP/1.1\r\nHost: storage.example\r\n"
@@ -575,36 +587,39 @@ class TestProxies:
 
     @pytest.mark.parametrize("no_proxy", ["storage.example", "*", ".example"])
     async def test_no_proxy(
-        self, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch, no_proxy: str
+        self, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch, no_proxy: str
     ) -> None:
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
         monkeypatch.setenv("NO_PROXY", no_proxy)
-        storage = Storage(clock=clock, meter=meter)
-        with pytest.raises(Offline) as caught:
+        storage = Storage(clock=clock, request_stats=request_stats)
+        with pytest.raises(ServerUnreachable) as caught:
             await fetched(storage, "https://storage.example/x")
         assert "proxy" not in str(caught.value)
 
     async def test_this_machine_is_asked_directly(
-        self, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch
+        self, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
-        async with served(always(answer(DATA))) as server, Storage(clock=clock, meter=meter) as storage:
+        async with (
+            served(always(answer(DATA))) as server,
+            Storage(clock=clock, request_stats=request_stats) as storage,
+        ):
             assert await fetched(storage, server.url) == DATA
 
     async def test_socks_is_refused(
-        self, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch
+        self, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
         with pytest.raises(Invalid, match="socks5"):
-            await fetched(Storage(clock=clock, meter=meter), "https://storage.example/x")
+            await fetched(Storage(clock=clock, request_stats=request_stats), "https://storage.example/x")
 
     @pytest.mark.parametrize("proxy", ["http://[::1", "http://h:bad", "http://"])
     async def test_a_proxy_that_is_no_url(
-        self, clock: FakeClock, meter: Meter, monkeypatch: pytest.MonkeyPatch, proxy: str
+        self, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch, proxy: str
     ) -> None:
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         with pytest.raises(Invalid):
-            await fetched(Storage(clock=clock, meter=meter), "https://storage.example/x")
+            await fetched(Storage(clock=clock, request_stats=request_stats), "https://storage.example/x")
 
 
 def open_files() -> int:

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pictofs.api import decode as wire
-from pictofs.api.url_expiry import DEFAULT_LIFE, LONGEST_LIFE, MARGIN, Signing
-from pictofs.errors import Nonsense, PictofsError
+from pictofs.api.url_expiry import DEFAULT_LIFE_S, LONGEST_LIFE_S, MARGIN_S, UrlExpiry
+from pictofs.errors import InvalidResponse, PictofsError
 from pictofs.model.moment import time_ns
 from pictofs.model.records import Image
 
@@ -163,7 +163,7 @@ class TestImages:
             body = b'{"data": [{"id": "1", "filename": "f", "file_size": %s}]}' % literal
             try:
                 assert wire.images(body).rows[0].size == 0
-            except Nonsense:
+            except InvalidResponse:
                 assert literal[0:1] == b"1"  # Python refuses integers of 4,300 digits and more
 
 
@@ -265,7 +265,7 @@ class TestDirectories:
         deep = b'[{"name":"a","children":' * 100_000 + b"[]" + b"}]" * 100_000
         rows = wire.directories(deep)  # what is nested too deeply is cut out
         assert len(rows) == len({row.path for row in rows}) >= 100
-        with pytest.raises(Nonsense):
+        with pytest.raises(InvalidResponse):
             wire.directories(deep[:-1])
         deep = b'[{"name":"a","children":' * 200 + b"[]" + b"}]" * 200
         assert len(wire.directories(deep)) == 200
@@ -276,27 +276,27 @@ class TestSignedUrls:
 
     def url(self, now: float, served: float | None, query: str) -> float:
         item = {"id": "i", "filename": "f", "image_url": f"https://s/o?{query}"}
-        (row,) = wire.signed_urls(encoded({"data": {"items": [item]}}), Signing(now, served))
+        (row,) = wire.signed_urls(encoded({"data": {"items": [item]}}), UrlExpiry(now, served))
         return row.expires_at - now
 
     def test_google_style(self) -> None:
         query = "X-Goog-Date=20260301T090000Z&X-Goog-Expires=900&X-Goog-Signature=x"
-        assert self.url(self.NOW, None, query) == 900 - MARGIN
-        assert self.url(self.NOW + 100, self.NOW + 100, query) == 800 - MARGIN
+        assert self.url(self.NOW, None, query) == 900 - MARGIN_S
+        assert self.url(self.NOW + 100, self.NOW + 100, query) == 800 - MARGIN_S
 
     def test_a_local_clock_that_is_off(self) -> None:
         query = "X-Goog-Date=20260301T090000Z&X-Goog-Expires=900"
         for skew in (-5000, 5000):
-            assert self.url(self.NOW + skew, self.NOW, query) == 900 - MARGIN
+            assert self.url(self.NOW + skew, self.NOW, query) == 900 - MARGIN_S
 
     def test_other_styles(self) -> None:
         assert self.url(self.NOW, None, f"a=b&Expires={int(self.NOW) + 60}") == 45.0
         assert self.url(self.NOW, None, "X-Amz-Date=20260301T090000Z&X-Amz-Expires=100") == 75.0
-        assert self.url(self.NOW, None, "sig=x") == DEFAULT_LIFE - MARGIN
-        assert self.url(self.NOW, None, "X-Goog-Date=20269901T090000Z&X-Goog-Expires=900") == 900 - MARGIN
+        assert self.url(self.NOW, None, "sig=x") == DEFAULT_LIFE_S - MARGIN_S
+        assert self.url(self.NOW, None, "X-Goog-Date=20269901T090000Z&X-Goog-Expires=900") == 900 - MARGIN_S
         assert (
             self.url(self.NOW, None, "X-Goog-Date=20260301T090000Z&X-Goog-Expires=9999999")
-            == LONGEST_LIFE - MARGIN
+            == LONGEST_LIFE_S - MARGIN_S
         )
 
     def test_a_url_that_comes_expired(self) -> None:
@@ -304,7 +304,7 @@ class TestSignedUrls:
         assert self.url(self.NOW, self.NOW, query) == -2700
         # Without the server's time it may be the local clock that is off, ahead or behind.
         for skew in (-7200, 0, 7200):
-            assert self.url(self.NOW + skew, None, query) == 900 - MARGIN
+            assert self.url(self.NOW + skew, None, query) == 900 - MARGIN_S
 
     def test_envelopes_and_rows_without(self) -> None:
         items = [
@@ -318,7 +318,7 @@ class TestSignedUrls:
             {"items": items, "dataset_id": "x"},
             {"dataset": {"items": items}},
         ):
-            rows = wire.signed_urls(encoded(body), Signing(0, None))
+            rows = wire.signed_urls(encoded(body), UrlExpiry(0, None))
             assert [(row.image_id, row.url) for row in rows] == [("1", "https://s/1")]
 
 
@@ -351,7 +351,7 @@ class TestAnnotationFile:
         "body", [b"", b"[]", b"null", b"{", b"\xff", b'{"a":' + b"[" * 9999, b'{"a": \xff}']
     )
     def test_nonsense(self, body: bytes) -> None:
-        with pytest.raises(Nonsense):
+        with pytest.raises(InvalidResponse):
             wire.annotation_file(body)
 
 
@@ -378,7 +378,7 @@ DECODERS = [
     wire.images,
     wire.image,
     wire.directories,
-    lambda body: wire.signed_urls(body, Signing(0, None)),
+    lambda body: wire.signed_urls(body, UrlExpiry(0, None)),
     wire.export,
     wire.download_url,
     wire.annotation_file,

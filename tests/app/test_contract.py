@@ -40,13 +40,13 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
 def look(server: StandIn, folder: Path) -> list[Finding]:
     given = {"base_url": server.api_url, "cache_dir": str(folder)}
     settings = LibrarySettings(**resolve(LibrarySettings, given, {}))
-    found = list(contract.look(settings, server.keys["viewer"]))
+    found = list(contract.check_contract(settings, server.keys["viewer"]))
     assert len(server.log.requests("api")) <= MOST
     assert {each.method for each in server.log.requests()} == {"GET"}
     assert not list(folder.iterdir())
     dataset = next(iter(server.organization.datasets.values()))
     private = [server.keys["viewer"], dataset.name, dataset.id, *list(dataset.images)[:3], ".jpg"]
-    assert not [each for each in found for word in private if word in each.says]
+    assert not [each for each in found for word in private if word in each.message]
     return found
 
 
@@ -58,14 +58,14 @@ def test_j5_a_server_of_the_contract_has_no_deviation(tmp_path: Path) -> None:
     with StandIn(spec()) as server:
         (found,) = look(server, tmp_path)
     assert found.outcome == "ok"
-    assert "no deviation" in found.says
+    assert "no deviation" in found.message
 
 
-@pytest.mark.parametrize(("switches", "says"), VARIANTS, ids=[str(each[0]) for each in VARIANTS])
-def test_j5_each_deviation_is_a_line(tmp_path: Path, switches: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize(("switches", "message"), VARIANTS, ids=[str(each[0]) for each in VARIANTS])
+def test_j5_each_deviation_is_a_line(tmp_path: Path, switches: dict[str, Any], message: str) -> None:
     with StandIn(spec(), **switches) as server:
         found = look(server, tmp_path)
-    assert says in [each.says for each in found if each.outcome == "warn"]
+    assert message in [each.message for each in found if each.outcome == "warn"]
 
 
 @pytest.mark.parametrize("do", [error(503), error(404), html(), without("id", "filename", "name")])
@@ -82,14 +82,14 @@ def test_j5_without_images_it_says_what_it_did_not_look_at(tmp_path: Path, made:
     with StandIn(made) as server:
         given = {"base_url": server.api_url, "cache_dir": str(tmp_path)}
         settings = LibrarySettings(**resolve(LibrarySettings, given, {}))
-        found = list(contract.look(settings, server.keys["viewer"]))
-    assert "no dataset has any" in found[0].says
+        found = list(contract.check_contract(settings, server.keys["viewer"]))
+    assert "no dataset has any" in found[0].message
 
 
 def test_j5_a_refused_key_is_said(tmp_path: Path) -> None:
     with StandIn(spec()) as server:
         given = {"base_url": server.api_url, "cache_dir": str(tmp_path)}
         settings = LibrarySettings(**resolve(LibrarySettings, given, {}))
-        (found,) = contract.look(settings, "pk_live_nobody")
+        (found,) = contract.check_contract(settings, "pk_live_nobody")
     assert found.outcome == "warn"
-    assert "key was refused" in found.says
+    assert "key was refused" in found.message

@@ -136,8 +136,8 @@ def test_allow_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conf: str,
 
 
 def test_an_answer_comes_back_whole() -> None:
-    assert mounts.within(10, lambda: b"x" * 300_000) == b"x" * 300_000
-    assert mounts.within(10, lambda: b"") == b""
+    assert mounts.run_in_subprocess(10, lambda: b"x" * 300_000) == b"x" * 300_000
+    assert mounts.run_in_subprocess(10, lambda: b"") == b""
 
 
 def test_an_error_comes_back() -> None:
@@ -145,13 +145,13 @@ def test_an_error_comes_back() -> None:
         raise OSError(errno.ENOTCONN, "gone")
 
     with pytest.raises(OSError, match="not connected") as caught:
-        mounts.within(10, fail)
+        mounts.run_in_subprocess(10, fail)
     assert caught.value.errno == errno.ENOTCONN
 
 
 def test_a_death_without_an_answer_is_an_error() -> None:
     with pytest.raises(OSError, match="Input/output"):
-        mounts.within(10, lambda: os._exit(1))
+        mounts.run_in_subprocess(10, lambda: os._exit(1))
 
 
 def test_who_does_not_answer_is_left_behind() -> None:
@@ -162,7 +162,7 @@ def test_who_does_not_answer_is_left_behind() -> None:
         return b""
 
     with pytest.raises(TimedOut):
-        mounts.within(0.2, hang)
+        mounts.run_in_subprocess(0.2, hang)
     assert time.monotonic() - began < 10
 
 

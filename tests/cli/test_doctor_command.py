@@ -139,14 +139,14 @@ def test_j2_without_a_key_nobody_is_asked(doctor: Doctor, serving: Serving) -> N
     ids=["401", "403", "503", "429", "captive portal", "silence"],
 )
 def test_j2_a_server_that_does_not_work(
-    doctor: Doctor, serving: Serving, fault: Any, outcome: str, says: str, advice: str | None
+    doctor: Doctor, serving: Serving, fault: Any, outcome: str, message: str, advice: str | None
 ) -> None:
     server = serving(SMALL)
     server.faults.add(Fault(Match(), fault))
     spent = Spent(server)
     found = doctor.of(server)()["API"]
     assert found["outcome"] == outcome
-    assert says in found["says"]
+    assert message in found["says"]
     assert (found["advice"] is None) if advice is None else (advice in found["advice"])
     assert len(spent.all) == 1
 
@@ -184,11 +184,11 @@ class At:
         (-3600, "warn", "s ahead of the server's"),
     ],
 )
-def test_j2_clocks(doctor: Doctor, serving: Serving, ahead: float, outcome: str, says: str) -> None:
+def test_j2_clocks(doctor: Doctor, serving: Serving, ahead: float, outcome: str, message: str) -> None:
     server = serving(SMALL)
     server.faults.add(Fault(Match(), At(ahead)))
     found = doctor.of(server)()["clock"]
-    assert (found["outcome"], says in found["says"]) == (outcome, True)
+    assert (found["outcome"], message in found["says"]) == (outcome, True)
 
 
 def test_a_spent_budget(doctor: Doctor, serving: Serving) -> None:

@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 from pictofs.control import place, server
 from pictofs.control.client import request
 from pictofs.control.server import ControlServer, Request
-from pictofs.errors import Forbidden, Invalid, Nonsense, NoSuchEntry, Offline, PictofsError, TimedOut
+from pictofs.errors import (
+    Forbidden,
+    Invalid,
+    InvalidResponse,
+    NoSuchEntry,
+    PictofsError,
+    ServerUnreachable,
+    TimedOut,
+)
 
 
 async def echo(message: Request) -> Mapping[str, Any]:
@@ -273,7 +281,7 @@ async def test_a_dead_processs_socket_is_replaced(tmp_path: Path) -> None:
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(Offline, match="can't be talked to"):
+    with pytest.raises(ServerUnreachable, match="can't be talked to"):
         list(request(tmp_path / "s", {"op": "echo"}, 1))
 
 
@@ -303,10 +311,10 @@ def rude(tmp_path: Path) -> Iterator[tuple[Path, list[bytes]]]:
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
-        (b"\n", Nonsense),
-        (b"[]\n", Nonsense),
-        (b'{"number":1}\n', Offline),
-        (b'{"done":true', Nonsense),
+        (b"\n", InvalidResponse),
+        (b"[]\n", InvalidResponse),
+        (b'{"number":1}\n', ServerUnreachable),
+        (b'{"done":true', InvalidResponse),
         (b'{"error":"x","exit_code":9}\n', PictofsError),
     ],
 )

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Mounting, Serving, active, eventually, image_bytes, note_bytes
+from mounting import Mount, Mounting, Serving, active, annotation_bytes, eventually, image_bytes
 
 from pictofs.store.blobs.blob import TEMP_MARK
 from standin import Spec, StandIn
@@ -78,7 +78,7 @@ def check_sample(mount: Mount, server: StandIn, rng: random.Random) -> None:
         place = f"{image.directory_path.strip('/')}/{image.filename}".lstrip("/")
         assert (mount.datasets / "dataset-0/images" / place).read_bytes() == image_bytes(image)
         note = mount.datasets / f"dataset-0/annotations/{place}.json"
-        assert note.read_bytes() == note_bytes(server, image)
+        assert note.read_bytes() == annotation_bytes(server, image)
 
 
 def check_cache(mount: Mount) -> None:

@@ -89,8 +89,8 @@ class Gauge:
 def disk_usage(folder: Path) -> int:
     """Bytes of the disk that the files below a folder take. They come and go meanwhile."""
     taken = 0
-    for fan in os.scandir(folder):
-        for entry in os.scandir(fan) if fan.is_dir() else ():
+    for shard in os.scandir(folder):
+        for entry in os.scandir(shard) if shard.is_dir() else ():
             try:
                 taken += entry.stat().st_blocks * 512
             except FileNotFoundError:

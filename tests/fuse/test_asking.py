@@ -13,7 +13,7 @@ import pytest
 import trio
 from mounting import needs_pid_namespace
 
-from pictofs.fuse.interrupts import Asking, is_told_to_end
+from pictofs.fuse.interrupts import InterruptWatcher, is_told_to_end
 
 Stopped = Callable[[str], subprocess.Popen[bytes]]
 
@@ -81,35 +81,35 @@ def test_t3_a_process_that_is_gone_tells_nothing() -> None:
 
 async def test_t3_a_request_is_given_up_once_its_signal_has_waited(stopped: Stopped) -> None:
     told, other = stopped(""), stopped("")
-    asking = Asking()
+    interrupts = InterruptWatcher()
     mine, others, unknown = trio.CancelScope(), trio.CancelScope(), trio.CancelScope()
-    asking.enter(mine, told.pid)
-    asking.enter(others, other.pid)
-    asking.enter(unknown, 0)
+    interrupts.enter(mine, told.pid)
+    interrupts.enter(others, other.pid)
+    interrupts.enter(unknown, 0)
     told.send_signal(signal.SIGTERM)
-    asking.look()
+    interrupts.look()
     assert not mine.cancel_called  # it may be about to be delivered
-    asking.look()
+    interrupts.look()
     assert [scope.cancel_called for scope in (mine, others, unknown)] == [True, False, False]
-    assert [asking.leave(scope) for scope in (mine, others, unknown)] == [True, False, False]
+    assert [interrupts.leave(scope) for scope in (mine, others, unknown)] == [True, False, False]
     # The kernel goes on asking for the rest of a long read(), and no look comes between.
     more = trio.CancelScope()
-    asking.enter(more, told.pid)
+    interrupts.enter(more, told.pid)
     assert more.cancel_called
-    assert asking.leave(more)
+    assert interrupts.leave(more)
 
 
 async def test_t3_nobody_looks_while_nobody_asks(autojump_clock: trio.testing.MockClock) -> None:
-    asking = Asking()
+    interrupts = InterruptWatcher()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(asking.watch)
+        nursery.start_soon(interrupts.watch)
         await trio.testing.wait_all_tasks_blocked()
         before = trio.lowlevel.current_statistics().seconds_to_next_deadline
         assert before == float("inf")
         scope = trio.CancelScope()
-        asking.enter(scope, os.getpid())
+        interrupts.enter(scope, os.getpid())
         await trio.sleep(5)
-        assert not asking.leave(scope)
+        assert not interrupts.leave(scope)
         await trio.sleep(1)
         assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
         nursery.cancel_scope.cancel()
@@ -117,6 +117,6 @@ async def test_t3_nobody_looks_while_nobody_asks(autojump_clock: trio.testing.Mo
 
 @needs_pid_namespace
 def test_t3_numbers_of_another_namespace_are_not_looked_up() -> None:
-    code = "import trio; from pictofs.fuse.interrupts import Asking; trio.run(Asking().watch)"
+    code = "import trio; from pictofs.fuse.interrupts import InterruptWatcher; trio.run(InterruptWatcher().watch)"
     # Its /proc is that of the namespace above: the watch ends at once instead of waiting for requests.
     subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", code], check=True, timeout=60)

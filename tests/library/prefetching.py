@@ -10,7 +10,7 @@ import trio
 from rig import Mount, Rig
 from trio.testing import wait_all_tasks_blocked
 
-from pictofs.library.prefetch.declared_order import Told
+from pictofs.library.prefetch.declared_order import DeclaredOrder
 from pictofs.store.catalog.rows import ImageRow
 from standin import Spec, StandIn
 
@@ -49,7 +49,7 @@ class Readers:
         with trio.fail_after(20):
             while True:
                 await wait_all_tasks_blocked(0.002)
-                if not self.mount.library.listing._flights._flying:
+                if not self.mount.library.listing._single_flight._flying:
                     return
                 await trio.sleep(0.002)
 
@@ -65,9 +65,9 @@ class Readers:
 
     @property
     def misses(self) -> int:
-        return self.mount.library.tally.misses
+        return self.mount.library.read_stats.misses
 
-    def tell(self, images: Iterable[ImageRow], ahead: int | None = None, name: str = "") -> Told:
+    def tell(self, images: Iterable[ImageRow], ahead: int | None = None, name: str = "") -> DeclaredOrder:
         """The order in which images will be read."""
         told = self.prefetch.begin(name, ahead)
         self.prefetch.extend(told, ((image.dataset, image.key) for image in images), complete=True)

@@ -16,14 +16,14 @@ import trio
 from pictofs.api.address import Locality
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from pictofs.config import FreeSpace
 from pictofs.errors import PictofsError, Stale
 from pictofs.library.library import Library
 from pictofs.library.prefetch.prefetcher import Mode
 from pictofs.model.inode import ROOT
-from pictofs.store.blobs.cache import Shelf
+from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.vfs.node import Attributes
 from pictofs.vfs.tree import OpenFile, Tree
@@ -80,8 +80,8 @@ class Mount:
     library: Library
     tree: Tree
     catalog: Catalog
-    shelf: Shelf
-    meter: Meter
+    blob_cache: BlobCache
+    request_stats: RequestStats
     nursery: trio.Nursery
 
     # What a program does, by path.
@@ -170,7 +170,7 @@ class Mount:
     async def settle(self) -> None:
         """Wait until no flight is under way."""
         with trio.fail_after(5):
-            while self.library.listing._flights._flying:  # noqa: ASYNC110 - nothing tells it
+            while self.library.listing._single_flight._flying:  # noqa: ASYNC110 - nothing tells it
                 await trio.sleep(0.001)
 
 
@@ -198,23 +198,23 @@ class Rig:
     ) -> AsyncIterator[Mount]:
         """`doors`: the API and the storage client of another mount, to save their making; `library`: what else
         the library is to be told."""
-        meter = Meter()
-        meter.api_locality = Locality.LOOPBACK  # `doors` may count elsewhere
-        shelf = Shelf(self.cache / "blobs", limit=cache_size, reserve=FreeSpace(), clock=self.clock)
+        request_stats = RequestStats()
+        request_stats.api_locality = Locality.LOOPBACK  # `doors` may count elsewhere
+        blob_cache = BlobCache(self.cache / "blobs", limit=cache_size, reserve=FreeSpace(), clock=self.clock)
         catalog = Catalog(self.cache / "catalog.db")
         try:
             async with (
-                self._doors(doors, key, meter, timeout, max_retries) as (api, storage),
+                self._doors(doors, key, request_stats, timeout, max_retries) as (api, storage),
                 trio.open_nursery() as nursery,
             ):
                 made = Library(
                     api,
                     storage,
                     catalog,
-                    shelf,
+                    blob_cache,
                     nursery,
                     self.clock,
-                    meter,
+                    request_stats,
                     ttl=ttl,
                     max_retries=max_retries,
                     server="5e21e500",
@@ -229,16 +229,21 @@ class Rig:
                     exact_annotation_sizes=exact,
                     started_ns=1,
                 )
-                yield Mount(self.standin, self.clock, made, tree, catalog, shelf, meter, nursery)
+                yield Mount(self.standin, self.clock, made, tree, catalog, blob_cache, request_stats, nursery)
                 nursery.cancel_scope.cancel()
             tree.close_all()  # an open that was about to return does so in spite of being cancelled
         finally:
             catalog.close()
-            shelf.close()
+            blob_cache.close()
 
     @asynccontextmanager
     async def _doors(
-        self, doors: tuple[Api, Storage] | None, key: str | None, meter: Meter, timeout: float, retries: int
+        self,
+        doors: tuple[Api, Storage] | None,
+        key: str | None,
+        request_stats: RequestStats,
+        timeout: float,
+        retries: int,
     ) -> AsyncIterator[tuple[Api, Storage]]:
         if doors is not None:
             yield doors
@@ -247,11 +252,13 @@ class Rig:
             self.standin.api_url,
             ApiKey(key or self.standin.keys["viewer"]),
             clock=self.clock,
-            meter=meter,
+            request_stats=request_stats,
             timeout=timeout,
             max_retries=retries,
         )
-        storage = Storage(clock=self.clock, meter=meter, connect_timeout=timeout, inactivity_timeout=timeout)
+        storage = Storage(
+            clock=self.clock, request_stats=request_stats, connect_timeout=timeout, inactivity_timeout=timeout
+        )
         async with api, storage:
             yield api, storage
 
@@ -260,7 +267,7 @@ class Rig:
         return self.standin.faults.add(Fault(Match(host, None, path), do, **more))
 
 
-def note_bytes(standin: StandIn, image: Image) -> bytes:
+def annotation_bytes(standin: StandIn, image: Image) -> bytes:
     """The annotation file that the vendor's SDK writes for an image."""
     body = annotation_file(image, standin.organization, standin.api_url + PREFIX)
     return json.dumps(body, indent=2).encode()
@@ -289,7 +296,7 @@ def expected(standin: StandIn) -> dict[str, bytes | None]:
             if not image.is_archived:
                 place = f"{image.directory_path.rstrip('/')}/{image.filename}"
                 found[f"{top}/images{place}"] = image_bytes(image)
-                found[f"{top}/annotations{place}.json"] = note_bytes(standin, image)
+                found[f"{top}/annotations{place}.json"] = annotation_bytes(standin, image)
     return found
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import trio
 from mounting import finished_export
-from rig import Mount, Rig, error_of, note_bytes
+from rig import Mount, Rig, annotation_bytes, error_of
 
 from pictofs.library.bulk.scope import Choice
-from pictofs.library.bulk.warm import Warm, Wish
+from pictofs.library.bulk.warm import WarmJob, WarmRequest
 from standin import Spec, StandIn
 from standin.faults import Fault, Hang, Match, Mutate, error, html, throttled
 from standin.records import Image
@@ -49,7 +49,7 @@ def edit(rig: Rig, image: Image) -> None:
 async def read_all(mount: Mount, rig: Rig) -> None:
     """Read every annotation file; each is what the server has."""
     for image in images(rig):
-        assert await mount.read(path_of(image)) == note_bytes(rig.standin, image)
+        assert await mount.read(path_of(image)) == annotation_bytes(rig.standin, image)
 
 
 async def read_old(mount: Mount, rig: Rig) -> list[bytes]:
@@ -57,7 +57,7 @@ async def read_old(mount: Mount, rig: Rig) -> list[bytes]:
 
 
 def told(mount: Mount) -> dict[str, Any]:
-    return mount.library.notes.ages.status()
+    return mount.library.annotations.ages.status()
 
 
 # Which are due.
@@ -72,7 +72,7 @@ async def test_f9_an_edit_that_shows_nowhere_shows_after_the_time_to_live(rig: R
         mount.clock.advance(990)
         assert await mount.read(path_of(image)) == before
         mount.clock.advance(20)
-        assert await mount.read(path_of(image)) == note_bytes(rig.standin, image) != before
+        assert await mount.read(path_of(image)) == annotation_bytes(rig.standin, image) != before
         assert (await mount.look(path_of(image))).inode != inode
         assert mount.asked.count(FILE) == 2
 
@@ -127,7 +127,7 @@ async def test_f9_a_moved_dataset_makes_its_files_due_once(rig: Rig) -> None:
         mount.forget_log()
         for _ in range(3):
             for image in (first, second):
-                assert await mount.read(path_of(image)) == note_bytes(rig.standin, image)
+                assert await mount.read(path_of(image)) == annotation_bytes(rig.standin, image)
         assert mount.asked.count(FILE) == 2
 
 
@@ -174,11 +174,11 @@ async def test_b5_an_open_file_keeps_its_version_over_a_renewal(rig: Rig) -> Non
     image = images(rig)[0]
     async with rig.mount(annotation_ttl=100.0) as mount:
         opened = await mount.open(path_of(image))
-        before = note_bytes(rig.standin, image)
+        before = annotation_bytes(rig.standin, image)
         half = await mount.tree.read(opened.handle, 0, 50)
         edit(rig, image)
         mount.clock.advance(101)
-        assert await mount.read(path_of(image)) == note_bytes(rig.standin, image) != before
+        assert await mount.read(path_of(image)) == annotation_bytes(rig.standin, image) != before
         assert half + await mount.tree.read(opened.handle, 50, 1 << 20) == before
 
 
@@ -225,12 +225,12 @@ async def test_f9_q6_renewals_leave_the_reserve(rig: Rig) -> None:
         mount.forget_log()
         await read_old(mount, rig)
         spent = len(mount.asked)
-        assert mount.meter.remaining is not None
-        assert mount.meter.remaining >= mount.meter.reserve - 1
+        assert mount.request_stats.remaining is not None
+        assert mount.request_stats.remaining >= mount.request_stats.reserve - 1
         assert spent <= 50
         for _ in range(3):
             await read_old(mount, rig)
-        assert mount.meter.remaining >= mount.meter.reserve - 1
+        assert mount.request_stats.remaining >= mount.request_stats.reserve - 1
 
 
 async def test_f9_what_can_t_be_renewed_is_told_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
@@ -424,7 +424,7 @@ async def test_s3_a_stat_learns_every_size_from_an_export_that_is_there(rig: Rig
         await mount.list("/datasets/small/annotations/part-000")
         mount.forget_log()
         for image in images(rig):
-            assert await stat(mount, image) == len(note_bytes(rig.standin, image))
+            assert await stat(mount, image) == len(annotation_bytes(rig.standin, image))
         assert mount.asked == [LIST, URL, FILE]
 
 
@@ -433,7 +433,7 @@ async def test_s3_without_an_export_stats_cost_one_request_an_hour(rig: Rig) -> 
         await mount.list("/datasets/small/annotations/part-000")
         mount.forget_log()
         for image in images(rig):
-            assert await stat(mount, image) > len(note_bytes(rig.standin, image))
+            assert await stat(mount, image) > len(annotation_bytes(rig.standin, image))
         assert mount.asked == [LIST]
 
 
@@ -454,7 +454,7 @@ async def test_s3_exact_sizes_come_in_bulk(rig: Rig, there: bool) -> None:
         await mount.list("/datasets/small/annotations/part-000")
         mount.forget_log()
         for image in images(rig):
-            assert await stat(mount, image) == len(note_bytes(rig.standin, image))
+            assert await stat(mount, image) == len(annotation_bytes(rig.standin, image))
         assert mount.asked.count(FILE) == 1
         assert len(mount.asked) == (3 if there else 6)
 
@@ -463,7 +463,9 @@ async def test_s3_exact_sizes_come_in_bulk(rig: Rig, there: bool) -> None:
 
 
 async def warm(mount: Mount, mode: str = "fetch", **wish: Any) -> dict[str, Any]:
-    run = Warm(mount.library, Wish((("datasets", "small"),), Choice(frozenset({"annotations"})), **wish))
+    run = WarmJob(
+        mount.library, WarmRequest((("datasets", "small"),), Choice(frozenset({"annotations"})), **wish)
+    )
     await getattr(run, mode)()
     assert run.error is None
     return run.result()

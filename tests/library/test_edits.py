@@ -11,7 +11,7 @@ import pytest
 import trio
 from rig import Mount, Rig, error_of
 
-from pictofs.errors import AlreadyExists, Forbidden, Nonsense, NotEmpty, ServerFault
+from pictofs.errors import AlreadyExists, Forbidden, InvalidResponse, NotEmpty, ServerFault
 from pictofs.library.listing.listing import NO_DATASET
 from pictofs.model.names import tagged
 from pictofs.store.catalog.datasets import DATASETS
@@ -127,7 +127,7 @@ async def test_w3_the_answer_must_be_about_this_dataset(mount: Mount) -> None:
         return {"data": body["data"] | {"id": empty.id, "image_count": 0}}
 
     mount.standin.faults.add(Fault(Match(method="GET", path="/datasets/{dataset}"), Mutate(other)))
-    assert isinstance(await error_of(lambda: mount.tree.remove_folder(DATASETS, "one")), Nonsense)
+    assert isinstance(await error_of(lambda: mount.tree.remove_folder(DATASETS, "one")), InvalidResponse)
     assert mount.standin.log.count(method="DELETE") == 0
 
 
@@ -151,7 +151,7 @@ async def test_w5_a_refusal_costs_one_request_and_says_why(rig: Rig, mount: Moun
             assert isinstance(refused, Forbidden)
             assert "use a key with a higher role" in str(refused)
         assert await shown(viewer) == ["one"]
-        assert viewer.library.reach.error is None
+        assert viewer.library.connectivity.error is None
     assert mount.standin.log.count(method="GET") == 3  # rmdir looks first
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import trio
-from rig import Mount, Rig, error_of, note_bytes
+from rig import Mount, Rig, annotation_bytes, error_of
 
-from pictofs.errors import Forbidden, Invalid, Nonsense, PictofsError, ServerFault, Throttled, TimedOut
+from pictofs.errors import Forbidden, Invalid, InvalidResponse, PictofsError, ServerFault, Throttled, TimedOut
 from pictofs.library.annotations.archive import Bounds
 from standin import Spec, StandIn
 from standin.exchange import Exchange
@@ -74,7 +74,7 @@ async def all_right(mount: Mount, rig: Rig) -> None:
     """Every annotation file is what the vendor's client writes."""
     for image in rig.standin.organization["small"].images.values():
         path = f"/datasets/small/annotations{image.directory_path}/{image.filename}.json"
-        assert await mount.read(path) == note_bytes(rig.standin, image)
+        assert await mount.read(path) == annotation_bytes(rig.standin, image)
 
 
 def fetched(mount: Mount) -> int:
@@ -105,7 +105,7 @@ async def test_q5_5_000_annotations_cost_at_most_20_requests(rig: Rig, role: str
             await mount.library.exports.fetch(row.key)
             for image in standin.organization["dataset-0"].images.values():
                 path = f"/datasets/dataset-0/annotations{image.directory_path}/{image.filename}.json"
-                assert await mount.read(path) == note_bytes(standin, image)
+                assert await mount.read(path) == annotation_bytes(standin, image)
             assert len(mount.asked) == 11, mount.asked
             assert fetched(mount) == 1
             assert mount.asked.count(REMOVE) == 1
@@ -163,8 +163,8 @@ async def test_two_who_want_it_make_one_export(rig: Rig) -> None:
         (Match("storage", None, ZIPS), error(403), PictofsError),
         (Match("storage", None, ZIPS), Reset(after=500), ServerFault),
         (Match("storage", None, ZIPS), Close(after=500), ServerFault),
-        (Match("storage", None, ZIPS), Truncate(2000), Nonsense),
-        (Match("storage", None, ZIPS), Truncate(0), Nonsense),
+        (Match("storage", None, ZIPS), Truncate(2000), InvalidResponse),
+        (Match("storage", None, ZIPS), Truncate(0), InvalidResponse),
     ],
     ids=str,
 )
@@ -306,7 +306,7 @@ async def test_b2_files_that_the_api_would_send_otherwise_are_refused(
         failure = await export(mount)
         probes = fetched(mount)
         assert probes <= 2
-        assert isinstance(failure, Nonsense) or probes == 0
+        assert isinstance(failure, InvalidResponse) or probes == 0
         mount.forget_log()
         await all_right(mount, rig)
         assert fetched(mount) == 30 - probes
@@ -349,7 +349,7 @@ async def test_what_was_heard_of_since_the_export_began_is_newer(rig: Rig, heard
         await trio.to_thread.run_sync(meanwhile.begun.wait)
         rig.standin.organization.set_annotations(image, [])
         if heard == "by a reader":
-            assert await mount.read(path) == note_bytes(rig.standin, image)
+            assert await mount.read(path) == annotation_bytes(rig.standin, image)
         else:
             rig.clock.advance(4000)
             await mount.library.listing.all_images(small(mount))

@@ -12,7 +12,7 @@ from rig import Mount, Rig, blobs, descriptors, error_of, image_bytes
 from pictofs.config import FreeSpace
 from pictofs.errors import NoSuchEntry, PictofsError, Throttled
 from pictofs.model.inode import Inode
-from pictofs.store.blobs.cache import Shelf
+from pictofs.store.blobs.cache import BlobCache
 from standin import StandIn
 from standin.faults import (
     Close,
@@ -223,8 +223,8 @@ async def test_m2_unmounting_does_not_wait_for_a_server_that_hangs(rig: Rig) -> 
 
 
 @pytest.mark.parametrize("says", [0, 1, 19_999, 25_000, 9 << 20])
-async def test_s1_s4_the_size_is_exact_whatever_the_listing_says(rig: Rig, says: int) -> None:
-    image_at(rig, SECOND).file_size = says
+async def test_s1_s4_the_size_is_exact_whatever_the_listing_says(rig: Rig, message: int) -> None:
+    image_at(rig, SECOND).file_size = message
     rig.standin.organization["small"].touch()
     async with rig.mount() as mount:
         await mount.read(FIRST)
@@ -268,7 +268,7 @@ async def test_b3_an_image_that_no_batch_names_is_believed_when_two_answers_agre
     async with rig.mount() as mount:
         assert await mount.read(FIRST) == image_bytes(image)
         assert mount.asked.count(KEYED) == 2
-        mount.shelf.clear()
+        mount.blob_cache.clear()
         assert await mount.read(FIRST) == image_bytes(image)
         assert mount.asked.count(KEYED) == 3  # the size is known
 
@@ -287,9 +287,9 @@ async def test_b3_answers_without_a_checksum_that_differ_are_no_file(rig: Rig) -
 
 @pytest.mark.parametrize("size", [0, 1, (8 << 20) - 1, 8 << 20, (8 << 20) + 1])
 @pytest.mark.parametrize("says", [None, 0])
-async def test_s2_sizes_around_every_edge(rig: Rig, size: int, says: int | None) -> None:
+async def test_s2_sizes_around_every_edge(rig: Rig, size: int, message: int | None) -> None:
     org = rig.standin.organization
-    image = org.add_image(org["small"], "edge.jpg", size=size, file_size=size if says is None else says)
+    image = org.add_image(org["small"], "edge.jpg", size=size, file_size=size if message is None else message)
     async with rig.mount() as mount:
         assert await mount.read("/datasets/small/images/edge.jpg") == image_bytes(image)
         rig.standin.log.clear()
@@ -444,7 +444,7 @@ async def test_c1_a_cache_that_is_too_small_evicts_and_stays_right(rig: Rig) -> 
             for number in range(12):
                 path = f"/datasets/small/images/part-{number % 3:03d}/image-{number:06d}.jpg"
                 assert await mount.read(path) == right(rig, path)
-            assert mount.shelf.usage().bytes <= 100_000
+            assert mount.blob_cache.usage().bytes <= 100_000
 
 
 async def test_c4_a_cache_that_takes_nothing_is_read_past(rig: Rig) -> None:
@@ -544,8 +544,8 @@ async def test_c5_t2_another_process_that_stands_still_in_a_download_keeps_nobod
         await mount.read(FIRST)
         image = mount.catalog.image(Inode.of((await mount.look(SECOND)).inode).key)
         name = mount.library.cache.image_key(image)
-        other = Shelf(rig.cache / "blobs", limit=1 << 30, reserve=FreeSpace(), clock=rig.clock)
-        with other.draft(name, 20_000):
+        other = BlobCache(rig.cache / "blobs", limit=1 << 30, reserve=FreeSpace(), clock=rig.clock)
+        with other.open_partial(name, 20_000):
             assert await mount.read(SECOND) == right(rig, SECOND)
             assert mount.library.downloads.is_kept(image)
         other.close()

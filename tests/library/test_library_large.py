@@ -276,7 +276,7 @@ async def test_c4_a_file_larger_than_the_cache_is_read_past_it(
         if name != "none":
             rig.fault(FAULTS[name], "storage", times=1)
         assert await mount.read(PATH) == image_bytes(large)
-        assert mount.shelf.usage().bytes <= 2_000_000
+        assert mount.blob_cache.usage().bytes <= 2_000_000
     whole_shelf(rig)
 
 

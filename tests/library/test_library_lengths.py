@@ -170,7 +170,7 @@ async def test_c1_more_than_was_listed_is_room_that_is_claimed(rig: Rig) -> None
     async with rig.mount(cache_size=16 * MIB) as mount:
         await warm(mount)
         assert await mount.read(PATH) == image_bytes(image)
-        assert 12 * MIB < mount.shelf.usage().bytes <= 16 * MIB
+        assert 12 * MIB < mount.blob_cache.usage().bytes <= 16 * MIB
         mount.forget_log()
         assert await mount.read(PATH) == image_bytes(image)
         assert rig.standin.log.count() == 0
@@ -197,7 +197,7 @@ async def test_c4_a_file_without_a_length_that_outgrows_the_cache_is_read_past_i
     async with rig.mount(cache_size=10 * MIB) as mount:
         await warm(mount)
         assert await mount.read(PATH) == image_bytes(image)
-        assert mount.shelf.usage().bytes <= 10 * MIB
+        assert mount.blob_cache.usage().bytes <= 10 * MIB
     assert [path for path in blobs(rig) if "~" in path.name] == []
 
 
@@ -229,12 +229,12 @@ async def test_b8_a_file_that_is_listed_too_large_is_fetched_once(
         without_urls(rig)
     async with rig.mount() as mount:
         await warm(mount)
-        before = sum(mount.meter.bytes_in.values())
+        before = sum(mount.request_stats.bytes_in.values())
         opened = await mount.open(PATH)
         assert await mount.tree.read(opened.handle, 0, 100) == image_bytes(image)[:100]
         mount.tree.close(opened.handle)
         assert await quiet(mount) <= 2
-        assert sum(mount.meter.bytes_in.values()) - before <= 19 * MIB
+        assert sum(mount.request_stats.bytes_in.values()) - before <= 19 * MIB
 
 
 @pytest.mark.parametrize("keep", ["cached", "past the cache"])
@@ -245,12 +245,12 @@ async def test_b8_answers_that_bring_nothing_new_come_to_an_end(rig: Rig, framin
     async with rig.mount(max_retries=3, cache_size=64 * MIB if keep == "cached" else 2 * MIB) as mount:
         await warm(mount)
         rig.fault(Close(after=1 * MIB), "storage")
-        before = sum(mount.meter.bytes_in.values())
+        before = sum(mount.request_stats.bytes_in.values())
         failure = await error_of(lambda: mount.read(PATH))
         assert failure is not None
         assert failure.errno == errno.EIO
         assert await quiet(mount) <= 9
-        assert sum(mount.meter.bytes_in.values()) - before <= 48 * MIB
+        assert sum(mount.request_stats.bytes_in.values()) - before <= 48 * MIB
 
 
 async def test_b8_a_server_that_gives_a_byte_at_a_time_is_given_up(rig: Rig) -> None:
@@ -297,10 +297,10 @@ async def test_b8_without_ranges_a_file_past_the_cache_is_one_transfer(
     rig.standin.switches.storage_validators = validators
     async with rig.mount(cache_size=2 * MIB) as mount:
         await warm(mount)
-        before = sum(mount.meter.bytes_in.values())
+        before = sum(mount.request_stats.bytes_in.values())
         assert await mount.read(PATH) == image_bytes(image)
         assert asked(rig) <= 2
-        assert sum(mount.meter.bytes_in.values()) - before <= 48 * MIB
+        assert sum(mount.request_stats.bytes_in.values()) - before <= 48 * MIB
 
 
 # One version.
@@ -365,9 +365,9 @@ async def test_b5_a_transfer_that_breaks_goes_on_where_the_bytes_are_the_same(ri
     async with rig.mount() as mount:
         await warm(mount)
         rig.fault(Close(after=16 * MIB), "storage", times=1)
-        before = mount.meter.bytes_in["storage"]
+        before = mount.request_stats.bytes_in["storage"]
         assert await mount.read(PATH) == image_bytes(image)
-        moved = mount.meter.bytes_in["storage"] - before
+        moved = mount.request_stats.bytes_in["storage"] - before
         assert asked(rig) == 2
         assert moved <= (25 if telling in ("etag", "generation", "modified") else 41) * MIB
 

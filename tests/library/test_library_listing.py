@@ -219,7 +219,7 @@ def drain(mount: Mount) -> list[object]:
     found = []
     try:
         while True:
-            found.append(mount.library.changes.incoming.receive_nowait())
+            found.append(mount.library.invalidations.incoming.receive_nowait())
     except trio.WouldBlock:
         return found
 
@@ -339,7 +339,7 @@ async def test_o1_a_lasting_fault_leaves_what_was_listed(rig: Rig, route: str, d
         rig.standin.faults.remove(fault)
         mount.clock.advance(60)
         assert await mount.walk() == expected(rig.standin)
-        assert mount.library.reach.offline_since is None
+        assert mount.library.connectivity.offline_since is None
 
 
 @pytest.mark.parametrize("route", [LIST, TREE, DATASET])
@@ -386,7 +386,7 @@ async def test_o1_a_revoked_key_serves_the_cache_and_its_return_needs_no_remount
             key.revoked = True
         mount.clock.advance(60)
         assert await mount.walk() == first
-        assert isinstance(mount.library.reach.error, Unauthorized)
+        assert isinstance(mount.library.connectivity.error, Unauthorized)
         for key in rig.standin.organization.keys.values():
             key.revoked = False
         mount.clock.advance(16)
@@ -485,7 +485,7 @@ async def test_f7_what_is_known_is_shown_within_a_second_and_renewed_behind(rig:
         with trio.fail_after(4):
             assert await mount.walk(read=False) == first
         assert hold.waiting.is_set()
-        assert mount.library.reach.offline_since is None
+        assert mount.library.connectivity.offline_since is None
         hold.open()
         await mount.settle()
         # What came behind is there without another wait.
@@ -500,13 +500,13 @@ async def test_o3_a_server_that_has_not_answered_for_long_counts_as_away(rig: Ri
         mount.clock.advance(60)
         began = mount.clock.wall()
         await mount.walk(read=False)
-        assert mount.library.reach.offline_since is None
+        assert mount.library.connectivity.offline_since is None
         mount.clock.advance(6)
-        assert mount.library.reach.offline_since == pytest.approx(began, abs=1)
-        assert isinstance(mount.library.reach.error, TimedOut)
+        assert mount.library.connectivity.offline_since == pytest.approx(began, abs=1)
+        assert isinstance(mount.library.connectivity.error, TimedOut)
         hold.open()
         await mount.settle()
-        assert mount.library.reach.offline_since is None
+        assert mount.library.connectivity.offline_since is None
 
 
 async def test_o3_a_person_waits_for_the_answer(rig: Rig) -> None:

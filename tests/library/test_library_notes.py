@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
-from rig import Rig, blobs, descriptors, error_of, note_bytes
+from rig import Rig, annotation_bytes, blobs, descriptors, error_of
 
-from pictofs.api.stats import PROBE_LIMIT
-from pictofs.errors import Offline, PictofsError, Stale
+from pictofs.api.stats import PROBE_LIMIT_S
+from pictofs.errors import PictofsError, ServerUnreachable, Stale
 from standin import StandIn
 from standin.faults import Close, MalformedJson, Reset, error, html, throttled
 from standin.records import Image
@@ -30,14 +30,14 @@ def edit(rig: Rig, number: int = 0, keep_count: bool = True) -> None:
 async def test_s3_a_stat_costs_nothing_and_says_too_much(rig: Rig) -> None:
     async with rig.mount() as mount:
         size = (await mount.look(NOTE)).size
-        assert size > len(note_bytes(rig.standin, image_of(rig)))
+        assert size > len(annotation_bytes(rig.standin, image_of(rig)))
         assert FILE not in mount.asked
 
 
 async def test_s3_after_one_read_the_size_is_exact_for_good(rig: Rig) -> None:
     async with rig.mount() as mount:
         data = await mount.read(NOTE)
-        assert data == note_bytes(rig.standin, image_of(rig))
+        assert data == annotation_bytes(rig.standin, image_of(rig))
         assert (await mount.look(NOTE)).size == len(data)
     async with rig.mount() as mount:
         assert (await mount.look(NOTE)).size == len(data)
@@ -45,7 +45,7 @@ async def test_s3_after_one_read_the_size_is_exact_for_good(rig: Rig) -> None:
 
 async def test_s3_exact_sizes_are_asked_for_at_stat(rig: Rig) -> None:
     async with rig.mount(exact=True) as mount:
-        assert (await mount.look(NOTE)).size == len(note_bytes(rig.standin, image_of(rig)))
+        assert (await mount.look(NOTE)).size == len(annotation_bytes(rig.standin, image_of(rig)))
         mount.forget_log()
         await mount.look(NOTE)
         await mount.read(NOTE)
@@ -79,7 +79,7 @@ async def test_f4_an_edit_that_changes_the_count_shows_after_the_ttl(rig: Rig) -
         await mount.read(NOTE)
         edit(rig, keep_count=False)
         mount.clock.advance(51)
-        assert await mount.read(NOTE) == note_bytes(rig.standin, image_of(rig))
+        assert await mount.read(NOTE) == annotation_bytes(rig.standin, image_of(rig))
         assert (await mount.look(NOTE)).inode != before.inode
 
 
@@ -90,7 +90,7 @@ async def test_f4_an_edit_that_keeps_the_count_shows_after_a_refresh(rig: Rig) -
         mount.clock.advance(51)
         assert await mount.read(NOTE) == before
         await mount.library.refresh("small")
-        assert await mount.read(NOTE) == note_bytes(rig.standin, image_of(rig)) != before
+        assert await mount.read(NOTE) == annotation_bytes(rig.standin, image_of(rig)) != before
 
 
 async def test_b5_i2_an_old_inode_is_stale_and_never_gives_new_bytes(rig: Rig) -> None:
@@ -109,11 +109,11 @@ async def test_b5_i2_an_old_inode_is_stale_and_never_gives_new_bytes(rig: Rig) -
 async def test_b5_an_open_file_keeps_its_version(rig: Rig) -> None:
     async with rig.mount() as mount:
         opened = await mount.open(NOTE)
-        before = note_bytes(rig.standin, image_of(rig))
+        before = annotation_bytes(rig.standin, image_of(rig))
         half = await mount.tree.read(opened.handle, 0, 50)
         edit(rig, keep_count=False)
         await mount.library.refresh(None)
-        assert await mount.read(NOTE) == note_bytes(rig.standin, image_of(rig)) != before
+        assert await mount.read(NOTE) == annotation_bytes(rig.standin, image_of(rig)) != before
         assert half + await mount.tree.read(opened.handle, 50, 1 << 20) == before
         assert (await mount.tree.attributes(opened.attributes.inode)).size == len(before)
 
@@ -145,7 +145,7 @@ async def test_f4_a_renamed_dataset_is_named_in_its_files(rig: Rig) -> None:
         rig.standin.organization.rename_dataset(rig.standin.organization["small"], "other")
         mount.clock.advance(51)
         found = await mount.read(NOTE.replace("small", "other"))
-        assert found == note_bytes(rig.standin, image_of_id(rig))
+        assert found == annotation_bytes(rig.standin, image_of_id(rig))
 
 
 def image_of_id(rig: Rig) -> Image:
@@ -161,15 +161,15 @@ async def test_o1_in_doubt_and_without_a_server_the_old_version_serves(rig: Rig,
         fault = rig.fault(do)
         assert await mount.read(NOTE) == before
         rig.standin.faults.remove(fault)
-        mount.clock.advance(PROBE_LIMIT + 1)  # a refusal is believed for a while (O6)
-        assert await mount.read(NOTE) == note_bytes(rig.standin, image_of(rig))
+        mount.clock.advance(PROBE_LIMIT_S + 1)  # a refusal is believed for a while (O6)
+        assert await mount.read(NOTE) == annotation_bytes(rig.standin, image_of(rig))
 
 
 @pytest.mark.parametrize("do", [error(503), throttled(1), Reset(), Reset(after=50), Close(after=50)])
 async def test_a_passing_fault_is_not_seen(rig: Rig, do: object) -> None:
     rig.fault(do, "api", FILE[4:], times=1)
     async with rig.mount() as mount:
-        assert await mount.read(NOTE) == note_bytes(rig.standin, image_of(rig))
+        assert await mount.read(NOTE) == annotation_bytes(rig.standin, image_of(rig))
 
 
 async def test_e2_one_bad_file_does_not_hide_its_neighbours(rig: Rig) -> None:
@@ -179,7 +179,7 @@ async def test_e2_one_bad_file_does_not_hide_its_neighbours(rig: Rig) -> None:
             await mount.read(NOTE)
         for number in range(1, 12):
             path = f"/datasets/small/annotations/part-{number % 3:03d}/image-{number:06d}.jpg.json"
-            assert await mount.read(path) == note_bytes(rig.standin, image_of(rig, number))
+            assert await mount.read(path) == annotation_bytes(rig.standin, image_of(rig, number))
 
 
 async def test_b4_a_damaged_file_in_the_cache_is_fetched_again(rig: Rig) -> None:
@@ -212,7 +212,7 @@ async def test_o1_everything_that_was_read_is_read_again_without_a_server(rig: R
     async with rig.mount(ttl=50, max_retries=1) as mount:
         mount.clock.advance(60)
         assert await mount.walk() == first
-        assert isinstance(mount.library.reach.error, Offline)
+        assert isinstance(mount.library.connectivity.error, ServerUnreachable)
         assert isinstance(
             await error_of(lambda: mount.read("/datasets/small/images/nothing.jpg")), PictofsError
         )
@@ -220,7 +220,7 @@ async def test_o1_everything_that_was_read_is_read_again_without_a_server(rig: R
             again.organization.add_dataset("meanwhile")
             mount.clock.advance(16)
             assert set(await mount.walk()) > set(first)
-            assert mount.library.reach.offline_since is None
+            assert mount.library.connectivity.offline_since is None
 
 
 async def test_o2_what_was_never_read_has_an_errno_without_a_server(rig: Rig) -> None:

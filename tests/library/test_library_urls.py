@@ -83,12 +83,12 @@ async def test_b8_a_url_that_storage_refuses_costs_its_image_one_request(rig: Ri
     async with rig.mount() as mount:
         await read_all(mount, rig)
         assert costs(mount) == (1, 2, IMAGES - 2, 1)
-        mount.shelf.clear()
+        mount.blob_cache.clear()
         mount.forget_log()
         await read_all(mount, rig)
         assert costs(mount) == (0, 1, IMAGES - 1, 0)  # it is not tried again while the batch lives
         mount.clock.advance(1000)
-        mount.shelf.clear()
+        mount.blob_cache.clear()
         mount.forget_log()
         await read_all(mount, rig)
         assert costs(mount) == (1, 2, IMAGES - 2, 1)
@@ -109,7 +109,7 @@ async def test_b8_a_storage_that_refuses_everything_is_left_alone_for_a_minute(r
     async with rig.mount(ttl=1e6) as mount:
         await read_all(mount, rig)
         assert costs(mount) == (2, IMAGES, 0, 3 + 1 + 3)  # the third image is tried with its fresh URL, too
-        mount.shelf.clear()
+        mount.blob_cache.clear()
         mount.forget_log()
         await read_all(mount, rig, 10.0)
         batches, keyed, _, refused = costs(mount)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from rig import Mount, Rig, note_bytes
+from rig import Mount, Rig, annotation_bytes
 from trio.testing import wait_all_tasks_blocked
 
 from pictofs.library.annotations.prefetch import SPARE, WORKERS
@@ -48,17 +48,17 @@ class Readers:
     async def open(self, image: ImageRow) -> None:
         row = self.mount.catalog.image(image.key)
         assert row is not None
-        content = await self.mount.library.notes.open(row)
+        content = await self.mount.library.annotations.open(row)
         data = await content.read(0, 1 << 20)
         content.close()
         truth = self.mount.standin.organization["dataset-0"].images[image.id]
-        assert data == note_bytes(self.mount.standin, truth)
+        assert data == annotation_bytes(self.mount.standin, truth)
 
     async def quiet(self) -> None:
         with trio.fail_after(20):
             while True:
                 await wait_all_tasks_blocked(0.002)
-                if not self.mount.library.listing._flights._flying:
+                if not self.mount.library.listing._single_flight._flying:
                     return
                 await trio.sleep(0.002)
 
@@ -68,7 +68,7 @@ class Readers:
 
     @property
     def misses(self) -> int:
-        return self.mount.library.tally.misses
+        return self.mount.library.read_stats.misses
 
 
 @asynccontextmanager
@@ -115,7 +115,7 @@ async def test_q6_so_many_at_once(rig: Rig) -> None:
                 nursery.start_soon(readers.open, image)
             with trio.move_on_after(0.15):
                 while True:
-                    assert readers.mount.meter.asking <= 17 + WORKERS
+                    assert readers.mount.request_stats.interrupts <= 17 + WORKERS
                     await trio.sleep(0.005)
 
 
@@ -145,7 +145,7 @@ async def test_q6_it_rests_before_the_reserve_and_readers_go_on(rig: Rig) -> Non
         await readers.read(images[:60])
         assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
         assert readers.requests <= 60 + SPARE
-        assert readers.mount.meter.remaining < 50
+        assert readers.mount.request_stats.remaining < 50
 
 
 async def test_a_throttle_is_no_reader_s(rig: Rig) -> None:

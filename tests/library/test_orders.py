@@ -14,9 +14,9 @@ import trio
 from rig import Mount, Rig, error_of
 
 from pictofs.app.orders import Orders
-from pictofs.control.order import Heard, Spelling, tell
+from pictofs.control.order import MountRelativePath, OrderReply, send_order
 from pictofs.control.server import MAX_LINE, ControlServer
-from pictofs.errors import Conflict, Invalid, NoSuchEntry, Offline
+from pictofs.errors import Conflict, Invalid, NoSuchEntry, ServerUnreachable
 from standin import PRESETS, Fault, Match, Spec, StandIn
 from standin.faults import Close
 
@@ -220,13 +220,13 @@ async def test_a_long_order_goes_through_the_socket(tmp_path: Path) -> None:
             assert status(mount) == []
 
 
-def told(socket: Path, paths: list[str | None]) -> Heard:
-    *_, heard = tell(socket, paths, by="", ahead=None, bound=False, timeout=30)
+def told(socket: Path, paths: list[str | None]) -> OrderReply:
+    *_, heard = send_order(socket, paths, by="", ahead=None, bound=False, timeout=30)
     return heard
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
-    with pytest.raises(Offline):
+    with pytest.raises(ServerUnreachable):
         told(tmp_path / "socket", [])
 
 
@@ -235,7 +235,7 @@ class TestSpelling:
 
     def test_relative_and_absolute(self, tmp_path: Path) -> None:
         top = tmp_path / "mnt"
-        spelling = Spelling(top, top / "datasets/a/images")
+        spelling = MountRelativePath(top, top / "datasets/a/images")
         assert spelling("x.jpg") == "datasets/a/images/x.jpg"
         assert spelling("b/x.jpg") == "datasets/a/images/b/x.jpg"
         assert spelling("./b//x.jpg") == "datasets/a/images/b/x.jpg"
@@ -244,7 +244,7 @@ class TestSpelling:
         assert spelling(f"{top}/x.jpg") == "x.jpg"
 
     def test_elsewhere(self, tmp_path: Path) -> None:
-        spelling = Spelling(tmp_path / "mnt", tmp_path / "mnt")
+        spelling = MountRelativePath(tmp_path / "mnt", tmp_path / "mnt")
         for path in ("/x.jpg", "/etc/passwd", f"{tmp_path}/mnt2/x.jpg", "../x.jpg", "a/../../x.jpg"):
             assert spelling(path) is None
 
@@ -252,16 +252,16 @@ class TestSpelling:
         top = tmp_path / "mnt"
         (top / "datasets/a/images").mkdir(parents=True)
         (tmp_path / "data").symlink_to(top / "datasets/a/images")
-        spelling = Spelling(top, tmp_path)
+        spelling = MountRelativePath(top, tmp_path)
         assert spelling(f"{tmp_path}/data/x.jpg") == "datasets/a/images/x.jpg"
         assert spelling("data/x.jpg") == "datasets/a/images/x.jpg"
         assert spelling("data/../x.jpg") == "datasets/a/x.jpg"
 
     def test_at_the_root(self) -> None:
-        assert Spelling(Path("/"), Path("/"))("/datasets/x.jpg") == "datasets/x.jpg"
+        assert MountRelativePath(Path("/"), Path("/"))("/datasets/x.jpg") == "datasets/x.jpg"
 
     def test_memory_is_bounded(self, tmp_path: Path) -> None:
-        spelling = Spelling(tmp_path, tmp_path)
+        spelling = MountRelativePath(tmp_path, tmp_path)
         for number in range(70_000):
             spelling(f"{tmp_path}/{number}/x")
         assert len(spelling._folders) < 66_000

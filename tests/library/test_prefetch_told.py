@@ -10,7 +10,7 @@ import pytest
 import trio
 from prefetching import SIZE, reading
 
-from pictofs.library.prefetch.declared_order import OVERTAKEN, Told
+from pictofs.library.prefetch.declared_order import OVERTAKEN, DeclaredOrder
 from pictofs.store.catalog.rows import ImageRow
 from standin import Fault, Match, Spec
 from standin.faults import dropped, error
@@ -330,7 +330,7 @@ class TestTold:
     """The bookkeeping alone."""
 
     def test_memory_of_what_was_taken_is_given_back(self) -> None:
-        told = Told("", 1)
+        told = DeclaredOrder("", 1)
         told.extend(range(200_000))
         taken = [told.take() for _ in range(150_000)]
         assert taken == list(range(150_000))
@@ -338,7 +338,7 @@ class TestTold:
         assert len(told._keys) < 70_000
 
     def test_strays_do_not_move_it(self) -> None:
-        told = Told("", 1)
+        told = DeclaredOrder("", 1)
         told.extend(range(8000))
         for key in (100, 4000) * OVERTAKEN:
             told.read(key)
@@ -351,7 +351,7 @@ class TestTold:
         assert told.take() == 1
 
     def test_a_reader_far_ahead_does(self) -> None:
-        told = Told("", 1)
+        told = DeclaredOrder("", 1)
         told.extend(range(8000))
         for key in range(1000, 1000 + OVERTAKEN):
             told.read(key)
@@ -360,7 +360,7 @@ class TestTold:
         assert told.take() == 1101
 
     def test_what_is_read_early_is_not_waited_for(self) -> None:
-        told = Told("", 1)
+        told = DeclaredOrder("", 1)
         told.extend([1, 2, 3, 2])
         told.read(2)
         assert [(told.take(), told.was_read(key)) for key in (1, 2, 3, 2)] == [

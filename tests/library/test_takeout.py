@@ -14,8 +14,16 @@ import trio
 from mounting import finished_export
 from rig import Mount, Rig, expected
 
-from pictofs.errors import Conflict, DiskFull, NoSuchEntry, Offline, PictofsError, ServerFault, Throttled
-from pictofs.library.bulk.download import Takeout, Wanted
+from pictofs.errors import (
+    Conflict,
+    DiskFull,
+    NoSuchEntry,
+    PictofsError,
+    ServerFault,
+    ServerUnreachable,
+    Throttled,
+)
+from pictofs.library.bulk.download import DownloadJob, DownloadRequest
 from pictofs.library.bulk.scope import KINDS, Choice
 from pictofs.store.folder import Folder
 from standin import PRESETS, Organization, Spec, StandIn
@@ -46,11 +54,11 @@ def images(rig: Rig) -> list[Image]:
     return list(rig.standin.organization["small"].images.values())
 
 
-async def download(mount: Mount, out: Path, dataset: str = "small", **wish: Any) -> Takeout:
+async def download(mount: Mount, out: Path, dataset: str = "small", **wish: Any) -> DownloadJob:
     """A run, to its end."""
     chosen = {name: wish.pop(name) for name in ("kinds", "status", "split") if name in wish}
     with Folder(out) as folder:
-        run = Takeout(mount.library, folder, Wanted(dataset, Choice(**chosen), **wish))
+        run = DownloadJob(mount.library, folder, DownloadRequest(dataset, Choice(**chosen), **wish))
         await run.run()
     assert not (out / ".pictofs-download").exists()
     return run
@@ -131,7 +139,7 @@ async def test_d5_what_is_cached_is_copied_without_a_request(rig: Rig, out: Path
 async def test_d5_the_cache_is_not_filled(rig: Rig, out: Path) -> None:
     async with rig.mount() as mount:
         await landed(mount, out)
-        assert mount.shelf.usage().files == 0
+        assert mount.blob_cache.usage().files == 0
 
 
 async def test_a_mount_s_reads_and_a_download_agree_on_versions(rig: Rig, out: Path) -> None:
@@ -457,11 +465,11 @@ async def test_faults_now_and_then_are_not_noticed(rig: Rig, out: Path, fault: A
 async def test_a_server_that_is_gone_ends_the_run(rig: Rig, out: Path, fault: Any) -> None:
     async with rig.mount(max_retries=0) as mount:
         rig.fault(fault, "api")
-        assert isinstance((await download(mount, out)).error, (ServerFault, Offline))
+        assert isinstance((await download(mount, out)).error, (ServerFault, ServerUnreachable))
         rig.standin.faults.clear()
         rig.fault(fault, "api", "/annotations/{image_id:uuid}/file")
         run = await download(mount, out)
-        assert isinstance(run.error, (ServerFault, Offline))
+        assert isinstance(run.error, (ServerFault, ServerUnreachable))
         rig.standin.faults.clear()
         await landed(mount, out)
 
@@ -512,7 +520,7 @@ async def test_d5_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig, out
         assert isinstance(run.error, Throttled)
         assert run.error.exit_code == 8
         # Answers that overtake each other say for a moment that one or two more are left.
-        assert 47 <= (mount.meter.remaining or 0) <= mount.meter.reserve == 50
+        assert 47 <= (mount.request_stats.remaining or 0) <= mount.request_stats.reserve == 50
         rig.standin.organization.switches.hourly_limit = None
         done = len(mount.asked)
         rig.clock.advance(4000)
@@ -528,7 +536,7 @@ async def test_d5_it_waits_for_the_budget_and_images_don_t(rig: Rig, out: Path) 
         seen: list[dict[str, Any]] = []
         sleep = rig.clock.sleep
         with Folder(out) as folder:
-            run = Takeout(mount.library, folder, Wanted("small"))
+            run = DownloadJob(mount.library, folder, DownloadRequest("small"))
 
             async def noting(seconds: float) -> None:
                 while run.progress()["bytes_done"] < 15_000:  # noqa: ASYNC110 - images come meanwhile
@@ -562,7 +570,9 @@ async def test_d3_a_run_that_is_cancelled_keeps_what_has_come(rig: Rig, out: Pat
     rig.standin.organization.switches.storage_latency = 0.02
     async with rig.mount() as mount:
         with Folder(out) as folder:
-            run = Takeout(mount.library, folder, Wanted("small", Choice(frozenset({"images"})), workers=2))
+            run = DownloadJob(
+                mount.library, folder, DownloadRequest("small", Choice(frozenset({"images"})), workers=2)
+            )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run.run)
                 while run.progress()["files_done"] < 5:  # noqa: ASYNC110 - nothing tells it

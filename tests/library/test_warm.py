@@ -17,13 +17,13 @@ from pictofs.errors import (
     DiskFull,
     Invalid,
     NoSuchEntry,
-    Offline,
     PictofsError,
     ServerFault,
+    ServerUnreachable,
     Throttled,
 )
 from pictofs.library.bulk.scope import Choice
-from pictofs.library.bulk.warm import Warm, Wish
+from pictofs.library.bulk.warm import WarmJob, WarmRequest
 from standin import Organization, Spec, StandIn
 from standin.faults import Corrupt, Fault, Hang, Match, Reset, error, throttled
 from standin.records import Image
@@ -46,10 +46,10 @@ def images(rig: Rig) -> list[Image]:
     return list(rig.standin.organization["small"].images.values())
 
 
-async def warm(mount: Mount, *paths: tuple[str, ...], mode: str = "fetch", **wish: Any) -> Warm:
+async def warm(mount: Mount, *paths: tuple[str, ...], mode: str = "fetch", **wish: Any) -> WarmJob:
     """A run, to its end."""
     choice = Choice(**{name: wish.pop(name) for name in ("kinds", "status", "split") if name in wish})
-    run = Warm(mount.library, Wish(paths or ALL, choice, **wish))
+    run = WarmJob(mount.library, WarmRequest(paths or ALL, choice, **wish))
     await getattr(run, mode)()
     return run
 
@@ -314,7 +314,7 @@ async def test_a_server_that_is_gone_ends_the_run(rig: Rig, fault: Any) -> None:
         await warm(mount, mode="look")
         rig.fault(fault, "api")
         run = await warm(mount, kinds={"annotations"})
-        assert isinstance(run.error, (ServerFault, Offline))
+        assert isinstance(run.error, (ServerFault, ServerUnreachable))
         assert run.result()["missing"] == 30
         rig.standin.faults.clear()
         rig.clock.advance(60)
@@ -355,15 +355,15 @@ async def test_q7_q6_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig) 
         assert isinstance(run.error, Throttled)
         assert run.error.exit_code == 8
         assert run.result()["until"] is None
-        sent = sum(count for (host, *_), count in mount.meter.requests.items() if host == "api")
-        assert sent == 70 - mount.meter.reserve == 20  # all that may be, and not one more
+        sent = sum(count for (host, *_), count in mount.request_stats.requests.items() if host == "api")
+        assert sent == 70 - mount.request_stats.reserve == 20  # all that may be, and not one more
         assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
 
 
 async def test_it_waits_for_the_budget_and_says_until_when(rig: Rig) -> None:
     rig.standin.organization.switches.hourly_limit = 70
     async with rig.mount() as mount:
-        run = Warm(mount.library, Wish(ALL))
+        run = WarmJob(mount.library, WarmRequest(ALL))
         seen = []
         sleep = rig.clock.sleep
 
@@ -396,20 +396,20 @@ async def test_a_throttle_of_storage_is_waited_for(rig: Rig) -> None:
 
 
 def test_seconds_of_budget() -> None:
-    from pictofs.api.stats import Meter
+    from pictofs.api.stats import RequestStats
     from pictofs.library.bulk.inventory import seconds_of_budget
 
-    meter = Meter()
-    assert seconds_of_budget(meter, 5, 0.0) is None
-    meter.limits(
+    request_stats = RequestStats()
+    assert seconds_of_budget(request_stats, 5, 0.0) is None
+    request_stats.limits(
         {"x-ratelimit-limit": "1000", "x-ratelimit-remaining": "400", "x-ratelimit-reset": "600"}, 0.0
     )
-    assert seconds_of_budget(meter, 300, 0.0) == 0
-    assert seconds_of_budget(meter, 301, 0.0) == 600
-    assert seconds_of_budget(meter, 300 + 900, 0.0) == 600
-    assert seconds_of_budget(meter, 300 + 901, 0.0) == 600 + 3600
-    assert seconds_of_budget(meter, 900, 601.0) == 0
-    assert not math.isnan(seconds_of_budget(meter, 10**9, 0.0) or 0)
+    assert seconds_of_budget(request_stats, 300, 0.0) == 0
+    assert seconds_of_budget(request_stats, 301, 0.0) == 600
+    assert seconds_of_budget(request_stats, 300 + 900, 0.0) == 600
+    assert seconds_of_budget(request_stats, 300 + 901, 0.0) == 600 + 3600
+    assert seconds_of_budget(request_stats, 900, 601.0) == 0
+    assert not math.isnan(seconds_of_budget(request_stats, 10**9, 0.0) or 0)
 
 
 # Others.
@@ -418,7 +418,7 @@ def test_seconds_of_budget() -> None:
 async def test_a_run_that_is_cancelled_keeps_what_has_come(rig: Rig) -> None:
     rig.standin.organization.switches.storage_latency = 0.02
     async with rig.mount() as mount:
-        run = Warm(mount.library, Wish(ALL, Choice(frozenset({"images"})), workers=2))
+        run = WarmJob(mount.library, WarmRequest(ALL, Choice(frozenset({"images"})), workers=2))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run.fetch)
             while run.progress()["files_done"] < 5:  # noqa: ASYNC110 - nothing tells it
@@ -437,7 +437,7 @@ async def test_readers_go_first(rig: Rig) -> None:
     async with rig.mount() as mount:
         await warm(mount, mode="look")
         rig.fault(Hang(), "storage", times=4)
-        with mount.library.tally.wait(), trio.move_on_after(0.5):
+        with mount.library.read_stats.wait(), trio.move_on_after(0.5):
             # The four steadfast ones hang; the others stand aside for the reader that waits.
             await warm(mount, kinds={"images"}, workers=16)
         assert len(rig.standin.log.requests("storage")) == 4

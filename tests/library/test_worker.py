@@ -17,11 +17,11 @@ from rig import Mount, Rig, blobs, descriptors, expected
 import pictofs
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull, PictofsError
-from pictofs.library.bulk.warm import Warm, Wish
+from pictofs.library.bulk.warm import WarmJob, WarmRequest
 from pictofs.library.content.worker import NotTaken, Setup
 from standin import Spec, StandIn
 from standin.faults import Corrupt, Fault, Hang, Match, Reset, Truncate, error, html, throttled
@@ -56,9 +56,11 @@ def setup(rig: Rig, cache_size: int = 1 << 30) -> Setup:
 @asynccontextmanager
 async def working(rig: Rig, *, cache_size: int = 1 << 30, **settings: Any) -> AsyncIterator[Mount]:
     """A mount whose worker takes jobs, and that can't download by itself."""
-    meter = Meter()
-    api = Api(rig.standin.api_url, ApiKey(rig.standin.keys["viewer"]), clock=rig.clock, meter=meter)
-    storage = Storage(clock=rig.clock, meter=meter)
+    request_stats = RequestStats()
+    api = Api(
+        rig.standin.api_url, ApiKey(rig.standin.keys["viewer"]), clock=rig.clock, request_stats=request_stats
+    )
+    storage = Storage(clock=rig.clock, request_stats=request_stats)
     storage._dialer = None  # type: ignore[assignment]
     async with (
         api,
@@ -83,8 +85,8 @@ async def begin(mount: Mount) -> None:
             await trio.sleep(0.01)
 
 
-async def warm(mount: Mount) -> Warm:
-    run = Warm(mount.library, Wish(IMAGES))
+async def warm(mount: Mount) -> WarmJob:
+    run = WarmJob(mount.library, WarmRequest(IMAGES))
     await run.fetch()
     return run
 
@@ -107,11 +109,11 @@ async def all_landed(mount: Mount, rig: Rig) -> None:
 async def test_it_fetches_what_is_fetched_ahead_and_counts_it(rig: Rig) -> None:
     async with working(rig) as mount:
         await all_landed(mount, rig)
-        counted = mount.meter.requests["storage", "GET", "warm"]
+        counted = mount.request_stats.requests["storage", "GET", "warm"]
         assert counted == len(rig.standin.log.requests("storage")) == FILES
-        assert mount.meter.answers["storage", "GET", "warm", "200"] == FILES
-        assert mount.meter.bytes_in["storage"] == FILES * 5000
-        assert mount.meter.answers["storage", "GET", "warm", "200"] == FILES
+        assert mount.request_stats.answers["storage", "GET", "warm", "200"] == FILES
+        assert mount.request_stats.bytes_in["storage"] == FILES * 5000
+        assert mount.request_stats.answers["storage", "GET", "warm", "200"] == FILES
         assert not rig.standin.log.key_leaks
     assert descriptors(rig) == 0
 
@@ -121,9 +123,9 @@ async def test_c6_what_it_made_is_believed_without_another_look(rig: Rig) -> Non
     async with working(rig) as mount:
         await warm(mount)
         files = list(blobs(rig))
-        assert all(mount.shelf._seen.knows(path.stat()) is not None for path in files)
+        assert all(mount.blob_cache._verified.knows(path.stat()) is not None for path in files)
         files[0].write_bytes(b"damaged")
-        assert mount.shelf._seen.knows(files[0].stat()) is None
+        assert mount.blob_cache._verified.knows(files[0].stat()) is None
 
 
 @pytest.mark.parametrize(
@@ -160,10 +162,10 @@ async def test_b3_a_doubtful_length_is_left_to_the_mount(rig: Rig) -> None:
 async def test_c5_a_disk_that_takes_no_more_ends_the_run_and_no_reader(rig: Rig) -> None:
     async with working(rig) as mount:
         content = rig.cache / "blobs"
-        for fan in range(256):
-            (content / f"{fan:02x}").mkdir(exist_ok=True)
-            (content / f"{fan:02x}").rmdir()
-            (content / f"{fan:02x}").write_text("in the way")
+        for shard in range(256):
+            (content / f"{shard:02x}").mkdir(exist_ok=True)
+            (content / f"{shard:02x}").rmdir()
+            (content / f"{shard:02x}").write_text("in the way")
         run = await warm(mount)
         assert isinstance(run.error, DiskFull)
 

@@ -15,7 +15,7 @@ import pyfuse3
 import trio
 from story import Walk, World
 
-from pictofs.library.bulk.download import Takeout, Wanted
+from pictofs.library.bulk.download import DownloadJob, DownloadRequest
 from pictofs.library.bulk.scope import KINDS
 from pictofs.store.folder import Folder
 from standin import StandIn
@@ -140,8 +140,8 @@ class Hostile(World):
         path = self.place(dataset, number // 5)
         for each in range(4 + number % 5):
             size = 500 + 1500 * (each + number) % 20_000
-            says = (size // 4, size * 3, 0, size, size - 1, 1 << 20)[(each + number) % 6]
-            self.org.add_image(dataset, f"{self.fresh('many')}.jpg", path, size=size, file_size=says)
+            message = (size // 4, size * 3, 0, size, size - 1, 1 << 20)[(each + number) % 6]
+            self.org.add_image(dataset, f"{self.fresh('many')}.jpg", path, size=size, file_size=message)
         self.happened()
 
     def list_another_size(self, number: int) -> None:
@@ -160,11 +160,11 @@ class Hostile(World):
         if dataset is None or dataset.is_archived or large >= 2:
             return
         size = LARGE + (1000, 1 << 20, 4 << 20)[number % 3] + number % 1000
-        says = (size, LARGE + 77, 20 << 20, 0, 5000, size + 1, 1 << 30)[number % 7]
+        message = (size, LARGE + 77, 20 << 20, 0, 5000, size + 1, 1 << 30)[number % 7]
         start = number % 5000
         name, path = f"{self.fresh('large')}.jpg", self.place(dataset, number // 5)
         data = _BYTES[start : start + size]
-        self.org.add_image(dataset, name, path, blob=data, file_size=says)
+        self.org.add_image(dataset, name, path, blob=data, file_size=message)
         self.happened()
 
     def replace(self, number: int) -> None:
@@ -308,13 +308,13 @@ class Hostile(World):
         with tempfile.TemporaryDirectory() as place:
             root = Path(place, "out")
             with Folder(root) as folder:
-                run = Takeout(side.mount.library, folder, Wanted(dataset.name, wait=False))
+                run = DownloadJob(side.mount.library, folder, DownloadRequest(dataset.name, wait=False))
                 await run.run()
             top = f"/datasets/{dataset.name}"
             landed = {f"{top}/{name}": data for name, data in _tree(root).items()}
         for path, data in landed.items():
             assert data is None or self.may_be(path, data), f"{path} was downloaded and never held that"
-        sure = not self.offline and not self.faults and side.mount.library.reach.error is None
+        sure = not self.offline and not self.faults and side.mount.library.connectivity.error is None
         if sure and not side.changed and not self.was_spent:  # else it rests until the hour is over
             assert run.result()["success"], run.result()
             there = {path for path in self.now if path.startswith(f"{top}/") and path.split("/")[3] in KINDS}

@@ -31,7 +31,7 @@ from pictofs.model.inode import ROOT
 
 PAGE = 4096
 NOBODY = cast(pyfuse3.RequestContext, SimpleNamespace(pid=0, uid=0, gid=0))
-_asking: ContextVar[Kernel] = ContextVar("kernel")
+_interrupts: ContextVar[Kernel] = ContextVar("kernel")
 """The kernel whose request is being answered, which notifications from its handler mean."""
 
 
@@ -258,15 +258,15 @@ class Kernel:
 
     @contextmanager
     def _asks(self) -> Iterator[None]:
-        token = _asking.set(self)
+        token = _interrupts.set(self)
         try:
             yield
         finally:
-            _asking.reset(token)
+            _interrupts.reset(token)
 
     def _hear(self) -> None:
         """Take what the session would pass on meanwhile."""
-        incoming = self.mount.library.changes.incoming
+        incoming = self.mount.library.invalidations.incoming
         while incoming.statistics().current_buffer_used:
             folder, name = incoming.receive_nowait()
             with suppress(FileNotFoundError):
@@ -325,10 +325,10 @@ def kernels() -> Iterator[None]:
         for name in ("readdir_reply", "invalidate_inode", "invalidate_entry", "notify_store")
     }
     put = vars(pyfuse3)
-    put["readdir_reply"] = lambda token, *entry: _asking.get().told_entry(token, *entry)
-    put["invalidate_inode"] = lambda inode, attr_only=False: _asking.get().told_inode(inode, attr_only)
-    put["notify_store"] = lambda inode, offset, data: _asking.get().told_data(inode, offset, data)
-    put["invalidate_entry"] = lambda folder, name, deleted=0: _asking.get().told_name(folder, name)
+    put["readdir_reply"] = lambda token, *entry: _interrupts.get().told_entry(token, *entry)
+    put["invalidate_inode"] = lambda inode, attr_only=False: _interrupts.get().told_inode(inode, attr_only)
+    put["notify_store"] = lambda inode, offset, data: _interrupts.get().told_data(inode, offset, data)
+    put["invalidate_entry"] = lambda folder, name, deleted=0: _interrupts.get().told_name(folder, name)
     try:
         yield
     finally:

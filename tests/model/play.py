@@ -73,9 +73,9 @@ class Story(Hostile):
         if dataset is not None and not dataset.is_archived:
             name = f"{self.fresh('image')}.jpg"
             size = (300, 700, 1500, 0, 5000)[number % 5]
-            says = size if number % 3 else (0, size + 40, size // 2)[number // 3 % 3]
+            message = size if number % 3 else (0, size + 40, size // 2)[number // 3 % 3]
             path, count = self.place(dataset, number // 5), number % 3
-            self.org.add_image(dataset, name, path, size=size, file_size=says, annotation_count=count)
+            self.org.add_image(dataset, name, path, size=size, file_size=message, annotation_count=count)
             self.happened()
 
     def upload_again(self, number: int) -> None:
@@ -212,7 +212,7 @@ class Story(Hostile):
             self.known.clear()
 
     def evict(self, number: int) -> None:
-        self.mount.shelf.clear()
+        self.mount.blob_cache.clear()
         self.known.clear()
 
     # What the user does.
@@ -357,7 +357,9 @@ class Story(Hostile):
         self.side.changed = self.side.edited = False
         shown = await self.kernel.walk()
         self.check_whole(shown)
-        assert self.mount.library.reach.error is None, f"not reached: {self.mount.library.reach.error!r}"
+        assert self.mount.library.connectivity.error is None, (
+            f"not reached: {self.mount.library.connectivity.error!r}"
+        )
         self.known.clear()
         for path, data in shown.items():
             if data is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import pyfuse3
 import trio
 from kernel import File, Folder, Kernel, kernels
-from rig import Mount, Rig, expected, image_bytes, note_bytes
+from rig import Mount, Rig, annotation_bytes, expected, image_bytes
 
 from pictofs.api.client import Api
 from pictofs.api.storage import Storage
@@ -154,8 +154,8 @@ class World:
 
     @property
     def disturbed(self) -> bool:
-        refused = self.doors[0]._meter.is_refusing(self.rig.clock.wall())
-        return self.offline or self.faults or refused or self.mount.library.reach.error is not None
+        refused = self.doors[0]._request_stats.is_refusing(self.rig.clock.wall())
+        return self.offline or self.faults or refused or self.mount.library.connectivity.error is not None
 
     def choose(self, of: list[Any], number: int) -> Any:
         return of[number % len(of)] if of else None
@@ -199,7 +199,7 @@ class World:
         for image in self.org.images.values():
             self.called[image.filename].add(image.id)
             self.had["images", image.id].add(image_bytes(image))
-            self.had["annotations", image.id].add(note_bytes(self.rig.standin, image))
+            self.had["annotations", image.id].add(annotation_bytes(self.rig.standin, image))
         self.known = {path: data for path, data in self.known.items() if self.now.get(path) == data}
         for walk in self.walks:
             walk.expected = None

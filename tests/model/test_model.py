@@ -15,7 +15,7 @@ from rig import HandClock
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from standin import Spec, StandIn
 
@@ -31,10 +31,12 @@ def standin() -> Iterator[StandIn]:
 
 @asynccontextmanager
 async def doors(standin: StandIn) -> AsyncIterator[tuple[Api, Storage]]:
-    clock, meter, key = HandClock(standin), Meter(), ApiKey(standin.keys["admin"])
+    clock, request_stats, key = HandClock(standin), RequestStats(), ApiKey(standin.keys["admin"])
     async with (
-        Api(standin.api_url, key, clock=clock, meter=meter, timeout=QUIET, max_retries=1) as api,
-        Storage(clock=clock, meter=meter, inactivity_timeout=QUIET) as storage,
+        Api(
+            standin.api_url, key, clock=clock, request_stats=request_stats, timeout=QUIET, max_retries=1
+        ) as api,
+        Storage(clock=clock, request_stats=request_stats, inactivity_timeout=QUIET) as storage,
     ):
         yield api, storage
 

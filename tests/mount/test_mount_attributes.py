@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Mounting, Serving, Spent, eventually, image_bytes, note_bytes, run, walk
+from mounting import Mount, Mounting, Serving, Spent, annotation_bytes, eventually, image_bytes, run, walk
 
 from standin import PRESETS, Organization, Spec, StandIn
 
@@ -222,7 +222,7 @@ def test_s3_exact_sizes_on_request(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=5, size=500))
     folder = mounted(server, "--annotation-sizes", "exact").datasets / "dataset-0/annotations"
     for image in server.organization["dataset-0"].images.values():
-        assert (folder / f"{image.filename}.json").stat().st_size == len(note_bytes(server, image))
+        assert (folder / f"{image.filename}.json").stat().st_size == len(annotation_bytes(server, image))
     before = Spent(server)
     for path in walk(folder):
         assert path.stat().st_size == len(path.read_bytes())

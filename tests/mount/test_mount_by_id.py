@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from mounting import Mounting, Serving, Spent, active, image_bytes, note_bytes, run
+from mounting import Mounting, Serving, Spent, active, annotation_bytes, image_bytes, run
 
 from standin import PRESETS, Spec, StandIn
 
@@ -30,7 +30,7 @@ def test_v2_programs_follow_links(mounted: Mounting, server: StandIn, role: str)
         place = Path(image.directory_path.strip("/"), image.filename)
         assert os.readlink(by_id / image.id) == f"../datasets/small/images/{place}"
         assert (by_id / image.id).read_bytes() == image_bytes(image)
-        assert run("cat", by_id / f"{image.id}.json").encode() == note_bytes(server, image)
+        assert run("cat", by_id / f"{image.id}.json").encode() == annotation_bytes(server, image)
         assert os.path.samefile(by_id / image.id, mount.datasets / "small/images" / place)
     assert run("find", mount.root, "-type", "l").splitlines() == [str(by_id / dataset.id)]
 

@@ -12,11 +12,11 @@ from mounting import (
     Mounting,
     Serving,
     Spent,
+    annotation_bytes,
     eventually,
     expected,
     files_below,
     image_bytes,
-    note_bytes,
 )
 
 from standin import PRESETS, Organization, Spec, StandIn
@@ -157,11 +157,11 @@ def test_f4_an_annotation_that_changed_is_read_anew_after_the_ttl(mounted: Mount
     mount = mounted(server, "--metadata-ttl", "1")
     image = first(server)
     path = note_of(mount, image)
-    before = note_bytes(server, image)
+    before = annotation_bytes(server, image)
     assert path.read_bytes() == before
     number = path.stat().st_ino
     note_annotations(server, image)
-    after = note_bytes(server, image)
+    after = annotation_bytes(server, image)
     assert after != before
     os.listdir(path.parent)
     eventually(lambda: os.listdir(path.parent) and subprocess.check_output(["cat", path]), after)
@@ -181,21 +181,21 @@ def test_f4_f5_refresh_shows_an_annotation_that_nothing_else_told_of(
         dict(each, id=f"new-{place}") for place, each in enumerate(server.organization.annotations(image))
     ]
     server.organization.set_annotations(image, changed)
-    assert path.read_bytes() != note_bytes(server, image)
+    assert path.read_bytes() != annotation_bytes(server, image)
     mount.pictofs("refresh", mount.datasets / "small")
-    assert subprocess.check_output(["cat", path]) == note_bytes(server, image)
+    assert subprocess.check_output(["cat", path]) == annotation_bytes(server, image)
 
 
 def test_b5_an_open_file_keeps_the_version_it_was_opened_with(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server)
     image = first(server)
     path = note_of(mount, image)
-    before = note_bytes(server, image)
+    before = annotation_bytes(server, image)
     path.read_bytes()
     with open(path, "rb") as held:
         assert held.read(10) == before[:10]
         note_annotations(server, image)
-        after = note_bytes(server, image)
+        after = annotation_bytes(server, image)
         mount.pictofs("refresh", mount.datasets / "small")
         assert subprocess.check_output(["cat", path]) == after
         assert held.read() == before[10:]

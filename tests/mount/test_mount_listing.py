@@ -22,9 +22,9 @@ from mounting import (
     Spent,
     active,
     all_images,
+    annotation_bytes,
     eventually,
     image_bytes,
-    note_bytes,
     run,
     walk,
 )
@@ -214,7 +214,7 @@ def test_l2_n2_every_nasty_annotation_is_reached_once(nasty: tuple[StandIn, Moun
             data = path.read_bytes()
             image = truth[json.loads(data)["image_uuid"]]
             found.append(image.id)
-            assert data == note_bytes(server, image)
+            assert data == annotation_bytes(server, image)
             assert path.stat().st_size == len(data)
             assert path.name.endswith(".json")
             _check_name(path.name[:-5], image.filename)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Mounting, Serving, Spent, active, eventually, image_bytes, note_bytes
+from mounting import Mount, Mounting, Serving, Spent, active, annotation_bytes, eventually, image_bytes
 
 from standin import Organization, Spec, StandIn
 from standin.faults import Fault, Match, error, throttled
@@ -170,7 +170,7 @@ def test_q5_annotations_cost_one_request_each_and_then_none(mounted: Mounting, s
     folder = mount.datasets / "dataset-0/annotations"
     for _ in range(2):
         for image in server.organization["dataset-0"].images.values():
-            assert (folder / f"{image.filename}.json").read_bytes() == note_bytes(server, image)
+            assert (folder / f"{image.filename}.json").read_bytes() == annotation_bytes(server, image)
     fetched = server.log.requests(host="api", route="/annotations/{image_id:uuid}/file")
     assert len(fetched) == len({each.path for each in fetched}) == 40
 

@@ -1,4 +1,4 @@
-"""`pictofs.torch.Told`: in PyTorch's own DataLoader on a mount, and alone."""
+"""`pictofs.torch.PrefetchingSampler`: in PyTorch's own DataLoader on a mount, and alone."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from mounting import Mounting, Serving, eventually, image_bytes
 
-from pictofs.torch import Told
+from pictofs.torch import PrefetchingSampler
 from standin import Spec
 
 CRASH = """
 import os, sys
-from pictofs.torch import Told
-next(iter(Told(range(40), sys.argv[1:])))
+from pictofs.torch import PrefetchingSampler
+next(iter(PrefetchingSampler(range(40), sys.argv[1:])))
 input()
 os._exit(1)
 """
@@ -83,7 +83,7 @@ def test_a_long_order_is_told_while_the_epoch_begins(mounted: Mounting, serving:
     mount = mounted(serving(Spec.uniform(images=40, size=2000)))
     paths = sorted(map(str, (mount.datasets / "dataset-0/images").iterdir()))
     order = random.Random(7).choices(range(40), k=20_000)
-    told = Told(order, paths, ahead=4)
+    told = PrefetchingSampler(order, paths, ahead=4)
     drawn = iter(told)
     assert next(drawn) == order[0]
     eventually(lambda: mount.status()["prefetch"]["orders"][0]["complete"], True)
@@ -94,7 +94,10 @@ def test_a_long_order_is_told_while_the_epoch_begins(mounted: Mounting, serving:
 def test_a_new_epoch_takes_the_place_of_one_that_was_left(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(Spec.uniform(images=40, size=2000)))
     paths = sorted(map(str, (mount.datasets / "dataset-0/images").iterdir()))
-    told, other = Told(range(40), paths, ahead=1), Told(range(20), paths, mount=mount.root, ahead=1)
+    told, other = (
+        PrefetchingSampler(range(40), paths, ahead=1),
+        PrefetchingSampler(range(20), paths, mount=mount.root, ahead=1),
+    )
     for _ in range(3):
         assert next(iter(told)) == 0
     next(iter(other))
@@ -128,7 +131,7 @@ def names(index: int) -> str:
     [[f"/nowhere/{n}.jpg" for n in range(10)], names, [Path("/proc/none")] * 10, [], 3 * ["x.jpg"], {}],
 )
 def test_without_a_mount_it_warns_once_and_just_yields(paths: Any) -> None:
-    told: Told[int] = Told(Sampler(), paths)
+    told: PrefetchingSampler[int] = PrefetchingSampler(Sampler(), paths)
     with warnings.catch_warnings(record=True, action="always") as heard:
         for epoch in range(3):
             told.set_epoch(epoch)
@@ -143,7 +146,7 @@ def test_without_a_mount_it_warns_once_and_just_yields(paths: Any) -> None:
 def test_a_mount_that_has_ended(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(Spec.uniform(images=40, size=2000)))
     paths = sorted(map(str, (mount.datasets / "dataset-0/images").iterdir()))
-    told = Told(range(40), paths, mount=mount.root)
+    told = PrefetchingSampler(range(40), paths, mount=mount.root)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(told) == list(range(40))
@@ -155,14 +158,14 @@ def test_a_mount_that_has_ended(mounted: Mounting, serving: Serving) -> None:
 def test_an_endless_sampler_is_told_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pictofs.torch.AT_ONCE", 5)
     with pytest.warns(UserWarning, match="is not told"):
-        assert list(islice(Told(count(), names), 23)) == list(range(23))
+        assert list(islice(PrefetchingSampler(count(), names), 23)) == list(range(23))
 
 
 def test_samplers_of_every_kind_are_yielded_as_they_are() -> None:
     for sampler in ([3, 1, 2], [[1, 2], [3]], range(4), [(0, 1), (2,)], [], [[]]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert list(Told(sampler, names)) == list(sampler)  # type: ignore[call-overload]
+            assert list(PrefetchingSampler(sampler, names)) == list(sampler)  # type: ignore[call-overload]
 
 
 @needs_torch
@@ -186,13 +189,13 @@ def test_the_sampler_is_drawn_when_the_first_index_is() -> None:
     sampler = Sampler()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        drawn = iter(Told(sampler, names))
+        drawn = iter(PrefetchingSampler(sampler, names))
         sampler.set_epoch(5)
         assert list(drawn) == random.Random(5).sample(range(10), 10)
 
 
 def test_it_can_be_copied_and_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: Told[int] = Told(Sampler(), names)
+    told: PrefetchingSampler[int] = PrefetchingSampler(Sampler(), names)
     told.set_epoch(4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -14,7 +14,17 @@ from pathlib import Path
 
 import pictograph
 import pytest
-from mounting import Mount, Mounting, Serving, Spent, expected, files_below, image_bytes, note_bytes, run
+from mounting import (
+    Mount,
+    Mounting,
+    Serving,
+    Spent,
+    annotation_bytes,
+    expected,
+    files_below,
+    image_bytes,
+    run,
+)
 from PIL import Image as Pillow
 
 from standin import Organization, StandIn
@@ -294,7 +304,7 @@ def test_q3_cat_of_a_known_path_lists_nothing(mounted: Mounting, server: StandIn
     routes = [each.partition("?")[0] for each in before.all]
     assert routes == ["/directories/{dataset}/tree", "/images/", "/images/{image_id:uuid}"]
     before = Spent(server)
-    assert subprocess.check_output(["cat", folder / "annotations/cam1/same.jpg.json"]) == note_bytes(
+    assert subprocess.check_output(["cat", folder / "annotations/cam1/same.jpg.json"]) == annotation_bytes(
         server, image
     )
     assert [each.partition("?")[0] for each in before.all] == ["/annotations/{image_id:uuid}/file"]

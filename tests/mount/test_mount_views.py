@@ -14,10 +14,10 @@ from mounting import (
     Serving,
     Spent,
     active,
+    annotation_bytes,
     eventually,
     files_below,
     image_bytes,
-    note_bytes,
     run,
 )
 
@@ -69,7 +69,7 @@ def write(server: StandIn, images: list[Image], root: Path) -> Path:
     for image in images:
         for path, data in (
             (root / "images" / place(image), image_bytes(image)),
-            (root / "annotations" / f"{place(image)}.json", note_bytes(server, image)),
+            (root / "annotations" / f"{place(image)}.json", annotation_bytes(server, image)),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, DistributedSampler, RandomSampler
 
-from pictofs.torch import Told
+from pictofs.torch import PrefetchingSampler
 
 
 class Files(Dataset[tuple[int, str]]):
@@ -46,7 +46,7 @@ def main(folder: str, context: str, kind: str, epochs: str) -> None:
     files = Files(Path(folder))
     given, plain = samplers(kind, files), samplers(kind, files)
     (name,) = (name for name in given if "sampler" in name)
-    given[name] = told = Told(given[name], files.paths)
+    given[name] = told = PrefetchingSampler(given[name], files.paths)
     assert len(told) == len(plain[name])
     loader = DataLoader(
         files, num_workers=4, multiprocessing_context=context, persistent_workers=context == "spawn", **given

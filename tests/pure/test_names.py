@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pictofs.model.names import (
-    NAME_MAX,
+    NAME_MAX_BYTES,
     QUOTE,
     entry_fits,
     entry_name,
@@ -109,7 +109,7 @@ def test_n2_an_entry_means_at_most_one_name(entry: str) -> None:
 def test_n3_a_tagged_name_fits_and_is_no_escaped_name(name: str, identity: str) -> None:
     entry = tagged(name, identity)
     assert carried_by_posix(entry)
-    assert len(entry.encode()) <= NAME_MAX
+    assert len(entry.encode()) <= NAME_MAX_BYTES
     # Were it the escaped form of any name, that name would be its meaning.
     assert unescape(entry) is None
 
@@ -131,7 +131,7 @@ def test_n5_an_entry_depends_on_name_and_identity_alone(name: str, identity: str
     entry = entry_name(name, identity)
     assert entry == entry_name(name, identity)
     assert entry == (escape(name) if entry_fits(escape(name)) else tagged(name, identity))
-    assert len(entry.encode()) <= NAME_MAX
+    assert len(entry.encode()) <= NAME_MAX_BYTES
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_n3_a_tag_keeps_the_extension(name: str, kept: str) -> None:
 
 @given(st.text(st.characters(), max_size=300))
 def test_entry_fits_counts_bytes(entry: str) -> None:
-    assert entry_fits(entry) == (len(entry.encode("utf-8", "surrogatepass")) <= NAME_MAX)
+    assert entry_fits(entry) == (len(entry.encode("utf-8", "surrogatepass")) <= NAME_MAX_BYTES)
 
 
 @given(ANYTHING)

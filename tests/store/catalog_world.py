@@ -12,7 +12,7 @@ from pictofs.model.records import Dataset, Directory, Image
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.datasets import DATASETS
 from pictofs.store.catalog.images import ImageTable
-from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, Gone, ImageRow
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow, RemovedDentry
 
 MANY = 1 << 30
 
@@ -57,33 +57,33 @@ class World:
 
     # What listings do.
 
-    def put(self, *images: Image, seen: int | None = None) -> list[Gone]:
+    def put(self, *images: Image, seen: int | None = None) -> list[RemovedDentry]:
         """A page arrives; the server has these images too."""
         self.images.update((each.id, each) for each in images)
         return self.page(list(images), self.table.begin_pass() if seen is None else seen)
 
-    def page(self, images: list[Image], seen: int) -> list[Gone]:
+    def page(self, images: list[Image], seen: int) -> list[RemovedDentry]:
         return self.told(self.table.put(self.key, self.dataset.id, images, seen, moves=True))
 
-    def tree(self) -> list[Gone]:
+    def tree(self) -> list[RemovedDentry]:
         rows = list(self.directories.values())
         return self.told(self.catalog.put_directories(self.key, self.dataset.id, rows, "s", 1.0))
 
-    def list_dataset(self, order: list[Image] | None = None, size: int = 3) -> list[Gone]:
+    def list_dataset(self, order: list[Image] | None = None, size: int = 3) -> list[RemovedDentry]:
         """A complete pass, in pages."""
         rows, seen, gone = order or list(self.images.values()), self.table.begin_pass(), []
         for start in range(0, len(rows), size):
             gone += self.page(rows[start : start + size], seen)
         return gone + self.told(self.table.sweep(self.key, seen, directory=None, signature="s", at=1.0))
 
-    def list_folder(self, path: str) -> list[Gone]:
+    def list_folder(self, path: str) -> list[RemovedDentry]:
         """A complete pass over one folder."""
         seen = self.table.begin_pass()
         gone = self.page([each for each in self.images.values() if each.directory == path], seen)
         key = self.directory(path).key
         return gone + self.told(self.table.sweep(self.key, seen, directory=key, signature="s", at=1.0))
 
-    def ask(self, path: str, filename: str) -> list[Gone]:
+    def ask(self, path: str, filename: str) -> list[RemovedDentry]:
         """The server is asked for one name."""
         found = [each for each in self.images.values() if (each.directory, each.filename) == (path, filename)]
         seen = self.catalog.meta("pass") or 0
@@ -145,7 +145,7 @@ class World:
 
     # The kernel.
 
-    def told(self, gone: list[Gone]) -> list[Gone]:
+    def told(self, gone: list[RemovedDentry]) -> list[RemovedDentry]:
         """The kernel forgets what it is told, and must then hold no name that leads elsewhere by now."""
         for entry in gone:
             self.drop(entry.parent, entry.entry)
@@ -175,7 +175,7 @@ class World:
                 for below in self.catalog.directories_after(each.key, 0, MANY):
                     found[folder, below.entry] = number(kind, below.key)
                 for image_row in self.catalog.images_after(each.key, 0, MANY):
-                    name = image_row.entry if kind is Kind.IMAGES else image_row.note_entry
+                    name = image_row.entry if kind is Kind.IMAGES else image_row.annotation_name
                     assert (folder, name) not in found, f"two entries are called {name!r}"
                     assert entry_fits(name), name
                     found[folder, name] = number(file, image_row.key)

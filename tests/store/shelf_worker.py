@@ -13,7 +13,7 @@ from pathlib import Path
 from pictofs.clock import SystemClock
 from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull
-from pictofs.store.blobs.cache import Busy, Shelf
+from pictofs.store.blobs.cache import BlobCache, Busy
 
 
 def content(key: str) -> bytes:
@@ -26,15 +26,15 @@ def say(word: str) -> None:
     print(word, flush=True)
 
 
-def fetch(shelf: Shelf, key: str) -> str:
+def fetch(blob_cache: BlobCache, key: str) -> str:
     """Read `key` as a mount does: from the shelf, or download it unless another does."""
     while True:
-        blob = shelf.open(key)
+        blob = blob_cache.open(key)
         if blob is not None:
             with blob:
                 return "hit" if blob.pread(0, 1 << 20) == content(key) else "WRONG"
         try:
-            with shelf.draft(key, None) as draft:
+            with blob_cache.open_partial(key, None) as draft:
                 data = content(key)
                 for start in range(0, len(data), 4096):
                     draft.write(start, data[start : start + 4096])
@@ -44,20 +44,20 @@ def fetch(shelf: Shelf, key: str) -> str:
             continue
 
 
-def step(shelf: Shelf, chance: random.Random) -> str:
+def step(blob_cache: BlobCache, chance: random.Random) -> str:
     key = f"{chance.randrange(60):08x}"
     action = chance.random()
     try:
         if action < 0.4:
-            shelf.put(key, content(key), None).close()
+            blob_cache.put(key, content(key), None).close()
             return "put"
         if action < 0.5:
-            return f"removed {shelf.remove(key)}"
+            return f"removed {blob_cache.remove(key)}"
         if action < 0.55:
-            with shelf.draft(key, 20_000) as draft:
+            with blob_cache.open_partial(key, 20_000) as draft:
                 draft.write(0, b"never published")
             return "abandoned"
-        return fetch(shelf, key)
+        return fetch(blob_cache, key)
     except Busy:
         return "busy"
     except DiskFull:
@@ -65,15 +65,15 @@ def step(shelf: Shelf, chance: random.Random) -> str:
 
 
 def main(task: str, root: str, limit: str, seed: str) -> None:
-    shelf = Shelf(Path(root), limit=int(limit), reserve=FreeSpace(), clock=SystemClock())
+    blob_cache = BlobCache(Path(root), limit=int(limit), reserve=FreeSpace(), clock=SystemClock())
     chance = random.Random(int(seed))
     if task == "hold":
-        draft = shelf.draft("aa", 1000)
+        draft = blob_cache.open_partial("aa", 1000)
         draft.write(0, b"half")
         say("holding")
         sys.stdin.read()
     for number in range({"race": 40, "churn": 300, "forever": 10**9, "hold": 0}[task]):
-        say(fetch(shelf, f"{number:08x}") if task == "race" else step(shelf, chance))
+        say(fetch(blob_cache, f"{number:08x}") if task == "race" else step(blob_cache, chance))
 
 
 if __name__ == "__main__":

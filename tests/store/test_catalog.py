@@ -10,12 +10,12 @@ from catalog_world import MANY, World, dataset, directory, image
 from msgspec import structs
 
 from pictofs.model.inode import Kind, key_of, number
-from pictofs.model.names import NAME_MAX, tagged
+from pictofs.model.names import NAME_MAX_BYTES, tagged
 from pictofs.model.records import Dataset
 from pictofs.model.selection import selections_of
 from pictofs.store.catalog.datasets import DATASETS
 from pictofs.store.catalog.images import Learned
-from pictofs.store.catalog.rows import Gone
+from pictofs.store.catalog.rows import RemovedDentry
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_a_dataset_keeps_its_number_when_it_is_renamed(world: World) -> None:
     assert before is not None
     assert after is not None
     assert (after.key, after.seq) == (before.key, before.seq)
-    assert gone == [Gone(DATASETS, "d")]
+    assert gone == [RemovedDentry(DATASETS, "d")]
     assert world.catalog.dataset_by_entry("d") is None
 
 
@@ -46,7 +46,7 @@ def test_datasets_swap_their_names(world: World) -> None:
         "two": "d-1",
         "one": "d-2",
     }
-    assert set(gone) == {Gone(DATASETS, "one"), Gone(DATASETS, "two")}
+    assert set(gone) == {RemovedDentry(DATASETS, "one"), RemovedDentry(DATASETS, "two")}
 
 
 def test_n4_of_two_datasets_of_one_name_the_older_keeps_it(world: World) -> None:
@@ -55,21 +55,21 @@ def test_n4_of_two_datasets_of_one_name_the_older_keeps_it(world: World) -> None
     assert entries == {"d-3": "same", "d-5": tagged("same", "d-5")}
     gone = world.catalog.put_datasets([dataset("same", 5)], 2.0)
     assert [row.entry for row in world.catalog.datasets_after(0, MANY)] == ["same"]
-    assert set(gone) == {Gone(DATASETS, "same"), Gone(DATASETS, tagged("same", "d-5"))}
+    assert set(gone) == {RemovedDentry(DATASETS, "same"), RemovedDentry(DATASETS, tagged("same", "d-5"))}
 
 
 def test_a_dataset_that_is_gone_takes_all_with_it(world: World) -> None:
     world.put(image(1, "a.jpg", "/x"))
-    assert world.catalog.put_datasets([], 2.0) == [Gone(DATASETS, "d")]
+    assert world.catalog.put_datasets([], 2.0) == [RemovedDentry(DATASETS, "d")]
     assert world.catalog.image(key_of("i-1")) is None
     assert world.catalog.directory_by_path(key_of("d-1"), "/x") is None
 
 
 def test_a_renamed_dataset_puts_its_annotation_files_in_doubt(world: World) -> None:
     world.put(image(1, "a.jpg"))
-    world.table.learn_notes([Learned(key_of("i-1"), 5, 6)], 7, 0.0)
+    world.table.learn_annotations([Learned(key_of("i-1"), 5, 6)], 7, 0.0)
     world.catalog.put_datasets([dataset("other")], 2.0)
-    assert world.row(1).note_stale
+    assert world.row(1).annotation_stale
 
 
 def told(name: str, number: int, **fields: object) -> Dataset:
@@ -94,19 +94,19 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
         one = entries(world)
         lost = {name for each, name in before.items() if one[each] != name}
         assert {each.entry for each in gone if each.parent == DATASETS} == lost
-        assert Gone(number(Kind.DATASET, key_of(row.id)), "dataset.json") in gone
+        assert RemovedDentry(number(Kind.DATASET, key_of(row.id)), "dataset.json") in gone
         world.catalog.put_datasets(there.values(), 2.0)
         assert entries(world) == one
     assert world.catalog.drop_dataset(key_of("d-3")) == [
-        Gone(DATASETS, "a‛sb"),
-        Gone(DATASETS, tagged("a/b", "d-5")),
+        RemovedDentry(DATASETS, "a‛sb"),
+        RemovedDentry(DATASETS, tagged("a/b", "d-5")),
     ]
     assert entries(world) == {"d-5": "a‛sb"}
-    assert world.catalog.put_changed(told("a/b", 5, is_archived=True)) == [Gone(DATASETS, "a‛sb")]
+    assert world.catalog.put_changed(told("a/b", 5, is_archived=True)) == [RemovedDentry(DATASETS, "a‛sb")]
 
 
 def test_a_list_from_before_a_change_is_not_taken(world: World) -> None:
-    before = world.catalog.edition
+    before = world.catalog.revision
     world.catalog.put_datasets([told("old", 1)], 1.0, before)
     world.catalog.put_changed(told("new", 2))
     assert world.catalog.put_datasets([told("old", 1)], 2.0, before) is None
@@ -126,7 +126,7 @@ def test_n4_n5_an_image_gives_way_to_a_directory_and_gets_its_name_back(world: W
     world.directories["/x"] = directory("/x", 1)
     gone = world.tree()
     assert world.row(1).entry == tagged("x", "i-1")
-    assert Gone(number(Kind.IMAGES, folder), "x") in gone
+    assert RemovedDentry(number(Kind.IMAGES, folder), "x") in gone
     del world.directories["/x"]
     world.tree()
     world.list_dataset()
@@ -137,8 +137,8 @@ def test_n4_an_annotation_file_gives_way_to_a_directory(world: World) -> None:
     world.put(image(1, "x"))
     world.directories["/x.json"] = directory("/x.json", 1)
     gone = world.tree()
-    assert (world.row(1).entry, world.row(1).note_entry) == ("x", tagged("x.json", "i-1"))
-    assert Gone(number(Kind.ANNOTATIONS, world.directory("/").key), "x.json") in gone
+    assert (world.row(1).entry, world.row(1).annotation_name) == ("x", tagged("x.json", "i-1"))
+    assert RemovedDentry(number(Kind.ANNOTATIONS, world.directory("/").key), "x.json") in gone
 
 
 def test_an_image_gives_way_to_a_directory_that_only_images_name(world: World) -> None:
@@ -163,12 +163,12 @@ def test_n5_when_the_oldest_is_gone_the_next_gets_the_name(world: World) -> None
 
 
 def test_n3_annotation_files_of_the_longest_twins_have_names_that_fit(world: World) -> None:
-    name = "l" * (NAME_MAX - 4) + ".jpg"
+    name = "l" * (NAME_MAX_BYTES - 4) + ".jpg"
     world.put(image(1, name))
     world.put(image(2, name))
     for each in (1, 2):
-        assert len(world.row(each).note_entry.encode()) <= NAME_MAX
-    assert world.row(1).note_entry != world.row(2).note_entry
+        assert len(world.row(each).annotation_name.encode()) <= NAME_MAX_BYTES
+    assert world.row(1).annotation_name != world.row(2).annotation_name
 
 
 def test_a_lone_surrogate_in_a_name_neither_hides_nor_breaks(world: World) -> None:
@@ -190,7 +190,7 @@ def test_i1_a_renamed_directory_keeps_its_number_and_its_images(world: World) ->
     world.directories = {"/new": directory("/new", 1)}
     gone = world.tree()
     assert world.directory("/new").key == before == world.row(1).directory
-    assert Gone(number(Kind.IMAGES, world.directory("/").key), "old") in gone
+    assert RemovedDentry(number(Kind.IMAGES, world.directory("/").key), "old") in gone
 
 
 def test_directories_swap_their_names(world: World) -> None:
@@ -209,7 +209,7 @@ def test_a_directory_without_a_row_lasts_as_long_as_its_images(world: World) -> 
     world.images.clear()
     gone = world.list_dataset()
     assert set(world.shown()) == {"/"}
-    assert Gone(number(Kind.ANNOTATIONS, world.directory("/").key), "x") in gone
+    assert RemovedDentry(number(Kind.ANNOTATIONS, world.directory("/").key), "x") in gone
 
 
 def test_a_directory_that_the_server_has_now_outlives_its_images(world: World) -> None:
@@ -263,16 +263,16 @@ def test_a_pass_over_one_folder_leaves_the_others_alone(world: World) -> None:
     }
     folder = world.directory("/x").key
     assert gone == [
-        Gone(number(Kind.IMAGES, folder), "a"),
-        Gone(number(Kind.ANNOTATIONS, folder), "a.json"),
+        RemovedDentry(number(Kind.IMAGES, folder), "a"),
+        RemovedDentry(number(Kind.ANNOTATIONS, folder), "a.json"),
         *in_views(folder, "a", "new", None),
     ]
 
 
-def in_views(folder: int, entry: str, status: str, split: str | None) -> list[Gone]:
+def in_views(folder: int, entry: str, status: str, split: str | None) -> list[RemovedDentry]:
     """The entries of an image in the views of its status and split."""
     return [
-        Gone(number(kind, folder, version), name)
+        RemovedDentry(number(kind, folder, version), name)
         for version in selections_of(status, split)
         for kind, name in ((Kind.VIEW_IMAGES, entry), (Kind.VIEW_ANNOTATIONS, f"{entry}.json"))
     ]
@@ -295,7 +295,7 @@ def test_i1_an_image_that_moved_is_told_and_keeps_its_number(world: World) -> No
     gone = world.put(image(1, "b", "/y"))
     after = world.row(1)
     assert (after.key, after.seq) == (before.key, before.seq)
-    assert Gone(number(Kind.IMAGES, before.directory), "a") in gone
+    assert RemovedDentry(number(Kind.IMAGES, before.directory), "a") in gone
 
 
 def test_images_swap_their_names_in_one_pass(world: World) -> None:
@@ -317,7 +317,7 @@ def test_an_answer_about_one_name_removes_what_had_it(world: World) -> None:
     del world.images["i-1"]
     gone = world.ask("/", "a.jpg")
     assert world.shown()["/"] == {"b.jpg": "i-2"}
-    assert Gone(number(Kind.IMAGES, world.directory("/").key), "a.jpg") in gone
+    assert RemovedDentry(number(Kind.IMAGES, world.directory("/").key), "a.jpg") in gone
 
 
 @pytest.mark.parametrize(
@@ -332,24 +332,24 @@ def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
     world: World, change: dict[str, object]
 ) -> None:
     world.put(image(1, "a.jpg"))
-    world.table.learn_notes([Learned(key_of("i-1"), 5, 6)], 7, 0.0)
+    world.table.learn_annotations([Learned(key_of("i-1"), 5, 6)], 7, 0.0)
     world.put(image(1, "a.jpg"))
-    assert not world.row(1).note_stale
+    assert not world.row(1).annotation_stale
     world.put(image(1, "a.jpg", **change))
-    assert world.row(1).note_stale
+    assert world.row(1).annotation_stale
 
 
 def test_i2_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: World) -> None:
     world.put(image(1, "a.jpg"))
     key = key_of("i-1")
-    assert [world.table.learn_notes([Learned(key, 5, crc)], crc, 0.0) for crc in (1, 1, 2, 2, 1)] == [
+    assert [world.table.learn_annotations([Learned(key, 5, crc)], crc, 0.0) for crc in (1, 1, 2, 2, 1)] == [
         [0],
         [0],
         [1],
         [1],
         [2],
     ]
-    assert world.row(1).note_ns == 1
+    assert world.row(1).annotation_ns == 1
 
 
 def test_s1_a_size_that_a_download_taught_lasts_until_the_server_says_another(world: World) -> None:

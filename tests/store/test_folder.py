@@ -104,23 +104,23 @@ def test_one_at_a_time(folder: Folder, root: Path) -> None:
 
 def test_d3_litter_is_swept(root: Path) -> None:
     with Folder(root) as folder:
-        draft = folder.draft()
-        draft.write(0, b"half of it")
+        partial_file = folder.partial_file()
+        partial_file.write(0, b"half of it")
         litter = root / os.fsdecode(PARTIAL)
         assert len(os.listdir(litter)) == 1
     assert len(os.listdir(litter)) == 1  # as after kill -9: nobody has discarded the draft
     with Folder(root):
         assert os.listdir(litter) == []
     assert os.listdir(root) == []
-    draft.close()
+    partial_file.close()
 
 
 def test_a_draft_is_not_there_before_it_has_landed(folder: Folder, root: Path) -> None:
-    with folder.draft() as draft:
-        draft.write(0, b"abc")
-        draft.write(3, b"def")
+    with folder.partial_file() as partial_file:
+        partial_file.write(0, b"abc")
+        partial_file.write(3, b"def")
         assert not (root / "f").exists()
-        draft.land(("f",), 5)
+        partial_file.commit(("f",), 5)
     assert (root / "f").read_bytes() == b"abcdef"
 
 
@@ -135,16 +135,20 @@ def test_copies_leave_the_rest_behind(
     source = (small_disk if far else tmp_path) / "source"
     data = os.urandom(size)
     source.write_bytes(data + b"footer")
-    with open(source, "rb") as file, folder.draft() as draft:
-        draft.copy(file.fileno(), size)
-        draft.land(("f",), 0)
+    with open(source, "rb") as file, folder.partial_file() as partial_file:
+        partial_file.copy(file.fileno(), size)
+        partial_file.commit(("f",), 0)
     assert (root / "f").read_bytes() == data
 
 
 def test_a_cut_source_is_no_copy(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(b"short")
-    with open(tmp_path / "source", "rb") as file, folder.draft() as draft, pytest.raises(FolderUnusable):
-        draft.copy(file.fileno(), 6)
+    with (
+        open(tmp_path / "source", "rb") as file,
+        folder.partial_file() as partial_file,
+        pytest.raises(FolderUnusable),
+    ):
+        partial_file.copy(file.fileno(), 6)
 
 
 @pytest.fixture

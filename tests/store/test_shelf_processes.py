@@ -17,8 +17,8 @@ from shelf_worker import content
 from pictofs.clock import SystemClock
 from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull
-from pictofs.store.blobs.cache import Busy, Shelf, ShelfUnusable
-from pictofs.store.blobs.ledger import Lock, charge
+from pictofs.store.blobs.cache import BlobCache, Busy, CacheUnusable
+from pictofs.store.blobs.ledger import Lock, allocated_size
 
 WORKER = Path(__file__).with_name("shelf_worker.py")
 LIMIT = 40 * 28_672  # about two thirds of what the workers' sixty keys take
@@ -33,8 +33,8 @@ def work(task: str, root: Path, seed: int, limit: int = LIMIT) -> subprocess.Pop
     )
 
 
-def shelf_at(root: Path, limit: int = LIMIT) -> Shelf:
-    return Shelf(root, limit=limit, reserve=FreeSpace(), clock=SystemClock())
+def shelf_at(root: Path, limit: int = LIMIT) -> BlobCache:
+    return BlobCache(root, limit=limit, reserve=FreeSpace(), clock=SystemClock())
 
 
 @contextmanager
@@ -47,17 +47,17 @@ def frozen(root: Path):
 
 def on_disk(root: Path) -> int:
     """The bytes taken, temp files included; for frozen shelves."""
-    return sum(charge(path.stat().st_size) for path in root.glob("??/*"))
+    return sum(allocated_size(path.stat().st_size) for path in root.glob("??/*"))
 
 
-def damaged_or_wrong(shelf: Shelf, keys: range = range(60)) -> list[str]:
+def damaged_or_wrong(blob_cache: BlobCache, keys: range = range(60)) -> list[str]:
     bad = []
     for key in (f"{number:08x}" for number in keys):
-        blob = shelf.open(key)
+        blob = blob_cache.open(key)
         if blob is not None:
             with blob:
                 bad += [] if blob.pread(0, blob.size) == content(key) else [key]
-    return bad + ["damaged"] * shelf.damaged
+    return bad + ["damaged"] * blob_cache.damaged
 
 
 def test_c5_contending_processes_download_each_key_once(tmp_path):
@@ -81,11 +81,11 @@ def test_c1_the_bound_holds_at_every_moment_and_the_count_is_exact(tmp_path):
     assert words.total() == 900
     assert words["WRONG"] == 0
     assert words["put"] > 200
-    shelf = shelf_at(root)
-    assert damaged_or_wrong(shelf) == []
-    assert shelf.usage().bytes == on_disk(root)
+    blob_cache = shelf_at(root)
+    assert damaged_or_wrong(blob_cache) == []
+    assert blob_cache.usage().bytes == on_disk(root)
     assert not list(root.glob("??/*~*"))
-    shelf.close()
+    blob_cache.close()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -98,93 +98,93 @@ def test_c7_kill_9_at_any_moment_leaves_litter_but_never_a_lie(tmp_path, seed):
         worker.kill()
     for worker in workers:
         worker.communicate()
-    shelf = shelf_at(root)
+    blob_cache = shelf_at(root)
     # Too high is safe and passes with the next count; too low would break the bound.
-    assert on_disk(root) <= shelf.usage().bytes <= LIMIT
-    assert damaged_or_wrong(shelf) == []
-    shelf.recount()
-    assert shelf.usage().bytes == on_disk(root)
-    assert shelf.usage().files == len(list(root.glob("??/*")))
+    assert on_disk(root) <= blob_cache.usage().bytes <= LIMIT
+    assert damaged_or_wrong(blob_cache) == []
+    blob_cache.recount()
+    assert blob_cache.usage().bytes == on_disk(root)
+    assert blob_cache.usage().files == len(list(root.glob("??/*")))
     assert not list(root.glob("??/*~*"))
-    shelf.close()
+    blob_cache.close()
 
 
 def test_threads_of_one_process_share_the_bound_too(tmp_path):
     root = tmp_path / "shelf"
-    shelf = shelf_at(root)
+    blob_cache = shelf_at(root)
     keys = [f"{number % 60:08x}" for number in range(400)]
 
     def put(key: str) -> bool:
-        with shelf.put(key, content(key), None) as blob:
-            return blob.pread(0, 1 << 20) == content(key) and shelf.usage().bytes <= LIMIT
+        with blob_cache.put(key, content(key), None) as blob:
+            return blob.pread(0, 1 << 20) == content(key) and blob_cache.usage().bytes <= LIMIT
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(put, keys))
-    assert damaged_or_wrong(shelf) == []
-    assert shelf.usage().bytes == on_disk(root)
-    shelf.close()
+    assert damaged_or_wrong(blob_cache) == []
+    assert blob_cache.usage().bytes == on_disk(root)
+    blob_cache.close()
 
 
 def test_a_dead_downloads_key_is_free_and_its_litter_swept(tmp_path):
     root = tmp_path / "shelf"
-    shelf = shelf_at(root)
+    blob_cache = shelf_at(root)
     worker = work("hold", root, 0)
     assert worker.stdout.readline() == "holding\n"
     with pytest.raises(Busy):
-        shelf.draft("aa", 4)
-    assert shelf.recount() == 0, "a live download was swept"
-    assert on_disk(root) == shelf.usage().bytes > 0
+        blob_cache.open_partial("aa", 4)
+    assert blob_cache.recount() == 0, "a live download was swept"
+    assert on_disk(root) == blob_cache.usage().bytes > 0
     worker.kill()
     worker.communicate()
-    with shelf.draft("aa", None) as draft:
-        draft.write(0, b"x")
-        with draft.commit(1, None) as blob:
+    with blob_cache.open_partial("aa", None) as partial_blob:
+        partial_blob.write(0, b"x")
+        with partial_blob.commit(1, None) as blob:
             assert blob.pread(0, 10) == b"x"
-    assert on_disk(root) == shelf.usage().bytes
+    assert on_disk(root) == blob_cache.usage().bytes
 
     worker = work("hold", root, 0)
     worker.communicate()  # Busy: the key is here by now
-    shelf.remove("aa")
+    blob_cache.remove("aa")
     worker = work("hold", root, 0)
     assert worker.stdout.readline() == "holding\n"
     worker.kill()
     worker.communicate()
-    assert shelf.recount() == 1
-    assert on_disk(root) == shelf.usage().bytes == 0
-    shelf.close()
+    assert blob_cache.recount() == 1
+    assert on_disk(root) == blob_cache.usage().bytes == 0
+    blob_cache.close()
 
 
 def test_c5_eviction_spares_a_live_download_and_takes_a_dead_one(tmp_path):
     root = tmp_path / "shelf"
     worker = work("hold", root, 0)
     assert worker.stdout.readline() == "holding\n"
-    shelf = shelf_at(root, limit=10 * 4096)
+    blob_cache = shelf_at(root, limit=10 * 4096)
     for number in range(20):
-        shelf.put(f"{number:02x}", b"data", None).close()
+        blob_cache.put(f"{number:02x}", b"data", None).close()
     assert len(list(root.glob("??/*~"))) == 1
     worker.kill()
     worker.communicate()
     for number in range(20, 40):
-        shelf.put(f"{number:02x}", b"data", None).close()
+        blob_cache.put(f"{number:02x}", b"data", None).close()
     assert list(root.glob("??/*~")) == []
-    assert on_disk(root) == shelf.usage().bytes <= 10 * 4096
-    shelf.close()
+    assert on_disk(root) == blob_cache.usage().bytes <= 10 * 4096
+    blob_cache.close()
 
 
 def test_a_stopped_process_that_holds_the_locks_delays_no_read(tmp_path):
     root = tmp_path / "shelf"
-    shelf = shelf_at(root)
-    shelf.put("aa", b"data", None).close()
+    blob_cache = shelf_at(root)
+    blob_cache.put("aa", b"data", None).close()
     with frozen(root):
-        with shelf.open("aa") as blob:
+        with blob_cache.open("aa") as blob:
             assert blob.pread(0, 4) == b"data"
-        assert shelf.open("bb") is None
+        assert blob_cache.open("bb") is None
         descriptor = os.open(root, os.O_RDONLY)
-        with pytest.raises(ShelfUnusable, match="held too long"), Lock(descriptor, "usage", patience=0.01):
+        with pytest.raises(CacheUnusable, match="held too long"), Lock(descriptor, "usage", patience=0.01):
             pass
         os.close(descriptor)
-    assert shelf.usage().files == 1
-    shelf.close()
+    assert blob_cache.usage().files == 1
+    blob_cache.close()
 
 
 # A disk of its own
@@ -204,68 +204,68 @@ def small_disk(tmp_path):
 
 def test_c4_a_full_disk_is_an_error_with_a_name_and_spoils_nothing(small_disk):
     root = small_disk / "shelf"
-    shelf = shelf_at(root, limit=1 << 30)
+    blob_cache = shelf_at(root, limit=1 << 30)
     (small_disk / "foreign").write_bytes(bytes(1 << 20))
     for number in range(60):
-        shelf.put(f"{number:08x}", content(f"{number:08x}"), None).close()
-    assert shelf.usage().files < 60, "the disk held all; the test needs larger files"
-    assert damaged_or_wrong(shelf) == []
-    assert shelf.usage().bytes == on_disk(root)
-    shelf.close()
+        blob_cache.put(f"{number:08x}", content(f"{number:08x}"), None).close()
+    assert blob_cache.usage().files < 60, "the disk held all; the test needs larger files"
+    assert damaged_or_wrong(blob_cache) == []
+    assert blob_cache.usage().bytes == on_disk(root)
+    blob_cache.close()
 
 
 def test_c2_the_mount_never_fills_the_disk(small_disk):
     root = small_disk / "shelf"
-    shelf = Shelf(root, limit=1 << 30, reserve=FreeSpace(share=0.25), clock=SystemClock())
+    blob_cache = BlobCache(root, limit=1 << 30, reserve=FreeSpace(share=0.25), clock=SystemClock())
     for number in range(60):
-        shelf.put(f"{number:08x}", content(f"{number:08x}"), None).close()
-        assert shelf.usage().free >= (2 << 20) // 4 - 4096
-    assert 0 < shelf.usage().files < 60
-    shelf.close()
+        blob_cache.put(f"{number:08x}", content(f"{number:08x}"), None).close()
+        assert blob_cache.usage().free >= (2 << 20) // 4 - 4096
+    assert 0 < blob_cache.usage().files < 60
+    blob_cache.close()
 
 
 def test_c2_c4_a_disk_filled_by_others_fails_downloads_and_keeps_reads(small_disk):
     root = small_disk / "shelf"
-    shelf = shelf_at(root, limit=1 << 30)
-    shelf.put("aa", b"data", None).close()
-    draft = shelf.draft("bb", None)
+    blob_cache = shelf_at(root, limit=1 << 30)
+    blob_cache.put("aa", b"data", None).close()
+    partial_blob = blob_cache.open_partial("bb", None)
     with open(small_disk / "foreign", "wb", buffering=0) as foreign, suppress(OSError):
         while foreign.write(bytes(4096)):
             pass
-    with draft, pytest.raises(DiskFull):
-        draft.write(0, bytes(50_000))
+    with partial_blob, pytest.raises(DiskFull):
+        partial_blob.write(0, bytes(50_000))
     with pytest.raises(DiskFull):
-        shelf.put("cc", bytes(50_000), None)
-    with shelf.open("aa") as blob:
+        blob_cache.put("cc", bytes(50_000), None)
+    with blob_cache.open("aa") as blob:
         assert blob.pread(0, 4) == b"data"
-    assert shelf.usage().bytes == on_disk(root)
-    shelf.close()
+    assert blob_cache.usage().bytes == on_disk(root)
+    blob_cache.close()
 
 
 def test_c4_a_read_only_disk_serves_what_it_has(small_disk):
     root = small_disk / "shelf"
-    shelf = shelf_at(root)
-    shelf.put("aa", b"data", None).close()
-    shelf.put("bb", b"data", None).close()
-    shelf.close()
+    blob_cache = shelf_at(root)
+    blob_cache.put("aa", b"data", None).close()
+    blob_cache.put("bb", b"data", None).close()
+    blob_cache.close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    shelf = Shelf(root, limit=LIMIT, reserve=FreeSpace(), clock=LaterClock())
-    with shelf.open("aa") as blob:
+    blob_cache = BlobCache(root, limit=LIMIT, reserve=FreeSpace(), clock=LaterClock())
+    with blob_cache.open("aa") as blob:
         assert blob.pread(0, 4) == b"data"
-    shelf.flush_uses()
+    blob_cache.flush_uses()
     for call in (
-        lambda: shelf.draft("cc", 4),
-        lambda: shelf.put("cc", b"data", None),
-        lambda: shelf.remove("aa"),
-        shelf.clear,
-        shelf.recount,
+        lambda: blob_cache.open_partial("cc", 4),
+        lambda: blob_cache.put("cc", b"data", None),
+        lambda: blob_cache.remove("aa"),
+        blob_cache.clear,
+        blob_cache.recount,
     ):
-        with pytest.raises(ShelfUnusable):
+        with pytest.raises(CacheUnusable):
             call()
-    assert shelf.open("cc") is None
-    with shelf.open("bb") as blob:
+    assert blob_cache.open("cc") is None
+    with blob_cache.open("bb") as blob:
         assert blob.pread(0, 4) == b"data"
-    shelf.close()
+    blob_cache.close()
 
 
 class LaterClock(SystemClock):

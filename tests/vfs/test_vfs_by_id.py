@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from rig import Mount, Rig, error_of, image_bytes, note_bytes
+from rig import Mount, Rig, annotation_bytes, error_of, image_bytes
 
 from pictofs.errors import Invalid, NoSuchEntry
 from pictofs.vfs.node import Attributes
@@ -62,7 +62,7 @@ async def test_v2_ids_lead_to_datasets_images_and_annotation_files(mount: Mount)
         assert await mount.read(path) == image_bytes(image)
         note = await link(mount, f"{image.id}.json")
         assert note == f"/datasets/small/annotations{place(image)}.json"
-        assert await mount.read(note) == note_bytes(mount.standin, image)
+        assert await mount.read(note) == annotation_bytes(mount.standin, image)
 
 
 async def test_v2_the_folder_shows_the_datasets(mount: Mount) -> None:
@@ -201,7 +201,7 @@ async def test_v3_a_key_that_may_not_see_an_image_finds_none(tmp_path: Path) -> 
             rig.fault(error(403, "forbidden"), "api", "/metadata")
             assert await asked(mount, some(mount).id) == [META]
             assert await asked(mount, some(mount).id) == []
-            assert mount.library.reach.error is None
+            assert mount.library.connectivity.error is None
 
 
 async def test_o1_links_that_were_used_work_without_the_server(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import trio
 from rig import Mount, Rig, error_of
 
 from pictofs.errors import AlreadyExists, Forbidden, Invalid, NoSuchEntry, ReadOnly, ServerFault, TooLarge
-from pictofs.library.listing.edits import DESCRIPTION_MAX
+from pictofs.library.listing.edits import DESCRIPTION_MAX_BYTES
 from pictofs.model.inode import Inode, Kind
 from pictofs.vfs.tree import OpenFile
 from standin import Organization, StandIn
@@ -167,11 +167,11 @@ async def test_w9_no_utf_8_and_too_many_bytes(mount: Mount) -> None:
     assert "byte 3" in str(refused)
 
     number = file.attributes.inode
-    await mount.tree.resize(number, DESCRIPTION_MAX, file.handle)
+    await mount.tree.resize(number, DESCRIPTION_MAX_BYTES, file.handle)
     with pytest.raises(TooLarge):
-        await mount.tree.resize(number, DESCRIPTION_MAX + 1, file.handle)
+        await mount.tree.resize(number, DESCRIPTION_MAX_BYTES + 1, file.handle)
     with pytest.raises(TooLarge):
-        mount.tree.write(file.handle, DESCRIPTION_MAX, b"x")
+        mount.tree.write(file.handle, DESCRIPTION_MAX_BYTES, b"x")
     assert isinstance(await error_of(lambda: mount.tree.save(file.handle)), TooLarge)  # never half of a text
     await mount.tree.resize(number, 3, file.handle)
     mount.tree.write(file.handle, 0, b"fit")

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from rig import Mount, Rig, error_of, image_bytes, note_bytes
+from rig import Mount, Rig, annotation_bytes, error_of, image_bytes
 
 from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
 from pictofs.model.inode import ROOT, Inode, Kind
-from pictofs.model.names import NAME_MAX
+from pictofs.model.names import NAME_MAX_BYTES
 from standin import PRESETS, StandIn
 
 STATUS = "/.pictofs/status.json"
@@ -52,7 +52,7 @@ async def test_l2_b1_every_image_is_there_once_with_its_bytes(mount: Mount) -> N
 
 async def test_l2_b2_every_annotation_file_is_there_once_with_its_bytes(mount: Mount) -> None:
     org = mount.standin.organization
-    wanted = {note_bytes(mount.standin, image) for image in org.images.values()}
+    wanted = {annotation_bytes(mount.standin, image) for image in org.images.values()}
     files = await every_file(mount, Kind.ANNOTATION)
     assert len(files) == len(await every_file(mount, Kind.IMAGE))
     for path in files.values():
@@ -64,7 +64,7 @@ async def test_n2_every_name_is_one_that_a_kernel_takes(mount: Mount) -> None:
         for name in path.strip("/").split("/"):
             assert name not in ("", ".", "..")
             assert "\0" not in name
-            assert len(name.encode()) <= NAME_MAX
+            assert len(name.encode()) <= NAME_MAX_BYTES
 
 
 async def test_q3_every_path_is_found_without_a_listing(tmp_path: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from rig import Mount, Rig, error_of, image_bytes, note_bytes
+from rig import Mount, Rig, annotation_bytes, error_of, image_bytes
 
 from pictofs.errors import NoSuchEntry
 from pictofs.model.inode import Kind, number
 from pictofs.model.selection import AXES, SELECTIONS, selections_of
 from pictofs.store.catalog.catalog import SCAN
-from pictofs.store.catalog.rows import Gone
+from pictofs.store.catalog.rows import RemovedDentry
 from standin import PRESETS, Organization, Spec, StandIn
 from standin.faults import Reset, with_fields
 from standin.records import Image
@@ -62,7 +62,7 @@ def chosen(mount: Mount, takes: Callable[[Image], bool]) -> dict[str, bytes | No
             found |= {"/".join(["", part, *folders[:depth]]): None for depth in range(len(folders) + 1)}
         place = "/".join(["", *folders, image.filename])
         found[f"/images{place}"] = image_bytes(image)
-        found[f"/annotations{place}.json"] = note_bytes(mount.standin, image)
+        found[f"/annotations{place}.json"] = annotation_bytes(mount.standin, image)
     return found
 
 
@@ -200,13 +200,13 @@ async def test_v7_the_kernel_is_told(mount: Mount) -> None:
     org.update_image(image, split="test")
     org.add_image(org["signs"], "another.jpg", "/a")  # shows in the figures of the list
     mount.clock.advance(301)
-    incoming = mount.library.changes.incoming
+    incoming = mount.library.invalidations.incoming
     while incoming.statistics().current_buffer_used:
         incoming.receive_nowait()
     await mount.list(f"{TOP}/by-split/train/images")
     told = {incoming.receive_nowait() for _ in range(incoming.statistics().current_buffer_used)}
-    assert Gone(folder, "3.jpg") in told
-    assert Gone(above, "c") in told
+    assert RemovedDentry(folder, "3.jpg") in told
+    assert RemovedDentry(above, "c") in told
     kinds = {Kind.VIEW, Kind.VIEW_IMAGES, Kind.VIEW_ANNOTATIONS}
     looked = {(await mount.look(f"{TOP}/by-split/train{path}")).inode for path in ("", "/images")}
     looked |= {folder, (await mount.look(f"{TOP}/by-split")).inode}

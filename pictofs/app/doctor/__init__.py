@@ -3,7 +3,7 @@
 Nothing is changed, and nothing may hang: whatever could is asked in a process of its own, which is left behind.
 """
 
-from pictofs.app.doctor.checks import examine
+from pictofs.app.doctor.checks import run_checks
 from pictofs.app.doctor.finding import Finding
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "run_checks"]

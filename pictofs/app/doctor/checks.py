@@ -16,7 +16,7 @@ LOCAL, REMOTE = 10.0, 20.0
 """Seconds for a look at this machine, and at the server."""
 
 
-def examine(
+def run_checks(
     mountpoint: Path | None,
     given: Mapping[str, str | bool | None],
     *,
@@ -31,8 +31,8 @@ def examine(
     `given`, `profile`, `key_file`: what `pictofs mount` would be given. `contract`: whether the server is compared
     with the contract, by some 15 requests more.
     """
-    yield from within("machine", LOCAL, machine.look)
-    yield from within("crawlers", LOCAL, crawlers.look)
+    yield from within("machine", LOCAL, machine.check_machine)
+    yield from within("crawlers", LOCAL, crawlers.check_crawlers)
     access: Access | None = None
     try:
         access = find_access(profile=profile, key_file=key_file, environ=environ, home=home)
@@ -49,13 +49,13 @@ def examine(
         if access is None:
             yield warn("API", f"{settings.base_url} was not asked: there is no key")
         else:
-            yield from within("API", REMOTE, partial(server.look, settings, access.api_key))
+            yield from within("API", REMOTE, partial(server.check_server, settings, access.api_key))
             yield from within("server", LOCAL, partial(server.traits, settings, access.api_key))
             if contract:
-                look = partial(compare.look, settings, access.api_key)
+                look = partial(compare.check_contract, settings, access.api_key)
                 yield from within("contract", compare.SECONDS + LOCAL, look)
-        yield from within("cache", LOCAL, partial(disk.look, settings))
-    yield from places.look(mountpoint)
+        yield from within("cache", LOCAL, partial(disk.check_disk, settings))
+    yield from places.check_places(mountpoint)
 
 
 def _key(access: Access) -> Iterator[Finding]:

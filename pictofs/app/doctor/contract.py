@@ -16,19 +16,19 @@ from typing import Any
 
 import trio
 
-from pictofs.api.address import image_path, slot
+from pictofs.api.address import image_path, path_segment
 from pictofs.api.body import range_headers
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
-from pictofs.api.transport import Exchange
+from pictofs.api.transport import ApiTransport
 from pictofs.app.doctor.finding import Finding, ok, warn
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import Invalid, NoSuchEntry, PictofsError, Unauthorized
 from pictofs.model.records import canonical_directory
 
-TIMEOUT = 8.0
+TIMEOUT_S = 8.0
 """Seconds for one answer."""
 SECONDS = 90.0
 """For all."""
@@ -38,33 +38,33 @@ IMAGE = ("id", "filename", "directory_path", "file_size", "status", "split", "an
 PAGING = ("total", "has_more")
 
 
-def look(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
+def check_contract(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
     """The deviations, or that there is none."""
-    meter = Meter()
+    request_stats = RequestStats()
     try:
-        check = trio.run(_run, settings, ApiKey(api_key), meter)
+        check = trio.run(_run, settings, ApiKey(api_key), request_stats)
     except PictofsError as error:
         yield warn("contract", f"could not be looked at: {error}")
         return
     found = [warn("contract", each) for each in dict.fromkeys(check.deviations)]
-    says = f"{check.made} requests compared: {len(found) or 'no'} deviation{'s' * (len(found) != 1)}"
+    message = f"{check.made} requests compared: {len(found) or 'no'} deviation{'s' * (len(found) != 1)}"
     if check.left_out:
-        says += f"; not looked at: {', '.join(check.left_out)}"
-    yield replace(ok("contract", says), requests=meter.spent("foreground"))
+        message += f"; not looked at: {', '.join(check.left_out)}"
+    yield replace(ok("contract", message), requests=request_stats.spent("foreground"))
     yield from found
 
 
 class _Check:
     """What was asked, and what was not as it should be."""
 
-    def __init__(self, exchange: Exchange, storage: Storage) -> None:
+    def __init__(self, exchange: ApiTransport, storage: Storage) -> None:
         self._exchange, self._storage = exchange, storage
         self.deviations: list[str] = []
         self.left_out: list[str] = []
         self.made = 0
 
-    def _note(self, route: str, says: str) -> None:
-        self.deviations.append(f"{route}: {says}")
+    def _note(self, route: str, message: str) -> None:
+        self.deviations.append(f"{route}: {message}")
 
     @contextmanager
     def _noting(self, route: str) -> Iterator[None]:
@@ -148,7 +148,7 @@ class _Check:
         await self._dataset(chosen)
 
     async def _dataset(self, row: dict[str, Any]) -> None:
-        place, route = f"/datasets/{slot(row['id'])}", "/datasets/{dataset}"
+        place, route = f"/datasets/{path_segment(row['id'])}", "/datasets/{dataset}"
         alone = self._inside(route, await self._get(route, place), dict)
         if alone is not None:
             self._fields(route, alone, DATASET)
@@ -157,7 +157,7 @@ class _Check:
             if "readme" not in alone:
                 self._note(f"GET {route}", "gives no readme")
         await self._embedded(place, _count_of(row))
-        tree = await self._get("/directories/{dataset}/tree", f"/directories/{slot(row['id'])}/tree")
+        tree = await self._get("/directories/{dataset}/tree", f"/directories/{path_segment(row['id'])}/tree")
         if tree is not None and not isinstance(tree, list):
             self._note("GET /directories/{dataset}/tree", f"is {_kind(tree)} and no array")
         elif tree:
@@ -207,19 +207,23 @@ class _Check:
         elif len(named) > 1:
             self._note(f"GET {route}", "finds more than one image")
         route = "/images/{image}/metadata"
-        alone = self._inside(route, await self._get(route, f"/images/{slot(row['id'])}/metadata"), dict)
+        alone = self._inside(
+            route, await self._get(route, f"/images/{path_segment(row['id'])}/metadata"), dict
+        )
         if alone is not None:
             self._fields(route, alone, IMAGE)
         size = row.get("file_size")
-        await self._bytes("/images/{image}", f"/images/{slot(row['id'])}", size)
+        await self._bytes("/images/{image}", f"/images/{path_segment(row['id'])}", size)
         try:
             path = image_path(directory, name)
         except Invalid:
             self.left_out.append("bytes by path: the name of the image has none")
         else:
-            await self._bytes("/images/{dataset}/{path}", f"/images/{slot(dataset['id'])}/{path}", size)
+            await self._bytes(
+                "/images/{dataset}/{path}", f"/images/{path_segment(dataset['id'])}/{path}", size
+            )
         route = "/annotations/{image}/file"
-        file = await self._get(route, f"/annotations/{slot(row['id'])}/file")
+        file = await self._get(route, f"/annotations/{path_segment(row['id'])}/file")
         if file is not None:
             self._fields(route, file, ("annotations",))
         await self._signed(dataset, size)
@@ -240,7 +244,7 @@ class _Check:
 
     async def _signed(self, dataset: dict[str, Any], size: Any) -> None:
         route = "/datasets/{dataset}/download"
-        path = f"/datasets/{slot(dataset['id'])}/download"
+        path = f"/datasets/{path_segment(dataset['id'])}/download"
         inner = self._inside(route, await self._get(route, path, mode="images_only", limit=1), dict)
         items = inner.get("items") if inner is not None else None
         if inner is not None and not (isinstance(items, list) and items):
@@ -284,13 +288,17 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number or a boolean")
 
 
-async def _run(settings: LibrarySettings, key: ApiKey, meter: Meter) -> _Check:
+async def _run(settings: LibrarySettings, key: ApiKey, request_stats: RequestStats) -> _Check:
     clock = SystemClock()
-    common: dict[str, Any] = {"clock": clock, "meter": meter, "allow_plain_http": settings.allow_plain_http}
-    exchange = Exchange(
-        settings.base_url, key, timeout=TIMEOUT, max_retries=0, max_wait=0.0, transport=None, **common
+    common: dict[str, Any] = {
+        "clock": clock,
+        "request_stats": request_stats,
+        "allow_plain_http": settings.allow_plain_http,
+    }
+    exchange = ApiTransport(
+        settings.base_url, key, timeout=TIMEOUT_S, max_retries=0, max_wait=0.0, transport=None, **common
     )
-    storage = Storage(connect_timeout=TIMEOUT, inactivity_timeout=TIMEOUT, **common)
+    storage = Storage(connect_timeout=TIMEOUT_S, inactivity_timeout=TIMEOUT_S, **common)
     check = _Check(exchange, storage)
     with trio.move_on_after(SECONDS) as scope:
         async with exchange, storage:

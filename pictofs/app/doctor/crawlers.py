@@ -12,7 +12,7 @@ from pictofs.app.mounts import FSTYPE
 UPDATEDB = Path("/etc/updatedb.conf")
 
 
-def look() -> Iterator[Finding]:
+def check_crawlers() -> Iterator[Finding]:
     """updatedb, which lists every file of the machine once a day, for locate."""
     try:
         text = UPDATEDB.read_text(encoding="utf-8", errors="replace")

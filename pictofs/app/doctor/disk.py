@@ -14,21 +14,21 @@ from pictofs.app.doctor.finding import Finding, fail, ok, split, warn
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import Corrupt, PictofsError
-from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, Place, read_footer
-from pictofs.store.blobs.cache import Shelf
-from pictofs.store.blobs.ledger import FANS, Usage
+from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, BlobPath, read_footer
+from pictofs.store.blobs.cache import BlobCache
+from pictofs.store.blobs.ledger import SHARDS, Usage
 from pictofs.store.checksum import checksum
 
 FILES, BYTES = 50, 32 << 20
 """Of the cache, that are looked at: a tenth of a second."""
-OLD = 86_400.0
+OLD_S = 86_400.0
 """Seconds after which an unfinished download is nobody's any more."""
 
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "fuse.sshfs")
 _OTHER = "name another folder by --cache-dir"
 
 
-def look(settings: LibrarySettings) -> Iterator[Finding]:
+def check_disk(settings: LibrarySettings) -> Iterator[Finding]:
     """Whether the cache can be written, how much room there is, and a glance at some files of it."""
     folder = settings.cache_dir
     if not folder.exists():
@@ -47,7 +47,7 @@ def look(settings: LibrarySettings) -> Iterator[Finding]:
         return
     yield _kind(folder)
     usage = None
-    if settings.shelf_dir.exists():
+    if settings.blobs_dir.exists():
         try:
             usage = _usage(settings)
         except PictofsError as error:
@@ -77,13 +77,13 @@ def _kind(folder: Path) -> Finding:
 
 
 def _usage(settings: LibrarySettings) -> Usage:
-    shelf = Shelf(
-        settings.shelf_dir, limit=settings.cache_size, reserve=settings.min_free, clock=SystemClock()
+    blob_cache = BlobCache(
+        settings.blobs_dir, limit=settings.cache_size, reserve=settings.min_free, clock=SystemClock()
     )
     try:
-        return shelf.usage()
+        return blob_cache.usage()
     finally:
-        shelf.close()
+        blob_cache.close()
 
 
 def _room(settings: LibrarySettings, folder: Path, usage: Usage | None) -> Iterator[Finding]:
@@ -120,17 +120,17 @@ def _glance(settings: LibrarySettings) -> Iterator[Finding]:
         )
     seen = damaged = litter = 0
     left = BYTES
-    for fan in random.sample(range(FANS), FANS):
+    for shard in random.sample(range(SHARDS), SHARDS):
         if seen >= FILES or left <= 0:
             break
-        for path in _files(settings.shelf_dir / f"{fan:02x}"):
+        for path in _files(settings.blobs_dir / f"{shard:02x}"):
             if TEMP_MARK in path.name:
-                litter += _age(path) > OLD
+                litter += _age(path) > OLD_S
             elif seen < FILES and left > 0:
                 seen += 1
                 size = path.stat().st_size
                 left -= size
-                damaged += size <= BYTES and not _sound(fan, path)
+                damaged += size <= BYTES and not _sound(shard, path)
     if damaged or litter:
         yield warn(
             "contents",
@@ -155,8 +155,8 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _sound(fan: int, path: Path) -> bool:
-    place = Place.of_file(fan, path.name)
+def _sound(shard: int, path: Path) -> bool:
+    place = BlobPath.of_file(shard, path.name)
     if place is None:
         return False
     try:

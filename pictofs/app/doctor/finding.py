@@ -19,34 +19,34 @@ class Finding:
 
     check: str
     outcome: Outcome
-    says: str
+    message: str
     advice: str | None = None
     """What to do, where something is to be done."""
     requests: int = 0
     """What it cost."""
 
 
-def ok(check: str, says: str) -> Finding:
+def ok(check: str, message: str) -> Finding:
     """Nothing is to be done."""
-    return Finding(check, "ok", says)
+    return Finding(check, "ok", message)
 
 
-def warn(check: str, says: str, advice: str | None = None) -> Finding:
+def warn(check: str, message: str, advice: str | None = None) -> Finding:
     """It works, perhaps not as one would like."""
-    return Finding(check, "warn", says, advice)
+    return Finding(check, "warn", message, advice)
 
 
-def fail(check: str, says: str, advice: str | None = None) -> Finding:
+def fail(check: str, message: str, advice: str | None = None) -> Finding:
     """It does not work."""
-    return Finding(check, "fail", says, advice)
+    return Finding(check, "fail", message, advice)
 
 
 def split(check: str, outcome: Outcome, message: str) -> Finding:
     """An error's message, whose advice follows a colon or a semicolon."""
     for mark in ("; ", ": "):
-        says, found, advice = message.rpartition(mark)
+        message, found, advice = message.rpartition(mark)
         if found and not advice.startswith("//"):
-            return Finding(check, outcome, says, advice)
+            return Finding(check, outcome, message, advice)
     return Finding(check, outcome, message)
 
 
@@ -65,7 +65,7 @@ def within(check: str, seconds: float, look: Callable[[], Iterable[Finding]]) ->
         return json.dumps([asdict(each) for each in found]).encode()
 
     try:
-        return [Finding(**each) for each in json.loads(mounts.within(seconds, ask))]
+        return [Finding(**each) for each in json.loads(mounts.run_in_subprocess(seconds, ask))]
     except TimedOut:
         return [
             fail(check, f"no answer within {seconds:g} s", "something below hangs: a network disk, a proxy")

@@ -26,7 +26,7 @@ PROGRAM_SECONDS = 5.0
 _CONTAINER = "start the container with --device /dev/fuse --cap-add SYS_ADMIN"
 
 
-def look() -> Iterator[Finding]:
+def check_machine() -> Iterator[Finding]:
     """The device, the helper program, what the user may do, and versions."""
     yield _device()
     yield _rights()
@@ -71,10 +71,10 @@ def _rights() -> Finding:
 def _helper() -> Finding:
     path = programs.which("fusermount3")
     if path is None:
-        says, advice = "it is not installed", "apt-get install fuse3"
+        message, advice = "it is not installed", "apt-get install fuse3"
         if os.geteuid() == 0:
-            return warn("fusermount3", f"{says}; root can do without", advice)
-        return fail("fusermount3", says, advice)
+            return warn("fusermount3", f"{message}; root can do without", advice)
+        return fail("fusermount3", message, advice)
     try:
         said = subprocess.run(  # noqa: S603 - a fixed program, and nobody's argument
             [path, "--version"], capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=True

@@ -13,7 +13,7 @@ from pictofs.app.doctor.finding import Finding, fail, ok, split, warn
 from pictofs.errors import PictofsError, TimedOut
 
 
-def look(mountpoint: Path | None) -> Iterator[Finding]:
+def check_places(mountpoint: Path | None) -> Iterator[Finding]:
     """Each mount of ours, or what is at `mountpoint` alone."""
     found = sorted({mount.path for mount in mounts.all_mounts() if mount.ours})
     if mountpoint is None:
@@ -61,7 +61,7 @@ def _mount(path: Path) -> Finding:
 def _status(path: Path) -> dict[str, Any] | None:
     try:
         read = (path / ".pictofs/status.json").read_bytes
-        document = json.loads(mounts.within(mounts.PROBE_SECONDS, read))
+        document = json.loads(mounts.run_in_subprocess(mounts.PROBE_SECONDS, read))
     except (OSError, TimedOut, ValueError):
         return None
     return document if isinstance(document, dict) else None

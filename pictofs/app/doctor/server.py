@@ -12,35 +12,43 @@ import trio
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.app.doctor.finding import Finding, fail, ok, warn
 from pictofs.app.library import catalog_path
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
-from pictofs.errors import Forbidden, Nonsense, Offline, PictofsError, Throttled, TimedOut, Unauthorized
+from pictofs.errors import (
+    Forbidden,
+    InvalidResponse,
+    PictofsError,
+    ServerUnreachable,
+    Throttled,
+    TimedOut,
+    Unauthorized,
+)
 from pictofs.library.server_traits import PREFIX, difference
 
 ANSWER_SECONDS = 8.0
 """Of an answer; name lookup and connection may take as long again."""
-SKEW = 60.0
+SKEW_S = 60.0
 """Seconds that the clocks may differ. Signed URLs are reckoned on the server's clock, so they stand more."""
 
 
-def look(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
+def check_server(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
     """Reach, key, budget and clocks, as one listing of a single dataset shows them."""
-    meter = Meter()
-    first, *others = _answer(settings, api_key, meter)
-    yield replace(first, requests=meter.spent("foreground"))
+    request_stats = RequestStats()
+    first, *others = _answer(settings, api_key, request_stats)
+    yield replace(first, requests=request_stats.spent("foreground"))
     yield from others
-    if meter.contact_at:
-        yield _budget(meter)
-        yield _clock(meter)
+    if request_stats.contact_at:
+        yield _budget(request_stats)
+        yield _clock(request_stats)
 
 
-def _answer(settings: LibrarySettings, api_key: str, meter: Meter) -> Iterator[Finding]:
+def _answer(settings: LibrarySettings, api_key: str, request_stats: RequestStats) -> Iterator[Finding]:
     try:
         key = ApiKey(api_key)
-        took, datasets = trio.run(_ask, settings, key, meter)
+        took, datasets = trio.run(_ask, settings, key, request_stats)
     except Unauthorized as error:
         yield fail("API", f"{settings.base_url} refuses the key: {error}", "make a new key on the platform")
     except Forbidden as error:
@@ -51,10 +59,10 @@ def _answer(settings: LibrarySettings, api_key: str, meter: Meter) -> Iterator[F
         )
     except Throttled as error:
         yield warn("API", f"{settings.base_url} answers, and the request budget is spent: {error}")
-    except (Offline, TimedOut) as error:
-        says = str(error).partition("; check")[0]
-        yield fail("API", says, "look at network, proxy (HTTPS_PROXY, NO_PROXY) and --base-url")
-    except Nonsense as error:
+    except (ServerUnreachable, TimedOut) as error:
+        message = str(error).partition("; check")[0]
+        yield fail("API", message, "look at network, proxy (HTTPS_PROXY, NO_PROXY) and --base-url")
+    except InvalidResponse as error:
         yield fail(
             "API", str(error), "something else answers there: look at --base-url, and for a login page"
         )
@@ -67,13 +75,15 @@ def _answer(settings: LibrarySettings, api_key: str, meter: Meter) -> Iterator[F
         yield ok("role", "viewer at least: what else the key may do shows when it is tried")
 
 
-async def _ask(settings: LibrarySettings, key: ApiKey, meter: Meter) -> tuple[float, int | None]:
+async def _ask(
+    settings: LibrarySettings, key: ApiKey, request_stats: RequestStats
+) -> tuple[float, int | None]:
     """Seconds that the answer took, and how many datasets there are."""
     api = Api(
         settings.base_url,
         key,
         clock=SystemClock(),
-        meter=meter,
+        request_stats=request_stats,
         timeout=ANSWER_SECONDS,
         max_retries=0,
         allow_plain_http=settings.allow_plain_http,
@@ -97,31 +107,35 @@ def traits(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
     except sqlite3.Error:
         return  # whether the catalog is sound is another check's matter
     for name, value in rows:
-        says = difference(name.removeprefix(PREFIX), str(value))
-        if says is not None:
-            yield ok("server", f"differs: {says}")
+        message = difference(name.removeprefix(PREFIX), str(value))
+        if message is not None:
+            yield ok("server", f"differs: {message}")
 
 
-def _budget(meter: Meter) -> Finding:
-    if meter.remaining is None:
+def _budget(request_stats: RequestStats) -> Finding:
+    if request_stats.remaining is None:
         return ok("budget", "the server does not tell what is left of the hourly limit")
-    says = f"{meter.remaining:,}" + (f" of {meter.limit:,}" if meter.limit else "") + " requests left"
-    if meter.remaining <= meter.reserve:
-        when = time.strftime("%H:%M", time.localtime(meter.reset_at))
+    message = (
+        f"{request_stats.remaining:,}"
+        + (f" of {request_stats.limit:,}" if request_stats.limit else "")
+        + " requests left"
+    )
+    if request_stats.remaining <= request_stats.reserve:
+        when = time.strftime("%H:%M", time.localtime(request_stats.reset_at))
         return warn(
-            "budget", f"{says}: nothing is fetched ahead before {when}", "wait, or ask for a larger plan"
+            "budget", f"{message}: nothing is fetched ahead before {when}", "wait, or ask for a larger plan"
         )
-    return ok("budget", says)
+    return ok("budget", message)
 
 
-def _clock(meter: Meter) -> Finding:
-    if meter.offset is None:
+def _clock(request_stats: RequestStats) -> Finding:
+    if request_stats.offset is None:
         return ok("clock", "the server tells no time to compare with")
-    says = f"{abs(meter.offset):.0f} s {'behind' if meter.offset > 0 else 'ahead of'} the server's"
-    if abs(meter.offset) > SKEW:
+    message = f"{abs(request_stats.offset):.0f} s {'behind' if request_stats.offset > 0 else 'ahead of'} the server's"
+    if abs(request_stats.offset) > SKEW_S:
         return warn(
             "clock",
-            f"{says}: times and waits will be wrong by as much",
+            f"{message}: times and waits will be wrong by as much",
             "timedatectl set-ntp true, or set the clock",
         )
-    return ok("clock", says)
+    return ok("clock", message)

@@ -10,17 +10,17 @@ from pictofs.clock import Clock
 
 log = logging.getLogger(__name__)
 
-WINDOW = 3600.0
+WINDOW_S = 3600.0
 """Seconds: the oldest file that was given is told for as long, and for twice as long at most."""
 HELD_MOST = 65_536
 """Files whose renewal is held back that are told apart."""
 EXPORTS_TOLD = 8
 """Exports that are remembered by name."""
-WARN_EVERY = 3600.0
+WARN_EVERY_S = 3600.0
 """Seconds between two warnings of labels older than the user asked for."""
 
 
-class NoteAges:
+class AnnotationAges:
     """What one process has given of annotation files, and where they came from."""
 
     def __init__(self, clock: Clock, ttl: float) -> None:
@@ -49,7 +49,7 @@ class NoteAges:
 
         age = self._clock.wall() - checked
         if self._ttl and age > self._ttl and self._clock.monotonic() >= self._warn_after:
-            self._warn_after = self._clock.monotonic() + WARN_EVERY
+            self._warn_after = self._clock.monotonic() + WARN_EVERY_S
             log.warning(
                 "annotation files are given that the server confirmed %.1f h ago, longer than --annotation-ttl "
                 "(%g s): they can't be renewed now; `pictofs status` tells more",
@@ -102,8 +102,8 @@ class NoteAges:
 
     def _turn(self) -> None:
         passed = self._clock.monotonic() - self._turned_at
-        if passed < WINDOW:
+        if passed < WINDOW_S:
             return
-        self._oldest_before = self._oldest if passed < 2 * WINDOW else None
+        self._oldest_before = self._oldest if passed < 2 * WINDOW_S else None
         self._oldest = None
         self._turned_at = self._clock.monotonic()

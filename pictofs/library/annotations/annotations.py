@@ -4,7 +4,7 @@ A cached file is in one of three states. It is *fresh* when the server was heard
 live, and the dataset's `updated_at` has not moved since. It is *stale* when the listing, or a person, said that it
 changed: a reader then waits for the new one. Otherwise it is *due*: it may well be right, and asking is work that can
 wait. It is renewed at the next open, by an archive where one is on its way, by a request of its own where the limit's
-reserve is left alone; where neither can be had the old version is given, and `NoteAges` tells how old it is.
+reserve is left alone; where neither can be had the old version is given, and `AnnotationAges` tells how old it is.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ from pictofs.api.client import Api
 from pictofs.api.stats import background
 from pictofs.clock import Clock
 from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Stale, Throttled
-from pictofs.library.annotations.ages import NoteAges
-from pictofs.library.connectivity import AWAY
-from pictofs.library.content.cache import Cache
-from pictofs.library.content.content import Content, InMemory
-from pictofs.library.single_flight import Flights
-from pictofs.library.stats import Tally
+from pictofs.library.annotations.ages import AnnotationAges
+from pictofs.library.connectivity import UNAVAILABLE
+from pictofs.library.content.cache import ContentCache
+from pictofs.library.content.content import Content, ContentInMemory
+from pictofs.library.single_flight import SingleFlight
+from pictofs.library.stats import ReadStats
 from pictofs.store.blobs.cache import WouldBlock
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.images import ImageTable, Learned
 from pictofs.store.catalog.rows import ImageRow
 
-PATIENCE = 5.0
+RENEWAL_WAIT_S = 5.0
 """Seconds that a reader waits for the renewal of a file that is there."""
-REST = 15.0
+RETRY_AFTER_S = 15.0
 """Seconds without renewals after one failed: the server may be away, and each open would wait for that."""
-REST_OF_ONE = 300.0
+ONE_RETRY_AFTER_S = 300.0
 """Seconds without a renewal of the file whose renewal failed: it alone may be what the server can't give."""
 
 
-class Notes:
+class Annotations:
     """The contents of annotation files."""
 
     def __init__(
         self,
         api: Api,
-        cache: Cache,
+        cache: ContentCache,
         catalog: Catalog,
         images: ImageTable,
-        flights: Flights,
-        tally: Tally,
+        single_flight: SingleFlight,
+        read_stats: ReadStats,
         clock: Clock,
         *,
         ttl: float,
@@ -63,12 +63,12 @@ class Notes:
         """Whoever wants to hear of each file that a reader waits for, and of each that is cached. Inline."""
         self.archive: Callable[[int, float], Awaitable[None]] | None = None
         """Waits for an archive that is on its way to a dataset, for so many seconds at most."""
-        self.ages = NoteAges(clock, ttl)
+        self.ages = AnnotationAges(clock, ttl)
         self._api, self._cache, self._catalog, self._images = api, cache, catalog, images
-        self._flights, self._tally, self._clock = flights, tally, clock
+        self._single_flight, self._read_stats, self._clock = single_flight, read_stats, clock
         self._ttl, self._renews = ttl, renews
         self._rest_until = 0.0
-        self._failed: TTLCache[int, bool] = TTLCache(4096, REST_OF_ONE, clock.monotonic)
+        self._failed: TTLCache[int, bool] = TTLCache(4096, ONE_RETRY_AFTER_S, clock.monotonic)
 
     # What is known. Inline.
 
@@ -76,17 +76,17 @@ class Notes:
         """Whether it is time to ask the server for a cached file again."""
         if not self._renews:
             return False
-        if image.note_checked is None:
+        if image.annotation_checked is None:
             return True
-        age = self._clock.wall() - image.note_checked
+        age = self._clock.wall() - image.annotation_checked
         if self._ttl and not 0 <= age < self._ttl:
             return True
-        return image.note_checked < self._catalog.notes_due(image.dataset)
+        return image.annotation_checked < self._catalog.annotations_due(image.dataset)
 
     def is_cached(self, image: ImageRow) -> bool:
         """Whether the file is cached, and nothing says that it has changed."""
-        known = image.note_size is not None and not image.note_stale
-        return known and self._cache.has(self._cache.note_key(image))
+        known = image.annotation_size is not None and not image.annotation_stale
+        return known and self._cache.has(self._cache.annotation_blob_name(image))
 
     def has(self, image: ImageRow) -> bool:
         """Whether the file is cached and fresh."""
@@ -94,11 +94,11 @@ class Notes:
 
     def is_right(self, image: ImageRow) -> bool:
         """Whether a copy with the length and checksum of the row is what the server has, as far as is known."""
-        return image.note_size is not None and not image.note_stale and not self.is_due(image)
+        return image.annotation_size is not None and not image.annotation_stale and not self.is_due(image)
 
     def is_coming(self, image: ImageRow) -> bool:
         """Whether the file is being fetched by a request of its own."""
-        return self._flights.is_flying(("note", image.id))
+        return self._single_flight.in_progress(("note", image.id))
 
     # What readers get.
 
@@ -114,38 +114,38 @@ class Notes:
                 self._count(image, waited=waited)
                 return content
 
-        self._tally.misses += 1
+        self._read_stats.misses += 1
         for tell in self.on_miss:
             tell(image)
         try:
-            with self._tally.wait():
+            with self._read_stats.wait():
                 data, version = await self._fetched(image)
-        except AWAY:
+        except UNAVAILABLE:
             # The old version is better than none.
-            content = await self._cached(image) if image.note_size is not None else None
+            content = await self._cached(image) if image.annotation_size is not None else None
             if content is None:
                 raise
             self.ages.held_back(image.key)
-            self.ages.given(image.key, image.note_checked)
+            self.ages.given(image.key, image.annotation_checked)
             return content
 
-        if version not in (None, image.note_version):
-            raise Stale(f"{image.note_entry} has a new version")
+        if version not in (None, image.annotation_version):
+            raise Stale(f"{image.annotation_name} has a new version")
         self.ages.given(image.key, self._clock.wall())
-        return InMemory(data)
+        return ContentInMemory(data)
 
     async def _cached(self, image: ImageRow) -> Content | None:
-        return await self._cache.content(self._cache.note_key(image))
+        return await self._cache.content(self._cache.annotation_blob_name(image))
 
     def _count(self, image: ImageRow, *, waited: bool) -> None:
         if waited:
-            self._tally.misses += 1
+            self._read_stats.misses += 1
         else:
-            self._tally.hits += 1
+            self._read_stats.hits += 1
             for tell in self.on_hit:
                 tell(image)
         now = self._catalog.image(image.key) if waited else None
-        self.ages.given(image.key, (now or image).note_checked)
+        self.ages.given(image.key, (now or image).annotation_checked)
 
     # Renewal.
 
@@ -160,53 +160,53 @@ class Notes:
 
         for tell in self.on_miss:
             tell(image)
-        with self._tally.wait():
+        with self._read_stats.wait():
             if self.archive is not None:
-                await self.archive(image.dataset, PATIENCE)
+                await self.archive(image.dataset, RENEWAL_WAIT_S)
             now = self._catalog.image(image.key)
             if now is not None and self.is_due(now):
                 await self._renew_alone(now)
                 now = self._catalog.image(image.key)
 
-        if now is None or now.note_version == image.note_version:
+        if now is None or now.annotation_version == image.annotation_version:
             return True
-        raise Stale(f"{image.note_entry} has a new version")
+        raise Stale(f"{image.annotation_name} has a new version")
 
     async def _renew_alone(self, image: ImageRow) -> None:
         try:
-            with trio.move_on_after(PATIENCE) as waiting, background("renewal"):
-                _, version = await self._flights.share(("note", image.id), partial(self._fetch, image))
+            with trio.move_on_after(RENEWAL_WAIT_S) as waiting, background("renewal"):
+                _, version = await self._single_flight.share(("note", image.id), partial(self._fetch, image))
                 if version is not None:
                     self.ages.renewed += 1
                     return
         except Throttled as error:
-            self._rest(REST if error.retry_after is None else error.retry_after)
+            self._rest(RETRY_AFTER_S if error.retry_after is None else error.retry_after)
         except NoSuchEntry:
             # The server answers, and the next listing tells whether the image is gone.
             self._failed[image.key] = True
         except PictofsError:
             self._failed[image.key] = True
-            self._rest(REST)
+            self._rest(RETRY_AFTER_S)
         else:
             # No answer in time, or no disk to keep one: the next would not fare better.
             if waiting.cancelled_caught:
                 self._failed[image.key] = True
-            self._rest(REST)
+            self._rest(RETRY_AFTER_S)
         self.ages.held_back(image.key)
 
     def _rest(self, seconds: float) -> None:
         """Leave renewals alone for a while, but no longer than REST: another archive may be there by then."""
-        self._rest_until = self._clock.monotonic() + min(seconds, REST)
+        self._rest_until = self._clock.monotonic() + min(seconds, RETRY_AFTER_S)
 
     # What is fetched.
 
     async def fetch(self, image: ImageRow) -> bytes:
-        """Fetch a file onto the shelf, for one request, or share the one under way."""
-        data, _ = await self._flights.share(("note", image.id), partial(self._fetch, image))
+        """Fetch a file into the cache, for one request, or share the one under way."""
+        data, _ = await self._single_flight.share(("note", image.id), partial(self._fetch, image))
         return data
 
     async def take(self, image: ImageRow) -> bytes:
-        """Fetch a file, for one request, for whoever keeps it elsewhere: the catalog learns of it, the shelf does
+        """Fetch a file, for one request, for whoever keeps it elsewhere: the catalog learns of it, the cache does
         not get it. Not where readers wait: the catalog is written inline."""
         asked_at = self._clock.wall()
         data = await self._api.annotation_file(image.id)
@@ -214,7 +214,7 @@ class Notes:
         self.ages.came(image.key)
         learned = [Learned(image.key, len(data), google_crc32c.value(data))]
         now_ns = int(self._clock.wall() * 1e9)
-        work = partial(self._images.learn_notes, learned, now_ns, asked_at)
+        work = partial(self._images.learn_annotations, learned, now_ns, asked_at)
         with suppress(DiskFull):
             try:
                 self._cache.disk.quick(work)  # 150 us, half of which a thread would take
@@ -224,9 +224,9 @@ class Notes:
 
     async def _fetched(self, image: ImageRow) -> tuple[bytes, int | None]:
         while True:
-            joined = self._flights.is_flying(("note", image.id))
+            joined = self._single_flight.in_progress(("note", image.id))
             try:
-                return await self._flights.share(("note", image.id), partial(self._fetch, image))
+                return await self._single_flight.share(("note", image.id), partial(self._fetch, image))
             except Throttled:
                 if not joined:
                     raise
@@ -242,9 +242,9 @@ class Notes:
     async def keep(
         self, found: Sequence[tuple[ImageRow, bytes]], checked: float, *, archived: bool = False
     ) -> list[int | None]:
-        """Put contents into the catalog and onto the shelf, which the server had at `checked`, wall-clock seconds.
+        """Put contents into the catalog and into the cache, which the server had at `checked`, wall-clock seconds.
 
-        `archived`: see `ImageTable.learn_notes`. Returns the version of each, None where the image is gone, where
+        `archived`: see `ImageTable.learn_annotations`. Returns the version of each, None where the image is gone, where
         something newer is known, or where the catalog can't be written. Of contents that the disk does not take only
         size and version are learned.
         """
@@ -255,17 +255,21 @@ class Notes:
             learned = []
             for image, data in found:
                 crc32c = google_crc32c.value(data)
-                key = self._cache.note_key(image, crc32c)
+                key = self._cache.annotation_blob_name(image, crc32c)
                 # A renewal that brings the same bytes, as most do, writes no second blob.
-                same = crc32c == image.note_crc and len(data) == image.note_size and self._cache.has(key)
+                same = (
+                    crc32c == image.annotation_crc32c
+                    and len(data) == image.annotation_size
+                    and self._cache.has(key)
+                )
                 if usable and not same:
                     try:
-                        self._cache.shelf.put(key, data, crc32c).close()
+                        self._cache.blob_cache.put(key, data, crc32c).close()
                     except DiskFull as error:
                         self._cache.failed(error)
                 learned.append(Learned(image.key, len(data), crc32c))
             with suppress(DiskFull):
-                return self._images.learn_notes(learned, now_ns, checked, archived=archived)
+                return self._images.learn_annotations(learned, now_ns, checked, archived=archived)
             return [None] * len(learned)
 
         versions = await self._cache.disk.call(publish)

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from pictofs.api.decode import annotation_document
-from pictofs.errors import Nonsense
+from pictofs.errors import InvalidResponse
 from pictofs.model.inode import key_of
-from pictofs.store.blobs.cache import Draft
+from pictofs.store.blobs.cache import PartialBlob
 
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError)
 # Methods whose unpacking can be held to a number of bytes, which bzip2's and LZMA's can't in zipfile.
@@ -45,7 +45,7 @@ class _Head(msgspec.Struct):
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArchiveEntry:
     """One annotation file of the archive."""
 
     key: int
@@ -56,10 +56,10 @@ class Entry:
 class Archive:
     """The annotation files of an archive. Every method blocks and belongs in a thread, one at a time."""
 
-    def __init__(self, draft: Draft, size: int, images: int, bounds: Bounds) -> None:
+    def __init__(self, draft: PartialBlob, size: int, images: int, bounds: Bounds) -> None:
         """`draft` holds the zip of `size` bytes. `images`: how many the archive may well be about.
 
-        Raises Nonsense when it is no zip, or an index that is too large for so many images.
+        Raises InvalidResponse when it is no zip, or an index that is too large for so many images.
         """
         self._bounds = bounds
         self._left = bounds.total
@@ -69,11 +69,11 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(window)
         except _BROKEN as error:
-            raise Nonsense(f"the export is no zip archive: {error}") from error
+            raise InvalidResponse(f"the export is no zip archive: {error}") from error
         self.files = [info for info in self._zip.infolist() if info.filename.lower().endswith(".json")]
         """What may be annotation files; other entries are of no interest."""
         self._twice: set[int] = set()
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, ArchiveEntry] = {}
 
     def index(self, files: Sequence[zipfile.ZipInfo]) -> None:
         """Find out whose annotations some of `files` hold."""
@@ -86,10 +86,10 @@ class Archive:
                 self.skipped["of an image that comes twice"] += 1 if key in self._twice else 2
                 self._twice.add(key)
                 continue
-            self._entries[key] = Entry(key, info)
+            self._entries[key] = ArchiveEntry(key, info)
 
     @property
-    def entries(self) -> dict[int, Entry]:
+    def entries(self) -> dict[int, ArchiveEntry]:
         """What was indexed, by the key of its image."""
         return self._entries
 
@@ -104,14 +104,14 @@ class Archive:
             return None
         return key_of((identity or PurePosixPath(info.filename).stem).lower())
 
-    def document(self, entry: Entry) -> dict[str, Any] | None:
+    def document(self, entry: ArchiveEntry) -> dict[str, Any] | None:
         """The JSON object of an entry; None, and counted, where it can't be read."""
         body = self._read(entry.info)
         if body is None:
             return None
         try:
             return annotation_document(body)
-        except Nonsense:
+        except InvalidResponse:
             self.skipped["malformed"] += 1
             return None
 
@@ -134,7 +134,7 @@ class Archive:
 class _Window:
     """The file that zipfile reads: a draft, up to the end of what was downloaded."""
 
-    def __init__(self, draft: Draft, size: int, most: int) -> None:
+    def __init__(self, draft: PartialBlob, size: int, most: int) -> None:
         """`most`: bytes that one read may ask for."""
         self._draft, self._size, self._most = draft, size, most
         self._at = 0

@@ -26,7 +26,7 @@ import trio
 
 from pictofs.api.client import Api
 from pictofs.api.decode import annotation_text
-from pictofs.api.stats import background, owed
+from pictofs.api.stats import background, exempt_from_reserve
 from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import (
@@ -35,25 +35,25 @@ from pictofs.errors import (
     Corrupt,
     Forbidden,
     Invalid,
-    Nonsense,
+    InvalidResponse,
     NoSuchEntry,
     PictofsError,
-    QuotaSpent,
+    QuotaExceeded,
     ServerFault,
     Throttled,
     TimedOut,
     Unauthorized,
 )
-from pictofs.library.annotations.annotations import Notes
-from pictofs.library.annotations.archive import Archive, Bounds, Entry
-from pictofs.library.annotations.export_list import PACKED, ExportList, Finished
-from pictofs.library.connectivity import AWAY
-from pictofs.library.content.cache import Cache
+from pictofs.library.annotations.annotations import Annotations
+from pictofs.library.annotations.archive import Archive, ArchiveEntry, Bounds
+from pictofs.library.annotations.export_list import PACKED_BYTES, ExportList, Finished
+from pictofs.library.connectivity import UNAVAILABLE
+from pictofs.library.content.cache import ContentCache
 from pictofs.library.content.source import Source
 from pictofs.library.listing.listing import Listing
-from pictofs.library.single_flight import Flights
+from pictofs.library.single_flight import SingleFlight
 from pictofs.model.records import canonical_directory
-from pictofs.store.blobs.cache import Draft
+from pictofs.store.blobs.cache import PartialBlob
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 from pictofs.threads import in_thread
@@ -66,34 +66,34 @@ FOUND_REQUESTS = 2
 """What an export costs that is there, once the list of them is known: the URL, and one file to compare."""
 FEW = 3
 """Files that come one by one, whatever archive is there."""
-UNPACKED = 2 << 30
+UNPACKED_BYTES = 2 << 30
 """Bytes of unpacking that an archive may take for which nobody has asked."""
-SIZES_WAIT = 5.0
+SIZES_WAIT_S = 5.0
 """Seconds that a stat waits for an archive that tells the size."""
 FIRST_PAUSE, PAUSE_GROWTH, LONGEST_PAUSE = 0.5, 2.0, 45.0
 """Seconds between looks at an export that is being made."""
-GIVE_UP = 1800.0
+GIVE_UP_S = 1800.0
 """Seconds after which an export that is still not ready is given up."""
-REMOVAL = 10.0
+REMOVAL_S = 10.0
 """Seconds that the removal of an export may take, also when whoever wanted it has left."""
-PIECE = 1 << 20
+CHUNK_BYTES = 1 << 20
 """Bytes written to the disk at once."""
 INDEXED = 256
 """Files looked at in one go of a thread."""
 BATCH = 32
-"""Files put onto the shelf at once: a reader's own file then waits 10 ms at most."""
+"""Files put into the cache at once: a reader's own file then waits 10 ms at most."""
 PROBES = 2
 """Files compared before the archive is refused: one may have been edited since it was made."""
 AFTER = 3
 """Reads of a dataset's annotations that begin an export, where the user wants that."""
 MOSTLY = 0.5
 """The share of a dataset's annotation files that must be missing for that."""
-REST = 3600.0
+RETRY_AFTER_S = 3600.0
 """Seconds before the reads of a dataset may begin another export, or look for one."""
-SOON = 60.0
+SOON_S = 60.0
 """Seconds before they may look again, where the server did not answer."""
 
-_REFUSED = (Forbidden, Unauthorized, Invalid, Conflict, AlreadyExists, NoSuchEntry, QuotaSpent, Throttled)
+_REFUSED = (Forbidden, Unauthorized, Invalid, Conflict, AlreadyExists, NoSuchEntry, QuotaExceeded, Throttled)
 """What says that no export was made."""
 
 
@@ -107,9 +107,9 @@ class Exports:
         source: Source,
         listing: Listing,
         catalog: Catalog,
-        cache: Cache,
-        notes: Notes,
-        flights: Flights,
+        cache: ContentCache,
+        notes: Annotations,
+        single_flight: SingleFlight,
         clock: Clock,
         *,
         automatic: bool,
@@ -120,8 +120,8 @@ class Exports:
         """`automatic`: reads may begin an export (`--bulk-annotations`). `finds`: they may look for one that is
         there, in `found`."""
         self._api, self._storage, self._source, self._listing = api, storage, source, listing
-        self._catalog, self._cache, self._notes = catalog, cache, notes
-        self._flights, self._clock = flights, clock
+        self._catalog, self._cache, self._annotations = catalog, cache, notes
+        self._single_flight, self._clock = single_flight, clock
         self._automatic, self._finds = automatic, finds
         self._found, self._bounds = found, bounds
         self._reads: Counter[int] = Counter()
@@ -159,18 +159,18 @@ class Exports:
             if dataset is None or dataset.image_count <= FEW or not self._listing.is_listed(dataset):
                 return
             self._begin(key, finds=finds, makes=makes)
-        await self.wait(key, SIZES_WAIT)
+        await self.wait(key, SIZES_WAIT_S)
 
     async def wait(self, dataset: int, seconds: float) -> None:
         """Wait for an archive that is on its way, until it has been for so many seconds. Never fails."""
-        if not self._flights.is_flying(_flight(dataset)):
+        if not self._single_flight.in_progress(_flight(dataset)):
             return
         now = self._clock.monotonic()
         since = self._bringing.get(dataset, self._begun_at.get(dataset, now))
         left = since + seconds - now
         if left > 0:
             with trio.move_on_after(left), suppress(PictofsError):
-                await self._flights.share(_flight(dataset), trio.lowlevel.checkpoint)
+                await self._single_flight.share(_flight(dataset), trio.lowlevel.checkpoint)
 
     def _may_look(self, dataset: int) -> bool:
         return self._finds and self._clock.monotonic() >= self._look_again.get(dataset, 0.0)
@@ -181,20 +181,20 @@ class Exports:
     def _begin(self, dataset: int, *, finds: bool, makes: bool) -> None:
         now = self._begun_at[dataset] = self._clock.monotonic()
         if finds:
-            self._look_again[dataset] = now + REST
+            self._look_again[dataset] = now + RETRY_AFTER_S
         if makes:
-            self._again[dataset] = now + REST
+            self._again[dataset] = now + RETRY_AFTER_S
         with background("export"):
-            self._flights.launch(_flight(dataset), partial(self._begun, dataset, finds, makes))
+            self._single_flight.launch(_flight(dataset), partial(self._begun, dataset, finds, makes))
 
     async def _begun(self, dataset: int, finds: bool, makes: bool) -> None:
         if finds:
             try:
                 await self._found.look()
                 await self._take(dataset)
-            except AWAY as error:
+            except UNAVAILABLE as error:
                 log.info("annotations come one by one: %s", error)
-                self._look_again[dataset] = self._clock.monotonic() + SOON
+                self._look_again[dataset] = self._clock.monotonic() + SOON_S
                 return
             except PictofsError as error:
                 log.warning("annotations come one by one, an export that was there does not serve: %s", error)
@@ -225,7 +225,7 @@ class Exports:
 
         Not where the file is known to be another by now, or was confirmed since.
         """
-        return not image.note_stale and (image.note_checked or 0.0) < found.made_at
+        return not image.annotation_stale and (image.annotation_checked or 0.0) < found.made_at
 
     async def take(self, dataset: int) -> None:
         """Fetch what an export that is there has of the annotation files that are missing or due.
@@ -233,7 +233,7 @@ class Exports:
         Raises what keeps it from coming, such as NoSuchEntry where it is gone by now. Some files may be missing
         nevertheless.
         """
-        await self._flights.share(_flight(dataset), partial(self._take, dataset))
+        await self._single_flight.share(_flight(dataset), partial(self._take, dataset))
 
     async def _take(self, key: int) -> None:
         found, dataset = self.found(key), self._catalog.dataset(key)
@@ -243,7 +243,9 @@ class Exports:
         if len(wanted) <= FEW:
             return
         bounds = replace(
-            self._bounds, packed=min(self._bounds.packed, PACKED), total=min(self._bounds.total, UNPACKED)
+            self._bounds,
+            packed=min(self._bounds.packed, PACKED_BYTES),
+            total=min(self._bounds.total, UNPACKED_BYTES),
         )
         try:
             async with self._archive(dataset, nullcontext(found.name), bounds) as archive:
@@ -271,10 +273,10 @@ class Exports:
         """Fetch the annotation files of a dataset that are missing, of images of one status or of all.
 
         `dataset`: its key. Whoever is cancelled here leaves the export running. Raises Forbidden where the
-        role allows no export, Nonsense where the archive is not what the API sends, and what keeps it from
+        role allows no export, InvalidResponse where the archive is not what the API sends, and what keeps it from
         coming. Some files may be missing nevertheless.
         """
-        await self._flights.share(_flight(dataset), partial(self._fetch, dataset, status, 0.0))
+        await self._single_flight.share(_flight(dataset), partial(self._fetch, dataset, status, 0.0))
 
     async def _fetch(self, key: int, status: str | None, least: float) -> None:
         await self._listing.all_images(key)
@@ -299,7 +301,7 @@ class Exports:
                 seq = rows[-1].seq
                 for row in rows:
                     known.add(row.key)
-                    if takes(row) and not self._notes.has(row):
+                    if takes(row) and not self._annotations.has(row):
                         wanted[row.key] = _known(row)
                 await trio.lowlevel.checkpoint()
         return known, wanted
@@ -317,14 +319,14 @@ class Exports:
             await self._remove(dataset, name)  # the server may have made it all the same
             raise
         try:
-            pause, until = FIRST_PAUSE, self._clock.monotonic() + GIVE_UP
+            pause, until = FIRST_PAUSE, self._clock.monotonic() + GIVE_UP_S
             while found.status != "completed":
                 if found.status == "failed":
                     raise ServerFault(
                         f"the export of {dataset.name} failed: {found.error_message or 'no reason'}"
                     )
                 if self._clock.monotonic() + pause > until:
-                    raise TimedOut(f"the export of {dataset.name} was not ready after {GIVE_UP:.0f} s")
+                    raise TimedOut(f"the export of {dataset.name} was not ready after {GIVE_UP_S:.0f} s")
                 await self._clock.sleep(pause)
                 pause = min(LONGEST_PAUSE, pause * PAUSE_GROWTH)
                 found = await self._api.export(dataset.name, name)
@@ -333,7 +335,7 @@ class Exports:
             await self._remove(dataset, name)
 
     async def _remove(self, dataset: DatasetRow, name: str) -> None:
-        with trio.move_on_after(REMOVAL, shield=True), owed():
+        with trio.move_on_after(REMOVAL_S, shield=True), exempt_from_reserve():
             try:
                 work = partial(self._api.delete_export, dataset.name, name)
                 await self._source.retried(f"the removal of the export {name}", work)
@@ -353,24 +355,28 @@ class Exports:
         """The archive of `export` on the disk. It never gets a name, and counts as content of the cache."""
         self._bringing[dataset.key] = self._clock.monotonic()
         try:
-            async with self._draft() as draft:
+            async with self._partial_blob() as partial_blob:
                 async with export as name:
-                    work = partial(self._download, dataset, name, draft, bounds)
+                    work = partial(self._download, dataset, name, partial_blob, bounds)
                     size = await self._source.retried(f"the export of {dataset.name}", work)
-                yield await in_thread(Archive, draft, size, dataset.image_count, bounds)
+                yield await in_thread(Archive, partial_blob, size, dataset.image_count, bounds)
         finally:
             del self._bringing[dataset.key]
 
     @asynccontextmanager
-    async def _draft(self) -> AsyncIterator[Draft]:
-        draft = await self._cache.disk.call(self._cache.shelf.draft, f"export-{uuid.uuid4()}", None)
+    async def _partial_blob(self) -> AsyncIterator[PartialBlob]:
+        partial_blob = await self._cache.disk.call(
+            self._cache.blob_cache.open_partial, f"export-{uuid.uuid4()}", None
+        )
         try:
-            yield draft
+            yield partial_blob
         finally:
             with trio.CancelScope(shield=True):
-                await self._cache.disk.call(draft.abandon)
+                await self._cache.disk.call(partial_blob.abandon)
 
-    async def _download(self, dataset: DatasetRow, name: str, draft: Draft, bounds: Bounds) -> int:
+    async def _download(
+        self, dataset: DatasetRow, name: str, partial_blob: PartialBlob, bounds: Bounds
+    ) -> int:
         url = await self._api.export_download_url(dataset.name, name)
         size = crc32c = 0
         async with self._storage.get(url) as body:
@@ -380,9 +386,9 @@ class Exports:
             while True:
                 piece = await body.receive()
                 gathered += piece
-                if len(gathered) >= PIECE or not piece:
+                if len(gathered) >= CHUNK_BYTES or not piece:
                     crc32c = google_crc32c.extend(crc32c, bytes(gathered))
-                    await self._cache.disk.call(draft.write, size, bytes(gathered))
+                    await self._cache.disk.call(partial_blob.write, size, bytes(gathered))
                     size += len(gathered)
                     gathered.clear()
                 if size > bounds.packed:
@@ -418,15 +424,15 @@ class Exports:
                 row = self._catalog.image(key)
                 if row is None or row.dataset != dataset.key or claims.image_id not in (None, row.id.lower()):
                     continue
-                if _known(row) != wanted[key] or self._notes.is_coming(row):
+                if _known(row) != wanted[key] or self._annotations.is_coming(row):
                     continue
                 if source.agrees is not None and not source.agrees(row, claims):
                     archive.skipped["that the listing contradicts"] += 1
                     continue
                 found.append((row, data))
-            versions = await self._notes.keep(found, source.made_at, archived=True)
+            versions = await self._annotations.keep(found, source.made_at, archived=True)
             kept += sum(version is not None for version in versions)
-        self._notes.ages.came_by_export(dataset.name, source.name, source.made_at, kept)
+        self._annotations.ages.came_by_export(dataset.name, source.name, source.made_at, kept)
         log.info("the export of %s brought %d annotation files", dataset.name, kept)
         skipped = +archive.skipped
         if skipped:
@@ -448,12 +454,12 @@ class Exports:
             if probes == PROBES:
                 break
             probes += 1
-            own = await self._notes.fetch(row)
+            own = await self._annotations.fetch(row)
             del wanted[row.key]
             if document is not None and annotation_text(document) == own:
                 return _shape(document)
         if probes:
-            raise Nonsense("the files of the export are not those that the API sends one by one")
+            raise InvalidResponse("the files of the export are not those that the API sends one by one")
         return []
 
 
@@ -495,13 +501,20 @@ def _known(row: ImageRow) -> int:
     """A number that changes with anything that tells of other annotations."""
     return hash(
         (
-            (row.note_size, row.note_crc, row.note_version, row.note_ns, row.note_stale, row.note_checked),
+            (
+                row.annotation_size,
+                row.annotation_crc32c,
+                row.annotation_version,
+                row.annotation_ns,
+                row.annotation_stale,
+                row.annotation_checked,
+            ),
             (row.annotation_count, row.status, row.min_confidence, row.directory, row.name),
         )
     )
 
 
-def _written(archive: Archive, entries: list[Entry], shape: Shape) -> list[tuple[int, Claims, bytes]]:
+def _written(archive: Archive, entries: list[ArchiveEntry], shape: Shape) -> list[tuple[int, Claims, bytes]]:
     """Key, claims and content of those entries that are of the shape."""
     found = []
     for entry in entries:
@@ -513,7 +526,7 @@ def _written(archive: Archive, entries: list[Entry], shape: Shape) -> list[tuple
             continue
         try:
             text = annotation_text(document)
-        except Nonsense:
+        except InvalidResponse:
             archive.skipped["malformed"] += 1
             continue
         found.append((entry.key, _claims(document), text))

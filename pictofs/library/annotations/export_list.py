@@ -23,13 +23,13 @@ LOOK_EVERY, LOOK_LEAST = 3600.0, 300.0
 """Seconds between two looks at the list; the second where files are fresh for a shorter time than the first."""
 LISTED = 1000
 """Exports that are looked at, the cap of a page. There is no second page: those behind it are too old in practice."""
-DAY = 86_400.0
+DAY_S = 86_400.0
 """Seconds that an export is good for where annotation files are good for ever."""
-NEWER = 1.0
+NEWER_S = 1.0
 """Seconds by which an export must be newer than the dataset: either time may be cut to whole seconds."""
-AHEAD = 2.0
+AHEAD_S = 2.0
 """Seconds that an export may seem to be in the future, likewise."""
-PACKED = 256 << 20
+PACKED_BYTES = 256 << 20
 """Bytes of an archive that is fetched although nobody has asked for one."""
 
 
@@ -50,7 +50,7 @@ class ExportList:
     def __init__(self, api: Api, catalog: Catalog, clock: Clock, ttl: float) -> None:
         """`ttl`: seconds for which an annotation file is fresh; 0: for ever."""
         self._api, self._catalog, self._clock = api, catalog, clock
-        self._good_for = ttl or DAY
+        self._good_for = ttl or DAY_S
         self._look_every = min(LOOK_EVERY, max(LOOK_LEAST, self._good_for))
         self._look_at = 0.0
         self._by_dataset: dict[str, list[Export]] = {}
@@ -97,12 +97,12 @@ class ExportList:
         updated_ns = time_ns(dataset.updated_at)
         if ahead is None or not updated_ns:
             return None  # nobody knows how old it is, or whether the dataset has changed since
-        if (export.created_ns - updated_ns) / 1e9 < NEWER:
+        if (export.created_ns - updated_ns) / 1e9 < NEWER_S:
             return None
 
         now = self._clock.wall()
         made_at = export.created_ns / 1e9 - ahead
-        if not -AHEAD <= now - made_at < self._good_for or made_at < (dataset.notes_due or 0.0):
+        if not -AHEAD_S <= now - made_at < self._good_for or made_at < (dataset.annotations_due or 0.0):
             return None
         return Finished(export.name, min(made_at, now), export.image_count)
 
@@ -114,5 +114,5 @@ def _is_whole(export: Export) -> bool:
         and export.format == "pictograph"
         and not export.filtered
         and not export.include_images
-        and export.file_size <= PACKED
+        and export.file_size <= PACKED_BYTES
     )

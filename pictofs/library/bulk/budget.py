@@ -6,27 +6,27 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from pictofs.api.stats import Meter, owed
+from pictofs.api.stats import RequestStats, exempt_from_reserve
 from pictofs.clock import Clock
 from pictofs.errors import Throttled
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-UNSTATED = 60.0
+UNSTATED_S = 60.0
 """Seconds of rest after a throttle that does not say how long."""
-NAP = 15.0
+POLL_S = 15.0
 """Seconds slept at once while the budget is spent."""
 RESTS_MOST = 5
 """Rests in a row without a file that came, where there is budget left."""
 
 
-class Budget:
+class RequestBudget:
     """The rests of one run, or of a part of it."""
 
-    def __init__(self, meter: Meter, clock: Clock, *, wait: bool) -> None:
+    def __init__(self, request_stats: RequestStats, clock: Clock, *, wait: bool) -> None:
         """`wait`: whether to wait when the budget is spent, and not end."""
-        self._meter, self._clock, self._wait = meter, clock, wait
+        self._request_stats, self._clock, self._wait = request_stats, clock, wait
         self._until = 0.0
         self._rests = 0
 
@@ -39,11 +39,11 @@ class Budget:
         """A file came."""
         self._rests = 0
 
-    async def patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, after the budget has room for it where that is waited for. Raises Throttled where not."""
         while True:
             while (left := self._until - self._clock.wall()) > 0:
-                await self._clock.sleep(min(left, NAP))
+                await self._clock.sleep(min(left, POLL_S))
             try:
                 return await work()
             except Throttled as error:
@@ -52,7 +52,7 @@ class Budget:
                 self._rests += 1
                 if self._rests > RESTS_MOST and not self._is_spent():
                     raise
-                wait = UNSTATED if error.retry_after is None else max(1.0, error.retry_after)
+                wait = UNSTATED_S if error.retry_after is None else max(1.0, error.retry_after)
                 log.info("resting for %.0f s: %s", wait, error)
                 self._until = max(self._until, self._clock.wall() + wait)
 
@@ -60,16 +60,16 @@ class Budget:
         """Begin a listing only while there is budget to spare, and then end it: readers may wait for it, too."""
 
         async def admitted() -> None:
-            self._meter.admit(self._clock.wall())
-            with owed():
+            self._request_stats.admit(self._clock.wall())
+            with exempt_from_reserve():
                 await work()
 
-        await self.patiently(admitted)
+        await self.run(admitted)
 
     def _is_spent(self) -> bool:
         """Whether it is the request budget that is waited for, which comes back, and not a server that fails."""
         try:
-            self._meter.admit(self._clock.wall())
+            self._request_stats.admit(self._clock.wall())
         except Throttled:
             return True
         return False

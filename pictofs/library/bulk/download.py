@@ -15,9 +15,9 @@ from pictofs.api.stats import background
 from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Throttled
 from pictofs.library.annotations.export import FEW
 from pictofs.library.annotations.export import REQUESTS as EXPORT_REQUESTS
-from pictofs.library.bulk.budget import Budget
+from pictofs.library.bulk.budget import RequestBudget
 from pictofs.library.bulk.failures import Failures
-from pictofs.library.bulk.folder_writer import Delivery
+from pictofs.library.bulk.folder_writer import FolderWriter
 from pictofs.library.bulk.inventory import Count
 from pictofs.library.bulk.scope import KINDS, Choice, Item, Kind, Scope
 from pictofs.library.library import Library
@@ -30,7 +30,7 @@ NOTE_WORKERS = 8
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DownloadRequest:
     """What is to be written, and how."""
 
     dataset: str
@@ -64,17 +64,19 @@ class _Found:
         return sum(count.missing for count in self.count.values())
 
 
-class Takeout:
+class DownloadJob:
     """One run. `run` is the work of a task of its own; the rest may be asked meanwhile."""
 
-    def __init__(self, library: Library, folder: Folder, wanted: Wanted) -> None:
+    def __init__(self, library: Library, folder: Folder, wanted: DownloadRequest) -> None:
         self._library, self._folder, self._wanted = library, folder, wanted
         self._scope = Scope(library.catalog, wanted.choice)
-        self._delivery = Delivery(library, folder)
+        self._folder_writer = FolderWriter(library, folder)
         # Of their own: images that have their URLs need no budget.
-        self._budgets = {kind: Budget(library.meter, library.clock, wait=wanted.wait) for kind in KINDS}
+        self._budgets = {
+            kind: RequestBudget(library.request_stats, library.clock, wait=wanted.wait) for kind in KINDS
+        }
         self._failures = {kind: Failures() for kind in KINDS}
-        self._before = library.meter.spent(PURPOSE)
+        self._before = library.request_stats.spent(PURPOSE)
         self._cancel = trio.CancelScope()
         self._state = "listing"
         self._lanes: set[Kind] = {"images"}
@@ -105,9 +107,9 @@ class Takeout:
             "files": found.files,
             "files_done": found.files - self.missing,
             "bytes": images.bytes,
-            "bytes_done": images.bytes_present + self._landed_bytes + self._delivery.arriving,
+            "bytes_done": images.bytes_present + self._landed_bytes + self._folder_writer.arriving,
             "failed": self.failed,
-            "requests": self._library.meter.spent(PURPOSE) - self._before,
+            "requests": self._library.request_stats.spent(PURPOSE) - self._before,
             "until": until,
             "notice": self._notice,
         }
@@ -158,7 +160,7 @@ class Takeout:
             self._state = "fetching"
             self._lanes.clear()
             async with trio.open_nursery() as outer:
-                outer.start_soon(self._delivery.serve)
+                outer.start_soon(self._folder_writer.serve)
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._fetch, "images", self._wanted.workers)
                     await self._signed.wait()
@@ -210,10 +212,12 @@ class Takeout:
             for item in items:
                 kind, image = item
                 present = self._is_there(item)
-                found.count[kind].add(image.known_size if kind == "images" else image.note_size, present)
+                found.count[kind].add(
+                    image.known_size if kind == "images" else image.annotation_size, present
+                )
                 if not present:
                     found.missing[kind].append(image.key)
-                    found.unfetched += kind == "annotations" and not self._library.notes.has(image)
+                    found.unfetched += kind == "annotations" and not self._library.annotations.has(image)
             await trio.lowlevel.checkpoint()
         self._found, self._landed_bytes = found, 0
         self._landed = dict.fromkeys(KINDS, 0)
@@ -224,7 +228,7 @@ class Takeout:
 
     def _is_there(self, item: Item) -> bool:
         place = self._scope.place_of(item)
-        has = self._delivery.has_image if item.kind == "images" else self._delivery.has_note
+        has = self._folder_writer.has_image if item.kind == "images" else self._folder_writer.has_note
         return has(item.image, place)
 
     def _make_folders(self) -> None:
@@ -266,7 +270,7 @@ class Takeout:
         for key in self._scope.parts:
             try:
                 fetch = partial(self._library.exports.fetch, key, self._wanted.choice.status)
-                await self._budgets["annotations"].patiently(fetch)
+                await self._budgets["annotations"].run(fetch)
             except (Throttled, DiskFull):
                 raise
             except PictofsError as error:
@@ -299,7 +303,7 @@ class Takeout:
                 return
             await trio.lowlevel.checkpoint()  # a file that comes from the cache waits for nothing
             try:
-                await budget.patiently(partial(bring, key))
+                await budget.run(partial(bring, key))
             except PictofsError as error:
                 self._fail(kind, key, error)
             else:
@@ -311,7 +315,7 @@ class Takeout:
         image = self._library.catalog.image(key)
         if image is None:
             return  # another process has listed the dataset, and the last look will not count it
-        await self._delivery.image(image, self._scope.place_of(Item("images", image)))
+        await self._folder_writer.image(image, self._scope.place_of(Item("images", image)))
         self._landed_bytes += image.known_size or 0
         self._count("images")
 
@@ -319,7 +323,7 @@ class Takeout:
         image = self._library.catalog.image(key)
         if image is None:
             return
-        await self._delivery.note(image, self._scope.place_of(Item("annotations", image)))
+        await self._folder_writer.note(image, self._scope.place_of(Item("annotations", image)))
         self._count("annotations")
 
     def _count(self, kind: Kind) -> None:

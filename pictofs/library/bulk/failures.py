@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pictofs.errors import Conflict, DiskFull, Forbidden, PictofsError, Throttled
-from pictofs.library.connectivity import AWAY
+from pictofs.library.connectivity import UNAVAILABLE
 
 AWAY_MOST = 20
 """Files in a row that the server did not answer for, or refused, after which it counts as gone or closed."""
@@ -28,7 +28,7 @@ class Failures:
 
     def ends(self, error: PictofsError) -> bool:
         """Whether a failure concerns every other file, too, so that the run ends by it."""
-        self._away = self._away + 1 if isinstance(error, (*AWAY, Conflict, Forbidden)) else 0
+        self._away = self._away + 1 if isinstance(error, (*UNAVAILABLE, Conflict, Forbidden)) else 0
         return isinstance(error, (DiskFull, Throttled)) or self._away >= AWAY_MOST
 
     def add(self, path: str, error: PictofsError, **facts: str) -> None:

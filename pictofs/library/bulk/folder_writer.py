@@ -11,25 +11,25 @@ import google_crc32c
 import trio
 
 from pictofs.errors import Corrupt, DiskFull, Invalid, NoSuchEntry
-from pictofs.library.content.cache import QUICK
+from pictofs.library.content.cache import INLINE_MAX_BYTES
 from pictofs.library.content.disk import Disk
 from pictofs.library.content.whole import agrees
 from pictofs.library.library import Library
 from pictofs.store.blobs.cache import WouldBlock
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
-from pictofs.store.folder import Draft, Folder
+from pictofs.store.folder import Folder, PartialFile
 
-CAUTION = 0.5
+CAUTION_S = 0.5
 """Seconds for which a slow disk, as one over a network is, is left to a thread. No reader waits for the loop here."""
 Path = tuple[str, ...]
 """Where a file goes, in parts from the folder on."""
 
 
-class _Arrival:
+class _LargeTransfer:
     """A large file on its way: what of it is in its draft."""
 
-    def __init__(self, draft: Draft) -> None:
-        self.draft = draft
+    def __init__(self, partial_file: PartialFile) -> None:
+        self.partial_file = partial_file
         self.size = self.crc32c = 0
         self.total: int | None = None
         self.expected: int | None = None
@@ -47,14 +47,14 @@ class _Arrival:
         return self.expected is not None or agrees(self.size, listed, self.delimited)
 
 
-class Delivery:
+class FolderWriter:
     """Files of datasets on their way into `folder`."""
 
     def __init__(self, library: Library, folder: Folder) -> None:
         self._library, self._folder = library, folder
-        self._source, self._notes, self._cache = library.source, library.notes, library.cache
-        self._catalog, self._disk = library.catalog, Disk(CAUTION)
-        self._arriving: set[_Arrival] = set()
+        self._source, self._annotations, self._cache = library.source, library.annotations, library.cache
+        self._catalog, self._disk = library.catalog, Disk(CAUTION_S)
+        self._arriving: set[_LargeTransfer] = set()
 
     async def serve(self) -> None:
         """Write what is not written inline. Somebody must run it."""
@@ -75,9 +75,13 @@ class Delivery:
     def has_note(self, image: ImageRow, path: Path) -> bool:
         """Whether the annotation file is there: the bytes that the server gave last, of which it has said
         nothing new since. Inline."""
-        if image.note_size is None or image.note_crc is None or not self._notes.is_right(image):
+        if (
+            image.annotation_size is None
+            or image.annotation_crc32c is None
+            or not self._annotations.is_right(image)
+        ):
             return False
-        return self._folder.holds_content(path, image.note_size, image.note_crc)
+        return self._folder.holds_content(path, image.annotation_size, image.annotation_crc32c)
 
     # What is brought. Each raises what keeps it from coming, what `Draft.land` does, and Throttled where the rest
     # of the budget is for others.
@@ -93,11 +97,11 @@ class Delivery:
 
     async def note(self, image: ImageRow, path: Path) -> None:
         """Bring an annotation file."""
-        if self._notes.has(image):
-            size = await self._from_cache(self._cache.note_key(image), path, _note_time(image))
+        if self._annotations.has(image):
+            size = await self._from_cache(self._cache.annotation_blob_name(image), path, _note_time(image))
             if size is not None:
                 return
-        data = await self._notes.take(image)
+        data = await self._annotations.take(image)
         now = self._catalog.image(image.key) or image
         await self._put(path, data, _note_time(now))
 
@@ -116,7 +120,7 @@ class Delivery:
         await self._written(len(data), self._folder.put, path, data, mtime_ns)
 
     async def _written(self, size: int, work: Callable[..., None], *args: Any) -> None:
-        if size <= QUICK:
+        if size <= INLINE_MAX_BYTES:
             with suppress(WouldBlock):
                 return self._disk.quick(work, *args)
         await self._disk.call(work, *args)
@@ -127,24 +131,24 @@ class Delivery:
         dataset = self._catalog.dataset(image.dataset)
         if dataset is None:
             raise NoSuchEntry("the dataset is gone")
-        if (image.known_size or 0) <= QUICK:
+        if (image.known_size or 0) <= INLINE_MAX_BYTES:
             work = partial(self._library.downloads.receive, dataset, image, True, True)
             data, _ = await self._source.retried(image.entry, work)
             if isinstance(data, bytes):
                 await self._put(path, data, image.created_ns)
                 return len(data)
-        arrival = _Arrival(await self._disk.call(self._folder.draft))
+        arrival = _LargeTransfer(await self._disk.call(self._folder.partial_file))
         self._arriving.add(arrival)
         try:
             await self._source.retried(image.entry, partial(self._receive, dataset, image, arrival))
-            await self._disk.call(arrival.draft.land, path, image.created_ns)
+            await self._disk.call(arrival.partial_file.commit, path, image.created_ns)
             return arrival.size
         finally:
             self._arriving.discard(arrival)
             with trio.CancelScope(shield=True):
-                await self._disk.call(arrival.draft.close)
+                await self._disk.call(arrival.partial_file.close)
 
-    async def _receive(self, dataset: DatasetRow, image: ImageRow, arrival: _Arrival) -> None:
+    async def _receive(self, dataset: DatasetRow, image: ImageRow, arrival: _LargeTransfer) -> None:
         """Take in a large image, or the rest of it where the server goes on. Raises Corrupt."""
         try:
             await self._take(dataset, image, arrival)
@@ -155,7 +159,7 @@ class Delivery:
             arrival.version = None  # nothing of it is to be believed
             raise Corrupt(str(error)) from error
 
-    async def _take(self, dataset: DatasetRow, image: ImageRow, arrival: _Arrival) -> None:
+    async def _take(self, dataset: DatasetRow, image: ImageRow, arrival: _LargeTransfer) -> None:
         """Take in one answer. Raises Invalid where the server has not as much any more as there is."""
         start = arrival.size if arrival.version else 0
         async with self._source.open(
@@ -169,7 +173,7 @@ class Delivery:
         ) as body:
             if not body.ranged:
                 if arrival.size:
-                    await self._disk.call(arrival.draft.truncate)
+                    await self._disk.call(arrival.partial_file.truncate)
                 arrival.size = arrival.crc32c = 0
                 arrival.total, arrival.expected = body.total, body.crc32c
                 arrival.etag, arrival.version = body.etag, body.version
@@ -177,11 +181,11 @@ class Delivery:
             elif body.total not in (None, arrival.total) or body.version != arrival.version:
                 raise Corrupt(f"{image.entry} changed while it was fetched")
             while piece := await body.receive():
-                await self._written(len(piece), arrival.draft.write, arrival.size, piece)
+                await self._written(len(piece), arrival.partial_file.write, arrival.size, piece)
                 arrival.crc32c = google_crc32c.extend(arrival.crc32c, piece)
                 arrival.size += len(piece)
 
-    async def _prove(self, dataset: DatasetRow, image: ImageRow, arrival: _Arrival) -> None:
+    async def _prove(self, dataset: DatasetRow, image: ImageRow, arrival: _LargeTransfer) -> None:
         """No checksum came, and the length is not the listing's, or may be that of a cut: have another answer tell."""
         arrival.doubted = True
         size = crc32c = 0
@@ -195,10 +199,10 @@ class Delivery:
 
 def _note_time(image: ImageRow) -> int:
     """The time of an annotation file, as a mount shows it."""
-    return image.created_ns if image.note_ns is None else image.note_ns
+    return image.created_ns if image.annotation_ns is None else image.annotation_ns
 
 
-def _check(image: ImageRow, arrival: _Arrival) -> None:
+def _check(image: ImageRow, arrival: _LargeTransfer) -> None:
     """Raise Corrupt where the server has promised something else."""
     if arrival.total not in (None, arrival.size):
         raise Corrupt(f"{image.entry}: {arrival.size} bytes arrived of {arrival.total}")
@@ -207,6 +211,6 @@ def _check(image: ImageRow, arrival: _Arrival) -> None:
 
 
 def _copy(folder: Folder, fd: int, size: int, path: Path, mtime_ns: int) -> None:
-    with folder.draft() as draft:
-        draft.copy(fd, size)
-        draft.land(path, mtime_ns)
+    with folder.partial_file() as partial_file:
+        partial_file.copy(fd, size)
+        partial_file.commit(path, mtime_ns)

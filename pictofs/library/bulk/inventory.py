@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.library.annotations.export import FEW, FOUND_REQUESTS
 from pictofs.library.annotations.export import REQUESTS as EXPORT_REQUESTS
 from pictofs.library.bulk.scope import Scope
@@ -17,9 +17,9 @@ from pictofs.library.content.signed_urls import BATCH
 from pictofs.library.library import Library
 from pictofs.threads import in_thread
 
-NOTE_SIZE = 4096
+NOTE_SIZE_BYTES = 4096
 """Bytes of an annotation file, as far as nothing else is known: a block of the disk."""
-WINDOW = 3600.0
+WINDOW_S = 3600.0
 """Seconds in which the rate limit's requests are counted."""
 
 
@@ -50,7 +50,7 @@ class Count:
 
 
 @dataclass
-class Price:
+class RequestCost:
     """API requests that fetching what is missing takes."""
 
     urls: int = 0
@@ -92,12 +92,12 @@ class Unfetched:
 
 
 @dataclass
-class Survey:
+class Inventory:
     """Counts of everything in a scope."""
 
     images: Count = field(default_factory=Count)
     annotations: Count = field(default_factory=Count)
-    price: Price = field(default_factory=Price)
+    price: RequestCost = field(default_factory=RequestCost)
     unfetched: dict[int, Unfetched] = field(default_factory=dict)
     """Annotation files that are missing or due, by the key of the dataset."""
 
@@ -115,7 +115,7 @@ class Survey:
     def bytes_missing(self) -> int:
         """Bytes of missing files, as far as is known, annotation files estimated."""
         notes = self.annotations
-        return self.images.bytes - self.images.bytes_present + notes.missing * NOTE_SIZE
+        return self.images.bytes - self.images.bytes_present + notes.missing * NOTE_SIZE_BYTES
 
     def shown(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -141,9 +141,9 @@ class Survey:
         }
 
 
-async def survey(library: Library, scope: Scope, *, bulk: bool) -> Survey:
+async def inventory(library: Library, scope: Scope, *, bulk: bool) -> Inventory:
     """Look at every file of a scope, as far as it is listed. `bulk`: annotations are to come by exports."""
-    found = Survey()
+    found = Inventory()
     for key in scope.parts:
         missing: Counter[str] = Counter()
         unfetched = Unfetched()
@@ -155,11 +155,11 @@ async def survey(library: Library, scope: Scope, *, bulk: bool) -> Survey:
                     found.images.add(image.known_size, present)
                     missing[image.status] += not present
                 else:
-                    present = library.notes.has(image)
-                    found.annotations.add(image.note_size, present)
+                    present = library.annotations.has(image)
+                    found.annotations.add(image.annotation_size, present)
                     if not present:
                         unfetched.files += 1
-                        unfetched.steady += not image.note_stale
+                        unfetched.steady += not image.annotation_stale
                         unfetched.served += export is not None and library.exports.serves(export, image)
             await trio.lowlevel.checkpoint()
         await _add_price(library, key, +missing, found.price)
@@ -173,7 +173,7 @@ async def survey(library: Library, scope: Scope, *, bulk: bool) -> Survey:
     return found
 
 
-async def _add_price(library: Library, key: int, missing: Counter[str], price: Price) -> None:
+async def _add_price(library: Library, key: int, missing: Counter[str], price: RequestCost) -> None:
     dataset = library.catalog.dataset(key)
     if dataset is None or not missing:
         return
@@ -185,18 +185,18 @@ async def _add_price(library: Library, key: int, missing: Counter[str], price: P
     price.images += images
 
 
-def seconds_of_budget(meter: Meter, requests: int, now: float) -> float | None:
+def seconds_of_budget(request_stats: RequestStats, requests: int, now: float) -> float | None:
     """Seconds until the rate limit has let so many background requests pass, None where it is not known.
 
     `now`: wall-clock seconds.
     """
-    if meter.limit is None or meter.remaining is None:
+    if request_stats.limit is None or request_stats.remaining is None:
         return None
-    left = meter.remaining if now < meter.reset_at else meter.limit
-    more = requests - max(0, left - meter.reserve)
-    each = meter.limit - meter.reserve
+    left = request_stats.remaining if now < request_stats.reset_at else request_stats.limit
+    more = requests - max(0, left - request_stats.reserve)
+    each = request_stats.limit - request_stats.reserve
     if more <= 0:
         return 0.0
     if each <= 0:
         return None
-    return max(0.0, meter.reset_at - now) + WINDOW * (math.ceil(more / each) - 1)
+    return max(0.0, request_stats.reset_at - now) + WINDOW_S * (math.ceil(more / each) - 1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from pictofs.errors import Invalid, NoSuchEntry
-from pictofs.library.listing.listing import COMMAND_PATIENCE, Listing
+from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, Listing
 from pictofs.model.selection import AXIS_FOLDERS
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
@@ -66,7 +66,7 @@ class Scope:
 
         Raises NoSuchEntry, and Invalid for a path that holds no files of datasets.
         """
-        await listing.datasets(patience=COMMAND_PATIENCE)
+        await listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
         if path in ((), ("datasets",)):
             for row in self._catalog.datasets_after(0, 1 << 30):
                 await self._add_below(row, KINDS, ("/",), listing)
@@ -111,7 +111,7 @@ class Scope:
     async def _add_file(
         self, dataset: DatasetRow, kind: Kind, directory: DirectoryRow, entry: str, listing: Listing
     ) -> None:
-        find = listing.image if kind == "images" else listing.noted_image
+        find = listing.image if kind == "images" else listing.image_of_annotation
         row = await find(directory, entry)
         if row is None:
             raise NoSuchEntry(f"there is no {entry!r} in {dataset.name}")
@@ -142,11 +142,11 @@ class Scope:
             return
         for key in self._folders(part):
             row = self._catalog.directory(key)
-            filling = None if row is None else await listing.folder(row)
-            if filling is not None:
-                await filling.finished.wait()
-                if filling.error is not None:
-                    raise filling.error
+            in_progress_listing = None if row is None else await listing.folder(row)
+            if in_progress_listing is not None:
+                await in_progress_listing.finished.wait()
+                if in_progress_listing.error is not None:
+                    raise in_progress_listing.error
 
     def pages(self, dataset: int) -> Iterator[list[Item]]:
         """The files of a dataset, as far as the catalog has them, some at a time."""
@@ -176,7 +176,7 @@ class Scope:
     def place_of(self, item: Item) -> tuple[str, ...]:
         """The same, in parts from the dataset's folder on."""
         kind, image = item
-        name = image.entry if kind == "images" else image.note_entry
+        name = image.entry if kind == "images" else image.annotation_name
         return (kind, *self.folder_parts(image.directory), name)
 
     def folder_parts(self, directory: int) -> tuple[str, ...]:

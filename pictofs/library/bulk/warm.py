@@ -14,23 +14,23 @@ from pictofs.api.stats import background
 from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Throttled
 from pictofs.library.annotations.export import FEW
 from pictofs.library.annotations.export import REQUESTS as EXPORT_REQUESTS
-from pictofs.library.bulk.budget import Budget
+from pictofs.library.bulk.budget import RequestBudget
 from pictofs.library.bulk.failures import Failures
-from pictofs.library.bulk.inventory import Survey, seconds_of_budget, survey
+from pictofs.library.bulk.inventory import Inventory, inventory, seconds_of_budget
 from pictofs.library.bulk.scope import Choice, Item, Scope
 from pictofs.library.library import Library
 
 PURPOSE = "warm"
 STEADFAST = 4
 """One in so many workers goes on while readers wait for the server: a training must not stop the rest for good."""
-GIVE_WAY = 0.01
+GIVE_WAY_S = 0.01
 """Seconds between two looks at whether readers still wait."""
 
 State = Literal["listing", "looking", "exporting", "fetching", "waiting", "done"]
 
 
 @dataclass(frozen=True)
-class Wish:
+class WarmRequest:
     """What is to be fetched, and how."""
 
     paths: tuple[tuple[str, ...], ...] = ((),)
@@ -43,18 +43,18 @@ class Wish:
     """Whether to wait when the request budget is spent, and not end."""
 
 
-class Warm:
+class WarmJob:
     """One run. `look`, `fetch` or `evict` is the work of a task of its own; the rest may be asked meanwhile."""
 
-    def __init__(self, library: Library, wish: Wish) -> None:
+    def __init__(self, library: Library, wish: WarmRequest) -> None:
         self._library, self._wish = library, wish
         self._scope = Scope(library.catalog, wish.choice)
         self._cancel = trio.CancelScope()
         self._state: State = "listing"
-        self._before = library.meter.spent(PURPOSE)
-        self._survey = Survey()
+        self._before = library.request_stats.spent(PURPOSE)
+        self._inventory = Inventory()
         self._landed = self._landed_bytes = self._evicted = 0
-        self._budget = Budget(library.meter, library.clock, wait=wish.wait)
+        self._budget = RequestBudget(library.request_stats, library.clock, wait=wish.wait)
         self._failures = Failures()
         self._notice: str | None = None
         self.finished = trio.Event()
@@ -66,46 +66,46 @@ class Warm:
     @property
     def missing(self) -> int:
         """Files that are not there."""
-        return self._survey.missing - self._landed
+        return self._inventory.missing - self._landed
 
     def progress(self) -> dict[str, Any]:
         """How far it is, JSON-ready."""
-        images, until = self._survey.images, self._budget.until
+        images, until = self._inventory.images, self._budget.until
         return {
             "state": "waiting" if until and not self.finished.is_set() else self._state,
-            "files": self._survey.files,
-            "files_done": self._survey.files - self.missing,
+            "files": self._inventory.files,
+            "files_done": self._inventory.files - self.missing,
             "bytes": images.bytes,
             "bytes_done": images.bytes_present + self._landed_bytes,
             "failed": self._failures.count,
-            "requests": self._library.meter.spent(PURPOSE) - self._before,
+            "requests": self._library.request_stats.spent(PURPOSE) - self._before,
             "until": until,
             "notice": self._notice,
         }
 
     def result(self) -> dict[str, Any]:
         """How it ended, JSON-ready."""
-        meter, price = self._library.meter, self._survey.price
+        request_stats, price = self._library.request_stats, self._inventory.price
         return {
             **self.progress(),
-            **self._survey.shown(),
+            **self._inventory.shown(),
             "missing": self.missing,
             "fits": self._fits,
             "evicted": self._evicted,
             "failures": self._failures.told,
             "budget": {
-                "limit": meter.limit,
-                "remaining": meter.remaining,
-                "reserve": meter.reserve,
-                "seconds": seconds_of_budget(meter, price.total, self._library.clock.wall()),
+                "limit": request_stats.limit,
+                "remaining": request_stats.remaining,
+                "reserve": request_stats.reserve,
+                "seconds": seconds_of_budget(request_stats, price.total, self._library.clock.wall()),
             },
         }
 
     @property
     def _fits(self) -> bool:
         # What is there is in use: it would be evicted for the rest, and the rest for it.
-        survey = self._survey
-        return survey.bytes_missing + survey.images.bytes_present <= self._library.cache_size
+        inventory = self._inventory
+        return inventory.bytes_missing + inventory.images.bytes_present <= self._library.cache_size
 
     def cancel(self) -> None:
         """End the run where it is; what has landed stays."""
@@ -126,7 +126,7 @@ class Warm:
             await self._export()
             self._state = "fetching"
             await self._fetch_files()
-            await self._survey_again()  # others may have fetched, or evicted, meanwhile
+            await self._take_inventory_again()  # others may have fetched, or evicted, meanwhile
 
     async def evict(self) -> None:
         """Drop from the cache what is there, as far as it is listed."""
@@ -137,11 +137,11 @@ class Warm:
                 for page in self._scope.pages(key):
                     images = [cache.image_key(row) for kind, row in page if kind == "images"]
                     notes = [
-                        cache.note_key(row)
+                        cache.annotation_blob_name(row)
                         for kind, row in page
-                        if kind == "annotations" and row.note_crc is not None
+                        if kind == "annotations" and row.annotation_crc32c is not None
                     ]
-                    self._evicted += await cache.disk.call(_remove, cache.shelf.remove, images + notes)
+                    self._evicted += await cache.disk.call(_remove, cache.blob_cache.remove, images + notes)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
@@ -164,38 +164,40 @@ class Warm:
         if ask:
             for key in self._scope.parts:
                 await self._budget.listing(partial(self._scope.bring, key, listing))
-        await self._survey_again()
+        await self._take_inventory_again()
         if ask:
             await self._look_for_exports()
 
     async def _look_for_exports(self) -> None:
         """Ask once which exports are there, where one could save requests."""
-        if all(unfetched.steady <= FEW for unfetched in self._survey.unfetched.values()):
+        if all(unfetched.steady <= FEW for unfetched in self._inventory.unfetched.values()):
             return
         with suppress(Throttled):  # a look at what is there waits for no budget
             await self._library.exports.look()
-        if any(self._library.exports.found(key) for key in self._survey.unfetched):
-            await self._survey_again()
+        if any(self._library.exports.found(key) for key in self._inventory.unfetched):
+            await self._take_inventory_again()
 
-    async def _survey_again(self) -> None:
+    async def _take_inventory_again(self) -> None:
         self._state = "looking"
-        self._survey = await survey(self._library, self._scope, bulk=self._wish.bulk)
+        self._inventory = await inventory(self._library, self._scope, bulk=self._wish.bulk)
         self._landed = self._landed_bytes = 0
 
     def _check_room(self) -> None:
         if not self._fits:
             raise DiskFull(
-                f"{self._survey.bytes_missing} bytes are missing and the cache holds {self._library.cache_size} "
+                f"{self._inventory.bytes_missing} bytes are missing and the cache holds {self._library.cache_size} "
                 "at most: name less, or mount with a larger --cache-size"
             )
 
     async def _export(self) -> None:
         exports = self._library.exports
-        served = [key for key, unfetched in self._survey.unfetched.items() if unfetched.is_served]
+        served = [key for key, unfetched in self._inventory.unfetched.items() if unfetched.is_served]
         await self._archives(served, exports.take)
         if self._wish.bulk:
             left = [
-                key for key, unfetched in self._survey.unfetched.items() if unfetched.files > EXPORT_REQUESTS
+                key
+                for key, unfetched in self._inventory.unfetched.items()
+                if unfetched.files > EXPORT_REQUESTS
             ]
             await self._archives(left, lambda key: exports.fetch(key, self._wish.choice.status))
 
@@ -206,12 +208,12 @@ class Warm:
         self._state = "exporting"
         for key in keys:
             try:
-                await self._budget.patiently(partial(fetch, key))
+                await self._budget.run(partial(fetch, key))
             except (Throttled, DiskFull):
                 raise
             except PictofsError as error:
                 self._notice = f"annotations come one by one, their export failed: {error}"
-        await self._survey_again()
+        await self._take_inventory_again()
 
     async def _fetch_files(self) -> None:
         send, receive = trio.open_memory_channel[Item](0)
@@ -230,15 +232,15 @@ class Warm:
     def _is_there(self, item: Item) -> bool:
         if item.kind == "images":
             return self._library.downloads.is_kept(item.image)
-        return self._library.notes.has(item.image)
+        return self._library.annotations.has(item.image)
 
     async def _work(self, number: int, items: trio.MemoryReceiveChannel[Item]) -> None:
         async with items:
             async for item in items:
-                while number % STEADFAST and self._library.tally.waiting:
-                    await self._library.clock.sleep(GIVE_WAY)
+                while number % STEADFAST and self._library.read_stats.waiting:
+                    await self._library.clock.sleep(GIVE_WAY_S)
                 try:
-                    await self._budget.patiently(partial(self._fetch, item))
+                    await self._budget.run(partial(self._fetch, item))
                 except PictofsError as error:
                     self._fail(item, error)
 
@@ -251,9 +253,9 @@ class Warm:
             await self._library.downloads.fetch(image)
             self._landed_bytes += image.known_size or 0
         else:
-            await self._library.notes.fetch(image)
+            await self._library.annotations.fetch(image)
             now = self._library.catalog.image(image.key)
-            if now is not None and not self._library.notes.is_cached(now):
+            if now is not None and not self._library.annotations.is_cached(now):
                 raise DiskFull("the cache takes no more")
         self._landed += 1
         self._budget.progressed()

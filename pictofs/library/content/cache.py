@@ -12,30 +12,30 @@ import trio
 
 from pictofs.clock import Clock
 from pictofs.errors import Corrupt, DiskFull, PictofsError, TooManyFiles
-from pictofs.library.content.content import Shelved
+from pictofs.library.content.content import CachedContent
 from pictofs.library.content.disk import Disk
-from pictofs.store.blobs.cache import Blob, Busy, Draft, Identity, Shelf, WouldBlock
+from pictofs.store.blobs.cache import Blob, BlobCache, Busy, FileStamp, PartialBlob, WouldBlock
 from pictofs.store.catalog.rows import ImageRow
 from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-QUICK = 1 << 20
+INLINE_MAX_BYTES = 1 << 20
 """Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
-BUSY_WAIT = 0.02
+BUSY_POLL_S = 0.02
 """Seconds between looks at a download that another process makes."""
-OTHERS_WAIT = 2.0
+OTHERS_TIMEOUT_S = 2.0
 """Seconds that a reader waits for a file that another process downloads: that process may be stopped."""
-DISK_REST = 30.0
+DISK_RETRY_AFTER_S = 30.0
 """Seconds for which the disk is left alone after it took no more."""
 
 
-class Cache:
+class ContentCache:
     """Blobs of images and annotation files, by row."""
 
-    def __init__(self, shelf: Shelf, disk: Disk, clock: Clock, server: str) -> None:
+    def __init__(self, blob_cache: BlobCache, disk: Disk, clock: Clock, server: str) -> None:
         """`server`: a few hex digits that tell this server's ids from those of another one."""
-        self.shelf, self.disk = shelf, disk
+        self.blob_cache, self.disk = blob_cache, disk
         self._clock, self._server = clock, server
         self._again = 0.0
 
@@ -43,12 +43,12 @@ class Cache:
         """The name of an image's blob."""
         return f"{self._server}-{image.id}"
 
-    def note_key(self, image: ImageRow, crc32c: int | None = None) -> str:
+    def annotation_blob_name(self, image: ImageRow, crc32c: int | None = None) -> str:
         """The name of an annotation file's blob, in the version of the row or with that checksum.
 
         By content, not by version: catalogs of two keys count versions each for itself.
         """
-        return f"{self._server}-{image.id}.{image.note_crc if crc32c is None else crc32c:08x}"
+        return f"{self._server}-{image.id}.{image.annotation_crc32c if crc32c is None else crc32c:08x}"
 
     @property
     def usable(self) -> bool:
@@ -58,14 +58,14 @@ class Cache:
     def has(self, key: str) -> bool:
         """Whether there is a blob, sound or not. Inline."""
         try:
-            return self.shelf.has(key)
+            return self.blob_cache.has(key)
         except PictofsError:
             return False
 
     def renew(self, key: str) -> bool:
         """The same; one that is there counts as used now. Inline."""
         try:
-            return self.shelf.renew(key)
+            return self.blob_cache.renew(key)
         except PictofsError:
             return False
 
@@ -75,17 +75,17 @@ class Cache:
         Raises TooManyFiles: fetching what is there already would need a descriptor as well.
         """
         try:
-            return self.shelf.open(key)
+            return self.blob_cache.open(key)
         except TooManyFiles:
             raise
         except PictofsError as error:
             self.failed(error)
             return None
 
-    async def content(self, key: str) -> Shelved | None:
+    async def content(self, key: str) -> CachedContent | None:
         """The verified content; None where there is none."""
         blob = await self.sound(key)
-        return None if blob is None else Shelved(blob)
+        return None if blob is None else CachedContent(blob)
 
     async def sound(self, key: str) -> Blob | None:
         """The blob, verified; None where there is none."""
@@ -103,39 +103,39 @@ class Cache:
                 raise
         return blob
 
-    async def draft(self, key: str, size: int) -> Draft | Blob | None:
+    async def open_partial(self, key: str, size: int) -> PartialBlob | Blob | None:
         """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
-        for _ in range(round(OTHERS_WAIT / BUSY_WAIT)):
+        for _ in range(round(OTHERS_TIMEOUT_S / BUSY_POLL_S)):
             try:
-                return await self.draft_now(key, size)
+                return await self.open_partial_now(key, size)
             except Busy:
                 found = self.blob(key)
                 if found is not None:
                     return found
-                await self._clock.sleep(BUSY_WAIT)
+                await self._clock.sleep(BUSY_POLL_S)
         try:
-            return await self.disk.call(self.shelf.private_draft, key, size)
+            return await self.disk.call(self.blob_cache.open_private_partial, key, size)
         except DiskFull as error:
             self.failed(error)
             return None
 
-    async def draft_now(self, key: str, size: int) -> Draft | None:
+    async def open_partial_now(self, key: str, size: int) -> PartialBlob | None:
         """The same, but Busy is raised and not waited for."""
         if not self.usable:
             return None
         try:
-            if size <= QUICK:
+            if size <= INLINE_MAX_BYTES:
                 with suppress(WouldBlock):
-                    return self.disk.quick(partial(self.shelf.draft, key, size, at_once=True))
-            return await self.disk.call(self.shelf.draft, key, size)
+                    return self.disk.quick(partial(self.blob_cache.open_partial, key, size, at_once=True))
+            return await self.disk.call(self.blob_cache.open_partial, key, size)
         except DiskFull as error:
             self.failed(error)
             return None
 
-    async def shelve(
+    async def store(
         self, key: str, size: int, receive: Callable[[], Awaitable[tuple[bytes | int, int]]]
-    ) -> bytes | int | Identity | None:
-        """Fetch a small file onto the shelf, by `receive_whole` or the like.
+    ) -> bytes | int | FileStamp | None:
+        """Fetch a small file into the cache, by `receive_whole` or the like.
 
         Args:
             key: the blob's.
@@ -146,44 +146,44 @@ class Cache:
 
         Raises: what `receive` raises.
         """
-        draft = await self.draft(key, size)
-        if isinstance(draft, Blob):
-            draft.close()
+        partial_blob = await self.open_partial(key, size)
+        if isinstance(partial_blob, Blob):
+            partial_blob.close()
             return None
         kept = False
         try:
             data, crc32c = await receive()
-            if isinstance(data, int) or draft is None:
+            if isinstance(data, int) or partial_blob is None:
                 return data
             try:
-                file = await self._publish(draft, data, crc32c)
+                file = await self._publish(partial_blob, data, crc32c)
                 kept = True
             except DiskFull as error:
                 self.failed(error)
                 return data
             return file
         finally:
-            if draft is not None and not kept:
-                draft.take_time()
+            if partial_blob is not None and not kept:
+                partial_blob.take_time()
                 with trio.CancelScope(shield=True):
-                    await self.disk.call(draft.abandon)
+                    await self.disk.call(partial_blob.abandon)
 
-    async def _publish(self, draft: Draft, data: bytes, crc32c: int) -> Identity:
+    async def _publish(self, partial_blob: PartialBlob, data: bytes, crc32c: int) -> FileStamp:
         """Make a blob of a draft. Raises DiskFull and Corrupt; the draft is then still to be abandoned."""
-        if len(data) <= QUICK:
+        if len(data) <= INLINE_MAX_BYTES:
             with suppress(WouldBlock):
-                return self.disk.quick(_publish, draft, data, crc32c)
-        draft.take_time()
-        return await self.disk.call(_publish, draft, data, crc32c)
+                return self.disk.quick(_publish, partial_blob, data, crc32c)
+        partial_blob.take_time()
+        return await self.disk.call(_publish, partial_blob, data, crc32c)
 
     def failed(self, error: PictofsError) -> None:
         """The disk took no more, or gave nothing: leave it alone for a while."""
         if self.usable:
             log.warning("reading past the cache: %s", error)
-        self._again = self._clock.monotonic() + DISK_REST
+        self._again = self._clock.monotonic() + DISK_RETRY_AFTER_S
 
 
-def _publish(draft: Draft, data: bytes, crc32c: int) -> Identity:
-    draft.write(0, data)
-    with draft.commit(len(data), crc32c) as blob:
-        return Identity.of(os.fstat(blob.fd), blob.crc32c)
+def _publish(partial_blob: PartialBlob, data: bytes, crc32c: int) -> FileStamp:
+    partial_blob.write(0, data)
+    with partial_blob.commit(len(data), crc32c) as blob:
+        return FileStamp.of(os.fstat(blob.fd), blob.crc32c)

@@ -31,7 +31,7 @@ class Content(Protocol):
         """Give back what is held."""
 
 
-class Shelved:
+class CachedContent:
     """Content on the local disk. Reads are inline: 20 us from the page cache, a thread would cost 100."""
 
     def __init__(self, blob: Blob) -> None:
@@ -49,7 +49,7 @@ class Shelved:
         self._blob.close()
 
 
-class InMemory:
+class ContentInMemory:
     """Small content that the disk did not take."""
 
     def __init__(self, data: bytes) -> None:

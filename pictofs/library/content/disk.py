@@ -19,9 +19,9 @@ from pictofs.threads import in_thread
 
 T = TypeVar("T")
 
-SLOW = 0.05
+SLOW_S = 0.05
 """Seconds of one inline call from which on the disk counts as slow: the loop must not stand still."""
-CAUTION = 5.0
+CAUTION_S = 5.0
 """Seconds for which a slow disk is left to the thread, where readers would notice that the loop stands still."""
 MOST = 32
 """Calls in one batch: at 0.2 ms each the first of them is answered after 6 ms at the latest."""
@@ -33,7 +33,7 @@ class Disk:
     Every call ends, whatever becomes of the thread: where none can be started it is made on the loop.
     """
 
-    def __init__(self, caution: float = CAUTION) -> None:
+    def __init__(self, caution: float = CAUTION_S) -> None:
         """`caution`: seconds for which a slow disk is left to the thread."""
         self._caution = caution
         self._waiting: list[_Call] = []
@@ -50,7 +50,7 @@ class Disk:
             return work(*args)
         finally:
             now = time.perf_counter()
-            if now - start > SLOW:
+            if now - start > SLOW_S:
                 self._slow_until = now + self._caution
 
     async def call(self, work: Callable[..., T], *args: Any) -> T:

@@ -1,4 +1,4 @@
-"""Opens files: from the shelf when they are there, else from the server onto the shelf, once for all who ask."""
+"""Opens files: from the cache when they are there, else from the server into the cache, once for all who ask."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import trio
 
 from pictofs.api.body import Body
 from pictofs.clock import Clock
-from pictofs.errors import Corrupt, DiskFull, NoSuchEntry, PictofsError, Unsigned
-from pictofs.library.content.cache import BUSY_WAIT, OTHERS_WAIT, Cache
-from pictofs.library.content.content import Content, InMemory
+from pictofs.errors import Corrupt, DiskFull, NoSignedUrl, NoSuchEntry, PictofsError
+from pictofs.library.content.cache import BUSY_POLL_S, OTHERS_TIMEOUT_S, ContentCache
+from pictofs.library.content.content import Content, ContentInMemory
 from pictofs.library.content.passthrough import PassThrough
 from pictofs.library.content.source import Source
 from pictofs.library.content.stream import Stream, Streamed
-from pictofs.library.content.whole import SMALL, receive_whole
+from pictofs.library.content.whole import SMALL_BYTES, receive_whole
 from pictofs.library.content.worker import NotTaken, Refused, Worker
-from pictofs.library.prefetch.prefetcher import Prefetch
-from pictofs.library.single_flight import Flights
-from pictofs.library.stats import Tally
-from pictofs.store.blobs.cache import Busy, Draft, Identity, ShelfUnusable
+from pictofs.library.prefetch.prefetcher import Prefetcher
+from pictofs.library.single_flight import SingleFlight
+from pictofs.library.stats import ReadStats
+from pictofs.store.blobs.cache import Busy, CacheUnusable, FileStamp, PartialBlob
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.images import ImageTable
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
 log = logging.getLogger(__name__)
 
-PIECE = 1 << 20
+CHUNK_BYTES = 1 << 20
 """Bytes of a large file that are looked at in one go while it is fetched."""
 ATTEMPTS = 4
-"""Times that a small image is fetched onto the shelf for one reader, which may be gone from there at once."""
+"""Times that a small image is fetched into the cache for one reader, which may be gone from there at once."""
 
 
 class Downloads:
@@ -41,21 +41,26 @@ class Downloads:
     def __init__(
         self,
         source: Source,
-        cache: Cache,
+        cache: ContentCache,
         catalog: Catalog,
         images: ImageTable,
-        flights: Flights,
+        single_flight: SingleFlight,
         nursery: trio.Nursery,
-        tally: Tally,
+        read_stats: ReadStats,
         clock: Clock,
-        prefetch: Callable[[Downloads], Prefetch],
+        prefetch: Callable[[Downloads], Prefetcher],
         worker: Worker | None,
     ) -> None:
         """`worker` fetches what is fetched ahead; without one, and while it does not run, this process does."""
         self.prefetch = prefetch(self)
         self._source, self._cache = source, cache
         self._catalog, self._images = catalog, images
-        self._flights, self._nursery, self._tally, self._clock = flights, nursery, tally, clock
+        self._single_flight, self._nursery, self._read_stats, self._clock = (
+            single_flight,
+            nursery,
+            read_stats,
+            clock,
+        )
         self._worker = worker
         self._streams: dict[str, Stream] = {}
 
@@ -63,12 +68,12 @@ class Downloads:
         """Open an image. Its `size` is exact, whatever the listing says."""
         content: Content | None = await self._cache.content(self._cache.image_key(image))
         if content is not None:
-            self._tally.hits += 1
+            self._read_stats.hits += 1
             self.prefetch.hit(image)
         else:
-            self._tally.misses += 1
+            self._read_stats.misses += 1
             self.prefetch.miss(image)
-            with self._tally.wait():
+            with self._read_stats.wait():
                 content = await self._download(image)
         if content.size != image.known_size:
             try:
@@ -89,11 +94,13 @@ class Downloads:
         dataset = self._dataset(image)
         patient = False
         for _ in range(ATTEMPTS):
-            if (image.known_size or 0) > SMALL:
+            if (image.known_size or 0) > SMALL_BYTES:
                 return await self._large(dataset, image)
-            joined = self._flights.is_flying(("image", image.id))
+            joined = self._single_flight.in_progress(("image", image.id))
             try:
-                result = await self._flights.share(("image", image.id), partial(self._small, dataset, image))
+                result = await self._single_flight.share(
+                    ("image", image.id), partial(self._small, dataset, image)
+                )
             except PictofsError:
                 if (
                     joined and not patient
@@ -102,7 +109,7 @@ class Downloads:
                     continue
                 raise
             if isinstance(result, bytes):
-                return InMemory(result)
+                return ContentInMemory(result)
             if isinstance(result, int):  # much larger than the listing says
                 image = image._replace(true_size=result)
                 continue
@@ -111,27 +118,29 @@ class Downloads:
                 return content  # otherwise it was evicted in between: once more
         # The cache loses it as soon as it has it: what comes now stays in memory.
         data, _ = await self._source.retried(image.entry, partial(self.receive, dataset, image, False, True))
-        return InMemory(data) if isinstance(data, bytes) else await self._pass_through(dataset, image)
+        return ContentInMemory(data) if isinstance(data, bytes) else await self._pass_through(dataset, image)
 
     def is_small(self, image: ImageRow) -> bool:
         """Whether an image is fetched whole before it is read, and not streamed."""
-        return (image.known_size or 0) <= SMALL
+        return (image.known_size or 0) <= SMALL_BYTES
 
     def has(self, image: ImageRow) -> bool:
-        """Whether the shelf has an image, or it is on its way. Inline."""
-        return self._flights.is_flying(("image", image.id)) or self._cache.has(self._cache.image_key(image))
+        """Whether the cache has an image, or it is on its way. Inline."""
+        return self._single_flight.in_progress(("image", image.id)) or self._cache.has(
+            self._cache.image_key(image)
+        )
 
     def is_kept(self, image: ImageRow) -> bool:
-        """Whether the shelf has an image. Inline."""
+        """Whether the cache has an image. Inline."""
         return self._cache.has(self._cache.image_key(image))
 
     def renew(self, image: ImageRow) -> bool:
         """The same; one that is there counts as used now, so that it is evicted late. Inline."""
-        flying = self._flights.is_flying(("image", image.id))
+        flying = self._single_flight.in_progress(("image", image.id))
         return flying or self._cache.renew(self._cache.image_key(image))
 
     async def fetch_ahead(self, image: ImageRow, *, keyed: bool) -> bool:
-        """Fetch a small image onto the shelf; False where it is large, costs a request of its own, or is kept from it
+        """Fetch a small image into the cache; False where it is large, costs a request of its own, or is kept from it
         by another process.
 
         `keyed`: such a request may be made. Raises DiskFull where nothing can be kept, Throttled where the rest
@@ -140,8 +149,8 @@ class Downloads:
         if self._cache.usable:
             work = partial(self._small, self._dataset(image), image, ahead=True, keyed=keyed)
             try:
-                result = await self._flights.share(("image", image.id), work)
-            except Unsigned:
+                result = await self._single_flight.share(("image", image.id), work)
+            except NoSignedUrl:
                 return False
             if not isinstance(result, bytes):
                 return not isinstance(result, int)
@@ -150,7 +159,7 @@ class Downloads:
         raise DiskFull("the disk takes nothing now")
 
     async def fetch(self, image: ImageRow) -> None:
-        """Fetch an image of any size onto the shelf, with a request of its own where that is the only way.
+        """Fetch an image of any size into the cache, with a request of its own where that is the only way.
 
         Raises DiskFull where it can't be kept, and what keeps it from coming.
         """
@@ -162,7 +171,7 @@ class Downloads:
             if not isinstance(content, PassThrough):
                 offset = 0
                 while offset < content.size:
-                    piece = await content.read(offset, PIECE)
+                    piece = await content.read(offset, CHUNK_BYTES)
                     if not piece:
                         raise Corrupt(f"{image.entry} was cut while it was read")
                     offset += len(piece)
@@ -173,14 +182,14 @@ class Downloads:
 
     async def _small(
         self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False, keyed: bool = True
-    ) -> bytes | int | Identity | None:
-        """Fetch a small image; `Cache.shelve` says what it returns."""
+    ) -> bytes | int | FileStamp | None:
+        """Fetch a small image; `ContentCache.store` says what it returns."""
         if ahead and self._worker is not None:
             with suppress(NotTaken):
                 work = partial(self._fetch_elsewhere, self._worker, dataset, image)
                 return await self._source.retried(image.entry, work)
         fetch = partial(self.receive, dataset, image, ahead, keyed)
-        return await self._cache.shelve(
+        return await self._cache.store(
             self._cache.image_key(image),
             image.known_size or 0,
             lambda: self._source.retried(image.entry, fetch),
@@ -200,8 +209,8 @@ class Downloads:
             self._cache.failed(error)
             raise
         self._source.taken(dataset, image)
-        if isinstance(made, Identity):
-            self._cache.shelf.vouch(made)
+        if isinstance(made, FileStamp):
+            self._cache.blob_cache.mark_verified(made)
             return None
         return made
 
@@ -224,15 +233,15 @@ class Downloads:
 
     async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
         key = self._cache.image_key(image)
-        give_up = self._clock.monotonic() + OTHERS_WAIT
-        if (image.known_size or 0) > self._cache.shelf.limit:
+        give_up = self._clock.monotonic() + OTHERS_TIMEOUT_S
+        if (image.known_size or 0) > self._cache.blob_cache.limit:
             return await self._pass_through(dataset, image)
         while True:
             stream = self._streams.get(image.id)
             if stream is None or not stream.usable:
                 try:
                     # Not of the listing's size, for which much would be evicted: an answer tells how much it is.
-                    draft = await self._cache.draft_now(key, 0)
+                    partial_blob = await self._cache.open_partial_now(key, 0)
                 except Busy:
                     # A stream of ours begins or ends just now, or another process is at it, perhaps for long.
                     found = await self._cache.content(key)
@@ -240,19 +249,19 @@ class Downloads:
                         return found
                     if self._clock.monotonic() >= give_up:
                         return await self._pass_through(dataset, image)
-                    await self._clock.sleep(BUSY_WAIT)
+                    await self._clock.sleep(BUSY_POLL_S)
                     continue
-                if draft is None:
+                if partial_blob is None:
                     return await self._pass_through(dataset, image)
-                stream = self._begin_stream(dataset, image, draft)
+                stream = self._begin_stream(dataset, image, partial_blob)
             try:
                 return await _join(stream)
             except DiskFull as error:
-                if isinstance(error, ShelfUnusable):
+                if isinstance(error, CacheUnusable):
                     self._cache.failed(error)
                 return await self._pass_through(dataset, image)
 
-    def _begin_stream(self, dataset: DatasetRow, image: ImageRow, draft: Draft) -> Stream:
+    def _begin_stream(self, dataset: DatasetRow, image: ImageRow, partial_blob: PartialBlob) -> Stream:
         @asynccontextmanager
         async def opener(start: int, if_range: str | None, proof: bool) -> AsyncIterator[Body]:
             async with self._source.open(
@@ -261,7 +270,7 @@ class Downloads:
                 yield body
 
         stream = Stream(
-            image.entry, image.known_size, draft, self._cache.disk, opener, self._source, self._nursery
+            image.entry, image.known_size, partial_blob, self._cache.disk, opener, self._source, self._nursery
         )
         self._streams[image.id] = stream
         return stream
@@ -276,7 +285,7 @@ class Downloads:
             ) as body:
                 yield body
 
-        content = PassThrough(image.entry, image.known_size, opener, self._source, self._flights)
+        content = PassThrough(image.entry, image.known_size, opener, self._source, self._single_flight)
         try:
             await content.begin()
         except BaseException:

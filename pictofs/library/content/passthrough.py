@@ -20,9 +20,9 @@ from pictofs.api.body import Body
 from pictofs.errors import Corrupt, Invalid, PictofsError, ServerFault
 from pictofs.library.content.source import Changed, Source
 from pictofs.library.content.whole import agrees
-from pictofs.library.single_flight import Flights
+from pictofs.library.single_flight import SingleFlight
 
-BLOCK = 4 << 20
+BLOCK_BYTES = 4 << 20
 """Bytes of one request: a round trip of 20 ms is then a few per cent of the transfer."""
 BLOCKS = 4
 """Blocks held by one open file: the kernel reads ahead over the edge of one, seldom of two."""
@@ -37,20 +37,20 @@ class PassThrough:
     """One reader's view of the server's bytes."""
 
     def __init__(
-        self, name: str, listed: int | None, opener: Opener, source: Source, flights: Flights
+        self, name: str, listed: int | None, opener: Opener, source: Source, single_flight: SingleFlight
     ) -> None:
         """`listed`: the size by the listing."""
         self.size = 0
         """Exact after `begin`."""
         self._name, self._listed, self._open = name, listed, opener
-        self._source, self._flights = source, flights
+        self._source, self._single_flight = source, single_flight
         self._blocks: LRUCache[int, bytes] = LRUCache(BLOCKS)
         self._sums: dict[int, int] = {}
         """CRC-32C of each block that came, 4 MiB each."""
         self._version: str | None = None
         self._etag: str | None = None
         self._ranged = False
-        self._doubted = False
+        self._invalidated = False
         self._error: Changed | None = None
         self._transferred = object()  # stands for the bytes of this reader
         self._transfer: _Transfer | None = None
@@ -72,7 +72,7 @@ class PassThrough:
         end = min(offset + length, self.size)
         pieces = []
         while offset < end:
-            number, place = divmod(offset, BLOCK)
+            number, place = divmod(offset, BLOCK_BYTES)
             piece = (await self._block(number))[place : place + end - offset]
             if not piece:
                 raise Corrupt(f"{self._name} was closed while it was read")
@@ -80,7 +80,7 @@ class PassThrough:
             offset += len(piece)
             if place == 0 and end < self.size and self._ranged:
                 # The start of a block: likely the next one is wanted soon.
-                self._flights.launch((id(self), number + 1), partial(self._fetched, number + 1))
+                self._single_flight.launch((id(self), number + 1), partial(self._fetched, number + 1))
         return b"".join(pieces)
 
     def close(self) -> None:
@@ -97,12 +97,12 @@ class PassThrough:
         self._blocks.clear()
         self._sums.clear()
         try:
-            async with self._open(0, BLOCK, None, self._doubted) as body:
+            async with self._open(0, BLOCK_BYTES, None, self._invalidated) as body:
                 self._version, self._etag = body.version, body.etag
                 total, sure = body.total, body.crc32c is not None
                 self._ranged = body.ranged and body.version is not None and total is not None
                 if self._ranged and total is not None:
-                    await self._take_first(body, min(BLOCK, total))
+                    await self._take_first(body, min(BLOCK_BYTES, total))
         except Invalid:
             total, sure = 0, False  # 416: an empty file has no range at all
         if total is None:
@@ -123,15 +123,17 @@ class PassThrough:
 
     async def _prove(self, length: int) -> None:
         """Have a second answer say what the listing does not. Raises Corrupt."""
-        doubted, self._doubted = self._doubted, True
+        doubted, self._invalidated = self._invalidated, True
         try:
-            async with self._open(0, BLOCK, None, True) as body:  # some name the whole length of parts alone
+            async with self._open(
+                0, BLOCK_BYTES, None, True
+            ) as body:  # some name the whole length of parts alone
                 found = body.total
         except Invalid:
             found = 0
         if found != length:
             raise Corrupt(f"{self._name}: {length} bytes by one answer, {found} by another one")
-        self._doubted = doubted
+        self._invalidated = doubted
 
     async def _counted(self) -> int:
         """The length of answers that do not name it: the end of one tells. Raises Corrupt."""
@@ -146,7 +148,7 @@ class PassThrough:
     async def _count(self) -> tuple[int, int, bool]:
         """Length and CRC-32C of one whole answer, and whether it is believed."""
         length = crc32c = 0
-        async with self._open(0, None, None, self._doubted) as body:
+        async with self._open(0, None, None, self._invalidated) as body:
             while piece := await body.receive():
                 length += len(piece)
                 crc32c = google_crc32c.extend(crc32c, piece)
@@ -162,11 +164,11 @@ class PassThrough:
             raise self._error.with_traceback(None)
         found = self._blocks.get(number)
         if found is None:
-            found = await self._flights.share((id(self), number), partial(self._fetched, number))
+            found = await self._single_flight.share((id(self), number), partial(self._fetched, number))
         return found
 
     async def _fetched(self, number: int) -> bytes:
-        if number in self._blocks or number * BLOCK >= self.size:
+        if number in self._blocks or number * BLOCK_BYTES >= self.size:
             return self._blocks.get(number, b"")
         try:
             return await self._source.retried(self._name, partial(self._bring, number))
@@ -185,11 +187,11 @@ class PassThrough:
 
     async def _part(self, number: int) -> bytes | None:
         """A block by a request of its own; None if the server does not heed ranges any more."""
-        start = number * BLOCK
-        wanted = min(BLOCK, self.size - start)
+        start = number * BLOCK_BYTES
+        wanted = min(BLOCK_BYTES, self.size - start)
         data = bytearray()
         try:
-            async with self._open(start, start + BLOCK, self._etag, self._doubted) as body:
+            async with self._open(start, start + BLOCK_BYTES, self._etag, self._invalidated) as body:
                 self._compare(body)
                 if not body.ranged or body.version is None:
                     self._ranged = False
@@ -228,7 +230,7 @@ class PassThrough:
             if transfer is not None:
                 transfer.scope.cancel()
             transfer = self._transfer = _Transfer()
-            self._flights.launch((id(self), id(transfer)), partial(self._run, transfer))
+            self._single_flight.launch((id(self), id(transfer)), partial(self._run, transfer))
         transfer.ask_for(number)
         while number not in self._blocks:
             if transfer.error is not None:
@@ -241,7 +243,7 @@ class PassThrough:
     async def _run(self, transfer: _Transfer) -> None:
         try:
             with transfer.scope:
-                async with self._open(0, None, None, self._doubted) as body:
+                async with self._open(0, None, None, self._invalidated) as body:
                     self._compare(body)
                     await self._receive(transfer, body)
         except PictofsError as error:
@@ -261,10 +263,10 @@ class PassThrough:
                 raise Changed(f"{self._name} is longer than it was")
             if received == self.size and body.crc32c not in (None, crc32c):  # before the last block is given
                 raise Corrupt(f"{self._name}: the bytes that came have another checksum than storage says")
-            while len(data) >= BLOCK or (received == self.size and data):
+            while len(data) >= BLOCK_BYTES or (received == self.size and data):
                 await transfer.turn()
-                self._put(transfer.next, bytes(data[:BLOCK]))
-                del data[:BLOCK]
+                self._put(transfer.next, bytes(data[:BLOCK_BYTES]))
+                del data[:BLOCK_BYTES]
                 transfer.next += 1
                 transfer.tell()
         if received < self.size:

@@ -3,7 +3,7 @@
 A batch is renewed when most of its URLs have come to their end, or when storage refuses several in a row that were
 signed together. That is bounded, whatever the server sends: within a minute only a batch that was of use is renewed,
 and only one that storage refused is replaced. A URL that is refused, or has come to its end before the others, is its
-image's own trouble, and leads to the keyed route.
+image's own trouble, and leads to the API's route.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pictofs.errors import (
     Forbidden,
     NoSuchEntry,
     PictofsError,
-    QuotaSpent,
+    QuotaExceeded,
     ServerFault,
     Throttled,
     Unauthorized,
 )
-from pictofs.library.single_flight import Flights
+from pictofs.library.single_flight import SingleFlight
 from pictofs.model.records import SignedUrl
 from pictofs.model.selection import STATUSES
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
@@ -34,16 +34,16 @@ log = logging.getLogger(__name__)
 
 BATCH = 10_000
 """Images of one answer of `GET /datasets/{dataset}/download`, its cap; there is no second page."""
-MEMORY = 900.0
+MEMORY_S = 900.0
 """Seconds for which one lone read of a dataset is remembered: the life of a signed URL."""
-REST = 60.0
+RETRY_AFTER_S = 60.0
 """Seconds for which no batch is asked for after one that failed, replaced a refused one, or was of no use: each attempt
 costs a request, and retries."""
-PROOF_REST = 10.0
+PROOF_RETRY_AFTER_S = 10.0
 """The same, where an answer is not believed and storage could tell."""
 EARNED = 10
 """Images that came by a batch, from which on it is renewed as soon as it ends: URLs may live for seconds."""
-LASTING = (Conflict, Forbidden, NoSuchEntry, QuotaSpent, Unauthorized)
+LASTING = (Conflict, Forbidden, NoSuchEntry, QuotaExceeded, Unauthorized)
 """Refusals that waiting does not help against: cold storage, for one."""
 REFUSALS = 3
 """Images refused in a row after which a batch is given up: signatures were revoked, not one object lost."""
@@ -75,22 +75,22 @@ class _Batch:
     def may_be_renewed(self, now: float) -> bool:
         """Whether another one may be asked for, as far as bounds go."""
         if self.is_revoked:  # at once, but for a fresh one that is refused just as well
-            return self.replaced_at is None or not 0 <= now - self.replaced_at < REST
-        return self.used >= EARNED or not 0 <= now - self.asked_at < REST
+            return self.replaced_at is None or not 0 <= now - self.replaced_at < RETRY_AFTER_S
+        return self.used >= EARNED or not 0 <= now - self.asked_at < RETRY_AFTER_S
 
 
-class UrlBook:
+class SignedUrlCache:
     """Finds a way to the bytes of an image that costs few requests.
 
     The first read of a dataset takes the keyed byte route: one small request. From the second on a batch of
     URLs is worth its request. Datasets of more than 10,000 images are asked by status, which reaches four times as
-    many; an image that no batch names is left to the keyed route.
+    many; an image that no batch names is left to the API's route.
     """
 
-    def __init__(self, api: Api, flights: Flights, clock: Clock) -> None:
-        self._api, self._flights, self._clock = api, flights, clock
+    def __init__(self, api: Api, single_flight: SingleFlight, clock: Clock) -> None:
+        self._api, self._single_flight, self._clock = api, single_flight, clock
         self._batches: dict[tuple[int, str | None], _Batch] = {}
-        self._lone: dict[int, float] = {}  # when a dataset last had a read over the keyed route
+        self._lone: dict[int, float] = {}  # when a dataset last had a read over the API's route
 
     async def find(
         self,
@@ -133,7 +133,7 @@ class UrlBook:
         ahead: bool,
         proof: bool,
     ) -> _Batch | None:
-        """Another batch, if it is worth its request and may be asked for; None where the keyed route is the way."""
+        """Another batch, if it is worth its request and may be asked for; None where the API's route is the way."""
         partition = self._partition(dataset, image)
         if partition[1] not in (None, *STATUSES):  # `status_filter` knows no other
             return None
@@ -141,7 +141,7 @@ class UrlBook:
         if old is not None and old.error is None and not old.may_be_renewed(now):
             return None
         last = self._lone.get(dataset.key)
-        if not (many or ahead or proof) and (last is None or now - last > MEMORY):
+        if not (many or ahead or proof) and (last is None or now - last > MEMORY_S):
             self._lone[dataset.key] = now
             return None
         return await self._ask(dataset, partition, ahead)
@@ -151,12 +151,12 @@ class UrlBook:
         flight = ("urls", partition)
         again = True
         while True:
-            joined = self._flights.is_flying(flight)
+            joined = self._single_flight.in_progress(flight)
             try:
-                await self._flights.share(flight, lambda: self._fetch(dataset, partition))
+                await self._single_flight.share(flight, lambda: self._fetch(dataset, partition))
             except Throttled as error:
                 if ahead or is_background():
-                    raise  # the keyed route would eat the reserve just as well
+                    raise  # the API's route would eat the reserve just as well
                 if joined and again:  # by what was fetched ahead, which may spend less than a reader
                     again = False
                     continue
@@ -165,13 +165,13 @@ class UrlBook:
             return self._batches[partition]
 
     def _failed(self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError) -> None:
-        log.warning("no signed URLs for %s, reading by the keyed route: %s", dataset.name, error)
+        log.warning("no signed URLs for %s, reading by the API's route: %s", dataset.name, error)
         now = self._clock.wall()
         old = self._batches.get(partition) or _Batch(now, now)
         # What storage refused is remembered: a batch that fails in between does not make the next one a first one.
         replaced_at = now if old.is_revoked else old.replaced_at
         self._batches[partition] = _Batch(
-            now, now + REST, error=error, known_bad=frozenset(old.refused), replaced_at=replaced_at
+            now, now + RETRY_AFTER_S, error=error, known_bad=frozenset(old.refused), replaced_at=replaced_at
         )
 
     def _good_batch(self, partition: tuple[int, str | None]) -> _Batch | None:
@@ -183,7 +183,7 @@ class UrlBook:
 
     def _may_prove(self, batch: _Batch, now: float) -> bool:
         """Whether one that could not be had is asked for once more, because only storage can tell."""
-        return batch.error is not None and now - batch.asked_at >= PROOF_REST
+        return batch.error is not None and now - batch.asked_at >= PROOF_RETRY_AFTER_S
 
     def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
         """Storage did not take the URL of an image: it is not used again, nor are the others after several."""
@@ -195,7 +195,7 @@ class UrlBook:
             batch.in_a_row.add(image.id)
         if batch.is_revoked:
             log.info(
-                "storage refuses the signed URLs of %s, reading by the keyed route for a while", dataset.name
+                "storage refuses the signed URLs of %s, reading by the API's route for a while", dataset.name
             )
 
     def taken(self, dataset: DatasetRow, image: ImageRow) -> None:
@@ -246,7 +246,7 @@ class UrlBook:
         self._batches[partition] = _Batch(
             now,
             # An answer without a row is believed for a while too, or each read would ask again.
-            ends[len(ends) // 2] if ends else now + MEMORY,
+            ends[len(ends) // 2] if ends else now + MEMORY_S,
             {row.image_id: row for row in rows},
             known_bad=frozenset(old.refused),
             replaced_at=now if old.is_revoked else old.replaced_at,

@@ -12,27 +12,27 @@ from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import (
     Corrupt,
-    Nonsense,
-    Offline,
+    InvalidResponse,
+    NoSignedUrl,
     PictofsError,
     ServerFault,
+    ServerUnreachable,
     Throttled,
     TimedOut,
-    Unsigned,
     UrlExpired,
 )
-from pictofs.library.content.signed_urls import UrlBook
-from pictofs.library.content.via_api import KeyedRoutes
+from pictofs.library.content.signed_urls import SignedUrlCache
+from pictofs.library.content.via_api import ApiRoutes
 from pictofs.model.records import SignedUrl
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-AGAIN = (ServerFault, TimedOut, Offline, Corrupt, Nonsense, UrlExpired, Throttled)
+AGAIN = (ServerFault, TimedOut, ServerUnreachable, Corrupt, InvalidResponse, UrlExpired, Throttled)
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 """Seconds between attempts: doubled each time, with jitter."""
-LONGEST_THROTTLE = 20.0
+LONGEST_THROTTLE_S = 20.0
 """Seconds of Retry-After that a download waits; a longer one is passed on."""
 
 
@@ -49,10 +49,10 @@ class _Final(Exception):
 
 
 class Source:
-    """The bytes of images, from storage by signed URL or from the keyed route."""
+    """The bytes of images, from storage by signed URL or from the API's route."""
 
     def __init__(
-        self, keyed: KeyedRoutes, storage: Storage, urls: UrlBook, clock: Clock, max_retries: int
+        self, keyed: ApiRoutes, storage: Storage, urls: SignedUrlCache, clock: Clock, max_retries: int
     ) -> None:
         self._keyed, self._storage, self._urls, self._clock = keyed, storage, urls, clock
         self._max_retries = max_retries
@@ -75,14 +75,14 @@ class Source:
 
         `many`: there will be more requests, so that a signed URL is worth its request. `ahead`: nobody waits for
         it; a throttle is passed on at once, because a reader may come to wait for the same download. `keyed`:
-        the keyed route, a request of the hourly limit for each image, may be taken; else Unsigned. `proof`: an
-        answer without a checksum was not believed; the keyed route is taken only where no batch names the image.
+        the API's route, a request of the hourly limit for each image, may be taken; else NoSignedUrl. `proof`: an
+        answer without a checksum was not believed; the API's route is taken only where no batch names the image.
         Raises UrlExpired when storage refused the URL: the next attempt uses another way.
         """
         many = many or not self._keyed.by_id  # then a batch is as cheap as one image
         signed = await self.signed(dataset, image, many=many, ahead=ahead, proof=proof)
         if signed is None and not keyed:
-            raise Unsigned(f"no signed URL leads to {image.entry}")
+            raise NoSignedUrl(f"no signed URL leads to {image.entry}")
         opened = False
         try:
             if signed is None:
@@ -95,7 +95,7 @@ class Source:
                     opened = True
                     self.taken(dataset, image)
                     yield body
-        except (UrlExpired, Nonsense):
+        except (UrlExpired, InvalidResponse):
             if signed is not None and not opened:
                 self.refused(dataset, image)
             raise
@@ -128,7 +128,7 @@ class Source:
         ahead: bool = False,
         proof: bool = False,
     ) -> SignedUrl | None:
-        """A URL for `Storage`, None where the keyed route is the way. `open` says what the flags mean."""
+        """A URL for `Storage`, None where the API's route is the way. `open` says what the flags mean."""
         try:
             return await self._urls.find(dataset, image, many=many, ahead=ahead, proof=proof)
         except Throttled as error:
@@ -167,5 +167,5 @@ class Source:
             return 0.0
         wait: float = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * (0.75 + self._clock.chance() / 2)
         if isinstance(error, Throttled) and error.retry_after is not None:
-            return None if error.retry_after > LONGEST_THROTTLE else max(wait, error.retry_after)
+            return None if error.retry_after > LONGEST_THROTTLE_S else max(wait, error.retry_after)
         return wait

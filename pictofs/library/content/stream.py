@@ -1,4 +1,4 @@
-"""A large file on its way to the shelf, readable from the first bytes on.
+"""A large file on its way to the cache, readable from the first bytes on.
 
 One transfer, the main one, goes from the first byte to the last; far seeks may have transfers of their own. What the
 bytes are, and how many, is said by answers alone:
@@ -24,19 +24,19 @@ from pictofs.errors import Corrupt, Invalid, PictofsError, ServerFault
 from pictofs.library.content.disk import Disk
 from pictofs.library.content.source import Changed, Source
 from pictofs.library.content.whole import agrees
-from pictofs.store.blobs.cache import Blob, Draft, WouldBlock
+from pictofs.store.blobs.cache import Blob, PartialBlob, WouldBlock
 from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-NEAR = 4 << 20
+NEAR_BYTES = 4 << 20
 """Bytes behind a running transfer for which a reader waits, rather than start another transfer."""
-HEADS = 4
+TRANSFERS_MAX = 4
 """Transfers of one file at once: the first, and far seeks."""
 WORTH_FINISHING = 0.5
 """Share of a file above which the rest is fetched although every reader has closed it."""
 
-UNREAD_LEAST = 64 << 20
+UNREAD_LEAST_BYTES = 64 << 20
 """Bytes up to which an answer without a length is received although nobody waits for it any more: `open` may have run
 into its deadline, and the next one then finds the file. (Larger ones: up to twice what the listing says.)"""
 SHORT_ANSWERS = 16
@@ -46,7 +46,7 @@ Opener = Callable[[int, str | None, bool], AbstractAsyncContextManager[Body]]
 """Opens the bytes from an offset on, if the entity tag still is the same. True: to prove an answer (`Source.open`)."""
 
 
-class Spans:
+class ByteRanges:
     """Which bytes are there: sorted, disjoint, half-open intervals."""
 
     def __init__(self) -> None:
@@ -84,11 +84,11 @@ class Spans:
         return sum(self._ends) - sum(self._starts)
 
 
-class _Unwanted(PictofsError):
+class _NotNeeded(PictofsError):
     """Nobody reads the file any more."""
 
 
-class _Head:
+class _Transfer:
     """One transfer: where it is."""
 
     def __init__(self, offset: int, *, main: bool) -> None:
@@ -105,7 +105,7 @@ class Stream:
         self,
         name: str,
         listed: int | None,
-        draft: Draft,
+        partial_blob: PartialBlob,
         disk: Disk,
         opener: Opener,
         source: Source,
@@ -116,10 +116,10 @@ class Stream:
         """Exact once `opened` is set."""
         self.opened = trio.Event()
         self._name, self._listed, self._claimed = name, listed, 0
-        self._draft, self._disk, self._open = draft, disk, opener
+        self._partial_blob, self._disk, self._open = partial_blob, disk, opener
         self._source, self._nursery = source, nursery
-        self._spans = Spans()
-        self._heads: list[_Head] = []
+        self._spans = ByteRanges()
+        self._transfers: list[_Transfer] = []
         self._news = trio.Event()
         self._error: PictofsError | None = None
         self._blob: Blob | None = None
@@ -128,14 +128,14 @@ class Stream:
         self._version: str | None = None
         self._etag: str | None = None
         self._crc32c: int | None = None
-        self._doubted = False
+        self._invalidated = False
         self._endless = False
         self._short_answers = 0
         self._writing = trio.Lock()
         self._readers = 0
         self._committing = False
         self._given_up = False
-        draft.take_time()
+        partial_blob.take_time()
 
     # What readers do.
 
@@ -156,12 +156,12 @@ class Stream:
         waits_for_end = self._endless and not self.opened.is_set() and there
         if not waits_for_end and (not there or there < WORTH_FINISHING * self.size):
             self._given_up = True
-            _cancel(self._heads)
+            _cancel(self._transfers)
 
     @property
     def usable(self) -> bool:
         """Whether a new reader may join."""
-        return self._error is None and self._blob is None and bool(self._heads) and not self._given_up
+        return self._error is None and self._blob is None and bool(self._transfers) and not self._given_up
 
     @property
     def version(self) -> Hashable:
@@ -173,7 +173,7 @@ class Stream:
 
         Raises what ends the transfer, DiskFull before any byte was given if the cache can't take the file.
         """
-        if not self._heads:
+        if not self._transfers:
             self._start(0, main=True)
         await self.opened.wait()
         if self._error is not None:
@@ -193,22 +193,24 @@ class Stream:
                 raise self._error.with_traceback(None)
             there = self._spans.end_of(offset)
             if there < end:
-                self._send_for(there)
+                self._ensure_transfer(there)
             elif not self._committing and (end < self.size or self._spans.first_gap() < self.size):
-                return self._draft.pread(offset, end - offset)
+                return self._partial_blob.pread(offset, end - offset)
             await self._news.wait()
         return b""
 
-    def _send_for(self, offset: int) -> None:
+    def _ensure_transfer(self, offset: int) -> None:
         """Make sure that a transfer is on its way to `offset`."""
-        if not self._ranged or any(head.offset <= offset <= head.offset + NEAR for head in self._heads):
+        if not self._ranged or any(
+            head.offset <= offset <= head.offset + NEAR_BYTES for head in self._transfers
+        ):
             return  # without ranges the main transfer gets there
-        if len(self._heads) < HEADS:
+        if len(self._transfers) < TRANSFERS_MAX:
             self._start(offset, main=False)
             return
-        oldest = next(head for head in self._heads if not head.main)
+        oldest = next(head for head in self._transfers if not head.main)
         # Not before it has brought something: more readers than transfers would take them from each other for ever.
-        if oldest.offset - oldest.start >= NEAR:
+        if oldest.offset - oldest.start >= NEAR_BYTES:
             oldest.scope.cancel()
 
     # What transfers do.
@@ -223,11 +225,11 @@ class Stream:
         return self.opened.is_set() and self._spans.first_gap() >= self.size
 
     def _start(self, offset: int, *, main: bool) -> None:
-        head = _Head(offset, main=main)
-        self._heads.append(head)
+        head = _Transfer(offset, main=main)
+        self._transfers.append(head)
         self._nursery.start_soon(self._run, head)
 
-    async def _run(self, head: _Head) -> None:
+    async def _run(self, head: _Transfer) -> None:
         try:
             with head.scope:
                 transfer = self._bring_all if head.main else self._bring
@@ -237,38 +239,38 @@ class Stream:
         except PictofsError as error:
             if head.main or self._committing:
                 self._error = self._error or error
-                _cancel(self._heads)
+                _cancel(self._transfers)
             else:
                 self._ranges_heeded = False  # no more far seeks: the main transfer gets there too
         finally:
-            self._heads.remove(head)
-            failed = not self._heads and self._blob is None
+            self._transfers.remove(head)
+            failed = not self._transfers and self._blob is None
             if failed:
                 self._end()
             self._tell()
             if failed:
                 with trio.CancelScope(shield=True):  # also while the mount ends
-                    await in_thread(self._draft.abandon)
+                    await in_thread(self._partial_blob.abandon)
 
-    async def _bring_all(self, head: _Head) -> None:
+    async def _bring_all(self, head: _Transfer) -> None:
         """Fetch what is missing, from the first gap on. Each turn brings something, counts, or fails."""
         while not self._is_whole:
             resumes = self._ranged and self.opened.is_set()
             head.offset = self._spans.first_gap() if resumes else 0
-            if resumes and any(other.offset == head.offset for other in self._heads if other is not head):
+            if resumes and any(other.offset == head.offset for other in self._transfers if other is not head):
                 await self._news.wait()  # a far seek brings just that: another request would run after it
                 continue
             await self._bring(head)
 
-    async def _bring(self, head: _Head) -> None:
+    async def _bring(self, head: _Transfer) -> None:
         """Take in one answer, from the head on to what is there already."""
         if not self._readers:
-            raise _Unwanted(f"nobody reads {self._name} any more")
+            raise _NotNeeded(f"nobody reads {self._name} any more")
         if self._short_answers >= SHORT_ANSWERS:
             raise Changed(f"{self._name}: the server sends it in too small parts")
         start = head.start = head.offset
         try:
-            async with self._open(start, self._etag if start else None, self._doubted) as body:
+            async with self._open(start, self._etag if start else None, self._invalidated) as body:
                 if not body.ranged and head.main:
                     self._ranges_heeded &= not start
                     await self._receive_whole(head, body)
@@ -287,20 +289,20 @@ class Stream:
             raise Changed(f"{self._name} changed while it was read")
         return body.version is not None
 
-    async def _receive_part(self, head: _Head, body: Body) -> None:
+    async def _receive_part(self, head: _Transfer, body: Body) -> None:
         stop = self._spans.next_start(head.offset, self.size)
         while head.offset < stop and (piece := await body.receive()):
             await self._put(head, piece)
             if self._spans.end_of(head.offset) > head.offset:
                 return  # another transfer has been here
-        if head.offset < stop and head.offset - head.start < NEAR:
+        if head.offset < stop and head.offset - head.start < NEAR_BYTES:
             self._short_answers += 1
 
-    async def _receive_whole(self, head: _Head, body: Body) -> None:
+    async def _receive_whole(self, head: _Transfer, body: Body) -> None:
         head.offset = 0
         if not self.opened.is_set():
-            self._spans = Spans()  # nobody has been given a byte
-            self._draft.restart()
+            self._spans = ByteRanges()  # nobody has been given a byte
+            self._partial_blob.restart()
             self._crc32c = None
         await self._meet(body)
         while piece := await body.receive():
@@ -308,10 +310,10 @@ class Stream:
                 raise Changed(f"{self._name} is longer than it was")
             await self._put(head, piece)
             # What another transfer brought is received again, and compared, if it is less than a round trip's worth.
-            if self._ranged and self._spans.end_of(head.offset) > head.offset + NEAR:
+            if self._ranged and self._spans.end_of(head.offset) > head.offset + NEAR_BYTES:
                 return
             if not self._readers and head.offset > self._unread_most:
-                raise _Unwanted(f"nobody waits for {self._name} any more")
+                raise _NotNeeded(f"nobody waits for {self._name} any more")
         if not self.opened.is_set():
             await self._settle(head.offset, body)
         elif head.offset < self.size:
@@ -322,13 +324,13 @@ class Stream:
     def _unread_most(self) -> int:
         if self.opened.is_set():
             return self.size
-        return max(UNREAD_LEAST, 2 * (self._listed or 0))
+        return max(UNREAD_LEAST_BYTES, 2 * (self._listed or 0))
 
     async def _meet(self, body: Body) -> None:
         """Take down what an answer says of the whole."""
         if self._version is None or body.version != self._version:
             self._ranges_heeded &= not self.opened.is_set()
-            _cancel([head for head in self._heads if not head.main])
+            _cancel([head for head in self._transfers if not head.main])
         self._version, self._etag = body.version, body.etag
         self._crc32c = self._crc32c if body.crc32c is None else body.crc32c
         self._endless = body.total is None
@@ -344,18 +346,18 @@ class Stream:
             raise Changed(f"{self._name} has {body.total} bytes, where it had {self.size} before")
 
     def _reserve(self, size: int) -> None:
-        self._draft.grow(size)
-        self._draft.allocate()  # or the free space would not show what is on its way
+        self._partial_blob.grow(size)
+        self._partial_blob.allocate()  # or the free space would not show what is on its way
         self._claimed = size
 
     async def _prove_length(self, length: int) -> None:
         """Have a second answer say what the listing does not. Raises Corrupt."""
-        doubted, self._doubted = self._doubted, True
+        doubted, self._invalidated = self._invalidated, True
         async with self._open(0, None, True) as body:
             self._crc32c = body.crc32c
             if body.total != length and (body.crc32c is None or body.total is not None):
                 raise Corrupt(f"{self._name}: {length} bytes by one answer, {body.total} by another one")
-        self._doubted = doubted
+        self._invalidated = doubted
 
     async def _settle(self, length: int, body: Body) -> None:
         """An answer that did not name its length has ended: that was all, unless something speaks against it.
@@ -370,26 +372,26 @@ class Stream:
 
     async def _prove_content(self, length: int) -> None:
         """Have a second answer bring the same bytes. Raises Corrupt."""
-        doubted, self._doubted = self._doubted, True
+        doubted, self._invalidated = self._invalidated, True
         offset = 0
         async with self._open(0, None, True) as body:
             self._crc32c = body.crc32c
             while piece := await body.receive():
-                if self._draft.pread(offset, len(piece)) != piece:
+                if self._partial_blob.pread(offset, len(piece)) != piece:
                     raise Corrupt(f"{self._name}: two answers differ, and nothing tells which one is right")
                 offset += len(piece)
         if offset != length:
             raise Corrupt(f"{self._name}: {length} bytes in one answer, {offset} in another one")
-        self._doubted = doubted
+        self._invalidated = doubted
 
-    async def _put(self, head: _Head, piece: bytes) -> None:
+    async def _put(self, head: _Transfer, piece: bytes) -> None:
         """Have bytes at the head: write what is missing, and compare what is there. Raises Changed."""
         while piece:
             start = head.offset
             end = start + len(piece)
             there = min(self._spans.end_of(start), end)
             if there > start:
-                if self._draft.pread(start, there - start) != piece[: there - start]:
+                if self._partial_blob.pread(start, there - start) != piece[: there - start]:
                     raise Changed(f"{self._name} changed while it was read")
             else:
                 there = min(self._spans.next_start(start, end), end)
@@ -403,24 +405,24 @@ class Stream:
     async def _write(self, offset: int, piece: bytes) -> None:
         if offset + len(piece) <= self._claimed:  # beyond that room is claimed, which may wait
             try:
-                self._disk.quick(self._draft.write, offset, piece)
+                self._disk.quick(self._partial_blob.write, offset, piece)
                 return
             except WouldBlock:
                 pass
-        await in_thread(self._draft.write, offset, piece)
+        await in_thread(self._partial_blob.write, offset, piece)
 
-    async def _complete(self, last: _Head) -> None:
+    async def _complete(self, last: _Transfer) -> None:
         if self._committing:
             return
         self._committing = True  # from some moment of the commit on the draft's file is the blob's
-        _cancel([head for head in self._heads if head is not last])
+        _cancel([head for head in self._transfers if head is not last])
         await self._commit()
 
     async def _commit(self) -> None:
         """Make a blob of the draft. Raises Corrupt if the bytes are not those that the checksum is of."""
         with trio.CancelScope(shield=True):
             async with self._writing:
-                blob = await in_thread(self._draft.commit, self.size, self._crc32c)
+                blob = await in_thread(self._partial_blob.commit, self.size, self._crc32c)
         self._blob = blob
         self._committing = True
         if self._readers == 0:
@@ -437,7 +439,7 @@ class Stream:
         self._news = trio.Event()
 
 
-def _cancel(heads: list[_Head]) -> None:
+def _cancel(heads: list[_Transfer]) -> None:
     for head in heads:
         head.scope.cancel()
 

@@ -14,16 +14,16 @@ from pictofs.api.address import image_path
 from pictofs.api.body import Body
 from pictofs.api.client import Api
 from pictofs.errors import Conflict, Invalid, NoSuchEntry, NotSupported
-from pictofs.library.server_traits import Traits
+from pictofs.library.server_traits import ServerTraits
 from pictofs.model.names import QUOTE
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
 
-class KeyedRoutes:
+class ApiRoutes:
     """Knows which of the two routes this server has."""
 
-    def __init__(self, api: Api, catalog: Catalog, traits: Traits) -> None:
+    def __init__(self, api: Api, catalog: Catalog, traits: ServerTraits) -> None:
         self._api, self._catalog, self._traits = api, catalog, traits
 
     @property

@@ -9,7 +9,7 @@ import google_crc32c
 from pictofs.api.body import Body
 from pictofs.errors import Corrupt
 
-SMALL = 8 << 20
+SMALL_BYTES = 8 << 20
 """Bytes up to which a file is awaited in open(); larger ones stream (the kernel caps reads under way at 12)."""
 
 
@@ -40,14 +40,14 @@ async def receive_whole(body: Body, name: str) -> Whole:
 
     Raises Corrupt where storage names another checksum, and what keeps the bytes from coming.
     """
-    if body.length is not None and body.length > SMALL:
+    if body.length is not None and body.length > SMALL_BYTES:
         return Whole(body.length, 0, sure=False, delimited=True)
     pieces = []
     size = 0
     while piece := await body.receive():
         pieces.append(piece)
         size += len(piece)
-        if size > SMALL:  # an answer that did not tell its length
+        if size > SMALL_BYTES:  # an answer that did not tell its length
             return Whole(size, 0, sure=False, delimited=False)
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     crc32c = google_crc32c.value(data)

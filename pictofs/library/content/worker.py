@@ -23,17 +23,17 @@ import trio
 
 from pictofs import __version__, errors, programs
 from pictofs.api.address import Locality
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.clock import Clock
 from pictofs.config import FreeSpace
 from pictofs.errors import PictofsError, Throttled
-from pictofs.store.blobs.cache import Identity
+from pictofs.store.blobs.cache import FileStamp
 
 log = logging.getLogger(__name__)
 
-PACKET = 64 << 10
+PACKET_BYTES = 64 << 10
 """Bytes of a message at most; a signed URL has 1 KB or 2."""
-PULSE = 1.0
+PULSE_S = 1.0
 """Seconds between two signs of life of a worker that has jobs, and between two looks for them."""
 SILENT_PULSES = 5
 """Looks without a sign of life after which a worker that has jobs is killed. They are counted, and not measured: a
@@ -43,9 +43,9 @@ IDLE_PULSES = 60
 with a silent connection, where that is more."""
 START_SECONDS = 30.0
 """How long a worker may take to say that it is there."""
-REST = 10.0
+RETRY_AFTER_S = 10.0
 """Seconds after its start before a worker that has ended is started again: the mount's process fetches meanwhile."""
-LONG_REST = 600.0
+LONG_RETRY_AFTER_S = 600.0
 """The same where it can't be started or speaks another language: that lasts until the mount is made anew, as a rule."""
 MESSAGE = 2000
 """Characters of an error's message at most: with all the rest it fits into a packet."""
@@ -73,13 +73,13 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     """The shelf's directory."""
     limit: int
-    """Bytes that the shelf may hold."""
+    """Bytes that the cache may hold."""
     reserve: FreeSpace
     timeout: float
     """Seconds in which a connection must stand, and between two pieces of what it brings."""
     allow_plain_http: bool
     locality: int = Locality.PUBLIC
-    """How near the URLs may lead, see `Meter.api_locality`; as it is when the worker is started."""
+    """How near the URLs may lead, see `RequestStats.api_locality`; as it is when the worker is started."""
 
 
 class Hello(msgspec.Struct):
@@ -104,7 +104,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     number: int = 0
     """The job's; 0 for a sign of life."""
-    file: Identity | None = None
+    file: FileStamp | None = None
     """The blob's file, which is sound; None where another process has made it."""
     large: int | None = None
     """Bytes of a file that is not small."""
@@ -118,7 +118,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Whether storage refused the URL."""
     requests: int = 0
     answers: dict[str, int] = {}
-    """How many of each status, as `Meter.answers` has it."""
+    """How many of each status, as `RequestStats.answers` has it."""
     received: int = 0
     """Bytes."""
     connections: int = 0
@@ -129,8 +129,8 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
 class Worker:
     """The mount's end. The process is started when it is first wanted."""
 
-    def __init__(self, setup: Setup, meter: Meter, clock: Clock) -> None:
-        self._setup, self._meter, self._clock = setup, meter, clock
+    def __init__(self, setup: Setup, request_stats: RequestStats, clock: Clock) -> None:
+        self._setup, self._request_stats, self._clock = setup, request_stats, clock
         self._wanted = trio.Event()
         self._socket: trio.socket.SocketType | None = None
         self._sending = trio.Lock()
@@ -146,15 +146,15 @@ class Worker:
         """Whether the process takes jobs now."""
         return self._socket is not None
 
-    async def fetch(self, key: str, url: str, size: int) -> Identity | int | None:
-        """Have the small file at `url` fetched onto the shelf as the blob `key`.
+    async def fetch(self, key: str, url: str, size: int) -> FileStamp | int | None:
+        """Have the small file at `url` fetched into the cache as the blob `key`.
 
         Returns: the blob's file, None where another process has made it, the size of a file that is not small.
 
         Raises:
             NotTaken: there is no worker, or it ended, or it can't tell whether the bytes are right.
             Refused: storage did not take the URL.
-            DiskFull: the shelf takes nothing.
+            DiskFull: the cache takes nothing.
             PictofsError: what `Storage.get` and `receive_whole` raise.
         """
         if self._socket is None:
@@ -162,7 +162,7 @@ class Worker:
             raise NotTaken
         self._jobs = number = self._jobs + 1
         job = msgspec.json.encode(Job(number, key, size, url))
-        if len(job) > PACKET:
+        if len(job) > PACKET_BYTES:
             raise NotTaken
         call = self._calls[number] = _Call()
         try:
@@ -180,14 +180,14 @@ class Worker:
             raise NotTaken
         return self._settle(call.outcome)
 
-    def _settle(self, outcome: Outcome) -> Identity | int | None:
+    def _settle(self, outcome: Outcome) -> FileStamp | int | None:
         self._count(outcome)  # here, in the task that asked: the meter tells by it what a request was for
         if outcome.doubtful:
             raise NotTaken
         if not outcome.error:
             return outcome.file if outcome.large is None else outcome.large
         error = _named(outcome)
-        self._meter.failed(error)
+        self._request_stats.failed(error)
         raise Refused(error) if outcome.refused else error
 
     async def run(self) -> None:
@@ -195,11 +195,11 @@ class Worker:
         while True:
             await self._wanted.wait()
             started = self._clock.monotonic()
-            rest = REST
+            rest = RETRY_AFTER_S
             try:
                 await self._serve()
             except _Unfit as error:
-                rest = LONG_REST
+                rest = LONG_RETRY_AFTER_S
                 self._complain(error)
             except OSError as error:  # no descriptors are left
                 self._complain(error)
@@ -244,11 +244,11 @@ class Worker:
 
     async def _greet(self, channel: trio.socket.SocketType) -> None:
         """Tell the process what to do, and hear that it will."""
-        setup = msgspec.structs.replace(self._setup, locality=self._meter.api_locality)
+        setup = msgspec.structs.replace(self._setup, locality=self._request_stats.api_locality)
         try:
             with trio.fail_after(START_SECONDS):
                 await channel.send(msgspec.json.encode(setup))
-                packet = await channel.recv(PACKET)
+                packet = await channel.recv(PACKET_BYTES)
             hello = msgspec.json.decode(packet, type=Hello)
         except (OSError, trio.TooSlowError, msgspec.MsgspecError):
             raise _Unfit(
@@ -263,7 +263,7 @@ class Worker:
     async def _listen(self, channel: trio.socket.SocketType) -> _Unfit | None:
         """Hear what the process says, until it ends, or makes no sense."""
         try:
-            while packet := await channel.recv(PACKET):
+            while packet := await channel.recv(PACKET_BYTES):
                 self._hear(msgspec.json.decode(packet, type=Outcome))
         except msgspec.MsgspecError as error:
             return _Unfit(f"it says what makes no sense: {error}")
@@ -285,11 +285,11 @@ class Worker:
     def _count(self, outcome: Outcome) -> None:
         """What the jobs have cost."""
         for _ in range(outcome.requests):
-            self._meter.sent("storage", "GET")
+            self._request_stats.sent("storage", "GET")
         for status, count in outcome.answers.items():
-            self._meter.ended("storage", "GET", status, count)
-        self._meter.bytes_in["storage"] += outcome.received
-        self._meter.connections += outcome.connections
+            self._request_stats.ended("storage", "GET", status, count)
+        self._request_stats.bytes_in["storage"] += outcome.received
+        self._request_stats.connections += outcome.connections
         files, size = outcome.evicted
         self.evicted = (self.evicted[0] + files, self.evicted[1] + size)
 
@@ -297,7 +297,7 @@ class Worker:
         """Kill a process that has jobs and stands still: `_listen` then ends."""
         while True:
             # Not by the clock, which tests move: a process takes the time that it takes.
-            await trio.sleep(PULSE)
+            await trio.sleep(PULSE_S)
             if not self._calls:
                 self._silent = self._idle = 0
                 continue

@@ -17,15 +17,15 @@ import trio
 from pictofs import __version__
 from pictofs.api.address import Locality
 from pictofs.api.body import Body
-from pictofs.api.stats import Meter
+from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock
-from pictofs.errors import DiskFull, Nonsense, PictofsError, Throttled, UrlExpired
-from pictofs.library.content.cache import Cache
+from pictofs.errors import DiskFull, InvalidResponse, PictofsError, Throttled, UrlExpired
+from pictofs.library.content.cache import ContentCache
 from pictofs.library.content.disk import Disk
 from pictofs.library.content.whole import receive_whole
-from pictofs.library.content.worker import MESSAGE, PACKET, PULSE, Hello, Job, Outcome, Setup
-from pictofs.store.blobs.cache import Identity, Shelf
+from pictofs.library.content.worker import MESSAGE, PACKET_BYTES, PULSE_S, Hello, Job, Outcome, Setup
+from pictofs.store.blobs.cache import BlobCache, FileStamp
 
 
 class _Doubtful(Exception):
@@ -45,20 +45,20 @@ class Fetching:
         self._channel = channel
         self._sending = trio.Lock()
         self._jobs = 0
-        self._meter = Meter()
-        self._meter.api_locality = Locality(setup.locality)
+        self._request_stats = RequestStats()
+        self._request_stats.api_locality = Locality(setup.locality)
         self._told = (0, 0, 0)
         self._answers: Counter[str] = Counter()
         self._evicted = (0, 0)
         self._storage = Storage(
             clock=clock,
-            meter=self._meter,
+            request_stats=self._request_stats,
             connect_timeout=setup.timeout,
             inactivity_timeout=setup.timeout,
             allow_plain_http=setup.allow_plain_http,
         )
-        self._shelf = Shelf(Path(setup.root), limit=setup.limit, reserve=setup.reserve, clock=clock)
-        self._cache = Cache(self._shelf, Disk(), clock, server="")
+        self._blob_cache = BlobCache(Path(setup.root), limit=setup.limit, reserve=setup.reserve, clock=clock)
+        self._cache = ContentCache(self._blob_cache, Disk(), clock, server="")
 
     async def run(self) -> None:
         """Take jobs until there is nobody any more who gives them."""
@@ -66,14 +66,14 @@ class Fetching:
             nursery.start_soon(self._cache.disk.serve)
             nursery.start_soon(self._live)
             with suppress(OSError):
-                while packet := await self._channel.recv(PACKET):
+                while packet := await self._channel.recv(PACKET_BYTES):
                     nursery.start_soon(self._do, msgspec.json.decode(packet, type=Job))
             nursery.cancel_scope.cancel()
 
     async def _live(self) -> None:
         """Give signs of life while there is something to do."""
         while True:
-            await trio.sleep(PULSE)
+            await trio.sleep(PULSE_S)
             if self._jobs:
                 await self._tell(Outcome())
 
@@ -104,10 +104,10 @@ class Fetching:
 
     async def _fetch(self, job: Job, outcome: Outcome, patience: trio.CancelScope) -> None:
         receive = partial(self._receive, job, outcome, patience)
-        made = await self._cache.shelve(job.key, job.size, receive)
+        made = await self._cache.store(job.key, job.size, receive)
         if isinstance(made, bytes):
             raise DiskFull("the disk takes no more")
-        if isinstance(made, Identity):
+        if isinstance(made, FileStamp):
             outcome.file = made
         else:
             outcome.large = made
@@ -120,7 +120,7 @@ class Fetching:
         try:
             async with self._storage.get(job.url) as opened:
                 whole = await receive_whole(opened, job.key)
-        except (UrlExpired, Nonsense):
+        except (UrlExpired, InvalidResponse):
             outcome.refused = opened is None
             raise
         if not whole.is_believed(job.size or None):
@@ -130,24 +130,24 @@ class Fetching:
 
     def _count(self, outcome: Outcome) -> None:
         now = (
-            self._meter.requests["storage", "GET", "foreground"],
-            self._meter.bytes_in["storage"],
-            self._meter.connections,
+            self._request_stats.requests["storage", "GET", "foreground"],
+            self._request_stats.bytes_in["storage"],
+            self._request_stats.connections,
         )
         outcome.requests, outcome.received, outcome.connections = (
             new - old for new, old in zip(now, self._told, strict=True)
         )
         self._told = now
-        answers = Counter({status: count for (*_, status), count in self._meter.answers.items()})
+        answers = Counter({status: count for (*_, status), count in self._request_stats.answers.items()})
         outcome.answers, self._answers = dict(answers - self._answers), answers
-        files, size = self._shelf.evicted
+        files, size = self._blob_cache.evicted
         outcome.evicted = (files - self._evicted[0], size - self._evicted[1])
         self._evicted = (files, size)
 
 
 async def _main() -> None:
     with trio.socket.from_stdlib_socket(socket.socket(fileno=0)) as channel, suppress(OSError, PictofsError):
-        packet = await channel.recv(PACKET)
+        packet = await channel.recv(PACKET_BYTES)
         if not packet:
             return
         await channel.send(msgspec.json.encode(Hello(__version__)))

@@ -7,13 +7,13 @@ from functools import partial
 from cachetools import LRUCache
 
 from pictofs.api.client import Api
-from pictofs.errors import Forbidden, Nonsense, NoSuchEntry, NotSupported
-from pictofs.library.connectivity import AWAY, Reach
-from pictofs.library.listing.invalidation import Changes
+from pictofs.errors import Forbidden, InvalidResponse, NoSuchEntry, NotSupported
+from pictofs.library.connectivity import UNAVAILABLE, Connectivity
+from pictofs.library.listing.invalidation import DentryInvalidations
 from pictofs.library.listing.listing import Listing
 from pictofs.library.listing.selections import Selections
-from pictofs.library.server_traits import Traits
-from pictofs.library.single_flight import Flights
+from pictofs.library.server_traits import ServerTraits
+from pictofs.library.single_flight import SingleFlight
 from pictofs.model.inode import key_of
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.images import ImageTable
@@ -24,7 +24,7 @@ REMEMBERED = 65_536
 """Ids of no image that are remembered."""
 
 
-class Identities:
+class IdLookup:
     """Finds what has an id, for at most one request more than a look at its path costs. Ids are in lower case."""
 
     def __init__(
@@ -34,14 +34,14 @@ class Identities:
         images: ImageTable,
         listing: Listing,
         selections: Selections,
-        flights: Flights,
-        changes: Changes,
-        reach: Reach,
-        traits: Traits,
+        single_flight: SingleFlight,
+        invalidations: DentryInvalidations,
+        connectivity: Connectivity,
+        traits: ServerTraits,
     ) -> None:
         self._api, self._catalog, self._images = api, catalog, images
-        self._listing, self._selections, self._flights = listing, selections, flights
-        self._changes, self._reach, self._traits = changes, reach, traits
+        self._listing, self._selections, self._single_flight = listing, selections, single_flight
+        self._invalidations, self._connectivity, self._traits = invalidations, connectivity, traits
         # Id -> when the list of datasets was read that this answer is as old as: a refresh ends both.
         self._misses: LRUCache[str, float] = LRUCache(REMEMBERED)
 
@@ -56,12 +56,12 @@ class Identities:
         await self._listing.datasets()
         row = self._known(identity)
         if row is not None:
-            row = await self._listing.confirmed(row)
+            row = await self._listing.revalidate(row)
             if row is not None:
                 return row
         if self._is_no_image(identity) or self._traits.get("metadata") == "absent":
             return None
-        return await self._flights.share(("id", identity), partial(self._ask, identity))
+        return await self._single_flight.share(("id", identity), partial(self._ask, identity))
 
     def _known(self, identity: str) -> ImageRow | None:
         row = self._catalog.image(key_of(identity))
@@ -81,8 +81,8 @@ class Identities:
         at = self._catalog.meta("checked_at")
         try:
             image = await self._api.image(identity)
-        except AWAY as error:
-            self._reach.failed(error)
+        except UNAVAILABLE as error:
+            self._connectivity.failed(error)
             raise
         except NotSupported:
             await self._traits.choose("metadata", "absent")
@@ -92,10 +92,10 @@ class Identities:
                 await self._look_at_route()
             self._misses[identity] = at
             return None
-        self._reach.answered()
+        self._connectivity.answered()
         await self._traits.choose("metadata", "id")
         if image.id.lower() != identity:
-            raise Nonsense("the API sent another image than the one whose id was asked for")
+            raise InvalidResponse("the API sent another image than the one whose id was asked for")
         # The route knows every image of the organization, whatever the key's datasets show.
         dataset = await self.dataset((image.dataset_id or "").lower())
         if dataset is None or image.is_archived:
@@ -104,11 +104,11 @@ class Identities:
         await self._listing.tree(dataset.key)
         seen = self._catalog.meta("pass") or 0
         put = partial(self._images.put, dataset.key, dataset.id, [image], seen, moves=True)
-        self._changes.tell(await in_thread(put))
+        self._invalidations.tell(await in_thread(put))
         self._selections.forget(dataset.key)
         row = self._known(identity)
         # Another image may have its name, and the better right to it.
-        return None if row is None else await self._listing.confirmed(row)
+        return None if row is None else await self._listing.revalidate(row)
 
     async def _look_at_route(self) -> None:
         """After a 404: is it the image that is missing, or the route? One that is known to be there tells."""

@@ -11,14 +11,14 @@ from typing import TypeVar
 
 from pictofs.api.client import DESCRIPTION_WORDS, Api
 from pictofs.api.decode import TEXT_MAX
-from pictofs.api.retries import Patience
+from pictofs.api.retries import RetryPolicy
 from pictofs.api.stats import insisting
 from pictofs.clock import Clock
 from pictofs.errors import (
     AlreadyExists,
     Conflict,
     Invalid,
-    Nonsense,
+    InvalidResponse,
     NoSuchEntry,
     NotEmpty,
     PictofsError,
@@ -26,11 +26,11 @@ from pictofs.errors import (
     TimedOut,
     TooLarge,
 )
-from pictofs.library.connectivity import Reach
-from pictofs.library.listing.invalidation import Changes
-from pictofs.library.listing.listing import COMMAND_PATIENCE, Listing
-from pictofs.library.server_traits import Traits
-from pictofs.library.single_flight import Flights
+from pictofs.library.connectivity import Connectivity
+from pictofs.library.listing.invalidation import DentryInvalidations
+from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, Listing
+from pictofs.library.server_traits import ServerTraits
+from pictofs.library.single_flight import SingleFlight
 from pictofs.model.inode import key_of
 from pictofs.model.names import unescape
 from pictofs.model.records import Dataset
@@ -41,20 +41,20 @@ from pictofs.threads import in_thread
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-UNSURE = (ServerFault, TimedOut, Nonsense)
+UNSURE = (ServerFault, TimedOut, InvalidResponse)
 """After these the server may have made the change, or not."""
 OUTDATED = (AlreadyExists, Conflict, NoSuchEntry, NotEmpty)
 """These say that things are not as they are shown."""
-WAIT = 20.0
+WAIT_S = 20.0
 """Seconds that a deletion may wait between its attempts."""
-DESCRIPTION_MAX = TEXT_MAX
+DESCRIPTION_MAX_BYTES = TEXT_MAX
 """Bytes of a description: what comes back with more characters would count as absent."""
 
 
 class Edits:
     """Makes, renames, describes and removes datasets, by their entries.
 
-    Each runs in the library's nursery: a caller that gives up leaves it flying, and its outcome is shown. Each
+    Each runs in the library's nursery: a caller that gives up leaves it going, and its outcome is shown. Each
     raises what `Api` does; one that fails changes nothing here.
     """
 
@@ -63,15 +63,19 @@ class Edits:
         api: Api,
         catalog: Catalog,
         listing: Listing,
-        flights: Flights,
-        reach: Reach,
-        changes: Changes,
+        single_flight: SingleFlight,
+        connectivity: Connectivity,
+        invalidations: DentryInvalidations,
         clock: Clock,
         max_retries: int,
-        traits: Traits,
+        traits: ServerTraits,
     ) -> None:
         self._api, self._catalog, self._listing = api, catalog, listing
-        self._flights, self._reach, self._changes = flights, reach, changes
+        self._single_flight, self._connectivity, self._invalidations = (
+            single_flight,
+            connectivity,
+            invalidations,
+        )
         self._clock, self._max_retries = clock, max_retries
         self._traits = traits
         self._numbers = count()
@@ -99,8 +103,8 @@ class Edits:
 
         Raises Invalid where `value` is no UTF-8, TooLarge, NoSuchEntry.
         """
-        if len(value) > DESCRIPTION_MAX:
-            raise TooLarge(f"a description can't have more than {DESCRIPTION_MAX:,} bytes")
+        if len(value) > DESCRIPTION_MAX_BYTES:
+            raise TooLarge(f"a description can't have more than {DESCRIPTION_MAX_BYTES:,} bytes")
         try:
             text = value.decode()
         except UnicodeDecodeError as error:
@@ -127,7 +131,7 @@ class Edits:
         return row
 
     async def _remove(self, row: DatasetRow) -> None:
-        patience = Patience(self._clock, self._max_retries, WAIT)
+        patience = RetryPolicy(self._clock, self._max_retries, WAIT_S)
         seen = False
         while True:
             try:
@@ -143,13 +147,13 @@ class Edits:
             except (ServerFault, TimedOut):
                 if not seen or not await patience.wait(None):
                     raise
-        self._changes.tell(await in_thread(self._catalog.drop_dataset, row.key))
+        self._invalidations.tell(await in_thread(self._catalog.drop_dataset, row.key))
 
     async def _refuse_unless_empty(self, row: DatasetRow) -> None:
         """Ask the server, never the catalog. An archived image would be lost, too."""
         found = await self._api.dataset(row.id)
         if found.id.lower() != row.id.lower():  # an id that is no UUID, and another dataset's name
-            raise Nonsense("the API sent another dataset than the one whose id was asked for")
+            raise InvalidResponse("the API sent another dataset than the one whose id was asked for")
         held = found.image_count + found.archived_image_count
         if not held:
             # The counts may be old, or left out: the rows themselves decide.
@@ -164,7 +168,7 @@ class Edits:
             raise NotEmpty(f"the dataset {row.entry!r} holds {len(directories):,} directories")
 
     async def _listed(self, entry: str) -> DatasetRow:
-        await self._listing.datasets(patience=COMMAND_PATIENCE)
+        await self._listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
         row = self._catalog.dataset_by_entry(entry)
         if row is None:
             raise NoSuchEntry(f"there is no dataset {entry!r}")
@@ -172,7 +176,7 @@ class Edits:
 
     async def _show(self, dataset: Dataset) -> DatasetRow:
         """Put a dataset into the list as the server has just described it."""
-        self._changes.tell(await in_thread(self._catalog.put_changed, dataset))
+        self._invalidations.tell(await in_thread(self._catalog.put_changed, dataset))
         row = self._catalog.dataset(key_of(dataset.id.lower()))
         if row is None:
             raise NoSuchEntry("the dataset was archived meanwhile")
@@ -180,7 +184,9 @@ class Edits:
 
     async def _make(self, work: Callable[[], Awaitable[T]]) -> T:
         with insisting():  # a person changes something, and wants to know whether it can be done now
-            return await self._flights.share(("edit", next(self._numbers)), partial(self._checked, work))
+            return await self._single_flight.share(
+                ("edit", next(self._numbers)), partial(self._checked, work)
+            )
 
     async def _checked(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -189,14 +195,14 @@ class Edits:
             with suppress(PictofsError):
                 await self._look_again(wait=isinstance(error, UNSURE))
             raise
-        self._reach.answered()
+        self._connectivity.answered()
         return done
 
     async def _look_again(self, *, wait: bool) -> None:
         """Have the list asked for anew: at once, or by whoever looks at it next."""
-        await self._listing.doubt()
+        await self._listing.invalidate()
         if wait:
-            await self._listing.datasets(patience=COMMAND_PATIENCE)
+            await self._listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
 
 
 def server_name(entry: str) -> str:

@@ -19,19 +19,19 @@ from pictofs.errors import (
     DiskFull,
     Forbidden,
     Invalid,
-    Nonsense,
+    InvalidResponse,
     NoSuchEntry,
     NotSupported,
 )
-from pictofs.library.connectivity import AWAY, Reach
-from pictofs.library.listing.invalidation import Changes
-from pictofs.library.listing.pager import PASSES, Filling, Pages, fill
-from pictofs.library.server_traits import Traits
-from pictofs.library.single_flight import Flights
+from pictofs.library.connectivity import UNAVAILABLE, Connectivity
+from pictofs.library.listing.invalidation import DentryInvalidations
+from pictofs.library.listing.pager import PASSES, ListingInProgress, ListingPage, list_pages
+from pictofs.library.server_traits import ServerTraits
+from pictofs.library.single_flight import SingleFlight
 from pictofs.model.names import QUOTE, storable, unescape
 from pictofs.model.records import Dataset, Image
 from pictofs.store.catalog.catalog import Catalog
-from pictofs.store.catalog.datasets import Heard
+from pictofs.store.catalog.datasets import Observation
 from pictofs.store.catalog.images import ImageTable
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
 from pictofs.threads import in_thread
@@ -48,11 +48,11 @@ IMAGE_PAGE = 1000
 RELIST_AFTER = 12
 """TTLs after which a dataset whose signature never moved is listed again: a move, a new status or another
 split need not show in it. With the default TTL that is an hour, and a request an hour per 10,000 images."""
-UNRENEWED = (*AWAY, Forbidden, DiskFull)
+UNRENEWED = (*UNAVAILABLE, Forbidden, DiskFull)
 """What leaves a listing as it was: no answer, none for this key, or no disk to write it to."""
-PATIENCE = 1.0
+REFRESH_WAIT_S = 1.0
 """Seconds that a look at something cached waits for its renewal; what is slower goes on behind it."""
-COMMAND_PATIENCE = 5.0
+COMMAND_REFRESH_WAIT_S = 5.0
 """The same where more hangs on it than what a folder shows: at the start of a mount or a run, after a change."""
 
 
@@ -72,28 +72,33 @@ class Listing:
         api: Api,
         catalog: Catalog,
         images: ImageTable,
-        flights: Flights,
-        reach: Reach,
-        changes: Changes,
+        single_flight: SingleFlight,
+        connectivity: Connectivity,
+        invalidations: DentryInvalidations,
         clock: Clock,
         ttl: float,
-        traits: Traits,
+        traits: ServerTraits,
         *,
         frozen: bool = False,
     ) -> None:
         """`ttl`: seconds for which a listing is fresh. `frozen`: what is known is fresh for ever."""
         self._api, self._catalog, self._images = api, catalog, images
-        self._flights, self._reach, self._changes, self._clock = flights, reach, changes, clock
+        self._single_flight, self._connectivity, self._invalidations, self._clock = (
+            single_flight,
+            connectivity,
+            invalidations,
+            clock,
+        )
         self._ttl, self._frozen = ttl, frozen
         self._traits = traits
-        self._fillings: dict[int, Filling] = {}  # by the key of a dataset or of a directory
+        self._in_progress: dict[int, ListingInProgress] = {}  # by the key of a dataset or of a directory
         self._spent: dict[int, int] = {}  # requests for single folders or names, by dataset since its listing
         # Names that were asked for alone, with the answer: found or not. Bounded, and fresh by its TTL.
         self._answers: TTLCache[tuple[int, str], bool] = TTLCache(65_536, max(ttl, 1e-6), clock.monotonic)
 
     # Datasets.
 
-    async def datasets(self, *, strict: bool = False, patience: float = PATIENCE) -> None:
+    async def datasets(self, *, strict: bool = False, patience: float = REFRESH_WAIT_S) -> None:
         """Make sure that the list of datasets is fresh, or as good as it gets while the server is away.
 
         `strict`: ask now, and raise what keeps the server from answering. `patience`: seconds to wait for it where
@@ -110,26 +115,26 @@ class Listing:
 
     async def _read_datasets(self) -> None:
         for _ in range(PASSES):
-            edition, at = self._catalog.edition, self._clock.wall()
+            revision, at = self._catalog.revision, self._clock.wall()
             found = await self._all_datasets()
-            gone = await in_thread(self._catalog.put_datasets, found, at, edition, self._heard())
+            gone = await in_thread(self._catalog.put_datasets, found, at, revision, self._heard())
             if gone is not None:
                 self._answers.clear()
-                self._changes.tell(gone)
+                self._invalidations.tell(gone)
                 return
             # It was changed from here meanwhile, and what was read may lack that.
         log.info("the list of datasets was changed while it was read, %d times in a row", PASSES)
 
-    def _heard(self) -> Heard:
-        return Heard(self._clock.wall(), self._api.clock_ahead)
+    def _heard(self) -> Observation:
+        return Observation(self._clock.wall(), self._api.clock_ahead)
 
     async def _all_datasets(self) -> list[Dataset]:
         try:
             return await read_datasets(self._api.datasets)
         except NoSuchEntry as error:  # a proxy's 404, or another host: no word on any dataset
-            raise Nonsense(f"there is no list of datasets: is the base URL right? {error}") from error
+            raise InvalidResponse(f"there is no list of datasets: is the base URL right? {error}") from error
 
-    async def doubt(self) -> None:
+    async def invalidate(self) -> None:
         """Have the next look at the list of datasets ask the server."""
         await in_thread(self._catalog.expire, NO_DATASET)
 
@@ -146,7 +151,7 @@ class Listing:
         """Seconds for which the kernel may keep an entry without asking: until the list is checked again."""
         if self._frozen:
             return self._ttl
-        if self._reach.resting:
+        if self._connectivity.backing_off:
             return 1.0
         checked = self._catalog.meta("checked_at") or 0.0
         return min(self._ttl, max(0.0, checked + self._ttl - self._clock.wall()))
@@ -166,11 +171,11 @@ class Listing:
         at = self._clock.wall()
         found = await self._api.directory_tree(row.id)
         gone = await in_thread(self._catalog.put_directories, row.key, row.id, found, row.signature, at)
-        self._changes.tell(gone)
+        self._invalidations.tell(gone)
 
     # Images.
 
-    async def folder(self, directory: DirectoryRow) -> Filling | None:
+    async def folder(self, directory: DirectoryRow) -> ListingInProgress | None:
         """Make sure that a directory's images are known, or on their way.
 
         Returns the pass that brings them, None when all are in the catalog. The pass covers the whole dataset
@@ -183,32 +188,45 @@ class Listing:
         if self._is_listed(dataset, current):
             return None
         had = dataset.listed_signature is not None or current.listed_signature is not None
-        if had and self._reach.resting:
+        if had and self._connectivity.backing_off:
             return None
-        filling = self._fillings.get(dataset.key) or self._fillings.get(directory.key)
-        if filling is None:
-            filling = self._begin(dataset, current)
+        in_progress_listing = self._in_progress.get(dataset.key) or self._in_progress.get(directory.key)
+        if in_progress_listing is None:
+            in_progress_listing = self._begin(dataset, current)
         if had:
             # What was listed once is shown whole: a renewal under way must not make a folder look half full.
-            await _be_patient(filling)
-            if isinstance(filling.error, AWAY) or not filling.finished.is_set():
+            await _wait_for_refresh(in_progress_listing)
+            if (
+                isinstance(in_progress_listing.error, UNAVAILABLE)
+                or not in_progress_listing.finished.is_set()
+            ):
                 return None
             # A pass that began before the last change may not have seen it.
-            return await self.folder(directory) if filling.signature != dataset.signature else filling
-        if current.key in filling.old:
-            await filling.finished.wait()
-        return filling
+            return (
+                await self.folder(directory)
+                if in_progress_listing.signature != dataset.signature
+                else in_progress_listing
+            )
+        if current.key in in_progress_listing.old:
+            await in_progress_listing.finished.wait()
+        return in_progress_listing
 
     async def whole(self, key: int) -> DatasetRow:
         """A dataset with every image in the catalog: what was listed before where the server is slow or away."""
         dataset = await self.tree(key)
         had = dataset.listed_signature is not None
-        if not self.is_listed(dataset) and not (had and self._reach.resting):
-            filling = self._fillings.get(key) or self._list_dataset(dataset)
-            await (_be_patient(filling) if had else filling.finished.wait())
-            if filling.error is not None and not (had and isinstance(filling.error, AWAY)):
-                raise filling.error
-            if filling.error is None and filling.finished.is_set() and filling.signature != dataset.signature:
+        if not self.is_listed(dataset) and not (had and self._connectivity.backing_off):
+            in_progress_listing = self._in_progress.get(key) or self._list_dataset(dataset)
+            await (_wait_for_refresh(in_progress_listing) if had else in_progress_listing.finished.wait())
+            if in_progress_listing.error is not None and not (
+                had and isinstance(in_progress_listing.error, UNAVAILABLE)
+            ):
+                raise in_progress_listing.error
+            if (
+                in_progress_listing.error is None
+                and in_progress_listing.finished.is_set()
+                and in_progress_listing.signature != dataset.signature
+            ):
                 return await self.whole(key)
         row = self._catalog.dataset(key)
         if row is None:
@@ -223,11 +241,11 @@ class Listing:
         """
         dataset = await self.tree(key, strict=strict)
         if not self._current(dataset.listed_at, dataset.listed_signature, dataset.signature, strict=strict):
-            filling = self._fillings.get(key) or self._list_dataset(dataset)
-            await filling.finished.wait()
-            if filling.error is not None and (strict or dataset.listed_signature is None):
-                raise filling.error
-            if filling.error is None and filling.signature != dataset.signature:
+            in_progress_listing = self._in_progress.get(key) or self._list_dataset(dataset)
+            await in_progress_listing.finished.wait()
+            if in_progress_listing.error is not None and (strict or dataset.listed_signature is None):
+                raise in_progress_listing.error
+            if in_progress_listing.error is None and in_progress_listing.signature != dataset.signature:
                 await self.all_images(key, strict=strict)
 
     def is_listed(self, dataset: DatasetRow) -> bool:
@@ -239,7 +257,7 @@ class Listing:
             directory.listed_at, directory.listed_signature, dataset.signature
         )
 
-    def _begin(self, dataset: DatasetRow, directory: DirectoryRow) -> Filling:
+    def _begin(self, dataset: DatasetRow, directory: DirectoryRow) -> ListingInProgress:
         count = (
             directory.image_count if directory.parent is not None else self._catalog.root_images(dataset.key)
         )
@@ -263,11 +281,11 @@ class Listing:
         self._spent[dataset.key] = spent + cost
         return True
 
-    def _list_dataset(self, dataset: DatasetRow) -> Filling:
+    def _list_dataset(self, dataset: DatasetRow) -> ListingInProgress:
         self._spent.pop(dataset.key, None)
         return self._launch(dataset, None)
 
-    def _list_directory(self, dataset: DatasetRow, directory: DirectoryRow) -> Filling:
+    def _list_directory(self, dataset: DatasetRow, directory: DirectoryRow) -> ListingInProgress:
         return self._launch(dataset, directory)
 
     @property
@@ -275,11 +293,11 @@ class Listing:
         """Images of one request of a whole dataset's listing."""
         return IMAGE_PAGE if self._traits.get("listing") == "pages" else EMBED_PAGE
 
-    def _embedded(self, dataset: DatasetRow) -> Callable[[int], Awaitable[Pages]]:
+    def _embedded(self, dataset: DatasetRow) -> Callable[[int], Awaitable[ListingPage]]:
         """Pages of the embedded listing. Raises `_NotEmbedded` where the server has none that is whole."""
         first: list[str] = []
 
-        async def page(offset: int) -> Pages:
+        async def page(offset: int) -> ListingPage:
             found, images = await self._api.dataset_images(dataset.id, offset, EMBED_PAGE)
             if images is None or images.summary:
                 raise _NotEmbedded
@@ -288,75 +306,75 @@ class Listing:
                 raise _NotEmbedded
             if offset == 0:
                 first[:] = ids
-            return Pages(images, images.total, found)
+            return ListingPage(images, images.total, found)
 
         return page
 
     def _paged(
         self, dataset: DatasetRow, directory: DirectoryRow | None
-    ) -> Callable[[int], Awaitable[Pages]]:
+    ) -> Callable[[int], Awaitable[ListingPage]]:
         """Pages of `GET /images/`, of a dataset or of one directory."""
         path = directory and directory.path
 
-        async def page(offset: int) -> Pages:
+        async def page(offset: int) -> ListingPage:
             images = await self._api.images(dataset.id, directory=path, offset=offset, limit=IMAGE_PAGE)
             if images.rows:
                 await self._traits.choose("rows", "summary" if images.summary else "full")
-            return Pages(images, images.total, None)
+            return ListingPage(images, images.total, None)
 
         return page
 
     async def _fill_somehow(
-        self, dataset: DatasetRow, directory: DirectoryRow | None, filling: Filling
+        self, dataset: DatasetRow, directory: DirectoryRow | None, in_progress_listing: ListingInProgress
     ) -> None:
         if directory is None and self._traits.get("listing") != "pages":
             try:
-                await self._fill(dataset, None, EMBED_PAGE, self._embedded(dataset), filling)
+                await self._fill(dataset, None, EMBED_PAGE, self._embedded(dataset), in_progress_listing)
             except (_NotEmbedded, Invalid, NotSupported):  # not given, or refused
                 pass
             else:
                 await self._traits.choose("listing", "embedded")
                 return
         key = None if directory is None else directory.key
-        await self._fill(dataset, key, IMAGE_PAGE, self._paged(dataset, directory), filling)
+        await self._fill(dataset, key, IMAGE_PAGE, self._paged(dataset, directory), in_progress_listing)
         if directory is None:  # chosen only now: a route that fails is no way out
             await self._traits.choose("listing", "pages")
 
-    def _launch(self, dataset: DatasetRow, directory: DirectoryRow | None) -> Filling:
+    def _launch(self, dataset: DatasetRow, directory: DirectoryRow | None) -> ListingInProgress:
         key = dataset.key if directory is None else directory.key
-        filling = self._fillings[key] = Filling(
+        in_progress_listing = self._in_progress[key] = ListingInProgress(
             dataset.signature, old=self._catalog.directories_with_images(dataset.key)
         )
 
         async def work() -> None:
             try:
-                await self._fill_somehow(dataset, directory, filling)
-                self._reach.answered()
+                await self._fill_somehow(dataset, directory, in_progress_listing)
+                self._connectivity.answered()
             except Exception as error:
-                if isinstance(error, AWAY):
-                    self._reach.failed(error)
-                filling.fail(error)
+                if isinstance(error, UNAVAILABLE):
+                    self._connectivity.failed(error)
+                in_progress_listing.fail(error)
             finally:
-                del self._fillings[key]
-                filling.finished.set()
-                filling.advance()
+                del self._in_progress[key]
+                in_progress_listing.finished.set()
+                in_progress_listing.advance()
 
-        self._flights.launch(("list", key), work)
-        return filling
+        self._single_flight.launch(("list", key), work)
+        return in_progress_listing
 
     async def _fill(
         self,
         dataset: DatasetRow,
         directory: int | None,
         limit: int,
-        page: Callable[[int], Awaitable[Pages]],
-        filling: Filling,
+        page: Callable[[int], Awaitable[ListingPage]],
+        in_progress_listing: ListingInProgress,
     ) -> None:
         at = self._clock.wall()
         moves = dataset.listed_signature is not None  # before that no entry was ever promised
 
         def put(images: list[Image], seen: int) -> None:
-            self._changes.tell_from_thread(
+            self._invalidations.tell_from_thread(
                 self._images.put(dataset.key, dataset.id, images, seen, moves=moves)
             )
 
@@ -364,21 +382,21 @@ class Listing:
             return self._images.seen_in(dataset.key, seen, directory)
 
         begin_pass, expected = self._images.begin_pass, dataset.image_count
-        result = await fill(page, limit, begin_pass, put, seen_in, filling, expected)
+        result = await list_pages(page, limit, begin_pass, put, seen_in, in_progress_listing, expected)
         signature = dataset.signature
         if result.dataset is not None:
             signature = result.dataset.signature
             put_dataset = partial(
                 self._catalog.put_dataset, result.dataset, self._heard(), known=dataset.signature
             )
-            self._changes.tell(await in_thread(put_dataset))
+            self._invalidations.tell(await in_thread(put_dataset))
         gone = await in_thread(
             partial(
                 self._images.sweep, dataset.key, result.seen, directory=directory, signature=signature, at=at
             )
         )
         self._answers.clear()
-        self._changes.tell(gone)
+        self._invalidations.tell(gone)
 
     # One name.
 
@@ -386,14 +404,14 @@ class Listing:
         """The image listed as `entry`, for at most one request; None when there is none."""
         return await self._find(directory, entry, unescape(entry), self._catalog.image_by_entry)
 
-    async def noted_image(self, directory: DirectoryRow, entry: str) -> ImageRow | None:
+    async def image_of_annotation(self, directory: DirectoryRow, entry: str) -> ImageRow | None:
         """The image whose annotation file is listed as `entry`, for at most one request."""
         filename = unescape(entry[:-5]) if entry.endswith(".json") else None
         if not entry.endswith(".json"):
             return None
-        return await self._find(directory, entry, filename, self._catalog.image_by_note_entry)
+        return await self._find(directory, entry, filename, self._catalog.image_by_annotation_name)
 
-    async def confirmed(self, image: ImageRow) -> ImageRow | None:
+    async def revalidate(self, image: ImageRow) -> ImageRow | None:
         """An image that is known, as fresh as a look at its path has it; None when it is no longer there."""
         directory = self._catalog.directory(image.directory)
         if directory is None:
@@ -420,7 +438,7 @@ class Listing:
         if current is None:
             return None
         row = read(directory.key, entry)
-        if self._is_listed(dataset, current) or (row is not None and self._reach.resting):
+        if self._is_listed(dataset, current) or (row is not None and self._connectivity.backing_off):
             return row
         if (
             filename is None or storable(filename) != filename or not self._can_ask(directory)
@@ -430,18 +448,18 @@ class Listing:
         answer = self._answers.get((directory.key, filename))
         if answer is not None and answer == (row is not None):
             return row
-        filling = self._fillings.get(dataset.key)
-        if filling is not None and row is not None:
+        in_progress_listing = self._in_progress.get(dataset.key)
+        if in_progress_listing is not None and row is not None:
             # What is known serves if the pass is slow.
-            await _be_patient(filling)
-            ended = filling.finished.is_set() and filling.error is None
-            if ended and filling.signature != dataset.signature:
+            await _wait_for_refresh(in_progress_listing)
+            ended = in_progress_listing.finished.is_set() and in_progress_listing.error is None
+            if ended and in_progress_listing.signature != dataset.signature:
                 # It began before the last change, and may not have seen it.
                 return await self._find(directory, entry, filename, read)
             return read(directory.key, entry)
 
         whole = max(2, math.ceil(dataset.image_count / self._page_size))
-        if filling is not None or not self._spend(dataset, 1, whole):
+        if in_progress_listing is not None or not self._spend(dataset, 1, whole):
             await self._wait_for(current, entry, read)
         else:
             work = partial(self._ask, dataset, current, filename)
@@ -462,26 +480,26 @@ class Listing:
             self._images.put_answer, dataset.key, dataset.id, directory.key, filename, rows, seen
         )
         self._answers[directory.key, filename] = bool(rows)
-        self._changes.tell(gone)
+        self._invalidations.tell(gone)
 
     async def _filled(self, directory: DirectoryRow) -> None:
-        filling = await self.folder(directory)
-        if filling is not None:
-            await filling.finished.wait()
-            if filling.error is not None:
-                raise filling.error
+        in_progress_listing = await self.folder(directory)
+        if in_progress_listing is not None:
+            await in_progress_listing.finished.wait()
+            if in_progress_listing.error is not None:
+                raise in_progress_listing.error
 
     async def _wait_for(
         self, directory: DirectoryRow, entry: str, read: Callable[[int, str], ImageRow | None]
     ) -> None:
         """Wait for a pass to bring one name, or to end."""
-        filling = self._fillings.get(directory.dataset) or await self.folder(directory)
-        while filling is not None and read(directory.key, entry) is None:
-            if filling.finished.is_set():
-                if filling.error is not None:
-                    raise filling.error
+        in_progress_listing = self._in_progress.get(directory.dataset) or await self.folder(directory)
+        while in_progress_listing is not None and read(directory.key, entry) is None:
+            if in_progress_listing.finished.is_set():
+                if in_progress_listing.error is not None:
+                    raise in_progress_listing.error
                 return
-            await filling.more()
+            await in_progress_listing.more()
 
     # Freshness.
 
@@ -500,18 +518,18 @@ class Listing:
         work: Callable[[], Awaitable[None]],
         *,
         have: bool,
-        patience: float = PATIENCE,
+        patience: float = REFRESH_WAIT_S,
     ) -> None:
         """Do `work` once for all who want it. With `have`, what is cached serves when the server is slow or away."""
         if not have or is_insisting():
             patience = math.inf
-        elif self._reach.resting:
+        elif self._connectivity.backing_off:
             return
         try:
             with trio.move_on_after(patience) as waiting:
-                await self._flights.share(key, partial(self._told, work))
+                await self._single_flight.share(key, partial(self._told, work))
             if waiting.cancelled_caught:
-                self._reach.delayed(patience)
+                self._connectivity.delayed(patience)
         except UNRENEWED:
             if not have:
                 raise
@@ -521,14 +539,14 @@ class Listing:
         try:
             await work()
         except UNRENEWED as error:
-            self._reach.failed(error)
+            self._connectivity.failed(error)
             raise
-        self._reach.answered()
+        self._connectivity.answered()
 
 
-async def _be_patient(filling: Filling) -> None:
+async def _wait_for_refresh(in_progress_listing: ListingInProgress) -> None:
     """Wait for a renewal, for as long as a person would who has something to look at meanwhile."""
-    if not filling.slow:
-        with trio.move_on_after(PATIENCE):
-            await filling.finished.wait()
-        filling.slow = not filling.finished.is_set()
+    if not in_progress_listing.slow:
+        with trio.move_on_after(REFRESH_WAIT_S):
+            await in_progress_listing.finished.wait()
+        in_progress_listing.slow = not in_progress_listing.finished.is_set()

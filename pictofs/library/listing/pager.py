@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import trio
 
 from pictofs.api.paging import is_last
-from pictofs.errors import Nonsense
+from pictofs.errors import InvalidResponse
 from pictofs.model.records import Dataset, Image, Page
 from pictofs.threads import in_thread
 
@@ -28,7 +28,7 @@ PASSES = 3
 
 
 @dataclass
-class Filling:
+class ListingInProgress:
     """A pass under way."""
 
     signature: str
@@ -59,7 +59,7 @@ class Filling:
 
 
 @dataclass(frozen=True)
-class Pages:
+class ListingPage:
     """One page and what came with it."""
 
     page: Page[Image]
@@ -69,37 +69,37 @@ class Pages:
 
 
 @dataclass(frozen=True)
-class Filled:
+class Listed:
     """A complete listing: what `seen` or a later pass has not seen is gone."""
 
     seen: int
     dataset: Dataset | None
 
 
-async def fill(
-    page: Callable[[int], Awaitable[Pages]],
+async def list_pages(
+    page: Callable[[int], Awaitable[ListingPage]],
     limit: int,
     begin_pass: Callable[[], int],
     put: Callable[[list[Image], int], None],
     seen_in: Callable[[int], int],
-    filling: Filling,
+    in_progress_listing: ListingInProgress,
     expected: int,
-) -> Filled:
+) -> Listed:
     """Read all pages and `put` their rows, until a pass saw the listing stand still. `expected`: about how many.
 
-    Raises Nonsense for a listing without end.
+    Raises InvalidResponse for a listing without end.
 
     Rows that are added while pages are read repeat at the edges, rows that are removed take others past the
     edge: either shows in the counts, and the pass is made again. Nothing is taken for gone before.
     """
-    first: Filled | None = None
+    first: Listed | None = None
     counted = -1
     for attempt in range(PASSES):
         seen = await in_thread(begin_pass)
-        sweep = _Sweep(page, limit, seen, put, filling, expected)
+        sweep = _ListingPass(page, limit, seen, put, in_progress_listing, expected)
         await sweep.run()
         distinct = await in_thread(seen_in, seen)
-        done = Filled(seen, sweep.dataset)
+        done = Listed(seen, sweep.dataset)
         first = first or done
         # A key that may see only part of a dataset gets a steady, smaller number: no reason to go on.
         if sweep.stood_still(distinct) or (attempt and distinct == counted):
@@ -108,23 +108,29 @@ async def fill(
     log.warning(
         "a listing moved while it was read, %d times in a row; rows may be old until the next", PASSES
     )
-    return Filled(first.seen if first else 0, sweep.dataset)
+    return Listed(first.seen if first else 0, sweep.dataset)
 
 
-class _Sweep:
+class _ListingPass:
     """One pass."""
 
     def __init__(
         self,
-        page: Callable[[int], Awaitable[Pages]],
+        page: Callable[[int], Awaitable[ListingPage]],
         limit: int,
         seen: int,
         put: Callable[[list[Image], int], None],
-        filling: Filling,
+        in_progress_listing: ListingInProgress,
         expected: int,
     ) -> None:
         self._expected = expected
-        self._page, self._limit, self._seen, self._put, self._filling = page, limit, seen, put, filling
+        self._page, self._limit, self._seen, self._put, self._filling = (
+            page,
+            limit,
+            seen,
+            put,
+            in_progress_listing,
+        )
         self._writing = trio.Lock()
         self._totals: set[int | None] = set()
         self._received = 0
@@ -141,7 +147,7 @@ class _Sweep:
         offset = self._limit
         while not self._end:
             if self._received > min(ROWS_MAX, EXTRA_MAX + 2 * max(total or 0, self._expected)):
-                raise Nonsense(f"a listing does not end: {self._received:,} rows and more")
+                raise InvalidResponse(f"a listing does not end: {self._received:,} rows and more")
             last = max(total or 0, offset + 1)  # beyond what is announced, one page at a time
             offsets = range(offset, last, self._limit)[:AT_ONCE]
             async with trio.open_nursery() as nursery:
@@ -177,7 +183,7 @@ class _Sweep:
         self._filling.advance()
         return got.total
 
-    def _cap(self, got: Pages) -> int:
+    def _cap(self, got: ListingPage) -> int:
         """Rows of a page: what was asked for, or fewer where the server has a lower cap than the contract.
 
         A short first page of a longer listing is also what a key sees that may see only a part. Caps are round.

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from pictofs.library.listing.invalidation import Changes
+from pictofs.library.listing.invalidation import DentryInvalidations
 from pictofs.library.listing.listing import Listing
-from pictofs.library.single_flight import Flights
+from pictofs.library.single_flight import SingleFlight
 from pictofs.model.inode import Kind, number
 from pictofs.model.selection import AXIS_FOLDERS, SELECTIONS, selections_of
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.dentries import view_entries
 from pictofs.store.catalog.images import ImageTable
-from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, Gone
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, RemovedDentry
 from pictofs.threads import in_thread
 
 REMEMBERED = 64
@@ -34,10 +34,15 @@ class Selections:
     """Looks through a dataset once for each listing of it."""
 
     def __init__(
-        self, catalog: Catalog, images: ImageTable, listing: Listing, flights: Flights, changes: Changes
+        self,
+        catalog: Catalog,
+        images: ImageTable,
+        listing: Listing,
+        single_flight: SingleFlight,
+        invalidations: DentryInvalidations,
     ) -> None:
         self._catalog, self._images, self._listing = catalog, images, listing
-        self._flights, self._changes = flights, changes
+        self._single_flight, self._invalidations = single_flight, invalidations
         self._known: LRUCache[int, _Known] = LRUCache(REMEMBERED)
 
     async def of(self, dataset: int) -> Mapping[int, int]:
@@ -48,7 +53,7 @@ class Selections:
         row = await self._listing.whole(dataset)
         known = self._known.get(dataset)
         if known is None or known.state != (row.listed_at, row.tree_at):
-            known = await self._flights.share(("selections", dataset), partial(self._look, row))
+            known = await self._single_flight.share(("selections", dataset), partial(self._look, row))
         return known.bits
 
     def forget(self, dataset: int) -> None:
@@ -68,12 +73,12 @@ class Selections:
         known = _Known((row.listed_at, row.tree_at), bits, directories)
         before = self._known.get(row.key)
         if before is not None:
-            self._changes.tell(_emptied(row.key, before, bits))
+            self._invalidations.tell(_emptied(row.key, before, bits))
         self._known[row.key] = known
         return known
 
 
-def _emptied(dataset: int, before: _Known, bits: Mapping[int, int]) -> Iterator[Gone]:
+def _emptied(dataset: int, before: _Known, bits: Mapping[int, int]) -> Iterator[RemovedDentry]:
     """Directories that the views do not show any more."""
     for key, old in before.bits.items():
         lost = old & ~bits.get(key, 0)
@@ -85,4 +90,4 @@ def _emptied(dataset: int, before: _Known, bits: Mapping[int, int]) -> Iterator[
                 yield from view_entries(directory.parent, directory.entry, version)
             else:
                 axis = AXIS_FOLDERS[f"by-{selection.axis}"]
-                yield Gone(number(Kind.VIEW, dataset, axis), selection.folder)
+                yield RemovedDentry(number(Kind.VIEW, dataset, axis), selection.folder)

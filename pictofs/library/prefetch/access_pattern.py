@@ -34,7 +34,7 @@ ORDERS = ("seq", "entry", "key")
 """As `ls -U` and os.scandir give names; sorted, as glob and ImageFolder do; by inode number, as cp and tar do."""
 
 
-class Pattern(Plan):
+class AccessPattern(Plan):
     """How a dataset is being read, and how far it is fetched."""
 
     def __init__(self, catalog: Catalog, dataset: int) -> None:

@@ -17,7 +17,7 @@ OVERTAKEN, NEAR = 64, 512
 """So many of these in a row, each so many places from the one before, show where the reader is."""
 
 
-class Told(Plan):
+class DeclaredOrder(Plan):
     """Keys of images in the order in which they will be read, and how far they are fetched.
 
     What is fetched ahead is counted, not placed: each image of it that is read allows one more. So nothing is

@@ -21,8 +21,8 @@ import trio
 from pictofs.api.stats import background
 from pictofs.clock import Clock
 from pictofs.errors import DiskFull, PictofsError, Throttled
-from pictofs.library.prefetch.access_pattern import Pattern
-from pictofs.library.prefetch.declared_order import Told
+from pictofs.library.prefetch.access_pattern import AccessPattern
+from pictofs.library.prefetch.declared_order import DeclaredOrder
 from pictofs.library.prefetch.window import Plan
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
@@ -39,44 +39,44 @@ SHARE_ALL, SHARE_AHEAD, SHARE_TOLD = 0.8, 0.25, 0.5
 """Of the cache: what folders read in no order may take altogether; what may lie unused; what may, as the user asks."""
 LEAST = 64
 """Images that are kept ahead in an order that was told, where they take no more than SHARE_TOLD."""
-UNKNOWN_SIZE = 1 << 20
+UNKNOWN_SIZE_BYTES = 1 << 20
 """Bytes of an image where the server does not say how large a dataset is."""
-BLOCK = 4096
+BLOCK_BYTES = 4096
 """Bytes that a file takes at least."""
-IDLE = 300.0
+IDLE_S = 300.0
 """Seconds without a read after which a dataset's pattern is forgotten, and an order that was told stands aside."""
-MOST_TOLD = 16
+ORDERS_MAX = 16
 """Orders at once: one for each process of a training. The one unused for longest goes."""
-REST = 30.0
+RETRY_AFTER_S = 30.0
 """Seconds of rest after a failure; a throttle says itself how long."""
 FAILURES = 3
 """Failures in a row that are not one image's own."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class PrefetchPolicy:
     """How boldly something is fetched ahead."""
 
     size: Callable[[DatasetRow], int]
     """Bytes of all of it in a dataset; 0 where nobody knows."""
-    window: Callable[[Pattern], int]
+    window: Callable[[AccessPattern], int]
     """How many may lie unused, as far as the reads go."""
     workers: int
 
 
-IMAGES = Terms(
+IMAGES = PrefetchPolicy(
     size=lambda dataset: dataset.total_size, window=lambda pattern: pattern.window, workers=WORKERS
 )
 
 
 class Fetcher(Protocol):
-    """What brings images, or what belongs to them, onto the shelf."""
+    """What brings images, or what belongs to them, into the cache."""
 
     def is_small(self, image: ImageRow) -> bool:
         """Whether an image is one to fetch whole."""
 
     def has(self, image: ImageRow) -> bool:
-        """Whether the shelf has an image, or it is on its way. Inline."""
+        """Whether the cache has an image, or it is on its way. Inline."""
 
     def renew(self, image: ImageRow) -> bool:
         """The same; one that is there is evicted later than what is there unused. Inline."""
@@ -85,7 +85,7 @@ class Fetcher(Protocol):
         """Fetch an image; whether it is there now. `keyed`: also by a request of its own."""
 
 
-class Prefetch:
+class Prefetcher:
     """Watches reads and fetches ahead, with tasks of its own."""
 
     def __init__(
@@ -96,18 +96,20 @@ class Prefetch:
         clock: Clock,
         mode: Mode,
         limit: int,
-        terms: Terms = IMAGES,
+        terms: PrefetchPolicy = IMAGES,
     ) -> None:
         """`list_images` brings a dataset into the catalog. `limit`: bytes of the cache."""
         self._terms = terms
         self._catalog, self._fetcher, self._clock = catalog, fetcher, clock
         self._list_images, self._mode, self._limit = list_images, mode, limit
-        self._patterns: dict[int, Pattern] = {}
-        self._told: dict[str, Told] = {}
+        self._patterns: dict[int, AccessPattern] = {}
+        self._told: dict[str, DeclaredOrder] = {}
         self._numbers = 0
-        self._unlisted: list[Pattern] = []
+        self._unlisted: list[AccessPattern] = []
         self._wake = trio.Event()
-        self._send, self._receive = trio.open_memory_channel[tuple[Pattern | Told, ImageRow]](0)
+        self._send, self._receive = trio.open_memory_channel[tuple[AccessPattern | DeclaredOrder, ImageRow]](
+            0
+        )
         self._under_way = 0
         self.fetched = 0
         """Images fetched ahead."""
@@ -134,7 +136,7 @@ class Prefetch:
             return
         pattern = self._patterns.get(image.dataset)
         if pattern is None:
-            pattern = self._patterns[image.dataset] = Pattern(self._catalog, image.dataset)
+            pattern = self._patterns[image.dataset] = AccessPattern(self._catalog, image.dataset)
         pattern.ahead.take(image.key)
         self._read(pattern, image)
 
@@ -144,10 +146,10 @@ class Prefetch:
         if pattern is not None and self._mode != "all":
             pattern.skim()
 
-    def _read(self, pattern: Pattern, image: ImageRow) -> None:
+    def _read(self, pattern: AccessPattern, image: ImageRow) -> None:
         now = self._clock.monotonic()
-        if pattern.reads and now - pattern.read_at > IDLE:
-            self._patterns[image.dataset] = pattern = Pattern(self._catalog, image.dataset)
+        if pattern.reads and now - pattern.read_at > IDLE_S:
+            self._patterns[image.dataset] = pattern = AccessPattern(self._catalog, image.dataset)
         pattern.read_at = now
         pattern.read(image)
         if self._mode == "all" and pattern.reads == 1:
@@ -170,16 +172,16 @@ class Prefetch:
 
     # What users tell.
 
-    def begin(self, name: str, ahead: int | None) -> Told:
+    def begin(self, name: str, ahead: int | None) -> DeclaredOrder:
         """A new order, in place of the one that `name` told before; to be filled by `extend`.
 
         `ahead`: images to keep ahead of the reader, None for what the cache allows.
         """
         self.end(name)
-        if len(self._told) >= MOST_TOLD:
+        if len(self._told) >= ORDERS_MAX:
             del self._told[min(self._told.values(), key=lambda told: told.used_at).name]
         self._numbers += 1
-        told = self._told[name] = Told(name, self._numbers)
+        told = self._told[name] = DeclaredOrder(name, self._numbers)
         told.asked, told.used_at = ahead, self._clock.monotonic()
         return told
 
@@ -187,7 +189,7 @@ class Prefetch:
         """Follow the order that `name` told no longer."""
         self._told.pop(name, None)
 
-    def extend(self, told: Told, images: Iterable[tuple[int, int]], *, complete: bool) -> None:
+    def extend(self, told: DeclaredOrder, images: Iterable[tuple[int, int]], *, complete: bool) -> None:
         """More of an order: pairs of the keys of a dataset and of an image. `complete`: that is all."""
         pairs = list(images)
         told.datasets.update(dataset for dataset, _ in pairs)
@@ -198,7 +200,7 @@ class Prefetch:
             self.end(told.name)
         self._wake.set()
 
-    def kept_ahead(self, told: Told) -> int:
+    def kept_ahead(self, told: DeclaredOrder) -> int:
         """Images of an order that may lie unused: as many as asked for, within its part of the cache."""
         each = self._mean_size(told.datasets)
         parts = max(1, sum(self._is_live(other) for other in self._told.values()))
@@ -208,14 +210,14 @@ class Prefetch:
             wanted = max(LEAST, int(SHARE_AHEAD * self._limit / parts) // each)
         return max(1, min(wanted, most))
 
-    def _is_live(self, told: Told) -> bool:
-        return self._clock.monotonic() - told.used_at <= IDLE
+    def _is_live(self, told: DeclaredOrder) -> bool:
+        return self._clock.monotonic() - told.used_at <= IDLE_S
 
     def _mean_size(self, datasets: Iterable[int]) -> int:
         rows = [row for row in map(self._catalog.dataset, datasets) if row is not None]
         images, size = sum(row.image_count for row in rows), sum(map(self._terms.size, rows))
-        mean = -(-size // images) if size and images else UNKNOWN_SIZE
-        return -(-mean // BLOCK) * BLOCK
+        mean = -(-size // images) if size and images else UNKNOWN_SIZE_BYTES
+        return -(-mean // BLOCK_BYTES) * BLOCK_BYTES
 
     def status(self) -> dict[str, Any]:
         """What it did and is at, JSON-ready."""
@@ -261,7 +263,7 @@ class Prefetch:
                     if not self._rests(plan):
                         progress |= await self._advance(plan)
 
-    def _plans(self) -> list[Told | Pattern]:
+    def _plans(self) -> list[DeclaredOrder | AccessPattern]:
         return [*self._told.values(), *self._patterns.values()]
 
     def _rests(self, plan: Plan) -> bool:
@@ -272,7 +274,7 @@ class Prefetch:
         now = self._clock.monotonic()
         return min((plan.rest_until - now for plan in self._plans() if self._rests(plan)), default=math.inf)
 
-    async def _take_whole(self, pattern: Pattern) -> None:
+    async def _take_whole(self, pattern: AccessPattern) -> None:
         try:
             await self._list_images(pattern.dataset)
         except PictofsError as error:
@@ -280,9 +282,9 @@ class Prefetch:
         pattern.take_whole()
         self._wake.set()
 
-    async def _advance(self, plan: Pattern | Told) -> bool:
+    async def _advance(self, plan: AccessPattern | DeclaredOrder) -> bool:
         """Have the next images of one plan fetched; whether there may be more of it."""
-        candidates = self._next_told(plan) if isinstance(plan, Told) else self._next_guessed(plan)
+        candidates = self._next_told(plan) if isinstance(plan, DeclaredOrder) else self._next_guessed(plan)
         looked_at = 0
         wanted: list[ImageRow] = []
         for row in candidates:
@@ -297,7 +299,7 @@ class Prefetch:
         await trio.lowlevel.checkpoint()
         return looked_at > 0
 
-    def _next_told(self, told: Told) -> Iterator[ImageRow | None]:
+    def _next_told(self, told: DeclaredOrder) -> Iterator[ImageRow | None]:
         """The next images of an order, None for those that need not be fetched."""
         most = self.kept_ahead(told)
         while told.left and len(told.ahead) < most:
@@ -313,7 +315,7 @@ class Prefetch:
             told.expect(key)
             yield None if there else row
 
-    def _next_guessed(self, pattern: Pattern) -> Iterator[ImageRow | None]:
+    def _next_guessed(self, pattern: AccessPattern) -> Iterator[ImageRow | None]:
         """The next images of a pattern, None for those that need not be fetched."""
         if any(pattern.dataset in told.datasets and self._is_live(told) for told in self._told.values()):
             return  # nothing is guessed where the order is known
@@ -331,7 +333,7 @@ class Prefetch:
             pattern.expect(row.key)
             yield row
 
-    def _room(self, pattern: Pattern, dataset: DatasetRow, fits: bool) -> int:
+    def _room(self, pattern: AccessPattern, dataset: DatasetRow, fits: bool) -> int:
         """How many images may lie unused."""
         most = int(self._limit * (SHARE_ALL if fits else SHARE_AHEAD)) // self._mean_size([dataset.key])
         return min(most, most if self._mode == "all" and pattern.reads else self._terms.window(pattern))
@@ -339,7 +341,7 @@ class Prefetch:
     def _fits(self) -> bool:
         """Whether the cache takes every dataset that is being read, whole."""
         now = self._clock.monotonic()
-        read = {key for key, pattern in self._patterns.items() if now - pattern.read_at <= IDLE}
+        read = {key for key, pattern in self._patterns.items() if now - pattern.read_at <= IDLE_S}
         for told in self._told.values():
             read |= told.datasets
         rows = [row for row in map(self._catalog.dataset, read) if row is not None]
@@ -362,7 +364,7 @@ class Prefetch:
         try:
             if self._rests(plan):
                 return False
-            there = await self._fetcher.fetch_ahead(image, keyed=isinstance(plan, Told))
+            there = await self._fetcher.fetch_ahead(image, keyed=isinstance(plan, DeclaredOrder))
         except PictofsError as error:
             self._failed(plan, image, error)
             return False
@@ -375,7 +377,7 @@ class Prefetch:
         if plan.failures < FAILURES and not isinstance(error, (Throttled, DiskFull)):
             log.info("%s is not fetched ahead: %s", image.entry, error)
             return
-        wait = error.retry_after if isinstance(error, Throttled) and error.retry_after else REST
+        wait = error.retry_after if isinstance(error, Throttled) and error.retry_after else RETRY_AFTER_S
         if not self._rests(plan):
             log.info("fetching nothing ahead for %.0f s: %s", wait, error)
         plan.rest_until = max(plan.rest_until, self._clock.monotonic() + wait)

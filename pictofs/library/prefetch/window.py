@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 
-class Ahead:
+class PrefetchWindow:
     """What was not read yet: keys of images that lie ready, or are about to, in the order they were asked for.
 
     Each has a mark, which grows from one to the next, so that those that were passed over can be given up: they
@@ -49,7 +49,7 @@ class Plan(ABC):
     """Something that says what to fetch next: a pattern in the reads, or an order that was told."""
 
     def __init__(self) -> None:
-        self.ahead = Ahead()
+        self.ahead = PrefetchWindow()
         self.failures = 0
         """In a row."""
         self.rest_until = 0.0

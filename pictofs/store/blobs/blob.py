@@ -1,4 +1,4 @@
-"""One immutable piece of content in the shelf: its name on disk, its footer, and the open file.
+"""One immutable piece of content in the cache: its name on disk, its footer, and the open file.
 
 A blob file is the content and then a footer that says what the content must be, so that a file needs no row
 elsewhere to be believed, and a torn, flipped, truncated or swapped file is found out by itself.
@@ -31,20 +31,20 @@ TEMP_MARK = "~"  # in no blob's name; what follows it tells temp files of one bl
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BlobPath:
     """Where a blob lives: a fan-out directory (0 to 255), a file name in it, and the digest in its footer."""
 
-    fan: int
+    shard: int
     name: str
     digest: bytes
 
     @property
     def path(self) -> str:
-        """The file's path relative to the shelf's root."""
-        return f"{self.fan:02x}/{self.name}"
+        """The file's path relative to the cache's root."""
+        return f"{self.shard:02x}/{self.name}"
 
     @classmethod
-    def of_key(cls, key: str) -> Place:
+    def of_key(cls, key: str) -> BlobPath:
         """The place of a key, which may be any string. Image ids keep their name, for a person who looks."""
         digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         name = key if _PLAIN.fullmatch(key) else "x" + digest.hex()
@@ -52,24 +52,24 @@ class Place:
         return cls(digest[0], name, digest)
 
     @classmethod
-    def of_file(cls, fan: int, name: str) -> Place | None:
+    def of_file(cls, shard: int, name: str) -> BlobPath | None:
         """The place that a file found in directory `fan` has by right; None for a name no blob can have."""
         if _HASHED.fullmatch(name):
-            place = cls(fan, name, bytes.fromhex(name[1:]))
+            place = cls(shard, name, bytes.fromhex(name[1:]))
         elif _PLAIN.fullmatch(name):
             place = cls.of_key(name)
         else:
             return None
-        return place if place.digest[0] == fan else None
+        return place if place.digest[0] == shard else None
 
 
-def seal(place: Place, size: int, crc32c: int) -> bytes:
+def encode_footer(place: BlobPath, size: int, crc32c: int) -> bytes:
     """The footer for `size` bytes of content with checksum `crc32c`."""
     body = _BODY.pack(_MAGIC, size, place.digest, crc32c)
     return body + _SEAL.pack(google_crc32c.value(body))
 
 
-def read_footer(fd: int, file_size: int, place: Place) -> int:
+def read_footer(fd: int, file_size: int, place: BlobPath) -> int:
     """The content's crc32c by the footer of a file of `file_size` bytes.
 
     Raises Corrupt when the file is not a whole blob for `place`, OSError when the disk can't read it.

@@ -21,14 +21,24 @@ from pathlib import Path
 from pictofs.clock import Clock
 from pictofs.config import FreeSpace
 from pictofs.errors import Corrupt, Invalid
-from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, Blob, Place, read_footer
-from pictofs.store.blobs.ledger import FANS, ShelfUnusable, Usage, WouldBlock
-from pictofs.store.blobs.partial import Busy, Draft
-from pictofs.store.blobs.space import Room, disk_errors
-from pictofs.store.blobs.verified import Identity, Seen
+from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, Blob, BlobPath, read_footer
+from pictofs.store.blobs.ledger import SHARDS, CacheUnusable, Usage, WouldBlock
+from pictofs.store.blobs.partial import Busy, PartialBlob
+from pictofs.store.blobs.space import SpaceManager, disk_errors
+from pictofs.store.blobs.verified import FileStamp, VerifiedFiles
 from pictofs.store.checksum import checksum
 
-__all__ = ["Audit", "Blob", "Busy", "Draft", "Identity", "Shelf", "ShelfUnusable", "Usage", "WouldBlock"]
+__all__ = [
+    "Audit",
+    "Blob",
+    "BlobCache",
+    "Busy",
+    "CacheUnusable",
+    "FileStamp",
+    "PartialBlob",
+    "Usage",
+    "WouldBlock",
+]
 
 _log = logging.getLogger(__name__)
 # O_NONBLOCK: a named pipe in a blob's place must not hang the event loop.
@@ -47,7 +57,7 @@ class Audit:
     litter: int = 0
 
 
-class Shelf:
+class BlobCache:
     """The cache directory. `open`, `usage` and `flush_uses` never wait for another process; methods that say "blocks"
     may wait for locks, scan and evict, and belong in a thread. Every failure is a PictofsError."""
 
@@ -61,9 +71,9 @@ class Shelf:
         self._root = _open_root(root)
         self.limit = limit
         self._clock = clock
-        self._seen = Seen(self._root, clock)
-        self._room = Room(self._root, limit, reserve, self._seen.flush)
-        self._room_at_once = Room(self._root, limit, reserve, self._seen.flush, at_once=True)
+        self._verified = VerifiedFiles(self._root, clock)
+        self._room = SpaceManager(self._root, limit, reserve, self._verified.flush)
+        self._room_at_once = SpaceManager(self._root, limit, reserve, self._verified.flush, at_once=True)
         self.damaged = 0  # blobs that this process found damaged and dropped
 
     def open(self, key: str) -> Blob | None:
@@ -73,7 +83,7 @@ class Shelf:
         it, and leaves larger content unverified for the caller to `verify` in a thread.
         Raises ShelfUnusable, TooManyFiles.
         """
-        place = Place.of_key(key)
+        place = BlobPath.of_key(key)
         with disk_errors("opening"):
             try:
                 fd = os.open(place.path, _READ, dir_fd=self._root)
@@ -94,30 +104,30 @@ class Shelf:
                 os.close(fd)
         return blob
 
-    def _believe(self, key: str, place: Place, fd: int) -> Blob:
+    def _believe(self, key: str, place: BlobPath, fd: int) -> Blob:
         stat = os.fstat(fd)
-        self._seen.use(place.path, stat)
+        self._verified.use(place.path, stat)
         size = stat.st_size - FOOTER_SIZE
-        known = self._seen.knows(stat)
+        known = self._verified.knows(stat)
         if known is not None:
             return Blob(key, fd, size, known, None)
 
         crc = read_footer(fd, stat.st_size, place)
-        file = Identity.of(stat, crc)
+        file = FileStamp.of(stat, crc)
         if size > _INLINE:
             return Blob(key, fd, size, crc, partial(self._settle, place, file))
         if checksum(fd, size) != crc:
             raise Corrupt(f"cached content of {key} is damaged")
-        self._seen.trust(file)
+        self._verified.mark_verified(file)
         return Blob(key, fd, size, crc, None)
 
-    def _settle(self, place: Place, file: Identity, sound: bool) -> None:
+    def _settle(self, place: BlobPath, file: FileStamp, sound: bool) -> None:
         if sound:
-            self._seen.trust(file)
+            self._verified.mark_verified(file)
         else:
             self._drop(place)
 
-    def _drop(self, place: Place) -> None:
+    def _drop(self, place: BlobPath) -> None:
         """Unlink a damaged blob. Not in the ledger, whose lock the event loop must not wait for: the count
         stays too high until the next recount."""
         if not self.damaged:
@@ -130,7 +140,7 @@ class Shelf:
 
     def has(self, key: str) -> bool:
         """Whether there is a blob of `key`, sound or not. Inline, 5 us. Raises ShelfUnusable."""
-        return self._room.holds(Place.of_key(key).path)
+        return self._room.holds(BlobPath.of_key(key).path)
 
     def renew(self, key: str) -> bool:
         """Whether there is a blob of `key`, which then counts as used now: it will be. Inline, 15 us.
@@ -138,9 +148,9 @@ class Shelf:
         Raises ShelfUnusable.
         """
         with disk_errors("looking"):
-            return self._seen.renew(Place.of_key(key).path)
+            return self._verified.renew(BlobPath.of_key(key).path)
 
-    def draft(self, key: str, size: int | None, *, at_once: bool = False) -> Draft:
+    def open_partial(self, key: str, size: int | None, *, at_once: bool = False) -> PartialBlob:
         """Start a download of `size` bytes (None: not known yet) that no other process does too. Blocks.
 
         `at_once`: waits for nobody and evicts nothing, 60 us, but raises WouldBlock; so does the draft's
@@ -148,40 +158,40 @@ class Shelf:
         Raises Busy when another does, or the blob is here by now; DiskFull when it can't fit; ShelfUnusable.
         """
         self._follow()
-        place = Place.of_key(key)
-        draft = Draft(key, place, self._room, self._seen, self._clock)
+        place = BlobPath.of_key(key)
+        partial_blob = PartialBlob(key, place, self._room, self._verified, self._clock)
         if at_once:
-            draft.room = self._room_at_once
-        draft.start("", size or 0)
+            partial_blob.room = self._room_at_once
+        partial_blob.start("", size or 0)
         try:
             if self._room.holds(place.path):
                 raise Busy(f"{key} was just downloaded")
-            draft.allocate()  # or the free space would not show what is on its way
+            partial_blob.allocate()  # or the free space would not show what is on its way
         except BaseException:
-            draft.abandon()
+            partial_blob.abandon()
             raise
-        return draft
+        return partial_blob
 
     def put(self, key: str, data: bytes, crc32c: int | None) -> Blob:
         """Store small content in one call, whoever else stores it too, and return it open. Blocks.
 
         Raises Corrupt when `data` has another checksum than `crc32c`, DiskFull, ShelfUnusable.
         """
-        with self.private_draft(key, len(data)) as draft:
-            draft.write(0, data)
-            return draft.commit(len(data), crc32c)
+        with self.open_private_partial(key, len(data)) as partial_blob:
+            partial_blob.write(0, data)
+            return partial_blob.commit(len(data), crc32c)
 
-    def vouch(self, file: Identity) -> None:
+    def mark_verified(self, file: FileStamp) -> None:
         """Take another process's word that the file, as it was then, is a sound blob. Inline, 1 us."""
-        self._seen.trust(file)
+        self._verified.mark_verified(file)
 
-    def private_draft(self, key: str, size: int) -> Draft:
+    def open_private_partial(self, key: str, size: int) -> PartialBlob:
         """Start a download whoever else does it too. Blocks. Raises DiskFull, ShelfUnusable."""
         self._follow()
-        draft = Draft(key, Place.of_key(key), self._room, self._seen, self._clock)
+        partial_blob = PartialBlob(key, BlobPath.of_key(key), self._room, self._verified, self._clock)
         while True:
             with suppress(Busy):  # a sweep took the file for a dead one, between its creation and its lock
-                return draft.start(os.urandom(6).hex(), size)
+                return partial_blob.start(os.urandom(6).hex(), size)
 
     def _follow(self) -> None:
         """Go on in a new folder where the old one was removed or moved, as `rm -rf` of the cache does. 3 us.
@@ -205,7 +215,7 @@ class Shelf:
 
     def remove(self, key: str) -> bool:
         """Drop the blob of `key`; False when it was not here. Blocks. Raises ShelfUnusable."""
-        return self._room.remove(Place.of_key(key).path, blobs=1)
+        return self._room.remove(BlobPath.of_key(key).path, blobs=1)
 
     def usage(self) -> Usage:
         """What the cache takes, 20 us. Waits for nobody.
@@ -221,7 +231,7 @@ class Shelf:
 
     def flush_uses(self) -> None:
         """Write what was used, for the order of eviction, to the disk. Blocks; never fails."""
-        self._seen.flush()
+        self._verified.flush()
 
     def recount(self) -> int:
         """Correct the count of bytes after crashes and sweep temp files of dead processes; how many those
@@ -238,19 +248,19 @@ class Shelf:
         `report` hears the counts so far after each of 256 directories. Raises ShelfUnusable.
         """
         audit = Audit()
-        for fan in range(FANS):
+        for shard in range(SHARDS):
             with disk_errors("verifying"):
-                for entry in list(self._room.listing(fan)):
+                for entry in list(self._room.listing(shard)):
                     if not entry.is_dir(follow_symlinks=False) and TEMP_MARK not in entry.name:
-                        self._audit(fan, entry.name, audit)
+                        self._audit(shard, entry.name, audit)
             report(audit)
         audit.litter += self.recount()
         return audit
 
-    def _audit(self, fan: int, name: str, audit: Audit) -> None:
-        place = Place.of_file(fan, name)
+    def _audit(self, shard: int, name: str, audit: Audit) -> None:
+        place = BlobPath.of_file(shard, name)
         if place is None:
-            audit.litter += self._room.remove(f"{fan:02x}/{name}", blobs=1)
+            audit.litter += self._room.remove(f"{shard:02x}/{name}", blobs=1)
             return
         audit.blobs += 1
         try:
@@ -261,14 +271,14 @@ class Shelf:
             self.damaged += 1
             audit.damaged += self._room.remove(place.path, blobs=1)
 
-    def _content_size(self, place: Place) -> int:
+    def _content_size(self, place: BlobPath) -> int:
         fd = os.open(place.path, _READ, dir_fd=self._root)
         try:
             stat = os.fstat(fd)
             crc = read_footer(fd, stat.st_size, place)
             if checksum(fd, stat.st_size - FOOTER_SIZE) != crc:
                 raise Corrupt(f"cached content of {place.path} is damaged")
-            self._seen.trust(Identity.of(stat, crc))
+            self._verified.mark_verified(FileStamp.of(stat, crc))
             return stat.st_size - FOOTER_SIZE
         finally:
             os.close(fd)
@@ -302,7 +312,7 @@ def _open_root_again(root: Path) -> int:
         root.parent.mkdir(mode=0o700)
     above = root.parent.stat()
     if above.st_uid not in (0, os.geteuid()) or above.st_mode & 0o022:
-        raise ShelfUnusable(f"the cache {root.parent} was made anew, and others may write to it")
+        raise CacheUnusable(f"the cache {root.parent} was made anew, and others may write to it")
     return _open_root(root)
 
 

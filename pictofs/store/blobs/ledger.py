@@ -1,4 +1,4 @@
-"""How much disk the shelf takes: the bound, the free-space reserve, and the ledger that processes share."""
+"""How much disk the cache takes: the bound, the free-space reserve, and the ledger that processes share."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Self
 
 from pictofs.errors import DiskFull, PictofsError
 
-FANS = 256
+SHARDS = 256
 _BLOCK = 4096
-_PAGE = FANS * 16  # bytes of the ledger: 256 byte counts, then 256 file counts, each int64
+_PAGE = SHARDS * 16  # bytes of the ledger: 256 byte counts, then 256 file counts, each int64
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _POLL = 0.002  # seconds between two attempts at another process's lock
 _STUCK = 5.0  # seconds after a wait in vain for which nobody waits again: calls queue up behind each other
@@ -24,7 +24,7 @@ _GLANCE = 0.05  # seconds that they wait meanwhile
 _LONG = 0.005  # seconds of holding a lock after which the holder lets the others have a turn
 
 
-class ShelfUnusable(DiskFull):
+class CacheUnusable(DiskFull):
     """The disk below the cache does not work: full, read-only, gone. Reads can go on without the cache."""
 
 
@@ -32,7 +32,7 @@ class WouldBlock(PictofsError):
     """What was asked for at once takes a wait: for another process, or for an eviction."""
 
 
-def charge(file_size: int) -> int:
+def allocated_size(file_size: int) -> int:
     """The bytes that a file of `file_size` bytes counts for: whole blocks, as the disk gives them out.
 
     Annotations of 1 KiB take four times their length; a bound on lengths would not bound the disk.
@@ -51,13 +51,13 @@ class Usage:
 
 
 class Lock:
-    """A lock file in the shelf's root: one holder among all threads of all processes. The kernel frees it
+    """A lock file in the cache's root: one holder among all threads of all processes. The kernel frees it
     when the holder dies. Waiting ends after `patience` seconds with ShelfUnusable, so that a stopped process
     can't hang this one, and who comes in the 5 s after that hardly waits; a patience of 0 waits for nobody and raises
     WouldBlock."""
 
     def __init__(self, root: int, name: str, patience: float) -> None:
-        """`root` is the descriptor of the shelf's directory."""
+        """`root` is the descriptor of the cache's directory."""
         self._root = root
         self._name = name
         self._patience = patience
@@ -75,7 +75,7 @@ class Lock:
     def __enter__(self) -> Self:
         if not self._thread.acquire(timeout=self._wait()):
             self._refuse()
-            raise ShelfUnusable(f"the cache's {self._name} lock is held too long")
+            raise CacheUnusable(f"the cache's {self._name} lock is held too long")
         try:
             self._acquire()
         except BaseException:
@@ -98,7 +98,7 @@ class Lock:
                 return
             self.close()  # someone emptied the directory: a lock on a file without a name excludes nobody
         self._stuck_until = time.monotonic() + _STUCK
-        raise ShelfUnusable(
+        raise CacheUnusable(
             f"the cache's {self._name} lock is held too long by another process; if one is stopped, resume or end it"
         )
 
@@ -123,7 +123,7 @@ class Lock:
 
 
 class Ledger(Lock):
-    """The bytes and blobs in each fan-out directory, temp files included, for all processes of the shelf.
+    """The bytes and blobs in each fan-out directory, temp files included, for all processes of the cache.
 
     Read and change it inside `with ledger:` only (12 us), together with the files that it counts. Raise a
     count before its file grows and lower it after the file is gone: a crash between leaves it too high,
@@ -146,10 +146,10 @@ class Ledger(Lock):
 
     def _load(self) -> None:
         self._page = array("q", self._read())
-        if len(self._page) != 2 * FANS or min(self._page) < 0:
+        if len(self._page) != 2 * SHARDS or min(self._page) < 0:
             self._page = array("q", bytes(_PAGE))
-            for fan in range(FANS):
-                self._page[fan], self._page[FANS + fan] = self._measure(fan)
+            for shard in range(SHARDS):
+                self._page[shard], self._page[SHARDS + shard] = self._measure(shard)
             os.pwrite(self.fd, self._page.tobytes(), 0)
 
     def _read(self) -> bytes:
@@ -170,25 +170,25 @@ class Ledger(Lock):
         counts = array("q", page if len(page) == _PAGE else b"")
         if not counts or min(counts) < 0:
             return None
-        return sum(counts[:FANS]), sum(counts[FANS:])
+        return sum(counts[:SHARDS]), sum(counts[SHARDS:])
 
     @property
     def taken(self) -> int:
         """All bytes counted."""
-        return sum(self._page[:FANS])
+        return sum(self._page[:SHARDS])
 
     @property
     def blobs(self) -> int:
         """All blobs counted."""
-        return sum(self._page[FANS:])
+        return sum(self._page[SHARDS:])
 
-    def add(self, fan: int, size: int, files: int = 0) -> None:
+    def add(self, shard: int, size: int, files: int = 0) -> None:
         """Count `size` bytes and `files` blobs more (or fewer) in directory `fan`. Raises OSError."""
-        self.put(fan, max(0, self._page[fan] + size), max(0, self._page[FANS + fan] + files))
+        self.put(shard, max(0, self._page[shard] + size), max(0, self._page[SHARDS + shard] + files))
 
-    def put(self, fan: int, size: int, files: int) -> None:
+    def put(self, shard: int, size: int, files: int) -> None:
         """Set directory `fan` to what a recount found. Raises OSError."""
-        for index, value in ((fan, size), (FANS + fan, files)):
+        for index, value in ((shard, size), (SHARDS + shard, files)):
             if self._page[index] != value:
                 self._page[index] = value
                 os.pwrite(self.fd, self._page[index : index + 1].tobytes(), index * 8)

@@ -12,10 +12,10 @@ import google_crc32c
 
 from pictofs.clock import Clock
 from pictofs.errors import Corrupt, PictofsError
-from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, Blob, Place, seal
-from pictofs.store.blobs.ledger import ShelfUnusable
-from pictofs.store.blobs.space import Room, disk_errors, lock_temp
-from pictofs.store.blobs.verified import Identity, Seen
+from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, Blob, BlobPath, encode_footer
+from pictofs.store.blobs.ledger import CacheUnusable
+from pictofs.store.blobs.space import SpaceManager, disk_errors, lock_temp
+from pictofs.store.blobs.verified import FileStamp, VerifiedFiles
 from pictofs.store.checksum import checksum
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -30,20 +30,22 @@ class Busy(PictofsError):
     errno = errno.EBUSY
 
 
-class Draft:
+class PartialBlob:
     """A download under way. One thread at a time; every method but `pread` may block: run it in a thread.
 
     The temp file is as long as the room claimed for it, so a recount by any process sees the claim. As a
     context manager it abandons itself unless committed.
     """
 
-    def __init__(self, key: str, place: Place, room: Room, seen: Seen, clock: Clock) -> None:
-        """Made by the shelf alone; `start` follows."""
+    def __init__(
+        self, key: str, place: BlobPath, room: SpaceManager, seen: VerifiedFiles, clock: Clock
+    ) -> None:
+        """Made by the cache alone; `start` follows."""
         self.key = key
         self.fd = -1
         self._place = place
         self.room = self._room = room
-        self._seen = seen
+        self._verified = seen
         self._clock = clock
         self._temp = ""
         self._held = 0
@@ -60,7 +62,7 @@ class Draft:
         with disk_errors("starting a download"):
             self._open_temp()
             try:
-                self._claim(size)
+                self._reserve(size)
             except BaseException:
                 self.abandon()
                 raise
@@ -89,8 +91,8 @@ class Draft:
                 os.mkdir(self._temp[:2], 0o700, dir_fd=self.room.root)
             return os.open(self._temp, _CREATE, 0o600, dir_fd=self.room.root)
 
-    def _claim(self, size: int) -> None:
-        self.room.claim(self._place.fan, self.fd, self._held, size + FOOTER_SIZE)
+    def _reserve(self, size: int) -> None:
+        self.room.reserve(self._place.shard, self.fd, self._held, size + FOOTER_SIZE)
         self._held = size + FOOTER_SIZE
 
     def take_time(self) -> None:
@@ -100,7 +102,7 @@ class Draft:
     def grow(self, size: int) -> None:
         """Claim room for `size` bytes of content in all. Raises DiskFull, ShelfUnusable."""
         if size + FOOTER_SIZE > self._held:
-            self._claim(size)
+            self._reserve(size)
 
     def restart(self) -> None:
         """Take nothing of what was written for content; the room stays claimed."""
@@ -151,11 +153,11 @@ class Draft:
             crc = self._crc if self._summed == size else checksum(self.fd, size)
             if crc32c not in (None, crc):
                 raise Corrupt(f"{self.key} has another checksum than the server says")
-            self._write(size, seal(self._place, size, crc))
+            self._write(size, encode_footer(self._place, size, crc))
             now = int(self._clock.wall() * 1e9)
             os.utime(self.fd, ns=(now, now))
             self.room.publish(self.fd, self._temp, self._place.path, self._held, size + FOOTER_SIZE)
-            self._seen.trust(Identity.of(os.fstat(self.fd), crc))
+            self._verified.mark_verified(FileStamp.of(os.fstat(self.fd), crc))
         fd, self.fd = self.fd, -1
         return Blob(self.key, fd, size, crc, None)
 
@@ -164,7 +166,7 @@ class Draft:
         if self.fd < 0:
             return
         try:
-            with contextlib.suppress(ShelfUnusable):
+            with contextlib.suppress(CacheUnusable):
                 self.room.remove(self._temp, blobs=0)
         finally:
             self._close()

@@ -14,7 +14,7 @@ from types import TracebackType
 from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull, TooManyFiles
 from pictofs.store.blobs.blob import TEMP_MARK
-from pictofs.store.blobs.ledger import FANS, Ledger, Lock, ShelfUnusable, Usage, WouldBlock, charge
+from pictofs.store.blobs.ledger import SHARDS, CacheUnusable, Ledger, Lock, Usage, WouldBlock, allocated_size
 
 _RW = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 # Seconds to wait for others. The ledger is held for milliseconds, for longer by a stopped process alone; making room
@@ -49,12 +49,12 @@ class disk_errors:  # noqa: N801 - used like contextlib.suppress; made of a gene
                 raise TooManyFiles(
                     f"too many open files at {self._doing} in the cache: raise the hard limit (ulimit -Hn)"
                 ) from error
-            raise ShelfUnusable(
+            raise CacheUnusable(
                 f"the cache disk fails at {self._doing}: {error.strerror or error}"
             ) from error
 
 
-class Room:
+class SpaceManager:
     """The space of one shelf, shared with other processes. Every method may block: run it in a thread.
 
     All raise ShelfUnusable when the disk does not work, or a lock can't be had.
@@ -69,7 +69,7 @@ class Room:
         *,
         at_once: bool = False,
     ) -> None:
-        """`root` is the descriptor of the shelf's directory; `limit` is in bytes.
+        """`root` is the descriptor of the cache's directory; `limit` is in bytes.
 
         `at_once`: neither waits for a lock nor evicts, but raises WouldBlock.
         """
@@ -92,37 +92,37 @@ class Room:
                     counted = ledger.taken, ledger.blobs
             return Usage(*counted, self._limit, disk.f_bavail * disk.f_frsize)
 
-    def claim(self, fan: int, fd: int, held: int, wanted: int) -> None:
+    def reserve(self, shard: int, fd: int, held: int, wanted: int) -> None:
         """Make the temp file `fd` in directory `fan`, now `held` bytes long, `wanted` bytes long.
 
         Evicts when there is no room. Raises DiskFull when that can't make enough.
         """
-        need = charge(wanted) - charge(held)
-        if charge(wanted) > self._limit:
+        need = allocated_size(wanted) - allocated_size(held)
+        if allocated_size(wanted) > self._limit:
             raise DiskFull(f"{wanted} bytes are more than the cache may hold ({self._limit})")
         with disk_errors("making room"):
-            if not self._take(fan, fd, wanted, need):
+            if not self._take(shard, fd, wanted, need):
                 if self._at_once:
                     raise WouldBlock("room must be made first")
                 self._flush_uses()
                 with self._eviction:
-                    self._take_by_evicting(fan, fd, wanted, need)
+                    self._take_by_evicting(shard, fd, wanted, need)
 
-    def _take_by_evicting(self, fan: int, fd: int, wanted: int, need: int) -> None:
+    def _take_by_evicting(self, shard: int, fd: int, wanted: int, need: int) -> None:
         """Take room that is made by removing the blobs unused for longest; one process at a time."""
         for _ in range(_ROUNDS):
-            if self._take(fan, fd, wanted, need):  # at first: whom we waited for has made room
+            if self._take(shard, fd, wanted, need):  # at first: whom we waited for has made room
                 return
             if not self._evict(need):
                 break
-        if not self._take(fan, fd, wanted, need):
+        if not self._take(shard, fd, wanted, need):
             raise DiskFull("the cache can't make room: its bound or the free space to keep is reached")
 
-    def _take(self, fan: int, fd: int, wanted: int, need: int) -> bool:
+    def _take(self, shard: int, fd: int, wanted: int, need: int) -> bool:
         with self.ledger as ledger:
             if self._excess(ledger, need) > 0:
                 return False
-            ledger.add(fan, need)
+            ledger.add(shard, need)
             # Sparse, inside the lock: a recount by another process sees the claim in the file's length.
             os.ftruncate(fd, wanted)
             return True
@@ -135,17 +135,17 @@ class Room:
 
     def publish(self, fd: int, temp: str, path: str, held: int, final: int) -> None:
         """Cut the temp file from `held` to `final` bytes and give it its name, over an older blob's too."""
-        fan = int(path[:2], 16)
+        shard = int(path[:2], 16)
         with disk_errors("publishing"), self.ledger as ledger:
             if final != held:
                 os.ftruncate(fd, final)
-                ledger.add(fan, charge(final) - charge(held))
+                ledger.add(shard, allocated_size(final) - allocated_size(held))
             replaced = self._size(path)
             os.rename(temp, path, src_dir_fd=self.root, dst_dir_fd=self.root)
             if replaced is None:
-                ledger.add(fan, 0, 1)
+                ledger.add(shard, 0, 1)
             else:
-                ledger.add(fan, -charge(replaced))
+                ledger.add(shard, -allocated_size(replaced))
 
     def _size(self, path: str) -> int | None:
         try:
@@ -160,7 +160,7 @@ class Room:
             if size is None:
                 return False
             os.unlink(path, dir_fd=self.root)
-            ledger.add(int(path[:2], 16), -charge(size), -blobs)
+            ledger.add(int(path[:2], 16), -allocated_size(size), -blobs)
             return True
 
     def holds(self, path: str) -> bool:
@@ -171,19 +171,19 @@ class Room:
     def clear(self) -> int:
         """Remove every blob; how many."""
         with disk_errors("clearing"):
-            return sum(self._clear(fan) for fan in range(FANS))
+            return sum(self._clear(shard) for shard in range(SHARDS))
 
-    def _clear(self, fan: int) -> int:
+    def _clear(self, shard: int) -> int:
         times, sizes = array("d"), array("q")
-        self._recount(fan, times, sizes)
-        self._drop_from(fan, sum(sizes), float("inf"))
+        self._recount(shard, times, sizes)
+        self._drop_from(shard, sum(sizes), float("inf"))
         return len(sizes)
 
-    def listing(self, fan: int) -> Iterator[os.DirEntry[str]]:
+    def listing(self, shard: int) -> Iterator[os.DirEntry[str]]:
         """The files in directory `fan`; none when it does not exist. Raises OSError."""
         try:
             fd = os.open(
-                f"{fan:02x}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root
+                f"{shard:02x}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root
             )
         except FileNotFoundError:
             return
@@ -193,8 +193,8 @@ class Room:
         finally:
             os.close(fd)
 
-    def _files(self, fan: int) -> Iterator[tuple[str, os.stat_result]]:
-        for entry in self.listing(fan):
+    def _files(self, shard: int) -> Iterator[tuple[str, os.stat_result]]:
+        for entry in self.listing(shard):
             try:
                 stat = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
@@ -202,32 +202,32 @@ class Room:
             if S_ISREG(stat.st_mode):
                 yield entry.name, stat
 
-    def _measure(self, fan: int) -> tuple[int, int]:
+    def _measure(self, shard: int) -> tuple[int, int]:
         size = blobs = 0
-        for name, stat in self._files(fan):
-            size += charge(stat.st_size)
+        for name, stat in self._files(shard):
+            size += allocated_size(stat.st_size)
             blobs += TEMP_MARK not in name
         return size, blobs
 
     def recount(self) -> int:
         """Sweep the temp files of dead processes and set the ledger to what is there; how many were swept."""
         with disk_errors("counting"):
-            return sum(self._recount(fan, array("d"), array("q")) for fan in range(FANS))
+            return sum(self._recount(shard, array("d"), array("q")) for shard in range(SHARDS))
 
-    def _recount(self, fan: int, times: array[float], sizes: array[int]) -> int:
+    def _recount(self, shard: int, times: array[float], sizes: array[int]) -> int:
         """Recount one directory and append each blob's time of last use and charge."""
         taken = blobs = swept = 0
         with self.ledger as ledger:
-            for name, stat in self._files(fan):
+            for name, stat in self._files(shard):
                 if TEMP_MARK not in name:
                     times.append(stat.st_mtime)
-                    sizes.append(charge(stat.st_size))
+                    sizes.append(allocated_size(stat.st_size))
                     blobs += 1
-                elif self._sweep(f"{fan:02x}/{name}"):
+                elif self._sweep(f"{shard:02x}/{name}"):
                     swept += 1
                     continue
-                taken += charge(stat.st_size)
-            ledger.put(fan, taken, blobs)
+                taken += allocated_size(stat.st_size)
+            ledger.put(shard, taken, blobs)
         return swept
 
     def _sweep(self, temp: str) -> bool:
@@ -253,8 +253,8 @@ class Room:
             if self._excess(ledger, need) > ledger.taken:
                 return False  # without a scan: on a disk that others filled, every download comes here
         times, sizes = array("d"), array("q")
-        for fan in range(FANS):
-            self._recount(fan, times, sizes)
+        for shard in range(SHARDS):
+            self._recount(shard, times, sizes)
         with self.ledger as ledger:
             excess = self._excess(ledger, need)
         evictable = sum(sizes)
@@ -268,25 +268,25 @@ class Room:
 
         It looks at the times again, so a blob used since the count stays.
         """
-        for fan in range(FANS):
+        for shard in range(SHARDS):
             if target <= 0:
                 return
-            freed, blobs = self._drop_from(fan, target, cutoff)
+            freed, blobs = self._drop_from(shard, target, cutoff)
             target -= freed
             self.evicted += blobs
             self.evicted_bytes += freed
 
-    def _drop_from(self, fan: int, target: int, cutoff: float) -> tuple[int, int]:
+    def _drop_from(self, shard: int, target: int, cutoff: float) -> tuple[int, int]:
         """Remove such blobs of one directory; the bytes and the blobs that went."""
         freed = blobs = 0
         with self.ledger as ledger:
-            for name, stat in self._files(fan):
+            for name, stat in self._files(shard):
                 if freed < target and stat.st_mtime <= cutoff and TEMP_MARK not in name:
                     with suppress(FileNotFoundError):  # found damaged, and gone
-                        os.unlink(f"{fan:02x}/{name}", dir_fd=self.root)
-                    freed += charge(stat.st_size)
+                        os.unlink(f"{shard:02x}/{name}", dir_fd=self.root)
+                    freed += allocated_size(stat.st_size)
                     blobs += 1
-            ledger.add(fan, -freed, -blobs)
+            ledger.add(shard, -freed, -blobs)
         return freed, blobs
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What one process knows of the blobs in the shelf: which it has verified, which were used lately."""
+"""What one process knows of the blobs in the cache: which it has verified, which were used lately."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REMEMBERED = 65_536  # verdicts; 15 MB. Forgetting one costs a checksum: 15 us 
 _FRESH = 600  # seconds: a use is written to disk when the last one written is older than this
 
 
-class Identity(NamedTuple):
+class FileStamp(NamedTuple):
     """A file, and what changes when it does.
 
     The kernel moves ctime with every change of content, name or time; a program can't set it back.
@@ -33,11 +33,11 @@ class Identity(NamedTuple):
         return cls(stat.st_ino, stat.st_ctime_ns, stat.st_size, crc32c)
 
 
-class Seen:
+class VerifiedFiles:
     """Verdicts and uses of this process. Any thread may call any method."""
 
     def __init__(self, root: int, clock: Clock) -> None:
-        """`root` is the descriptor of the shelf's directory."""
+        """`root` is the descriptor of the cache's directory."""
         self._root = root
         self._clock = clock
         self._verified: LRUCache[int, tuple[int, int, int]] = LRUCache(_REMEMBERED)
@@ -55,7 +55,7 @@ class Seen:
             return None
         return known[2]
 
-    def trust(self, file: Identity) -> None:
+    def mark_verified(self, file: FileStamp) -> None:
         """Remember that the file, as it was then, is sound. Inline, 1 us."""
         with self._lock:
             self._verified[file.inode] = file[1:]
@@ -92,4 +92,4 @@ class Seen:
         known = self.knows(os.stat(path, dir_fd=self._root, follow_symlinks=False))
         os.utime(path, ns=(now, now), dir_fd=self._root, follow_symlinks=False)
         if known is not None:  # the touch moved ctime; without this each would cost a checksum
-            self.trust(Identity.of(os.stat(path, dir_fd=self._root, follow_symlinks=False), known))
+            self.mark_verified(FileStamp.of(os.stat(path, dir_fd=self._root, follow_symlinks=False), known))

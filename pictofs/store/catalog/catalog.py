@@ -17,10 +17,10 @@ from pictofs.model.records import Dataset, Directory
 from pictofs.model.selection import Selection
 from pictofs.store.catalog import datasets as datasets_table
 from pictofs.store.catalog.database import Database
-from pictofs.store.catalog.datasets import Heard
+from pictofs.store.catalog.datasets import Observation
 from pictofs.store.catalog.dentries import folder_entries
-from pictofs.store.catalog.images import give_way
-from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, EntryRow, Gone, ImageRow
+from pictofs.store.catalog.images import disambiguate
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, EntryRow, ImageRow, RemovedDentry
 
 _DATASET = "SELECT " + ", ".join(DatasetRow._fields) + " FROM dataset "
 _DIRECTORY = "SELECT " + ", ".join(DirectoryRow._fields) + " FROM directory "
@@ -66,9 +66,9 @@ class Catalog:
         row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE key = ?", (key,))
         return row
 
-    def notes_due(self, key: int) -> float:
+    def annotations_due(self, key: int) -> float:
         """Wall-clock seconds: annotation files of the dataset that were confirmed before are due. 5 us."""
-        rows = self.database.query("SELECT notes_due FROM dataset WHERE key = ?", (key,))
+        rows = self.database.query("SELECT annotations_due FROM dataset WHERE key = ?", (key,))
         return float(rows[0][0] or 0.0) if rows else 0.0
 
     def dataset_object(self, key: int) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class Catalog:
         row: ImageRow | None = self._row(ImageRow, sql, (directory, entry))
         return row
 
-    def image_by_note_entry(self, directory: int, entry: str) -> ImageRow | None:
+    def image_by_annotation_name(self, directory: int, entry: str) -> ImageRow | None:
         """The image whose annotation file is listed as `entry` in `annotations/`."""
         row: ImageRow | None = None
         if entry.endswith(".json"):
@@ -243,7 +243,7 @@ class Catalog:
             _set_meta(db, name, value)
 
     @property
-    def edition(self) -> int:
+    def revision(self) -> int:
         """A number that every change made here raises: a list that was read across one may lack it."""
         return int(self.meta("edition") or 0)
 
@@ -251,38 +251,38 @@ class Catalog:
         self,
         datasets: Iterable[Dataset],
         checked_at: float,
-        edition: int | None = None,
-        heard: Heard | None = None,
-    ) -> list[Gone] | None:
+        revision: int | None = None,
+        heard: Observation | None = None,
+    ) -> list[RemovedDentry] | None:
         """Make the list of datasets equal to `datasets`, all of the organization's. Blocks.
 
         `heard`: when it was there; None: at `checked_at`, from a server that tells no time.
-        Does nothing and returns None where `edition`, as it was before the list was asked for, is no longer it.
+        Does nothing and returns None where `revision`, as it was before the list was asked for, is no longer it.
         """
         with self.database.write() as db:
-            if edition is not None and edition != _edition(db):
+            if revision is not None and revision != _revision(db):
                 return None
-            gone = datasets_table.put_all(db, datasets, heard or Heard(checked_at, None))
+            gone = datasets_table.put_all(db, datasets, heard or Observation(checked_at, None))
             _set_meta(db, "checked_at", checked_at)
         return gone
 
-    def put_changed(self, dataset: Dataset) -> list[Gone]:
+    def put_changed(self, dataset: Dataset) -> list[RemovedDentry]:
         """A dataset was made or changed by this machine: the list has it from now on. Blocks."""
         with self.database.write() as db:
-            _set_meta(db, "edition", _edition(db) + 1)
+            _set_meta(db, "edition", _revision(db) + 1)
             if dataset.is_archived:  # by someone else, meanwhile
                 return datasets_table.remove_one(db, key_of(dataset.id.lower()))
             return datasets_table.put_one(db, dataset)
 
-    def drop_dataset(self, key: int) -> list[Gone]:
+    def drop_dataset(self, key: int) -> list[RemovedDentry]:
         """A dataset was deleted by this machine. Blocks."""
         with self.database.write() as db:
-            _set_meta(db, "edition", _edition(db) + 1)
+            _set_meta(db, "edition", _revision(db) + 1)
             return datasets_table.remove_one(db, key)
 
     def put_directories(
         self, dataset: int, dataset_id: str, rows: Iterable[Directory], signature: str, at: float
-    ) -> list[Gone]:
+    ) -> list[RemovedDentry]:
         """Make a dataset's directories equal to `rows`, those that images alone imply kept. Blocks."""
         with self.database.write() as db:
             old = {
@@ -306,7 +306,7 @@ class Catalog:
                 {row.path: row.key for row in old.values() if row.path in implied},
                 elsewhere,
             )
-            gone: list[Gone] = []
+            gone: list[RemovedDentry] = []
             if {key: (path, count, alone) for path, (key, count, alone) in new.items()} != {
                 row.key: (row.path, row.image_count, row.path in implied) for row in old.values()
             }:
@@ -316,7 +316,7 @@ class Catalog:
             )
         return gone
 
-    def put_dataset(self, dataset: Dataset, heard: Heard, *, known: str) -> list[Gone]:
+    def put_dataset(self, dataset: Dataset, heard: Observation, *, known: str) -> list[RemovedDentry]:
         """A newer object of a known dataset came; its name is left for `put_datasets`. Blocks.
 
         `known`: the signature that the row had when it was asked for. If the row has another one by now, nobody can
@@ -344,14 +344,14 @@ class Catalog:
     def expire(self, dataset: int | None) -> None:
         """Forget that one dataset, or the list of them all, was ever checked: the next look asks. Blocks."""
         with self.database.write() as db:
-            _set_meta(db, "edition", _edition(db) + 1)  # a list that is being read may be too old
+            _set_meta(db, "edition", _revision(db) + 1)  # a list that is being read may be too old
             _set_meta(db, "checked_at", 0.0)
             only = "" if dataset is None else "WHERE key = ?"
             values = () if dataset is None else (dataset,)
             db.execute(f"UPDATE dataset SET tree_at = NULL, listed_at = NULL {only}", values)
             only = only.replace("key", "dataset")
             db.execute(f"UPDATE directory SET listed_at = NULL {only}", values)
-            db.execute(f"UPDATE image SET note_stale = 1 {only}", values)
+            db.execute(f"UPDATE image SET annotation_stale = 1 {only}", values)
 
 
 def _counted(total: float) -> int:
@@ -359,7 +359,7 @@ def _counted(total: float) -> int:
     return int(min(total, _SEQ_MAX))
 
 
-def _edition(db: Any) -> int:
+def _revision(db: Any) -> int:
     row = db.execute("SELECT value FROM meta WHERE name = 'edition'").fetchone()
     return int(row[0]) if row else 0
 
@@ -400,13 +400,13 @@ def _replace_directories(
     root: int,
     old: dict[int, DirectoryRow],
     new: dict[str, tuple[int, int, int]],
-) -> list[Gone]:
+) -> list[RemovedDentry]:
     """Write a dataset's directories anew: renames may be swaps, so rows are not changed one by one."""
     by_path = {row.path: row for row in old.values()}
     parents = {"/": root} | {path: key for path, (key, _, _) in new.items()}
     keys = set(parents.values())
     db.execute("DELETE FROM directory WHERE dataset = ? AND parent IS NOT NULL", (dataset,))
-    gone: list[Gone] = []
+    gone: list[RemovedDentry] = []
     kept: dict[int, tuple[int, str]] = {}
     for path, (key, count, implied) in new.items():
         above, name = split_directory(path)
@@ -414,7 +414,7 @@ def _replace_directories(
         entry = entry_name(name, path)
         before = old.get(key)
         if before is not None and before.path != path:  # the annotation files say where their images are
-            db.execute("UPDATE image SET note_stale = 1 WHERE directory = ?", (key,))
+            db.execute("UPDATE image SET annotation_stale = 1 WHERE directory = ?", (key,))
         there = by_path.get(path)
         if (
             there is not None and there.key not in keys
@@ -437,7 +437,7 @@ def _replace_directories(
             ),
         )
         kept[key] = (parent, entry)
-        gone += give_way(db, parent, entry)
+        gone += disambiguate(db, parent, entry)
     for row in old.values():
         if kept.get(row.key) != (row.parent, row.entry):
             gone += folder_entries(row.parent or 0, row.entry)

@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 2
 """`user_version` of the file. A file of another version is put aside: what it holds comes again from the API."""
 
-WRITE_WAIT = 10.0
+WRITE_WAIT_S = 10.0
 """Seconds that a write waits for the writes of other processes: the longest takes a few."""
 STUCK_WAIT = 0.25
 """The same once that was in vain, until a write succeeds: a stopped process may hold the lock for ever."""
-READ_WAIT = 1.0
+READ_WAIT_S = 1.0
 """Seconds that a read waits, on the event loop; only for another process that repairs the file after a crash."""
-OPEN_WAIT = 20.0
+OPEN_WAIT_S = 20.0
 """Seconds to wait for others who open or close the file; after a crash a million images take 2."""
 CLOSE_WAIT = 2.0
 """The same at the end, where a file can be left as a killed process leaves it."""
@@ -76,7 +76,7 @@ class Database:
     def _take(self) -> bool:
         """Open the file of this name; False where it must be left to those who have it open."""
         try:
-            with turn(self.path, OPEN_WAIT):
+            with turn(self.path, OPEN_WAIT_S):
                 self._state = State(self.path)
                 taken = False
                 try:
@@ -110,7 +110,7 @@ class Database:
         """Why the file can't be used; None where it can, and is open then."""
         if not _is_file(self.path):
             return "it is no file"
-        reason = self._state.doubt()
+        reason = self._state.invalidate()
         if reason is not None:
             return reason
         sealed = self._state.was_sealed
@@ -168,8 +168,8 @@ class Database:
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
     def _connect(self) -> None:
-        self._writer = self._connection(WRITE_WAIT)
-        self.reader = self._connection(READ_WAIT)
+        self._writer = self._connection(WRITE_WAIT_S)
+        self.reader = self._connection(READ_WAIT_S)
         self.reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # makes the -wal
 
     def _connection(self, patience: float) -> sqlite3.Connection:
@@ -229,7 +229,7 @@ class Database:
         """Don't wait long for a process that was waited for in vain: every write would, one after the other."""
         if stuck != self._stuck:
             self._stuck = stuck
-            milliseconds = int((STUCK_WAIT if stuck else WRITE_WAIT) * 1000)
+            milliseconds = int((STUCK_WAIT if stuck else WRITE_WAIT_S) * 1000)
             self._writer.execute(f"PRAGMA busy_timeout = {milliseconds}")
 
     def _named(self, doing: str, error: sqlite3.Error) -> DiskFull:

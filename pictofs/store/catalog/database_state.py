@@ -70,7 +70,7 @@ class State:
         """Give the lock back."""
         os.close(self._fd)
 
-    def doubt(self) -> str | None:
+    def invalidate(self) -> str | None:
         """Why the file can't be believed; None where it is proven. To be asked alone, by nobody who has it open.
 
         Raises OSError.

@@ -11,7 +11,7 @@ from pictofs.model.inode import Kind, key_of, number
 from pictofs.model.moment import time_ns
 from pictofs.model.names import entry_name, storable, tagged
 from pictofs.model.records import Dataset
-from pictofs.store.catalog.rows import Gone
+from pictofs.store.catalog.rows import RemovedDentry
 
 DATASETS = number(Kind.FIXED, 1)
 """Inode number of `/datasets`."""
@@ -20,7 +20,7 @@ DOCUMENT = "dataset.json"
 README = "README.md"
 """The file that holds the dataset's readme, where it has one."""
 
-DUE_MARGIN = 2.0
+DUE_MARGIN_S = 2.0
 """Seconds: `Date` and `updated_at` may be cut to whole ones, so that a moment of the server is known this well."""
 _UPSERT = (
     "INSERT INTO dataset (key, id, name, entry, image_count, total_size, created_ns, signature, raw)"
@@ -30,7 +30,7 @@ _UPSERT = (
 )
 
 
-class Heard(NamedTuple):
+class Observation(NamedTuple):
     """When the server said what is written."""
 
     at: float
@@ -48,7 +48,7 @@ class _Named(NamedTuple):
     created_ns: int
 
 
-def put_all(db: sqlite3.Connection, datasets: Iterable[Dataset], heard: Heard) -> list[Gone]:
+def put_all(db: sqlite3.Connection, datasets: Iterable[Dataset], heard: Observation) -> list[RemovedDentry]:
     """Make the table equal to `datasets`. Returns the entries that are gone."""
     unique = {dataset.id.lower(): dataset for dataset in datasets}
     entries = _entries(_named(dataset) for dataset in unique.values())
@@ -59,25 +59,25 @@ def put_all(db: sqlite3.Connection, datasets: Iterable[Dataset], heard: Heard) -
     return gone
 
 
-def put_one(db: sqlite3.Connection, dataset: Dataset) -> list[Gone]:
+def put_one(db: sqlite3.Connection, dataset: Dataset) -> list[RemovedDentry]:
     """Add a dataset, or change it, as the list will have it. Returns the entries that are gone."""
     key = key_of(dataset.id.lower())
     entries = _entries([*_known(db, without=key), _named(dataset)])
     return _give(db, entries) + _put(db, entries[key], dataset)
 
 
-def remove_one(db: sqlite3.Connection, key: int) -> list[Gone]:
+def remove_one(db: sqlite3.Connection, key: int) -> list[RemovedDentry]:
     """Remove a dataset with all that is in it. Returns the entries that are gone."""
     return _give(db, _entries(_known(db, without=key)))
 
 
-def note_move(db: sqlite3.Connection, dataset: Dataset, heard: Heard) -> None:
+def note_move(db: sqlite3.Connection, dataset: Dataset, heard: Observation) -> None:
     """Make the annotation files of a known dataset due where its `updated_at` has moved since it was listed last.
 
     Not where a dataset is changed from here: the next list tells of that, and of what others changed before.
     """
     key = key_of(dataset.id.lower())
-    sql = "SELECT updated_at, notes_due FROM dataset WHERE key = ?"
+    sql = "SELECT updated_at, annotations_due FROM dataset WHERE key = ?"
     before, due_before = db.execute(sql, (key,)).fetchone() or (None, None)
     updated_at = None if dataset.updated_at is None else storable(dataset.updated_at)
     if updated_at == before:
@@ -88,12 +88,12 @@ def note_move(db: sqlite3.Connection, dataset: Dataset, heard: Heard) -> None:
     if moved_ns and heard.ahead is not None:
         # What was fetched after the move needs no second fetch. A time in the future is not believed, nor one before
         # the list was read last, which did not show the move.
-        moved = moved_ns / 1e9 - heard.ahead + DUE_MARGIN
+        moved = moved_ns / 1e9 - heard.ahead + DUE_MARGIN_S
         listed = db.execute("SELECT value FROM meta WHERE name = 'checked_at'").fetchone()
         if due_before is None or moved >= max(due_before, listed[0] if listed else 0.0):
             due = min(due, moved)
 
-    db.execute("UPDATE dataset SET updated_at = ?, notes_due = ? WHERE key = ?", (updated_at, due, key))
+    db.execute("UPDATE dataset SET updated_at = ?, annotations_due = ? WHERE key = ?", (updated_at, due, key))
 
 
 def _named(dataset: Dataset) -> _Named:
@@ -120,15 +120,15 @@ def _entries(datasets: Iterable[_Named]) -> dict[int, str]:
     return entries
 
 
-def _give(db: sqlite3.Connection, entries: Mapping[int, str]) -> list[Gone]:
+def _give(db: sqlite3.Connection, entries: Mapping[int, str]) -> list[RemovedDentry]:
     """Give datasets their entries; those that get none are removed."""
     old: dict[int, str] = dict(db.execute("SELECT key, entry FROM dataset").fetchall())
     gone = []
     for key in old.keys() - entries.keys():
         _delete(db, key)
-        gone.append(Gone(DATASETS, old[key]))
+        gone.append(RemovedDentry(DATASETS, old[key]))
     changed = {key: entry for key, entry in entries.items() if old.get(key, entry) != entry}
-    gone += [Gone(DATASETS, old[key]) for key in changed]
+    gone += [RemovedDentry(DATASETS, old[key]) for key in changed]
     # Two datasets may have swapped names: clear what is unique before it is set again.
     db.executemany("UPDATE dataset SET entry = ? WHERE key = ?", [(f"/{key}", key) for key in changed])
     db.executemany(
@@ -137,13 +137,13 @@ def _give(db: sqlite3.Connection, entries: Mapping[int, str]) -> list[Gone]:
     return gone
 
 
-def _put(db: sqlite3.Connection, entry: str, dataset: Dataset) -> list[Gone]:
+def _put(db: sqlite3.Connection, entry: str, dataset: Dataset) -> list[RemovedDentry]:
     """Write a row. Returns its `dataset.json`, where that was another."""
     key, name, raw = key_of(dataset.id.lower()), storable(dataset.name), json.dumps(dataset.raw).encode()
     old = db.execute("SELECT name, raw FROM dataset WHERE key = ?", (key,)).fetchone()
     if old and old[0] != name:
         # The annotation file names its dataset.
-        db.execute("UPDATE image SET note_stale = 1 WHERE dataset = ?", (key,))
+        db.execute("UPDATE image SET annotation_stale = 1 WHERE dataset = ?", (key,))
     db.execute(
         _UPSERT,
         (
@@ -166,9 +166,9 @@ def _put(db: sqlite3.Connection, entry: str, dataset: Dataset) -> list[Gone]:
     return documents(key) if old and old[1] != raw else []
 
 
-def documents(key: int) -> list[Gone]:
+def documents(key: int) -> list[RemovedDentry]:
     """The files that a dataset's object is shown in."""
-    return [Gone(number(Kind.DATASET, key), name) for name in (DOCUMENT, README)]
+    return [RemovedDentry(number(Kind.DATASET, key), name) for name in (DOCUMENT, README)]
 
 
 def _delete(db: sqlite3.Connection, key: int) -> None:

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator
 
 from pictofs.model.inode import Kind, number
 from pictofs.model.selection import SELECTIONS, selections_of
-from pictofs.store.catalog.rows import Gone, ImageRow
+from pictofs.store.catalog.rows import ImageRow, RemovedDentry
 
 
-def image_entries(row: ImageRow) -> Iterator[Gone]:
+def image_entries(row: ImageRow) -> Iterator[RemovedDentry]:
     """Every entry of an image and of its annotation file."""
-    yield Gone(number(Kind.IMAGES, row.directory), row.entry)
-    yield Gone(number(Kind.ANNOTATIONS, row.directory), row.note_entry)
+    yield RemovedDentry(number(Kind.IMAGES, row.directory), row.entry)
+    yield RemovedDentry(number(Kind.ANNOTATIONS, row.directory), row.annotation_name)
     yield from _in_views(row, selections_of(row.status, row.split))
 
 
-def moved_entries(old: ImageRow, new: ImageRow | None) -> Iterable[Gone]:
+def moved_entries(old: ImageRow, new: ImageRow | None) -> Iterable[RemovedDentry]:
     """The entries of an image that are not its own any more."""
     if new is None or _place(new) != _place(old):
         return image_entries(old)
@@ -25,25 +25,25 @@ def moved_entries(old: ImageRow, new: ImageRow | None) -> Iterable[Gone]:
     return _in_views(old, selections_of(old.status, old.split) - selections_of(new.status, new.split))
 
 
-def folder_entries(parent: int, entry: str) -> Iterator[Gone]:
+def folder_entries(parent: int, entry: str) -> Iterator[RemovedDentry]:
     """Every entry of a directory. `parent`: the key of the one above."""
-    yield Gone(number(Kind.IMAGES, parent), entry)
-    yield Gone(number(Kind.ANNOTATIONS, parent), entry)
+    yield RemovedDentry(number(Kind.IMAGES, parent), entry)
+    yield RemovedDentry(number(Kind.ANNOTATIONS, parent), entry)
     for version in SELECTIONS:
         yield from view_entries(parent, entry, version)
 
 
-def view_entries(parent: int, entry: str, version: int) -> Iterator[Gone]:
+def view_entries(parent: int, entry: str, version: int) -> Iterator[RemovedDentry]:
     """The entries of a directory in the views of one selection."""
-    yield Gone(number(Kind.VIEW_IMAGES, parent, version), entry)
-    yield Gone(number(Kind.VIEW_ANNOTATIONS, parent, version), entry)
+    yield RemovedDentry(number(Kind.VIEW_IMAGES, parent, version), entry)
+    yield RemovedDentry(number(Kind.VIEW_ANNOTATIONS, parent, version), entry)
 
 
-def _in_views(row: ImageRow, versions: Iterable[int]) -> Iterator[Gone]:
+def _in_views(row: ImageRow, versions: Iterable[int]) -> Iterator[RemovedDentry]:
     for version in versions:
-        yield Gone(number(Kind.VIEW_IMAGES, row.directory, version), row.entry)
-        yield Gone(number(Kind.VIEW_ANNOTATIONS, row.directory, version), row.note_entry)
+        yield RemovedDentry(number(Kind.VIEW_IMAGES, row.directory, version), row.entry)
+        yield RemovedDentry(number(Kind.VIEW_ANNOTATIONS, row.directory, version), row.annotation_name)
 
 
 def _place(row: ImageRow) -> tuple[int, str, str]:
-    return row.directory, row.entry, row.note_entry
+    return row.directory, row.entry, row.annotation_name

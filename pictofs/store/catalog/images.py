@@ -23,7 +23,7 @@ from pictofs.model.names import (
 from pictofs.model.records import Image
 from pictofs.store.catalog.database import Database
 from pictofs.store.catalog.dentries import folder_entries, image_entries, moved_entries
-from pictofs.store.catalog.rows import Gone, ImageRow
+from pictofs.store.catalog.rows import ImageRow, RemovedDentry
 
 _CHUNK = 1000
 """Rows of one statement, 18,000 values of the 32,766 that SQLite takes. It runs without the interpreter's lock, where
@@ -37,7 +37,8 @@ _ROW = f"({', '.join('?' * 18)})"
 _UPSERT = f"""
     INSERT INTO image ({_COLUMNS}) VALUES {_ROW}
     ON CONFLICT (key) DO UPDATE SET
-        note_stale = note_stale OR annotation_count != excluded.annotation_count OR status != excluded.status
+        annotation_stale = annotation_stale OR annotation_count != excluded.annotation_count
+            OR status != excluded.status
             OR min_confidence IS NOT excluded.min_confidence OR directory != excluded.directory
             OR coalesce(filename, entry) != coalesce(excluded.filename, excluded.entry),
         true_size = CASE WHEN size = excluded.size THEN true_size END,
@@ -76,7 +77,7 @@ class ImageTable:
 
     def put(
         self, dataset: int, dataset_id: str, images: Sequence[Image], seen: int, *, moves: bool
-    ) -> list[Gone]:
+    ) -> list[RemovedDentry]:
         """Write rows of a listing.
 
         Args:
@@ -103,7 +104,7 @@ class ImageTable:
 
     def sweep(
         self, dataset: int, seen: int, *, directory: int | None, signature: str, at: float
-    ) -> list[Gone]:
+    ) -> list[RemovedDentry]:
         """End a complete pass over a dataset, or one directory of it: what it has not seen is gone."""
         with self._database.write() as db:
             scope = (
@@ -115,7 +116,7 @@ class ImageTable:
             gone = [entry for row in map(ImageRow._make, old) for entry in image_entries(row)]
             db.execute(f"DELETE FROM image {where}", values)
             if directory is None:
-                gone += _drop_implied(db, dataset)
+                gone += _drop_implicit(db, dataset)
             gone += _untag(db, scope, values[0])
             table, key = ("directory", directory) if directory else ("dataset", dataset)
             db.execute(
@@ -126,10 +127,10 @@ class ImageTable:
 
     def put_answer(
         self, dataset: int, dataset_id: str, directory: int, filename: str, images: Sequence[Image], seen: int
-    ) -> list[Gone]:
+    ) -> list[RemovedDentry]:
         """Write the server's answer to "which images have this name in this directory": others are gone."""
         keys = {key_of(image.id.lower()) for image in images}
-        gone: list[Gone] = []
+        gone: list[RemovedDentry] = []
         with self._database.write() as db:
             sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND "
             for condition, value in (
@@ -147,7 +148,7 @@ class ImageTable:
         with self._database.write() as db:
             db.execute("UPDATE image SET true_size = ? WHERE key = ?", (size, key))
 
-    def learn_notes(
+    def learn_annotations(
         self, learned: Iterable[Learned], now_ns: int, checked: float, *, archived: bool = False
     ) -> list[int | None]:
         """Annotation files came at `now_ns`, which the server had at `checked` (wall-clock seconds) or later.
@@ -156,12 +157,13 @@ class ImageTable:
         Returns the version of each, which grows with other bytes; None where the image is gone, or left. Two mounts
         may learn at once: they must not give one number to two contents.
         """
-        newer = "AND coalesce(note_checked, 0) <= ?5" if archived else ""
-        other = "note_size IS NOT NULL AND (note_size != ?1 OR note_crc != ?2)"
+        newer = "AND coalesce(annotation_checked, 0) <= ?5" if archived else ""
+        other = "annotation_size IS NOT NULL AND (annotation_size != ?1 OR annotation_crc32c != ?2)"
         sql = (
-            f"UPDATE image SET note_ns = CASE WHEN {other} THEN ?3 ELSE note_ns END,"
-            f" note_version = note_version + ({other}), note_size = ?1, note_crc = ?2, note_stale = 0,"
-            f" note_checked = ?5 WHERE key = ?4 {newer} RETURNING note_version"
+            f"UPDATE image SET annotation_ns = CASE WHEN {other} THEN ?3 ELSE annotation_ns END,"
+            f" annotation_version = annotation_version + ({other}), annotation_size = ?1,"
+            " annotation_crc32c = ?2, annotation_stale = 0,"
+            f" annotation_checked = ?5 WHERE key = ?4 {newer} RETURNING annotation_version"
         )
         with self._database.write() as db:
             rows = [
@@ -177,7 +179,7 @@ class ImageTable:
             sql = f"SELECT count(*) FROM image WHERE {scope} AND seen >= ?"
             return int(db.execute(sql, (directory or dataset, seen)).fetchone()[0])
 
-    def entries(self, dataset: int) -> list[Gone]:
+    def entries(self, dataset: int) -> list[RemovedDentry]:
         """All entries of a dataset's images that are known: what the kernel may hold."""
         with self._database.write() as db:
             rows = db.execute(
@@ -209,7 +211,7 @@ class _Folders:
         self._keys: dict[str, int] = dict(db.execute(sql, (dataset,)))
         self._entries: dict[int, set[str]] = {}
         self._places: dict[str, tuple[int, set[str]]] = {}
-        self.gone: list[Gone] = []
+        self.gone: list[RemovedDentry] = []
         """Entries of images that had to give way to a directory."""
 
     def key(self, path: str) -> int:
@@ -235,7 +237,7 @@ class _Folders:
         self._keys[path] = key
         if parent is not None:
             self._entries.pop(parent, None)
-            self.gone += give_way(self._db, parent, entry)
+            self.gone += disambiguate(self._db, parent, entry)
         return key
 
     def place(self, path: str) -> tuple[int, set[str]]:
@@ -263,7 +265,7 @@ def _values(dataset: int, folders: _Folders, identity: str, image: Image, seen: 
         if entry in taken:
             entry = tagged(name, identity)
         filename = None if entry == name else storable(name)
-        note = _note_entry(name, identity, entry, taken)
+        note = _annotation_name(name, identity, entry, taken)
     return (
         key_of(identity),
         image.id,
@@ -286,7 +288,7 @@ def _values(dataset: int, folders: _Folders, identity: str, image: Image, seen: 
     )
 
 
-def _note_entry(filename: str, identity: str, entry: str, taken: Container[str]) -> str | None:
+def _annotation_name(filename: str, identity: str, entry: str, taken: Container[str]) -> str | None:
     """The annotation file's own entry where it is not the image's with `.json` behind it."""
     plain = entry + ".json"
     if entry_fits(plain) and plain not in taken:
@@ -294,7 +296,7 @@ def _note_entry(filename: str, identity: str, entry: str, taken: Container[str])
     return tagged(filename + ".json", identity)
 
 
-def _write(db: sqlite3.Connection, folders: _Folders, rows: list[tuple[Any, ...]]) -> list[Gone]:
+def _write(db: sqlite3.Connection, folders: _Folders, rows: list[tuple[Any, ...]]) -> list[RemovedDentry]:
     db.execute("SAVEPOINT chunk")
     try:
         if len(rows) == _CHUNK:
@@ -308,14 +310,14 @@ def _write(db: sqlite3.Connection, folders: _Folders, rows: list[tuple[Any, ...]
         pass
     db.execute("ROLLBACK TO chunk")
     db.execute("RELEASE chunk")
-    gone: list[Gone] = []
+    gone: list[RemovedDentry] = []
     for row in rows:
         values = tuple(storable(value) if isinstance(value, str) else value for value in row)
         gone += _write_one(db, folders, values)
     return gone
 
 
-def _write_one(db: sqlite3.Connection, folders: _Folders, row: tuple[Any, ...]) -> list[Gone]:
+def _write_one(db: sqlite3.Connection, folders: _Folders, row: tuple[Any, ...]) -> list[RemovedDentry]:
     """Write a row whose entry another image may have: the older of the two keeps the plain name.
 
     Returns the entries of the other one, where it gave way.
@@ -323,26 +325,28 @@ def _write_one(db: sqlite3.Connection, folders: _Folders, row: tuple[Any, ...]) 
     sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
     found = db.execute(sql, (row[_DIRECTORY], row[_ENTRY])).fetchone()
     holder = found and ImageRow._make(found)
-    gone: list[Gone] = []
+    gone: list[RemovedDentry] = []
     if holder is not None and holder.key != row[0]:
         if (holder.created_ns, holder.id.lower()) > (row[8], row[1].lower()):
             gone += _tag(db, holder, folders.below(row[_DIRECTORY]))
         else:
             name, identity = row[_ENTRY] if row[_FILENAME] is None else row[_FILENAME], row[1].lower()
             entry = tagged(name, identity)
-            note = _note_entry(name, identity, entry, folders.below(row[_DIRECTORY]))
+            note = _annotation_name(name, identity, entry, folders.below(row[_DIRECTORY]))
             row = (*row[:_ENTRY], entry, name, note, *row[7:])
     db.execute(_UPSERT, row)
     return gone
 
 
-def _tag(db: sqlite3.Connection, row: ImageRow, taken: Container[str]) -> Iterable[Gone]:
+def _tag(db: sqlite3.Connection, row: ImageRow, taken: Container[str]) -> Iterable[RemovedDentry]:
     """Give an image its tagged name; returns the entries that it had."""
     return _rename(db, row, tagged(row.name, row.id.lower()), taken)
 
 
-def _rename(db: sqlite3.Connection, row: ImageRow, entry: str, taken: Container[str]) -> Iterable[Gone]:
-    note = _note_entry(row.name, row.id.lower(), entry, taken)
+def _rename(
+    db: sqlite3.Connection, row: ImageRow, entry: str, taken: Container[str]
+) -> Iterable[RemovedDentry]:
+    note = _annotation_name(row.name, row.id.lower(), entry, taken)
     db.execute(
         "UPDATE image SET entry = ?, filename = ?, annotation_entry = ? WHERE key = ?",
         (entry, None if entry == row.name else row.name, note, row.key),
@@ -350,9 +354,9 @@ def _rename(db: sqlite3.Connection, row: ImageRow, entry: str, taken: Container[
     return image_entries(row)
 
 
-def give_way(db: sqlite3.Connection, directory: int, entry: str) -> list[Gone]:
+def disambiguate(db: sqlite3.Connection, directory: int, entry: str) -> list[RemovedDentry]:
     """A directory is called `entry` now: an image, and an annotation file, of that name get a tag."""
-    gone: list[Gone] = []
+    gone: list[RemovedDentry] = []
     sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
     for row in map(ImageRow._make, db.execute(sql, (directory, entry)).fetchall()):
         gone += _tag(db, row, ())
@@ -363,9 +367,9 @@ def give_way(db: sqlite3.Connection, directory: int, entry: str) -> list[Gone]:
     return gone
 
 
-def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[Gone]:
+def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[RemovedDentry]:
     """Give back the plain name to images whose rival is gone, to the oldest first."""
-    gone: list[Gone] = []
+    gone: list[RemovedDentry] = []
     sql = (
         f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE {scope} AND filename IS NOT NULL"
         " ORDER BY created_ns, lower(id)"
@@ -393,13 +397,13 @@ def _places(db: sqlite3.Connection, keys: list[int]) -> dict[int, ImageRow]:
     return {row.key: row for row in map(ImageRow._make, db.execute(sql, keys))}
 
 
-def _moved(before: dict[int, ImageRow], after: dict[int, ImageRow]) -> list[Gone]:
+def _moved(before: dict[int, ImageRow], after: dict[int, ImageRow]) -> list[RemovedDentry]:
     return [gone for key, old in before.items() for gone in moved_entries(old, after.get(key))]
 
 
-def _drop_implied(db: sqlite3.Connection, dataset: int) -> list[Gone]:
+def _drop_implicit(db: sqlite3.Connection, dataset: int) -> list[RemovedDentry]:
     """Remove directories that only images named, now that no image does; the innermost first."""
-    gone: list[Gone] = []
+    gone: list[RemovedDentry] = []
     sql = (
         "SELECT key, parent, entry FROM directory WHERE dataset = ? AND implied"
         " AND NOT EXISTS (SELECT 1 FROM image WHERE image.directory = directory.key)"

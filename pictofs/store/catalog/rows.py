@@ -22,7 +22,7 @@ class DatasetRow(NamedTuple):
     listed_at: float | None
     listed_signature: str | None
     updated_at: str | None
-    notes_due: float | None
+    annotations_due: float | None
 
 
 class DirectoryRow(NamedTuple):
@@ -61,12 +61,12 @@ class ImageRow(NamedTuple):
     height: int | None
     content_type: str | None
     tags: str | None
-    note_size: int | None
-    note_crc: int | None
-    note_version: int
-    note_ns: int | None
-    note_stale: int
-    note_checked: float | None
+    annotation_size: int | None
+    annotation_crc32c: int | None
+    annotation_version: int
+    annotation_ns: int | None
+    annotation_stale: int
+    annotation_checked: float | None
 
     @property
     def name(self) -> str:
@@ -74,7 +74,7 @@ class ImageRow(NamedTuple):
         return self.entry if self.filename is None else self.filename
 
     @property
-    def note_entry(self) -> str:
+    def annotation_name(self) -> str:
         """The annotation file's name in its folder."""
         return self.annotation_entry or self.entry + ".json"
 
@@ -95,13 +95,13 @@ class EntryRow(NamedTuple):
     true_size: int | None
     created_ns: int
     annotation_count: int
-    note_size: int | None
-    note_version: int
-    note_ns: int | None
-    note_stale: int
+    annotation_size: int | None
+    annotation_version: int
+    annotation_ns: int | None
+    annotation_stale: int
 
     @property
-    def note_entry(self) -> str:
+    def annotation_name(self) -> str:
         """The annotation file's name in its folder."""
         return self.annotation_entry or self.entry + ".json"
 
@@ -111,7 +111,7 @@ class EntryRow(NamedTuple):
         return self.true_size if self.true_size is not None else self.size or None
 
 
-class Gone(NamedTuple):
+class RemovedDentry(NamedTuple):
     """An entry that a folder no longer has: what the kernel may still hold and must forget."""
 
     parent: int

@@ -31,7 +31,7 @@ CREATE TABLE dataset (
     listed_at      REAL,                  -- when all images had been listed, NULL: never
     listed_signature TEXT,                -- the signature that listing belongs to
     updated_at     TEXT,                  -- the server's word, as last listed
-    notes_due      REAL                   -- wall-clock seconds: annotation files that were confirmed before are due
+    annotations_due    REAL                   -- wall-clock seconds: annotation files that were confirmed before are due
 );
 
 CREATE TABLE directory (
@@ -57,25 +57,25 @@ CREATE TABLE image (
     directory        INTEGER NOT NULL,
     entry            TEXT    NOT NULL,    -- in images/
     filename         TEXT,                -- NULL: the entry is the filename as it is
-    annotation_entry TEXT,                -- in annotations/; NULL: the entry with '.json' behind it
+    annotation_entry   TEXT,                -- in annotations/; NULL: the entry with '.json' behind it
     size             INTEGER NOT NULL,    -- bytes, as the server says; 0: it does not know
     true_size        INTEGER,             -- bytes, where a download has shown another size
     created_ns       INTEGER NOT NULL,
     status           TEXT    NOT NULL,
     split            TEXT,
-    annotation_count INTEGER NOT NULL,
+    annotation_count   INTEGER NOT NULL,
     min_confidence   REAL,
     width            INTEGER,
     height           INTEGER,
     content_type     TEXT,
     tags             TEXT,                -- JSON array; NULL: none
     seen             INTEGER NOT NULL,
-    note_size        INTEGER,             -- bytes of the annotation file, NULL: never fetched
-    note_crc         INTEGER,             -- CRC-32C of the annotation file
-    note_version     INTEGER NOT NULL DEFAULT 0,  -- grows when a fetch brings other bytes
-    note_ns          INTEGER,             -- when a fetch brought other bytes than the one before
-    note_stale       INTEGER NOT NULL DEFAULT 0,  -- 1: the row changed in a way that may change the file
-    note_checked     REAL                 -- wall-clock seconds: the server had these bytes then, or later
+    annotation_size    INTEGER,             -- bytes of the annotation file, NULL: never fetched
+    annotation_crc32c  INTEGER,             -- CRC-32C of the annotation file
+    annotation_version INTEGER NOT NULL DEFAULT 0,  -- grows when a fetch brings other bytes
+    annotation_ns      INTEGER,             -- when a fetch brought other bytes than the one before
+    annotation_stale   INTEGER NOT NULL DEFAULT 0,  -- 1: the row changed in a way that may change the file
+    annotation_checked REAL                 -- wall-clock seconds: the server had these bytes then, or later
 );
 -- Images of which other sizes were shown than the row says now, or that were removed for a time: a kernel may hold for
 -- a day what it was told then, and so each open tells it anew. No row is ever removed, not even with its image.

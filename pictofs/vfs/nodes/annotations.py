@@ -9,9 +9,9 @@ from pictofs.errors import NoSuchEntry, Stale
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
-from pictofs.vfs.node import FOREVER, Attributes, FileView, Opening, exactly, file, unsized
+from pictofs.vfs.node import FOREVER_S, Attributes, FileHandler, Opening, exactly, file, unsized
 from pictofs.vfs.nodes.images import image_xattrs
-from pictofs.vfs.nodes.tree import TreeView
+from pictofs.vfs.nodes.tree import VirtualDirectory
 
 PLACEHOLDER, PLACEHOLDER_EACH = 1 << 20, 1 << 14
 """Bytes that stat shows for a file that was never read: so many, and so many more for each annotation. Files are
@@ -24,16 +24,16 @@ VERSIONS = 256
 
 def annotation_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
     """Attributes of an annotation file, as far as they are known."""
-    inode = number(Kind.ANNOTATION, row.key, row.note_version)
-    mtime_ns = row.note_ns or row.created_ns
-    if row.note_size is None:
+    inode = number(Kind.ANNOTATION, row.key, row.annotation_version)
+    mtime_ns = row.annotation_ns or row.created_ns
+    if row.annotation_size is None:
         placeholder = PLACEHOLDER + PLACEHOLDER_EACH * row.annotation_count
         return unsized(inode, placeholder, mtime_ns, keep_entry)
     # A version that is in doubt is asked for again at open; until then the old one is the truth.
-    return file(inode, row.note_size, mtime_ns, 0.0 if row.note_stale else FOREVER, keep_entry)
+    return file(inode, row.annotation_size, mtime_ns, 0.0 if row.annotation_stale else FOREVER_S, keep_entry)
 
 
-class Exact:
+class ExactSizes:
     """Learns sizes: of whole datasets by an archive, of a single file, where `--annotation-sizes=exact` asks for that
     at stat, by fetching it."""
 
@@ -42,36 +42,36 @@ class Exact:
 
     async def learned(self, row: ImageRow) -> ImageRow:
         """The row with its size, where an archive that is there tells it, and else as it is."""
-        if row.note_size is None:
+        if row.annotation_size is None:
             await self._library.exports.sizes(row, exact=self.wanted)
             row = self._library.catalog.image(row.key) or row
         return await self.settled(row)
 
     async def settled(self, row: ImageRow) -> ImageRow:
         """The row with a size that is true, at the price of a request if it was not known."""
-        if self.wanted and (row.note_size is None or row.note_stale):
+        if self.wanted and (row.annotation_size is None or row.annotation_stale):
             with suppress(Stale):
-                (await self._library.notes.open(row)).close()
+                (await self._library.annotations.open(row)).close()
             return self._library.catalog.image(row.key) or row
         return row
 
 
-class AnnotationsView(TreeView):
+class AnnotationsDirectory(VirtualDirectory):
     """A virtual directory in `annotations/`."""
 
     kind = Kind.ANNOTATIONS
 
-    def __init__(self, library: Library, exact: Exact) -> None:
+    def __init__(self, library: Library, exact: ExactSizes) -> None:
         super().__init__(library)
         self._exact = exact
 
     async def find(self, directory: DirectoryRow, name: str) -> ImageRow | None:
         """The image whose annotations these are."""
-        return await self._library.listing.noted_image(directory, name)
+        return await self._library.listing.image_of_annotation(directory, name)
 
     def known(self, directory: DirectoryRow, name: str) -> ImageRow | None:
         """The same, as the catalog has it."""
-        return self._library.catalog.image_by_note_entry(directory.key, name)
+        return self._library.catalog.image_by_annotation_name(directory.key, name)
 
     async def found(self, row: ImageRow) -> Attributes:
         """Attributes of one file, exact where that is asked for."""
@@ -85,13 +85,13 @@ class AnnotationsView(TreeView):
 
     def name(self, row: ImageRow | EntryRow) -> str:
         """The annotation file's entry."""
-        return row.note_entry
+        return row.annotation_name
 
 
-class AnnotationView(FileView):
+class AnnotationFile(FileHandler):
     """An annotation file."""
 
-    def __init__(self, library: Library, exact: Exact) -> None:
+    def __init__(self, library: Library, exact: ExactSizes) -> None:
         self._library, self._exact = library, exact
 
     async def attributes(self, inode: Inode) -> Attributes:
@@ -108,17 +108,17 @@ class AnnotationView(FileView):
         """
         row = self._row(inode)
         self._check(inode, row)
-        content = await self._library.notes.open(row)
+        content = await self._library.annotations.open(row)
 
         now = self._library.catalog.image(row.key)
         certain = (
             now is not None
-            and not now.note_stale
-            and now.note_size == content.size
-            and now.note_version == row.note_version < VERSIONS
+            and not now.annotation_stale
+            and now.annotation_size == content.size
+            and now.annotation_version == row.annotation_version < VERSIONS
             and self._library.catalog.never_left(row.key)
         )
-        shown = exactly(annotation_file(row, 0.0), content.size)._replace(keep=FOREVER if certain else 0.0)
+        shown = exactly(annotation_file(row, 0.0), content.size)._replace(keep=FOREVER_S if certain else 0.0)
         return Opening(shown, content, told_one_size=certain)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
@@ -128,8 +128,8 @@ class AnnotationView(FileView):
         return image_xattrs(self._library.catalog, row)
 
     def _check(self, inode: Inode, row: ImageRow) -> None:
-        if row.note_version & 255 != inode.version:
-            raise Stale(f"{row.note_entry} has a newer version")
+        if row.annotation_version & 255 != inode.version:
+            raise Stale(f"{row.annotation_name} has a newer version")
 
     def _row(self, inode: Inode) -> ImageRow:
         row = self._library.catalog.image(inode.key)

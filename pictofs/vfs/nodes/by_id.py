@@ -12,13 +12,13 @@ from pictofs.errors import Invalid, NoSuchEntry
 from pictofs.library.bulk.scope import Choice, Item, Scope
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FileView, Opening
+from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FileHandler, Opening
 
-TARGET_MAX = 4095
+TARGET_MAX_BYTES = 4095
 """Bytes of the longest target that a link can have on Linux."""
 
 
-class LinkView(FileView):
+class IdLink(FileHandler):
     """A link, and the folder of them all."""
 
     def __init__(self, library: Library) -> None:
@@ -28,13 +28,13 @@ class LinkView(FileView):
         """The link called `name`. Raises NoSuchEntry."""
         identity = name.lower()
         if is_uuid(identity):
-            dataset = await self._library.identities.dataset(identity)
+            dataset = await self._library.id_lookup.dataset(identity)
             if dataset is not None:
                 return self._link(Kind.DATASET, dataset.key)
         bare = identity.removesuffix(".json")
         if not is_uuid(bare):
             raise NoSuchEntry(f"{name!r} is no id")
-        image = await self._library.identities.image(bare)
+        image = await self._library.id_lookup.image(bare)
         if image is None:
             raise NoSuchEntry(f"there is no image {bare}")
         return self._link(Kind.IMAGE if bare == identity else Kind.ANNOTATION, image.key)
@@ -68,7 +68,7 @@ class LinkView(FileView):
     def _link(self, kind: int, key: int) -> Attributes:
         target, created_ns = self._target(kind, key)
         size, keep = len(target.encode()), self._library.listing.fresh_for
-        if size > TARGET_MAX:
+        if size > TARGET_MAX_BYTES:
             raise NoSuchEntry("the path is longer than a symbolic link can be")
         return Attributes(number(Kind.LINK, key, kind), stat.S_IFLNK | 0o777, size, 0, created_ns, keep, keep)
 

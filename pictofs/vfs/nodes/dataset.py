@@ -9,9 +9,9 @@ from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.store.catalog.rows import DatasetRow
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import Attributes, Batch, Entry, FolderView, folder
-from pictofs.vfs.nodes.dataset_file import DatasetFileView
-from pictofs.vfs.nodes.selected import SelectionView
+from pictofs.vfs.node import Attributes, Batch, DirectoryHandler, Entry, folder
+from pictofs.vfs.nodes.dataset_file import DatasetFile
+from pictofs.vfs.nodes.selected import SelectionRoot
 
 PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
 
@@ -21,10 +21,10 @@ def dataset_folder(row: DatasetRow, keep: float) -> Attributes:
     return folder(number(Kind.DATASET, row.key), row.created_ns, keep)
 
 
-class DatasetView(FolderView):
+class DatasetDirectory(DirectoryHandler):
     """A dataset."""
 
-    def __init__(self, library: Library, files: Mapping[str, DatasetFileView], views: SelectionView) -> None:
+    def __init__(self, library: Library, files: Mapping[str, DatasetFile], views: SelectionRoot) -> None:
         """`files`: those that are made of the dataset's object, by name, in the order of listing."""
         self._library = library
         self._files = files

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pictofs.errors import NoSuchEntry, Stale
-from pictofs.library.content.content import InMemory
+from pictofs.library.content.content import ContentInMemory
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.model.moment import time_ns
 from pictofs.model.names import storable
 from pictofs.store.catalog.rows import DatasetRow
-from pictofs.vfs.node import Attributes, FileView, Opening, file
+from pictofs.vfs.node import Attributes, FileHandler, Opening, file
 
 
-class DatasetFileView(FileView):
+class DatasetFile(FileHandler):
     """A file in a dataset's folder, whose text is made of the API's object.
 
     The inode's version is made of the content, so that who holds it open keeps what was opened.
@@ -61,7 +61,7 @@ class DatasetFileView(FileView):
     async def open(self, inode: Inode) -> Opening:
         """The text. Raises Stale when it is another one by now: the path leads to it."""
         attributes, data = await self.current(inode)
-        return Opening(attributes, InMemory(data))
+        return Opening(attributes, ContentInMemory(data))
 
     async def current(self, inode: Inode) -> tuple[Attributes, bytes]:
         """Attributes and bytes. Raises NoSuchEntry, and Stale when the text is another one by now."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
-from pictofs.library.content.content import InMemory
+from pictofs.library.content.content import ContentInMemory
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.vfs.node import BATCH, FILE, FOREVER, Attributes, Batch, Entry, Opening, Plain, folder
-from pictofs.vfs.nodes.by_id import LinkView
+from pictofs.vfs.node import BATCH, FILE, FOREVER_S, Attributes, Batch, Entry, Opening, PlainHandler, folder
+from pictofs.vfs.nodes.by_id import IdLink
 from pictofs.vfs.nodes.dataset import dataset_folder
 
 ROOT, DATASETS, OWN, STATUS, METRICS, BY_ID = range(6)
@@ -40,10 +40,10 @@ def fixed_path(key: int) -> str | None:
     return None
 
 
-class FixedView(Plain):
+class FixedNodes(PlainHandler):
     """The top of the tree."""
 
-    def __init__(self, library: Library, documents: Documents, links: LinkView, started_ns: int) -> None:
+    def __init__(self, library: Library, documents: Documents, links: IdLink, started_ns: int) -> None:
         """`started_ns` is the age of everything here."""
         self._library, self._links, self._started_ns = library, links, started_ns
         self._documents = {_TREE[OWN][name]: document for name, document in documents.items()}
@@ -54,7 +54,7 @@ class FixedView(Plain):
             return self._file(inode.key, self._documents[inode.key]())
         if inode.key not in (ROOT, DATASETS, OWN, BY_ID):
             raise NoSuchEntry("there is no such node")
-        return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER)
+        return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER_S)
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
         """A fixed entry, a dataset, or a link."""
@@ -100,8 +100,8 @@ class FixedView(Plain):
         if inode.key not in self._documents:
             raise IsADirectory("a folder was opened as a file")
         text = self._documents[inode.key]()
-        return Opening(self._file(inode.key, text), InMemory(text))
+        return Opening(self._file(inode.key, text), ContentInMemory(text))
 
     def _file(self, key: int, text: bytes) -> Attributes:
         ino = number(Kind.FIXED, key)
-        return Attributes(ino, FILE, len(text), 0, self._started_ns, 0.0, FOREVER)
+        return Attributes(ino, FILE, len(text), 0, self._started_ns, 0.0, FOREVER_S)

@@ -10,10 +10,10 @@ from pictofs.model.inode import Inode, Kind, number
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import FOREVER, Attributes, FileView, Opening, exactly, file, unsized
-from pictofs.vfs.nodes.tree import TreeView
+from pictofs.vfs.node import FOREVER_S, Attributes, FileHandler, Opening, exactly, file, unsized
+from pictofs.vfs.nodes.tree import VirtualDirectory
 
-PLACEHOLDER = 1 << 30
+PLACEHOLDER_BYTES = 1 << 30
 """Bytes that stat shows for an image whose size the server does not tell, until it was opened once: more than
 images have, so that whoever trusts it runs into the file's end and not into a cut file."""
 
@@ -23,11 +23,11 @@ def image_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
     inode = number(Kind.IMAGE, row.key)
     size = row.known_size
     if size is None:
-        return unsized(inode, PLACEHOLDER, row.created_ns, keep_entry)
-    return file(inode, size, row.created_ns, FOREVER, keep_entry)
+        return unsized(inode, PLACEHOLDER_BYTES, row.created_ns, keep_entry)
+    return file(inode, size, row.created_ns, FOREVER_S, keep_entry)
 
 
-class ImagesView(TreeView):
+class ImagesDirectory(VirtualDirectory):
     """A virtual directory in `images/`."""
 
     kind = Kind.IMAGES
@@ -54,7 +54,7 @@ def image_xattrs(catalog: Catalog, row: ImageRow) -> Mapping[str, bytes]:
     return xattrs.of_image(row, catalog.dataset(row.dataset), catalog.directory(row.directory))
 
 
-class ImageView(FileView):
+class ImageFile(FileHandler):
     """An image."""
 
     def __init__(self, library: Library) -> None:
@@ -69,7 +69,7 @@ class ImageView(FileView):
         row = self._row(inode)
         content = await self._library.downloads.image(row)
 
-        shown = exactly(image_file(row, 0.0), content.size)._replace(keep=FOREVER)
+        shown = exactly(image_file(row, 0.0), content.size)._replace(keep=FOREVER_S)
         told_one_size = self._library.catalog.had_one_size(row.key, content.size)
         return Opening(shown, content, told_one_size)
 

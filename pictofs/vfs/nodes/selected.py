@@ -15,13 +15,13 @@ from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.model.selection import AXES, AXIS_FOLDERS, SELECTIONS, selections_of
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
-from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FolderView, folder
-from pictofs.vfs.nodes.tree import TreeView
+from pictofs.vfs.node import BATCH, Attributes, Batch, DirectoryHandler, Entry, folder
+from pictofs.vfs.nodes.tree import VirtualDirectory
 
 PARTS = {"images": Kind.VIEW_IMAGES, "annotations": Kind.VIEW_ANNOTATIONS}
 
 
-class SelectionView(FolderView):
+class SelectionRoot(DirectoryHandler):
     """`by-status` or `by-split`, or a folder in it."""
 
     def __init__(self, library: Library) -> None:
@@ -51,7 +51,7 @@ class SelectionView(FolderView):
         return Batch([Entry(name, each, at) for at, (name, each) in found][cookie:], None)
 
     async def _below(self, inode: Inode) -> dict[str, Attributes]:
-        self._library.changes.watch(number(*inode))
+        self._library.invalidations.watch(number(*inode))
         bits = await self._library.selections.of(inode.key)
         row = await self._library.listing.dataset(inode.key)
         root = self._library.catalog.directory_by_path(row.key, "/")
@@ -73,10 +73,10 @@ class SelectionView(FolderView):
         return folder(inode, row.created_ns, self._library.listing.fresh_for)
 
 
-class SelectedView(FolderView):
+class FilteredDirectory(DirectoryHandler):
     """`images/` or `annotations/` of a view, or a virtual directory in it, as far as something below is chosen."""
 
-    def __init__(self, library: Library, kind: Kind, original: TreeView) -> None:
+    def __init__(self, library: Library, kind: Kind, original: VirtualDirectory) -> None:
         """`original`: the view of the same directories with everything in them."""
         self._library, self._kind, self._original = library, kind, original
 
@@ -124,7 +124,7 @@ class SelectedView(FolderView):
         return Batch([], None)
 
     async def _bits(self, inode: Inode) -> Mapping[int, int]:
-        self._library.changes.watch(number(*inode))
+        self._library.invalidations.watch(number(*inode))
         return await self._library.selections.of(self._directory(inode).dataset)
 
     def _directory(self, inode: Inode) -> DirectoryRow:

@@ -11,10 +11,10 @@ from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
 from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
-from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FolderView, folder
+from pictofs.vfs.node import BATCH, Attributes, Batch, DirectoryHandler, Entry, folder
 
 
-class TreeView(FolderView):
+class VirtualDirectory(DirectoryHandler):
     """A virtual directory, seen in `images/` or in `annotations/`."""
 
     kind: Kind
@@ -72,10 +72,10 @@ class TreeView(FolderView):
             if below:
                 return Batch([Entry(row.entry, self._folder(row, keep), row.seq << 1) for row in below], None)
             cookie = 1
-        filling = await self._library.listing.folder(directory)
+        in_progress_listing = await self._library.listing.folder(directory)
         rows = catalog.entries_after(directory.key, cookie >> 1, BATCH)
         entries = [Entry(self.name(row), self.file(row, keep), row.seq << 1 | 1) for row in rows]
-        return Batch(entries, None if entries else filling)
+        return Batch(entries, None if entries else in_progress_listing)
 
     def _directory(self, inode: Inode) -> DirectoryRow:
         row = self._library.catalog.directory(inode.key)
