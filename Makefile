@@ -31,14 +31,14 @@ $(VENV)/runtime: pyproject.toml .ci/packages
 	@.ci/packages runtime "$(PYTHON)"
 	@.ci/venv "$(PYTHON)" $(VENV)
 	@echo "installing pictofs into $(VENV)"
-	@$(PIP) install --editable .
+	@$(PIP) install --editable '.[demo]'
 	@touch $@
 
 $(VENV)/tests: pyproject.toml .ci/packages
 	@.ci/packages tests "$(PYTHON)"
 	@.ci/venv "$(PYTHON)" $(VENV)
 	@echo "installing pictofs and what its tests need into $(VENV); torch is large, give it minutes"
-	@$(PIP) install --editable '.[dev,torch]'
+	@$(PIP) install --editable '.[demo,dev,torch]'
 	@touch $(VENV)/runtime $@
 
 demo: $(VENV)/runtime

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -27,7 +28,7 @@ from pictofs.cli.mount import run
 from pictofs.config import MountSettings
 from pictofs.config.setting import lookup
 from pictofs.config.values import is_loopback
-from pictofs.errors import Conflict, Forbidden, MountFailed, PictofsError
+from pictofs.errors import Conflict, Forbidden, MountFailed, NotSupported, PictofsError
 
 STAND_IN_SECONDS = 30.0
 _REAL_KEY = re.compile(r"pk_[a-z]+_\S{32,}")
@@ -48,6 +49,8 @@ def demo(
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     mounts.check_machine(allow_other=False)
+    check_stand_in()
+
     root = Path(tempfile.mkdtemp(prefix="pictofs-demo-"))
     try:
         path = mounts.resolve(mountpoint) if mountpoint else _new_folder(root / "mnt")
@@ -73,6 +76,15 @@ def refuse_the_real_world(environ: Mapping[str, str]) -> None:
         raise Forbidden(
             "the demo takes no real key, and PICTOGRAPH_API_KEY looks like one: "
             "env -u PICTOGRAPH_API_KEY pictofs demo, or pictofs mount for your own data"
+        )
+
+
+def check_stand_in() -> None:
+    """Raise NotSupported if what the stand-in server needs was not installed: mounts do without."""
+    missing = [name for name in ("PIL", "starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotSupported(
+            f"the demo's server needs {', '.join(missing)}: pip install 'pictofs[demo]', or `make demo` in a checkout"
         )
 
 

@@ -13,10 +13,10 @@ import typer
 
 from pictofs import __version__
 from pictofs.cli import failure, main
-from pictofs.cli.demo import refuse_the_real_world
+from pictofs.cli.demo import check_stand_in, refuse_the_real_world
 from pictofs.cli.formatting import bytes_text, duration_text, share_text
 from pictofs.cli.status import describe
-from pictofs.errors import Forbidden, Throttled
+from pictofs.errors import Forbidden, NotSupported, Throttled
 
 SECRET = "pk_live_" + "5ec2e7" * 10
 
@@ -149,6 +149,12 @@ def test_cache_commands(tmp_path: Path) -> None:
     done = pictofs("cache", "clear", PICTOFS_CACHE_DIR=str(tmp_path / ".cache/pictofs"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "removed 0 files" in done.stdout
+
+
+def test_the_demo_says_what_its_server_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else object())
+    with pytest.raises(NotSupported, match=r"needs uvicorn: pip install 'pictofs\[demo\]'"):
+        check_stand_in()
 
 
 def test_the_demo_refuses_the_real_world(tmp_path: Path) -> None:

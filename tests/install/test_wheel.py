@@ -55,4 +55,11 @@ def test_the_license_and_no_wish_of_the_tests(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith("METADATA"))
     told = Parser().parsestr(wheel.read(name).decode())
     plain = [text for text in told.get_all("Requires-Dist", []) if "extra ==" not in text]
-    assert not any(text.startswith(("pytest", "torch", "mypy", "pictograph")) for text in plain)
+    beside = ("pytest", "torch", "mypy", "pictograph", "pillow", "starlette", "uvicorn", "h11")
+    assert not any(text.startswith(beside) for text in plain)
+
+
+def test_the_sampler_needs_the_standard_library_alone() -> None:
+    """A training environment takes `pip install --no-deps pictofs`: no compiler, no headers of FUSE."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pictofs.torch"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
