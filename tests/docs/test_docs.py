@@ -131,6 +131,7 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
     # Of other programs, or named as missing.
     known |= {
         "--device",
+        "--no-deps",
         "--cap-add",
         "--no-install-recommends",
         "--user",
