@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mounting import Mounting, Serving, Spent, eventually, files_below, needs_mount_namespace
+from starting import run_pictofs
 
 from pictofs import programs
 from pictofs.app import mounts
@@ -58,14 +59,14 @@ class Doctor:
 
     def text(self, *arguments: str | Path, around: tuple[str, ...] = ()) -> str:
         """What it prints for people, about `self.place` alone."""
-        done = subprocess.run(
-            [*around, sys.executable, "-m", "pictofs", "doctor", str(self.place), *map(str, arguments)],
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
+        command = ["doctor", self.place, *arguments]
+        if around:
+            outer = [*around, sys.executable, "-m", "pictofs", *map(str, command)]
+            done = subprocess.run(
+                outer, env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100
+            )
+        else:
+            done = run_pictofs(*command, env=self.environ, text=True)
         assert done.stderr == ""
         assert self.environ.get("PICTOGRAPH_API_KEY", "a secret") not in done.stdout
         self.code, self.out = done.returncode, done.stdout
@@ -127,7 +128,7 @@ def test_j2_without_a_key_nobody_is_asked(doctor: Doctor, serving: Serving) -> N
 
 
 @pytest.mark.parametrize(
-    ("fault", "outcome", "says", "advice"),
+    ("fault", "outcome", "message", "advice"),
     [
         (error(401, "unauthorized"), "fail", "refuses the key", "make a new key on the platform"),
         (error(403, "forbidden"), "fail", "forbids this key", "viewer"),
@@ -177,7 +178,7 @@ class At:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "outcome", "says"),
+    ("ahead", "outcome", "message"),
     [
         (0, "ok", "server's"),
         (3600, "warn", "s behind the server's"),
