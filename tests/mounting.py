@@ -11,7 +11,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from typing import Any, Protocol
 
 import httpx
 import pytest
+from starting import Pictofs, run_pictofs
 
 from pictofs.app import mounts
 from standin import Spec, StandIn
@@ -90,8 +90,8 @@ class Mount:
         self._log = home / "log"
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "pictofs", "mount", "--foreground", *options, str(self.root)],
+            self._process = Pictofs(
+                *("mount", "--foreground", *options, self.root),
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -130,7 +130,9 @@ class Mount:
 
     def pictofs(self, *arguments: str | Path) -> str:
         """Run another command, which must succeed."""
-        return run(sys.executable, "-m", "pictofs", *arguments, env=self.environ)
+        done = run_pictofs(*arguments, env=self.environ)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode("utf-8", "surrogateescape")
 
     def unmount(self) -> None:
         """End it in order: no bug was met, nothing was logged that the test did not expect."""

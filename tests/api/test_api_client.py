@@ -244,6 +244,17 @@ class TestEnvironment:
         with pytest.raises(Invalid, match="_PROXY"):
             connected("https://h.example", key, clock, request_stats)
 
+    async def test_without_ssl_cert_file_the_usual_authorities_are_read(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+            monkeypatch.delenv(name, raising=False)
+        async with (
+            served(always(answer(b'{"data": []}'))) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
+            assert (await api.datasets()).rows == []
+
 
 class TestFailures:
     @pytest.mark.parametrize(

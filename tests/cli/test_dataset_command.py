@@ -7,7 +7,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import pictograph
 import pytest
 from mounting import Hold, Mounting, Serving, Spent, eventually
+from starting import Pictofs, run_pictofs
 
 from standin import Organization, StandIn
 from standin.faults import Fault, Match, Mutate, Reset, error
@@ -52,18 +52,11 @@ def environ(server: StandIn, role: str = "admin", **more: str) -> dict[str, str]
     )
 
 
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "pictofs", "dataset", *map(str, arguments)]
-
-
 def dataset(
     server: StandIn, *arguments: str | Path, role: str = "admin", **more: str
 ) -> tuple[int, str, str]:
     """Exit code, output and errors of a command; what it prints holds no key, no traceback."""
-    env = environ(server, role, **more)
-    done = subprocess.run(
-        command(*arguments), env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=90
-    )
+    done = run_pictofs("dataset", *arguments, env=environ(server, role, **more))
     out, err = done.stdout.decode(), done.stderr.decode()
     assert "Traceback" not in err
     assert not any(key in out + err for key in server.keys.values())
@@ -231,7 +224,7 @@ def test_a_server_that_says_nothing(server: StandIn) -> None:
 def test_ctrl_c(server: StandIn) -> None:
     hold = Hold()
     server.faults.add(Fault(Match(), hold))
-    process = subprocess.Popen(command("list"), env=environ(server), stderr=subprocess.PIPE)
+    process = Pictofs("dataset", "list", env=environ(server), stderr=subprocess.PIPE)
     assert hold.waiting.wait(30)
     process.send_signal(signal.SIGINT)
     assert (process.communicate(timeout=30)[1], process.returncode) == (b"", 130)
@@ -256,9 +249,8 @@ def terminal() -> Iterator[tuple[int, int]]:
 @pytest.mark.parametrize(("typed", "code"), [("street signs\n", 0), ("yes\n", 6), ("\n", 6), ("\x04", 6)])
 def test_delete_asks_for_the_name(server: StandIn, terminal: tuple[int, int], typed: str, code: int) -> None:
     ours, theirs = terminal
-    process = subprocess.Popen(
-        command("delete", "street signs"), env=environ(server), stdin=theirs, stderr=theirs, stdout=theirs
-    )
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    process = Pictofs("dataset", "delete", "street signs", env=environ(server), **streams)
     shown = ""
     while "Type its name" not in shown:
         shown += os.read(ours, 65536).decode()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mounting import Mounting, Serving, Spent, eventually, files_below, needs_mount_namespace
+from starting import run_pictofs
 
 from pictofs import programs
 from pictofs.app import mounts
@@ -58,14 +59,14 @@ class Doctor:
 
     def text(self, *arguments: str | Path, around: tuple[str, ...] = ()) -> str:
         """What it prints for people, about `self.place` alone."""
-        done = subprocess.run(
-            [*around, sys.executable, "-m", "pictofs", "doctor", str(self.place), *map(str, arguments)],
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
+        command = ["doctor", self.place, *arguments]
+        if around:
+            outer = [*around, sys.executable, "-m", "pictofs", *map(str, command)]
+            done = subprocess.run(
+                outer, env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100
+            )
+        else:
+            done = run_pictofs(*command, env=self.environ, text=True)
         assert done.stderr == ""
         assert self.environ.get("PICTOGRAPH_API_KEY", "a secret") not in done.stdout
         self.code, self.out = done.returncode, done.stdout
@@ -99,9 +100,9 @@ def test_j2_a_sound_machine(doctor: Doctor, serving: Serving) -> None:
     }  # it may be full
     assert doctor.code == 0
     assert len(spent.all) == found["API"]["requests"] == 1
-    assert "takes the key and sees 1 datasets" in found["API"]["says"]
-    assert found["key"]["says"] == "found: PICTOGRAPH_API_KEY"
-    assert found["budget"]["says"] == "99,999 of 100,000 requests left"
+    assert "takes the key and sees 1 datasets" in found["API"]["message"]
+    assert found["key"]["message"] == "found: PICTOGRAPH_API_KEY"
+    assert found["budget"]["message"] == "99,999 of 100,000 requests left"
     assert list(doctor.folder.iterdir()) == [doctor.place]  # nothing was made
 
 
@@ -127,7 +128,7 @@ def test_j2_without_a_key_nobody_is_asked(doctor: Doctor, serving: Serving) -> N
 
 
 @pytest.mark.parametrize(
-    ("fault", "outcome", "says", "advice"),
+    ("fault", "outcome", "message", "advice"),
     [
         (error(401, "unauthorized"), "fail", "refuses the key", "make a new key on the platform"),
         (error(403, "forbidden"), "fail", "forbids this key", "viewer"),
@@ -146,7 +147,7 @@ def test_j2_a_server_that_does_not_work(
     spent = Spent(server)
     found = doctor.of(server)()["API"]
     assert found["outcome"] == outcome
-    assert message in found["says"]
+    assert message in found["message"]
     assert (found["advice"] is None) if advice is None else (advice in found["advice"])
     assert len(spent.all) == 1
 
@@ -155,7 +156,7 @@ def test_nobody_listens(doctor: Doctor, serving: Serving) -> None:
     doctor.environ |= {"PICTOGRAPH_BASE_URL": "http://127.0.0.1:1", "PICTOGRAPH_API_KEY": "pk_live_x"}
     found = doctor()
     assert found["API"]["outcome"] == "fail"
-    assert "can't be reached" in found["API"]["says"]
+    assert "can't be reached" in found["API"]["message"]
     assert "clock" not in found
 
 
@@ -177,7 +178,7 @@ class At:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "outcome", "says"),
+    ("ahead", "outcome", "message"),
     [
         (0, "ok", "server's"),
         (3600, "warn", "s behind the server's"),
@@ -188,13 +189,13 @@ def test_j2_clocks(doctor: Doctor, serving: Serving, ahead: float, outcome: str,
     server = serving(SMALL)
     server.faults.add(Fault(Match(), At(ahead)))
     found = doctor.of(server)()["clock"]
-    assert (found["outcome"], message in found["says"]) == (outcome, True)
+    assert (found["outcome"], message in found["message"]) == (outcome, True)
 
 
 def test_a_spent_budget(doctor: Doctor, serving: Serving) -> None:
     found = doctor.of(serving(SMALL, hourly_limit=40))()["budget"]
     assert found["outcome"] == "warn"
-    assert found["says"].startswith("39 of 40 requests left: nothing is fetched ahead before ")
+    assert found["message"].startswith("39 of 40 requests left: nothing is fetched ahead before ")
 
 
 def test_keys_and_their_files(doctor: Doctor, serving: Serving) -> None:
@@ -208,9 +209,9 @@ def test_keys_and_their_files(doctor: Doctor, serving: Serving) -> None:
     assert found["key"]["advice"] == f"chmod 600 {file}"
     assert found["API"]["outcome"] == "ok"
     doctor.environ["PICTOGRAPH_API_KEY"] = "copied-badly"
-    assert "keys begin with pk_" in doctor()["key"]["says"]
+    assert "keys begin with pk_" in doctor()["key"]["message"]
     doctor.environ["PICTOGRAPH_API_KEY"] = "pk_live_ä"
-    assert "non-ASCII" in doctor()["API"]["says"]
+    assert "non-ASCII" in doctor()["API"]["message"]
     found = doctor("--base-url", "http://example.org")
     assert found["settings"]["outcome"] == "fail"
 
@@ -230,7 +231,7 @@ def test_a_cache_with_damage_and_litter(doctor: Doctor, mounted: Mounting, servi
     os.utime(litter, (0, 0))
     (doctor.cache / "catalog/x.db.broken-1").touch()
     found = doctor()
-    assert found["contents"]["says"].startswith("of 50 files looked at 50 are damaged;")
+    assert found["contents"]["message"].startswith("of 50 files looked at 50 are damaged;")
     assert found["contents"]["advice"] == "pictofs cache verify"
     assert found["catalog"]["outcome"] == "warn"
     assert len(list(doctor.cache.glob("content/??/*"))) == 61  # it looked, and no more
@@ -247,7 +248,7 @@ def test_room(doctor: Doctor) -> None:
 def test_j2_mounts(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(SMALL))
     doctor.place = mount.root
-    assert doctor()["mount"]["says"] == f"{mount.root}: live"
+    assert doctor()["mount"]["message"] == f"{mount.root}: live"
     os.kill(mount.pid, signal.SIGSTOP)
     try:
         found = doctor()["mount"]
@@ -267,7 +268,7 @@ def test_j2_mounts(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
 @root_only
 def test_j2_as_another_user(doctor: Doctor, serving: Serving) -> None:
     found = doctor.of(serving(SMALL))(around=AS_NOBODY)
-    assert found["rights"]["says"] == f"user {NOBODY}, mounts by fusermount3"
+    assert found["rights"]["message"] == f"user {NOBODY}, mounts by fusermount3"
     assert found["fusermount3"]["outcome"] == "ok"
     assert found["API"]["outcome"] == "ok"
     assert (found["cache"]["outcome"], found["cache"]["advice"]) == (
@@ -276,7 +277,7 @@ def test_j2_as_another_user(doctor: Doctor, serving: Serving) -> None:
     )
     assert found["mount point"]["outcome"] == "fail"  # it is not theirs
     found = doctor(around=(*AS_NOBODY, "--no-new-privs"))
-    assert "no_new_privs" in found["rights"]["says"]
+    assert "no_new_privs" in found["rights"]["message"]
 
 
 @root_only
@@ -291,7 +292,7 @@ def test_j2_in_a_container_without_fuse(doctor: Doctor) -> None:
         "-",
     )
     found = doctor(around=hidden)
-    assert found["/dev/fuse"]["says"] == "it does not exist"
+    assert found["/dev/fuse"]["message"] == "it does not exist"
     assert "--device /dev/fuse" in found["/dev/fuse"]["advice"]
     found = doctor(around=("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"))
     assert found["rights"]["outcome"] == "fail"
@@ -321,7 +322,7 @@ def test_j2_a_cache_on_a_disk_that_hangs(doctor: Doctor, mounted: Mounting, serv
     finally:
         os.kill(mount.pid, signal.SIGCONT)
     assert found["cache"]["outcome"] == "fail"
-    assert found["cache"]["says"].startswith("no answer within")
+    assert found["cache"]["message"].startswith("no answer within")
     with suppress(OSError):
         os.listdir(mount.datasets)
 

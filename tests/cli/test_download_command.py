@@ -16,6 +16,7 @@ from typing import Any
 import pictograph
 import pytest
 from mounting import Serving, Spent, files_below, images_and_notes, run
+from starting import Pictofs
 
 from standin import Organization, Spec, StandIn
 from standin.faults import Delay, Fault, Match, error
@@ -46,8 +47,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
             "PICTOGRAPH_API_KEY": server.keys[role],
         }
         begun.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "pictofs", "download", *map(str, arguments)],
+            Pictofs(
+                *("download", *arguments),
                 env=environ | more,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starting import Pictofs
 
 from pictofs.app import mounts
 from pictofs.model.printable import printable
@@ -26,6 +27,10 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /
 def server() -> Iterator[StandIn]:
     with StandIn(PRESETS["small"]()) as running:
         yield running
+
+
+def _python(*arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "pictofs", *map(str, arguments)], **options)
 
 
 class Prompt:
@@ -43,8 +48,10 @@ class Prompt:
         }
 
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "pictofs", *map(str, arguments)],
+        # A mount is found by its command line, which is that of Python itself.
+        start = _python if arguments[0] == "mount" else Pictofs
+        return start(
+            *arguments,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mounting import Mount, Mounting, Serving, Spent
+from starting import run_pictofs
 
 from standin import Spec
 
@@ -24,14 +23,7 @@ SEVENTY_TWO = Spec.uniform(images=72, size=SIZE, directories=3)
 def prefetch(
     mount: Mount, *arguments: str | Path, input: bytes = b"", **options: Any
 ) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pictofs", "prefetch", *map(str, arguments)],
-        env=mount.environ,
-        input=input,
-        capture_output=True,
-        timeout=60,
-        **options,
-    )
+    done = run_pictofs("prefetch", *arguments, env=mount.environ, input=input, **options)
     out, err = done.stdout.decode(), done.stderr.decode("utf-8", "surrogateescape")
     assert "Traceback" not in err
     return done.returncode, out, err

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from mounting import Mount, Mounting, Serving
+from starting import run_pictofs
 
 from pictofs.model.printable import printable
 from standin import Organization, StandIn
@@ -41,13 +42,7 @@ def harmless(text: str) -> bool:
 
 def said(environ: dict[str, str], *arguments: str | Path) -> str:
     """All that a command prints, on a terminal that has colours."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pictofs", *map(str, arguments)],
-        env={**environ, "COLUMNS": "300"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=90,
-    )
+    done = run_pictofs(*arguments, env={**environ, "COLUMNS": "300"})
     return (done.stdout + done.stderr).decode()
 
 

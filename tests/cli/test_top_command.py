@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from mounting import Mount, Mounting, Serving, Spent, files_below
+from starting import run_pictofs
 
 from pictofs.app import mounts
 from pictofs.cli.top import choose
@@ -73,14 +74,7 @@ class Terminal:
 
 
 def top(mount: Mount, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pictofs", "top", *arguments],
-        env=mount.environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return run_pictofs("top", *arguments, env=mount.environ, text=True)
 
 
 def test_one_frame(mounted: Mounting, serving: Serving) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mounting import Mount, Mounting, Serving, Spent, expected, files_below
+from starting import Pictofs
 
 from standin import Spec
 from standin.faults import Fault, Match, error
@@ -26,9 +27,8 @@ SMALL = Spec((DatasetSpec("small", images=30, size=5000, directories=3),))
 
 
 def start(mount: Mount, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pictofs", "warm", *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=mount.environ, stdout=pipe, stderr=pipe, text=True, **options)
+    return Pictofs("warm", *arguments, env=mount.environ, stdout=pipe, stderr=pipe, text=True, **options)
 
 
 def warm(mount: Mount, *arguments: str | Path) -> tuple[int, str, str]:

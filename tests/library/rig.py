@@ -112,13 +112,14 @@ class Mount:
 
     async def rest(self, opened: OpenFile, piece: int = 1 << 17) -> bytes:
         """Every byte of an open file."""
-        size, data = opened.attributes.size, b""
+        size, data = opened.attributes.size, bytearray()
         while len(data) < size:
-            more = await self.tree.read(opened.handle, len(data), min(piece, size - len(data)))
-            assert more, "a read came back empty before the end"
+            asked = min(piece, size - len(data))
+            more = await self.tree.read(opened.handle, len(data), asked)
+            assert len(more) == asked, "a read came back short before the end, where the kernel ends the file"
             data += more
         assert await self.tree.read(opened.handle, size, 1) == b""
-        return data
+        return bytes(data)
 
     async def list(self, path: str) -> dict[str, Attributes]:
         """The entries of a folder, each of which comes once."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 from mounting import Mount, Mounting, Serving, Spent, eventually, files_below, images_and_notes, run
+from starting import run_pictofs
 
 from standin import PRESETS, Spec
 from standin.spec import DatasetSpec
@@ -15,7 +14,7 @@ SMALL = Spec((DatasetSpec("small", images=30, size=5000, directories=3),))
 
 
 def download(mount: Mount, *arguments: str | Path) -> str:
-    return run(sys.executable, "-m", "pictofs", "download", *arguments, env=mount.environ)
+    return mount.pictofs("download", *arguments)
 
 
 def test_d1_diff_r_with_a_mount(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
@@ -25,12 +24,7 @@ def test_d1_diff_r_with_a_mount(mounted: Mounting, serving: Serving, tmp_path: P
     mount.expected += ["malformed", "could not be completed"]
     for folder in mount.datasets.iterdir():
         out = tmp_path / "out" / folder.name
-        subprocess.run(
-            [sys.executable, "-m", "pictofs", "download", folder.name, str(out)],
-            env=mount.environ,
-            capture_output=True,
-            timeout=100,
-        )
+        run_pictofs("download", folder.name, out, env=mount.environ)
         for kind in ("images", "annotations"):
             run("diff", "-r", folder / kind, out / kind)
         shown = [path for path in (folder / "images").rglob("*") if path.is_file()]
