@@ -1,4 +1,7 @@
-"""A mount's own process: started from the terminal, reporting back once, then on its own with a log."""
+"""A mount's own process.
+
+It is started from the terminal, reports back once, and is then on its own with a log.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +41,15 @@ def _descriptor(handler: logging.StreamHandler[Any]) -> int:
     return int(handler.stream.fileno())
 
 
-def start(serve: Serve, settings: MountSettings, seconds: float, *, keep: Collection[int] = ()) -> int:
-    """Run `serve` in a process of its own and wait up to `seconds` until it says that the mount answers.
+def start(
+    serve: Serve, settings: MountSettings, seconds: float, *, keep: Collection[int] = ()
+) -> int:
+    """Run `serve` in a process of its own and wait until it says that the mount answers.
 
-    `keep`: descriptors that the process needs.
+    `seconds`: how long to wait at most. `keep`: descriptors that the process needs.
 
-    To be called before any thread or event loop starts: only the calling thread lives on after a fork.
+    To be called before any thread or event loop starts: only the calling thread lives on after a
+    fork.
 
     Returns: the process id.
 
@@ -55,36 +61,46 @@ def start(serve: Serve, settings: MountSettings, seconds: float, *, keep: Collec
     log = log_path(settings)
     handler = log_to_file(log, settings)
     reader, writer = os.pipe()
+
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
         _run(serve, log, writer, {_descriptor(handler), writer, *keep})
+
     os.close(writer)
     logging.getLogger().removeHandler(handler)
     handler.close()
+
     try:
         report = _read_report(reader, seconds)
-    except BaseException:  # also when Ctrl-C comes: nothing is left behind that nobody waits for
+    except BaseException:
+        # Also when Ctrl-C comes: nothing is left behind that nobody waits for.
         _end(pid)
         raise
     finally:
         os.close(reader)
+
     if report is None:
         _, status = os.waitpid(pid, 0)
-        raise MountFailed(f"the mount's process ended at once ({_ending(status)}); its log is {log}")
+        raise MountFailed(
+            f"the mount's process ended at once ({_ending(status)}); its log is {log}"
+        )
+
     if report.error:
         os.waitpid(pid, 0)
         raise from_exit_code(report.exit_code, report.error)
+
     return pid
 
 
 def _read_report(reader: int, seconds: float) -> Report | None:
-    """The one line that the process sends; None when it ended without one."""
+    """The one line that the process sends; None if it ended without one."""
     if not select.select([reader], [], [], seconds)[0]:
         raise TimedOut(f"the mount did not answer within {seconds:g} s")
     with open(reader, encoding="utf-8", closefd=False) as stream:
         line = stream.readline()
+
     return Report(**json.loads(line)) if line else None
 
 
@@ -117,7 +133,10 @@ def _serve(serve: Serve, log: Path, writer: int) -> int:
     def tell(report: Report) -> None:
         while pending:
             # The parent may be gone: then nobody wants to know.
-            with contextlib.suppress(BrokenPipeError), open(pending.pop(), "w", encoding="utf-8") as stream:
+            with (
+                contextlib.suppress(BrokenPipeError),
+                open(pending.pop(), "w", encoding="utf-8") as stream,
+            ):
                 stream.write(json.dumps(dataclasses.asdict(report)) + "\n")
 
     try:
@@ -130,23 +149,30 @@ def _serve(serve: Serve, log: Path, writer: int) -> int:
         _log.exception("The mount ends by a bug")
         tell(Report(f"an unexpected error, which is a bug; what happened is in {log}", 1))
         return 1
+
     tell(Report("the mount was ended before it answered", 1))
     return 0
 
 
 def _detach(log: Path, keep: set[int]) -> None:
-    """Leave the terminal and everything that the parent had open, but for the descriptors `keep`."""
+    """Leave the terminal and all that the parent had open, but for the descriptors `keep`."""
     os.setsid()
-    # Until the mount listens for it: a terminal that closes, or a rotated log, must not end it on its way.
+
+    # Until the mount listens for it: a terminal that closes, or a rotated log, must not end it on
+    # its way.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     os.chdir("/")
     os.umask(0o077)
-    null = os.open(os.devnull, os.O_RDWR)
+
     # What C code or a dying interpreter prints belongs to the log.
+    null = os.open(os.devnull, os.O_RDWR)
     stderr = os.open(log, os.O_WRONLY | os.O_APPEND)
     for target, source in enumerate((null, null, stderr)):
         os.dup2(source, target)
+
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in keep:
-            with contextlib.suppress(OSError):  # the listing's own descriptor is gone already
+            # The listing's own descriptor is gone already.
+            with contextlib.suppress(OSError):
                 os.close(int(name))

@@ -39,18 +39,22 @@ def run(settings: ServerSettings, key: ApiKey, work: Callable[[Datasets], Awaita
 
     try:
         return trio.run(opened)
-    except BaseExceptionGroup as group:  # of a nursery in the HTTP library, on Ctrl-C
+    except BaseExceptionGroup as group:
+        # Of a nursery in the HTTP library, on Ctrl-C.
         raise only(group) from group
 
 
 def _asked_for(dataset: Dataset, name: str) -> Dataset:
-    """`dataset`, which the server has given for `name`: it may be deleted next, on the server's word alone.
+    """`dataset`, which the server has given for `name`, once it is seen to be the one asked for.
+
+    It may be deleted next, on the server's word alone.
 
     Raises:
         InvalidResponse: it is another one.
     """
     if name == dataset.name or (is_uuid(name) and name.lower() == dataset.id.lower()):
         return dataset
+
     raise InvalidResponse(
         f"the server was asked for the dataset {name!r} and gave {dataset.name!r} ({dataset.id}): "
         "nothing was changed; write the id to be sure"
@@ -62,10 +66,14 @@ class Datasets:
 
     def __init__(self, api: Api, timeout: float) -> None:
         """`timeout`: seconds that one call of the API may take, its retries included."""
-        self._api, self._timeout = api, timeout
+        self._api = api
+        self._timeout = timeout
 
     async def rows(self, limit: int | None = None, *, archived: bool = False) -> list[Dataset]:
-        """All active datasets, or all archived ones, or the first `limit` of them, in the server's order."""
+        """All active datasets, or all archived ones, in the server's order.
+
+        `limit`: only so many of them.
+        """
 
         async def page(offset: int, wanted: int) -> Page[Dataset]:
             return await self._in_time(self._api.datasets(offset, wanted, archived=archived))
@@ -73,16 +81,20 @@ class Datasets:
         return await read_datasets(page, limit)
 
     async def by_id(self, identity: str) -> Dataset:
-        """The dataset of an id. Raises Invalid for what is no UUID."""
+        """The dataset of an id. Raises Invalid for what is not a UUID."""
         if not is_uuid(identity):
-            raise Invalid(f"{identity!r} is no id: write a UUID, or the dataset's name without --id")
+            raise Invalid(
+                f"{identity!r} is no id: write a UUID, or the dataset's name without --id"
+            )
+
         return _asked_for(await self._in_time(self._api.dataset(identity)), identity)
 
     async def find(self, name: str) -> Dataset:
         """The dataset of a name, or of an id.
 
-        A text that looks like an id is taken for one first, as the API does. A name that the API can't address
-        (with `/`, `.` and `..`, one that looks like an id) is looked for in the lists.
+        A text that looks like an id is taken for one first, as the API does. A name that the API
+        can't address (with `/`, `.` and `..`, one that looks like an id) is looked for in the
+        lists.
         """
         if is_addressable(name):
             try:
@@ -92,10 +104,12 @@ class Datasets:
                     raise
             else:
                 return _asked_for(found, name)
+
         for archived in (False, True):
             for row in await self.rows(archived=archived):
                 if row.name == name:
                     return row
+
         raise NoSuchEntry(f"there is no dataset {name!r}, or the API key may not see it")
 
     async def create(self, name: str, description: str | None) -> Dataset:
@@ -103,13 +117,16 @@ class Datasets:
         return await self._in_time(self._api.create_dataset(name, description))
 
     async def update(self, name: str, *, rename: str | None, description: str | None) -> Dataset:
-        """Another name or description; None leaves it. Raises AlreadyExists for a name that is taken."""
+        """Change name or description; None leaves it.
+
+        Raises AlreadyExists for a name that is taken.
+        """
         identity = (await self.find(name)).id
         changed = self._api.update_dataset(identity, new_name=rename, description=description)
         return await self._in_time(changed)
 
     async def delete(self, dataset: Dataset) -> None:
-        """Delete a dataset with all of its images, for good: by its id, which no other ever gets."""
+        """Delete a dataset with all its images, for good: by its id, which no other ever gets."""
         await self._in_time(self._api.delete_dataset(dataset.id))
 
     async def _in_time(self, call: Awaitable[T]) -> T:

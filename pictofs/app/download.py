@@ -46,7 +46,8 @@ def download(
     with Folder(root) as folder:
         try:
             return trio.run(_run, settings, key, folder, wanted, show)
-        except BaseExceptionGroup as group:  # of the nursery, however few are in it
+        except BaseExceptionGroup as group:
+            # Of the nursery, however few are in it.
             raise only(group) from group
 
 
@@ -72,8 +73,10 @@ async def _run(
         run = DownloadJob(library, folder, wanted)
         await nursery.start(stop_on_signals, run)
         nursery.start_soon(run.run)
+
         while not run.finished.is_set():
             show(run.progress())
             with trio.move_on_after(TELL_EVERY_S):
                 await run.finished.wait()
+
     return Ended(run.result(), run.error, interrupted)

@@ -26,7 +26,10 @@ from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.database import SCHEMA_VERSION
 
 ATTEMPT = 1 / 3
-"""Share of an operation's deadline that one silent connection may take, so that another can be tried."""
+"""Share of an operation's deadline that one silent connection may take.
+
+The rest is left for another one to be tried.
+"""
 
 
 @asynccontextmanager
@@ -41,18 +44,22 @@ async def open_library(
     bulk_annotations: bool = False,
     worker: bool = False,
 ) -> AsyncIterator[tuple[Library, trio.Nursery]]:
-    """A library with the user's cache and catalog, and the nursery that it lives in, which is cancelled at the end.
+    """A library with the user's cache and catalog, and the nursery that it lives in.
 
-    `worker`: whether a process of its own fetches ahead. `start` is left to the caller. What the body raises comes
-    out in groups, see `only`. Raises PictofsError where the cache can't be used.
+    The nursery is cancelled at the end. `worker`: whether a process of its own fetches ahead.
+    `start` is left to the caller. What the body raises comes out in groups, see `only`. Raises
+    PictofsError if the cache can't be used.
     """
     _raise_file_limit()
-    clock, request_stats = SystemClock(), RequestStats()
+    clock = SystemClock()
+    request_stats = RequestStats()
     server = _fingerprint(settings.base_url)
+
     blob_cache = BlobCache(
         settings.blobs_dir, limit=settings.cache_size, reserve=settings.min_free, clock=clock
     )
     catalog = Catalog(_made(catalog_path(settings, key)))
+
     api = Api(
         settings.base_url,
         key,
@@ -70,6 +77,7 @@ async def open_library(
         inactivity_timeout=settings.timeout * ATTEMPT,
         allow_plain_http=settings.allow_plain_http,
     )
+
     try:
         async with api, storage, trio.open_nursery() as nursery:
             library = Library(
@@ -92,6 +100,7 @@ async def open_library(
                 bulk_annotations=bulk_annotations,
                 worker=_setup(settings) if worker else None,
             )
+
             yield library, nursery
             nursery.cancel_scope.cancel()
     finally:
@@ -100,7 +109,10 @@ async def open_library(
 
 
 def _raise_file_limit() -> None:
-    """Have as many files open as this process may: each file that a reader has open is one of ours."""
+    """Have as many files open as this process may.
+
+    Each file that a reader has open is one of ours.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -130,13 +142,18 @@ def _fingerprint(text: str) -> str:
 
 
 def catalog_path(settings: LibrarySettings, key: ApiKey) -> Path:
-    """One catalog for each server and key: another key may see other items. And one for each version of its
-    tables: an older pictofs that is still mounted, or is started again, keeps its own.
+    """The catalog of a server and a key: another key may see other items.
 
-    The name holds a hash of the key with 64 bits, of which nothing of the key can be told.
+    Each version of its tables has one, too: an older pictofs that is still mounted, or is started
+    again, keeps its own.
+
+    The name holds a hash of the API key with 64 bits, of which nothing of the key can be told.
     """
-    owner = hashlib.blake2b(key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]).hexdigest()
-    return settings.cache_dir / "catalog" / f"{_fingerprint(settings.base_url)}-{owner}.v{SCHEMA_VERSION}.db"
+    owner = hashlib.blake2b(
+        key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]
+    ).hexdigest()
+    name = f"{_fingerprint(settings.base_url)}-{owner}.v{SCHEMA_VERSION}.db"
+    return settings.cache_dir / "catalog" / name
 
 
 def _made(path: Path) -> Path:

@@ -47,7 +47,7 @@ class JsonFormatter(logging.Formatter):
     """An object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record's own fields where it has some, else those of a message."""
+        """The record's own fields if it has some, else those of a message."""
         fields: dict[str, Any] = getattr(record, "fields", None) or {
             "level": record.levelname,
             "logger": record.name,
@@ -55,6 +55,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
+
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         return json.dumps({"time": time, **fields}).replace("\x7f", "\\u007f")
 
@@ -64,7 +65,8 @@ class AccessFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Paths are quoted as in JSON, so that no name can end a line."""
-        fields: dict[str, Any] = getattr(record, "fields")  # noqa: B009 - an extra, which no class declares
+        # An extra, which no class declares.
+        fields: dict[str, Any] = getattr(record, "fields")  # noqa: B009
         paths = [_quoted(fields[name]) for name in ("path", "to") if name in fields]
         return (
             f"{self.formatTime(record)} {fields['operation']} {fields['errno']} "
@@ -73,7 +75,10 @@ class AccessFormatter(logging.Formatter):
 
 
 def _quoted(text: str) -> str:
-    """As in JSON, and readable where that is safe: JSON itself lets through what a terminal acts upon."""
+    """As in JSON, and readable if that is safe.
+
+    JSON itself lets through what a terminal acts upon.
+    """
     quoted = json.dumps(text, ensure_ascii=False)
     return "".join(char if char.isprintable() else _escaped(char) for char in quoted)
 
@@ -113,6 +118,7 @@ def log_accesses(settings: MountSettings) -> None:
     assert settings.access_log is not None
     if settings.access_log == log_path(settings):
         raise Invalid(f"{settings.access_log} is the log: name another file by --access-log")
+
     handler = _rotating(settings.access_log, "--access-log")
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else AccessFormatter())
     ACCESS.addHandler(handler)
@@ -121,7 +127,10 @@ def log_accesses(settings: MountSettings) -> None:
 
 
 def reopen() -> None:
-    """Go on in files of the logs' names, made anew where they were moved away. Those that can't be stay as they are."""
+    """Go on in files of the logs' names, made anew if they were moved away.
+
+    Those that can't be made stay as they are.
+    """
     for logger in (logging.getLogger(), ACCESS):
         for handler in logger.handlers:
             if isinstance(handler, _PrivateFile):
@@ -137,11 +146,13 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
             old = self.stream
             if old is None:
                 return
+
             try:
                 self.stream = self._open()
             except OSError as error:
                 log.warning("%s can't be opened anew: %s", self.baseFilename, error.strerror)
                 return
+
             # Standard error of a mount in the background is the log, too.
             if os.path.sameopenfile(old.fileno(), 2):
                 os.dup2(self.stream.fileno(), 2)
@@ -168,16 +179,24 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
 def _rotating(path: Path, option: str) -> logging.handlers.RotatingFileHandler:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
         return _PrivateFile(
-            path, maxBytes=LOG_BYTES, backupCount=LOG_FILES - 1, encoding="utf-8", errors="backslashreplace"
+            path,
+            maxBytes=LOG_BYTES,
+            backupCount=LOG_FILES - 1,
+            encoding="utf-8",
+            errors="backslashreplace",
         )
     except OSError as error:
-        raise Invalid(f"can't log to {path}: {error.strerror}; name another place by {option}") from None
+        raise Invalid(
+            f"can't log to {path}: {error.strerror}; name another place by {option}"
+        ) from None
 
 
 def _install(handler: logging.Handler, settings: MountSettings) -> None:
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.getLogger().addHandler(handler)
+
     # Other libraries' chatter holds signed URLs: only what they warn of is let in.
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("pictofs").setLevel(settings.log_level.upper())

@@ -1,6 +1,7 @@
-"""HTTP for Prometheus on the loopback: one document, and nothing that anybody on this machine can hold open.
+"""HTTP for Prometheus on the loopback.
 
-Everybody may connect. So there are never more than CONNECTIONS, each for SECONDS at most; where one too many comes,
+It serves one document, and nothing that anybody on this machine can hold open. Everybody may
+connect. So there are never more than CONNECTIONS, each for SECONDS at most; if one too many comes,
 the oldest goes.
 """
 
@@ -35,14 +36,18 @@ class MetricsServer:
     async def _connected(self, stream: trio.SocketStream) -> None:
         if len(self._open) >= CONNECTIONS:
             self._open.pop(min(self._open)).cancel()
-        number = self._number = self._number + 1
+
+        self._number += 1
+        number = self._number
         with trio.CancelScope(deadline=trio.current_time() + SECONDS) as scope:
             self._open[number] = scope
             try:
-                with suppress(trio.BrokenResourceError):  # the client has left
+                # The client has left.
+                with suppress(trio.BrokenResourceError):
                     await self._answer(stream)
             finally:
                 self._open.pop(number, None)
+
         await trio.aclose_forcefully(stream)
 
     async def _answer(self, stream: trio.SocketStream) -> None:
@@ -51,6 +56,7 @@ class MetricsServer:
             chunk = await stream.receive_some(HEAD_BYTES)
             if not chunk:
                 return
+
             head += chunk
             if len(head) > HEAD_BYTES:
                 await stream.send_all(_response("431 Request Header Fields Too Large"))
@@ -64,6 +70,7 @@ class MetricsServer:
             answer = _response("404 Not Found")
         else:
             answer = _response("200 OK", self._text(), has_body=method == b"GET")
+
         await stream.send_all(answer)
         await stream.send_eof()
 

@@ -42,7 +42,10 @@ log = logging.getLogger(__name__)
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 """What ends a mount; in the foreground SIGHUP does, too."""
 SWITCH_S = 0.0005
-"""Seconds for which a thread may keep the loop from the interpreter after each of the loop's system calls."""
+"""Seconds that a thread may keep the loop from the interpreter.
+
+That may happen after each of the loop's system calls.
+"""
 
 
 def serve(settings: MountSettings, key: ApiKey, on_ready: Callable[[], None]) -> None:
@@ -53,13 +56,16 @@ def serve(settings: MountSettings, key: ApiKey, on_ready: Callable[[], None]) ->
     sys.setswitchinterval(SWITCH_S)
     try:
         trio.run(_Mount(settings, key, on_ready).run)
-    except BaseExceptionGroup as group:  # of the nursery, however few are in it
+    except BaseExceptionGroup as group:
+        # Of the nursery, however few are in it.
         raise only(group) from group
 
 
 class _Mount:
     def __init__(self, settings: MountSettings, key: ApiKey, on_ready: Callable[[], None]) -> None:
-        self._settings, self._key, self._on_ready = settings, key, on_ready
+        self._settings = settings
+        self._key = key
+        self._on_ready = on_ready
         self._started = time.time()
 
     async def run(self) -> None:
@@ -74,13 +80,17 @@ class _Mount:
             bulk_annotations=settings.bulk_annotations == "export",
             worker=True,
         )
+
         async with opened as (library, nursery):
             library.start(nursery)
             await self._check_access(library)
             await self._serve(library, nursery)
 
     async def _check_access(self, library: Library) -> None:
-        """One request, which the mount needs anyway. A cached organization is mounted without a server."""
+        """One request, which the mount needs anyway.
+
+        A cached organization is mounted without a server.
+        """
         await library.listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
         if isinstance(library.connectivity.error, Unauthorized):
             raise library.connectivity.error
@@ -90,6 +100,15 @@ class _Mount:
         socket = new_socket(settings.mountpoint, settings.cache_dir, os.environ)
 
         def status() -> dict[str, Any]:
+            kinds = {
+                name: {
+                    "ended": counts.total,
+                    "failed": counts.failed,
+                    "under_way": counts.under_way,
+                }
+                for name, counts in operations.counts.items()
+            }
+
             return {
                 "version": 1,
                 "pictofs": __version__,
@@ -100,10 +119,7 @@ class _Mount:
                 "control_socket": str(socket),
                 "open_files": tree.open_files,
                 "bugs": operations.bugs,
-                "operations": {
-                    name: {"ended": counts.total, "failed": counts.failed, "under_way": counts.under_way}
-                    for name, counts in operations.counts.items()
-                },
+                "operations": kinds,
                 **library.status(settings.cache_dir),
             }
 
@@ -130,6 +146,7 @@ class _Mount:
         if settings.access_log is not None:
             log_accesses(settings)
             operations.log_access = AccessLog(tree, Places(library))
+
         metrics = Metrics(
             library,
             operations.counts,
@@ -137,6 +154,7 @@ class _Mount:
             open_files=lambda: tree.open_files,
             bugs=lambda: operations.bugs,
         )
+
         handlers: dict[str, Handler] = {
             "refresh": _Refresh(library),
             "status": _Status(status),
@@ -145,9 +163,12 @@ class _Mount:
             "order": Orders(library, nursery),
         }
         await nursery.start(ControlServer(socket, handlers).serve)
-        async with metrics.served(settings.metrics_port) if settings.metrics_port else nullcontext():
+
+        port = settings.metrics_port
+        async with metrics.served(port) if port else nullcontext():
             stopping = _Stopping(foreground=settings.foreground)
             await nursery.start(stopping.listen)
+
             mounts.check_free(settings.mountpoint)
             session = Session(
                 operations,
@@ -155,6 +176,7 @@ class _Mount:
                 writable=settings.writable,
                 allow_other=settings.allow_other,
             )
+
             try:
                 nursery.start_soon(_read_ahead, settings.mountpoint)
                 nursery.start_soon(session.forget_entries, library.invalidations.incoming)
@@ -167,22 +189,28 @@ class _Mount:
                 )
                 await session.serve(_looker(settings.mountpoint))
             except PictofsError as error:
-                if settings.foreground:  # in the background what ends the process is logged anyway
+                # In the background what ends the process is logged anyway.
+                if settings.foreground:
                     log.error("%s", error)
                 raise
             finally:
                 self._tell_systemd("STOPPING=1")
                 session.close()
                 tree.close_all()
+
         log.info("unmounted %s", settings.mountpoint)
 
     def _tell_systemd(self, *lines: str) -> None:
-        if self._settings.foreground:  # in the background we may run in somebody else's unit
+        # In the background we may run in somebody else's unit.
+        if self._settings.foreground:
             systemd.tell(*lines)
 
 
 class _Status:
-    """The control operation `status`: status.json, without a request of the kernel that it would count."""
+    """The control operation `status`.
+
+    It answers with status.json, without a request of the kernel that it would count.
+    """
 
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
         self._status = status
@@ -192,7 +220,10 @@ class _Status:
 
 
 def _looker(mountpoint: Path) -> Callable[[], bool]:
-    """Tells from now on whether what is mounted there now is still mounted somewhere, without touching it."""
+    """Tells from now on whether what is mounted there now is still mounted somewhere.
+
+    The mount is not touched for that.
+    """
     made = mounts.mount_at(mountpoint)
 
     def is_mounted() -> bool:
@@ -202,7 +233,10 @@ def _looker(mountpoint: Path) -> Callable[[], bool]:
 
 
 async def _read_ahead(mountpoint: Path) -> None:
-    """Have the kernel read ahead further. The answer to INIT, which comes before any other, resets it to 128 KiB."""
+    """Have the kernel read ahead further.
+
+    The answer to INIT, which comes before any other, resets that to 128 KiB.
+    """
     with suppress(OSError, NoThread):
         await only_in_thread(os.statvfs, mountpoint, abandon_on_cancel=True)
         mounts.read_ahead(mountpoint)
@@ -221,19 +255,27 @@ class _Refresh:
 
 
 class _Datasets:
-    """The control operation `datasets`: another program has changed the list of datasets, so look at it now."""
+    """The control operation `datasets`.
+
+    Another program has changed the list of datasets, so look at it now.
+    """
 
     def __init__(self, library: Library, *, frozen: bool) -> None:
-        self._library, self._frozen = library, frozen
+        self._library = library
+        self._frozen = frozen
 
     async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        if not self._frozen:  # which shows what was, whoever changes it
+        # A frozen mount shows what was, whoever changes it.
+        if not self._frozen:
             await self._library.refresh_list()
         return {}
 
 
 class _Stopping:
-    """Ends the mount in order by a signal. Any other end by one would leave the mount point broken."""
+    """Ends the mount in order by a signal.
+
+    Any other end by one would leave the mount point broken.
+    """
 
     def __init__(self, *, foreground: bool) -> None:
         self._foreground = foreground
@@ -248,7 +290,7 @@ class _Stopping:
                 self._hear(signal.Signals(number))
 
     def use(self, session: Session) -> None:
-        """It is mounted: what is to be stopped, at once where a signal came before."""
+        """It is mounted: what is to be stopped, at once if a signal came before."""
         self._session = session
         if self._stopped:
             session.stop()

@@ -1,7 +1,8 @@
 """Mounts on this machine: which there are, whether they answer, and how they are taken away.
 
-A mount whose process died fails every access with ENOTCONN ("stale"); one whose process hangs blocks whoever
-touches it, for good. So nothing here touches a mount but through `within`.
+A mount whose process died fails every access with ENOTCONN ("stale"); one whose process hangs
+blocks every process that touches it, for good. So nothing here touches a mount but through
+`run_in_subprocess`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 FUSE_CONF = Path("/etc/fuse.conf")
 DEVICE = Path("/dev/fuse")
 BDI = "/sys/class/bdi/{}/read_ahead_kb"
-MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
 """Flags of umount2(2)."""
 READ_AHEAD_BYTES = 1 << 20
-"""Bytes, eight times the default: a cached file of 512 MiB is read at 2,050 MiB/s in place of 1,230."""
+"""Bytes, eight times the default.
+
+A cached file of 512 MiB is read at 2,050 MiB/s in place of 1,230.
+"""
 
 State = Literal["live", "stale", "silent"]
 
@@ -62,9 +67,11 @@ def parse_mountinfo(text: str) -> list[Mount]:
     found = []
     for line in text.split("\n"):
         before, dash, after = line.partition(" - ")
-        left, right = before.split(" "), after.split(" ")
+        left = before.split(" ")
+        right = after.split(" ")
         if dash and len(left) >= 6 and len(right) >= 2:
             found.append(Mount(Path(_plain(left[4])), _plain(right[0]), _plain(right[1]), left[2]))
+
     return found
 
 
@@ -75,7 +82,8 @@ def _plain(field: str) -> str:
 
 def all_mounts() -> list[Mount]:
     """The mounts that this process sees."""
-    # Not read_text, which would end a line at a carriage return in a path: the kernel writes those as they are.
+    # Not read_text, which would end a line at a carriage return in a path: the kernel writes those
+    # as they are.
     return parse_mountinfo(MOUNTINFO.read_bytes().decode("utf-8", "surrogateescape"))
 
 
@@ -91,10 +99,14 @@ def mount_of(path: Path) -> Mount | None:
 
 
 def read_ahead(path: Path) -> None:
-    """Let the kernel read ahead by READ_AHEAD in the mount at `path` (see `resolve`), where this user may say so."""
+    """Let the kernel read ahead by READ_AHEAD_BYTES in the mount at `path` (see `resolve`).
+
+    Nothing happens if this user may not say so.
+    """
     mount = mount_at(path)
     if mount is not None:
-        with contextlib.suppress(OSError):  # root alone may, and not in every container
+        # Root alone may, and not in every container.
+        with contextlib.suppress(OSError):
             Path(BDI.format(mount.device)).write_text(str(READ_AHEAD_BYTES >> 10))
 
 
@@ -111,10 +123,11 @@ def resolve(path: Path) -> Path:
 
 
 def run_in_subprocess(seconds: float, ask: Callable[[], bytes]) -> bytes:
-    """What `ask`, which touches a mount, returns; asked in a process that is left behind if it hangs.
+    """What `ask`, which touches a mount, returns.
 
-    A thread won't do: the kernel lets no process end while a thread of it waits for an answer that a mount's
-    process has begun to work on.
+    It is asked in a process that is left behind if it hangs. A thread won't do: the kernel lets no
+    process end while a thread of it waits for an answer that a mount's process has begun to work
+    on.
 
     Raises:
         TimedOut: no answer within `seconds`.
@@ -124,6 +137,7 @@ def run_in_subprocess(seconds: float, ask: Callable[[], bytes]) -> bytes:
     pid = os.fork()
     if pid == 0:
         _answer(ask, writer)
+
     os.close(writer)
     chunks = []
     end = time.monotonic() + seconds
@@ -132,25 +146,36 @@ def run_in_subprocess(seconds: float, ask: Callable[[], bytes]) -> bytes:
             if chunk := stream.read(65536):
                 chunks.append(chunk)
                 continue
+
+            # The end of the pipe: the process has answered, or died.
             os.waitpid(pid, 0)
             answer = b"".join(chunks)
             failed = int.from_bytes(answer[:4], "little") if answer else errno.EIO
             if failed:
                 raise OSError(failed, os.strerror(failed))
             return answer[4:]
+
     raise TimedOut(f"no answer within {seconds:g} s")
 
 
 def _answer(ask: Callable[[], bytes], writer: int) -> NoReturn:
-    """The forked process of `within`: sends the errno or 0 in four bytes, then the answer."""
+    """The forked process of `run_in_subprocess`.
+
+    It sends the errno or 0 in four bytes, then the answer.
+    """
     try:
         null = os.open(os.devnull, os.O_RDWR)
-        for target in range(3):  # whoever reads our output must not wait for a process that hangs
+        # A program that reads our output must not wait for a process that hangs.
+        for target in range(3):
             os.dup2(null, target)
+
         try:
-            failed, answer = 0, ask()
+            failed = 0
+            answer = ask()
         except OSError as error:
-            failed, answer = error.errno or errno.EIO, b""
+            failed = error.errno or errno.EIO
+            answer = b""
+
         with open(writer, "wb") as stream:
             stream.write(failed.to_bytes(4, "little") + answer)
     finally:
@@ -158,10 +183,14 @@ def _answer(ask: Callable[[], bytes], writer: int) -> NoReturn:
 
 
 def state_of(path: Path, seconds: float = PROBE_SECONDS) -> State:
-    """How the mount at `path` is: live, stale (its process is gone) or silent (it does not answer)."""
+    """How the mount at `path` is.
+
+    Live, stale (its process is gone) or silent (it does not answer).
+    """
 
     def ask() -> bytes:
-        os.statvfs(path)  # not stat: the kernel answers it from its cache after the process is gone
+        # Not stat, which the kernel answers from its cache after the process is gone.
+        os.statvfs(path)
         return b""
 
     try:
@@ -171,25 +200,31 @@ def state_of(path: Path, seconds: float = PROBE_SECONDS) -> State:
     except OSError as error:
         # ENOTCONN after the process is gone, ECONNABORTED while it goes.
         return "stale" if error.errno in (errno.ENOTCONN, errno.ECONNABORTED) else "live"
+
     return "live"
 
 
 def check_machine(allow_other: bool) -> None:
-    """Raise MountFailed with what to do where this machine or user can't mount at all."""
+    """Raise MountFailed with what to do if this machine or user can't mount at all."""
     if not DEVICE.exists():
         raise MountFailed(
             "there is no /dev/fuse: load the module by `modprobe fuse`, "
             "or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
         )
+    # For root libfuse mounts by itself if it may.
     if os.geteuid() == 0:
-        return  # libfuse mounts by itself where it may
+        return
+
     if not os.access(DEVICE, os.R_OK | os.W_OK):
-        raise MountFailed("/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root")
+        raise MountFailed(
+            "/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root"
+        )
     if not programs.which("fusermount3"):
         raise MountFailed("fusermount3 is missing: install it by `apt-get install fuse3`")
     if allow_other and not may_allow_other():
         raise MountFailed(
-            "--allow-other is not permitted: add a line user_allow_other to /etc/fuse.conf, or run as root"
+            "--allow-other is not permitted: "
+            "add a line user_allow_other to /etc/fuse.conf, or run as root"
         )
 
 
@@ -203,10 +238,11 @@ def may_allow_other() -> bool:
 
 
 class Claim:
-    """The right to mount at a folder, which one process at a time has: from before it looks until it has mounted.
+    """The right to mount at a folder, from before a process looks until it has mounted.
 
-    A lock on the folder itself, so that users, caches and namespaces don't matter, and a crash frees it. A forked
-    process shares it. Where the disk knows no locks there is none; `check_free` then sees most of what comes between.
+    One process at a time has it. It is a lock on the folder itself, so that users, caches and
+    namespaces don't matter, and a crash frees it. A forked process shares it. If the disk knows no
+    locks there is none; `check_free` then sees most of what comes between.
     """
 
     def __init__(self, path: Path, seconds: float = CLAIM_SECONDS) -> None:
@@ -216,10 +252,13 @@ class Claim:
             Conflict: it still is.
         """
         self.fd = -1
+
         # Of a mount that is there already, and may hang, this opens nothing.
         if mount_at(path) is None:
-            with contextlib.suppress(OSError):  # `check_folder` says what is wrong with it
+            # If that fails, `check_folder` says what is wrong with the folder.
+            with contextlib.suppress(OSError):
                 self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
         if self.fd >= 0:
             self._lock(path, time.monotonic() + seconds)
 
@@ -231,9 +270,13 @@ class Claim:
             except BlockingIOError:
                 if time.monotonic() > end:
                     self.release()
-                    raise Conflict(f"{path} is being mounted by another process: wait, or end that") from None
+                    raise Conflict(
+                        f"{path} is being mounted by another process: wait, or end that"
+                    ) from None
+
                 time.sleep(0.05)
             except OSError:
+                # A disk that knows no locks.
                 return
 
     def release(self) -> None:
@@ -244,7 +287,7 @@ class Claim:
 
 
 def check_free(path: Path) -> None:
-    """Raise Conflict where something is mounted at `path` by now: a mount over it would hide it."""
+    """Raise Conflict if something is mounted at `path` by now: a mount over it would hide it."""
     mount = mount_at(path)
     if mount is not None and mount.ours:
         raise Conflict(f"{path} is mounted already: use it, or `pictofs unmount {path}` first")
@@ -253,7 +296,9 @@ def check_free(path: Path) -> None:
 
 
 def prepare(path: Path) -> bool:
-    """Make sure that `path` (see `resolve`) can be mounted on; a stale mount of ours there is taken away.
+    """Make sure that `path` (see `resolve`) can be mounted on.
+
+    A stale mount of ours there is taken away.
 
     Returns: whether there was a stale one.
 
@@ -265,14 +310,19 @@ def prepare(path: Path) -> bool:
         if not mount.ours or state_of(path) != "stale":
             check_free(path)
             continue
+
         detach(path, lazy=True)
         recovered = True
+
     check_folder(path)
     return recovered
 
 
 def check_folder(path: Path) -> None:
-    """Raise, as `prepare` does, unless `path`, where nothing is mounted, is a folder to mount on."""
+    """Raise, as `prepare` does, unless `path` is a folder to mount on.
+
+    Nothing is mounted there.
+    """
     try:
         with os.scandir(path) as entries:
             empty = next(entries, None) is None
@@ -282,8 +332,11 @@ def check_folder(path: Path) -> None:
         raise Invalid(f"{path} is not a folder: name an empty folder to mount on") from None
     except OSError as error:
         raise MountFailed(f"{path} can't be opened: {error.strerror}") from None
+
     if not empty:
-        raise Conflict(f"{path} is not empty: a mount would hide what is there; name an empty folder")
+        raise Conflict(
+            f"{path} is not empty: a mount would hide what is there; name an empty folder"
+        )
     if os.geteuid() != 0 and not os.access(path, os.W_OK):
         raise MountFailed(f"{path} is not yours to mount on: you need to be able to write to it")
 
@@ -303,12 +356,15 @@ def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:
         raise NoSuchEntry(f"{path} is not mounted{hint}")
     if not mount.ours:
         raise Invalid(f"{path} is no pictofs mount but {mount.source} ({mount.fstype}): use umount")
+
     count = len([mount for mount in all_mounts() if mount.path == path])
     detach(path, lazy=lazy or state_of(path) == "stale")
+
     end = time.monotonic() + seconds
     while len([mount for mount in all_mounts() if mount.path == path]) >= count:
         if time.monotonic() > end:
             raise MountFailed(f"{path} is still mounted after {seconds:g} s: try --lazy")
+
         time.sleep(0.05)
 
 
@@ -319,16 +375,22 @@ def detach(path: Path, *, lazy: bool) -> None:
         reason = _detach_by_helper(path, reason, lazy=lazy)
     if reason is None:
         return
+
     if "busy" in reason:
         users = ", ".join(f"{name} ({pid})" for pid, name in holders(path))
         raise Conflict(
-            f"{path} is in use by {users or 'a process that you may not see'}: end it, or use --lazy"
+            f"{path} is in use by {users or 'a process that you may not see'}: "
+            "end it, or use --lazy"
         )
+
     raise MountFailed(f"{path} can't be unmounted: {reason}")
 
 
 def _detach_as_root(path: Path, *, lazy: bool) -> str | None:
-    """Unmount without a helper, which a small container lacks. Returns: the reason where that fails."""
+    """Unmount without a helper, which a small container lacks.
+
+    Returns: the reason if that fails.
+    """
     import ctypes  # noqa: PLC0415 - not for --help
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -338,13 +400,15 @@ def _detach_as_root(path: Path, *, lazy: bool) -> str | None:
 
 
 def _detach_by_helper(path: Path, reason: str, *, lazy: bool) -> str | None:
-    """Unmount by fusermount3. Returns: its reason where that fails, `reason` where root lacks it."""
+    """Unmount by fusermount3. Returns: its reason if that fails, `reason` if root lacks it."""
     helper = programs.which("fusermount3")
     if helper is None:
-        return (
-            reason if os.geteuid() == 0 else "fusermount3 is missing: install it by `apt-get install fuse3`"
-        )
-    done = subprocess.run(  # noqa: S603 - a program of the system; the path is one argument after `--`
+        if os.geteuid() == 0:
+            return reason
+        return "fusermount3 is missing: install it by `apt-get install fuse3`"
+
+    # A program of the system; the path is one argument after `--`.
+    done = subprocess.run(  # noqa: S603
         [helper, "-u", *(["-z"] if lazy else []), "--", str(path)],
         capture_output=True,
         text=True,
@@ -354,14 +418,19 @@ def _detach_by_helper(path: Path, reason: str, *, lazy: bool) -> str | None:
     )
     if done.returncode == 0:
         return None
+
     return " ".join(done.stderr.split()) or f"fusermount3 ended with {done.returncode}"
 
 
 def holders(path: Path) -> Iterator[tuple[int, str]]:
-    """Processes (id, name) with a working folder or an open file below `path`, as far as this user sees."""
+    """Processes (id, name) with a working folder or an open file below `path`.
+
+    Those that this user can't see are left out.
+    """
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
+
         # Processes end while we look, and those of others are closed to us.
         with contextlib.suppress(OSError):
             links = [Path(entry, "cwd"), Path(entry, "root"), *Path(entry, "fd").iterdir()]

@@ -26,9 +26,15 @@ class OrderRequest(msgspec.Struct, forbid_unknown_fields=True):
     paths: list[str]
     """Relative to the mount point."""
     order: int | None = None
-    """What the answer to the first piece said; None in the first piece: what `by` told before is forgotten."""
+    """What the answer to the first piece said.
+
+    None in the first piece: what `by` told before is forgotten.
+    """
     ahead: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    """Images to keep ahead of the reader; None for what the cache allows, 0 for none, which ends the order."""
+    """Images to keep ahead of the reader.
+
+    None for what the cache allows, 0 for none, which ends the order.
+    """
     last: bool = False
     """No more is to come."""
     bound: bool = False
@@ -46,17 +52,19 @@ class _Coming:
 
 
 class Orders:
-    """Takes orders in pieces, one order after another from each who tells them.
+    """Takes orders in pieces, one order after another from each program that tells them.
 
-    The answer counts the paths of the request: `images`, `annotations` and `unknown`, the first of which is
-    `example`; and it says how many images are kept `ahead`.
+    The answer counts the paths of the request: `images`, `annotations` and `unknown`, the first of
+    which is `example`; and it says how many images are kept `ahead`.
     """
 
     def __init__(self, library: Library, nursery: trio.Nursery) -> None:
-        self._library, self._nursery = library, nursery
+        self._library = library
+        self._nursery = nursery
         self._prefetch = library.downloads.prefetch
         self._coming: dict[str, _Coming] = {}
-        self._bound: dict[int, set[str]] = {}  # names of orders by the process that they end with
+        self._bound: dict[int, set[str]] = {}
+        """Names of orders by the process that they end with."""
 
     async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take a piece of an order."""
@@ -64,21 +72,28 @@ class Orders:
             piece = msgspec.convert(request, OrderRequest)
         except msgspec.ValidationError as error:
             raise Invalid(f"the request can't be understood: {error}") from None
+
         if piece.order is None and (piece.ahead == 0 or (piece.last and not piece.paths)):
             self._end(piece.by)
             return _answer(0, [], [], 0)
+
         coming = self._begin(piece) if piece.order is None else self._find(piece.by, piece.order)
         found = await coming.paths.find(piece.paths)
-        self._find(piece.by, coming.told.number)  # that took a while: another one may have come
+        # That took a while: another order may have come.
+        self._find(piece.by, coming.told.number)
+
         images = [each for each in found if isinstance(each, Found)]
         self._prefetch.extend(coming.told, images, complete=piece.last)
         if piece.last:
             del self._coming[piece.by]
-        return _answer(coming.told.number, found, piece.paths, self._prefetch.kept_ahead(coming.told))
+
+        ahead = self._prefetch.kept_ahead(coming.told)
+        return _answer(coming.told.number, found, piece.paths, ahead)
 
     def _begin(self, piece: OrderRequest) -> _Coming:
         told = self._prefetch.begin(piece.by, piece.ahead)
-        coming = self._coming[piece.by] = _Coming(told, Paths(self._library))
+        coming = _Coming(told, Paths(self._library))
+        self._coming[piece.by] = coming
         if piece.bound:
             self._bind(piece.by, piece.peer)
         return coming
@@ -98,7 +113,9 @@ class Orders:
         if process in self._bound:
             self._bound[process].add(by)
             return
-        with suppress(OSError):  # 0: in a namespace that is not below ours
+
+        # Process 0 is one in a namespace that is not below ours.
+        with suppress(OSError):
             descriptor = os.pidfd_open(process)
             self._bound[process] = {by}
             self._nursery.start_soon(self._outlive, process, descriptor)
@@ -108,11 +125,14 @@ class Orders:
             await trio.lowlevel.wait_readable(descriptor)
         finally:
             os.close(descriptor)
+
         for by in self._bound.pop(process):
             self._end(by)
 
 
-def _answer(number: int, found: list[Found | Other], paths: list[str], ahead: int) -> Mapping[str, Any]:
+def _answer(
+    number: int, found: list[Found | Other], paths: list[str], ahead: int
+) -> Mapping[str, Any]:
     unknown = [path for path, each in zip(paths, found, strict=True) if each is Other.UNKNOWN]
     return {
         "order": number,

@@ -10,10 +10,14 @@ from pictofs.model.printable import printable
 
 
 def tell(*lines: str) -> None:
-    """Send `lines` where systemd waits for them, nowhere else. The protocol is that of sd_notify(3)."""
+    """Send `lines` to systemd if it waits for them, by the protocol of sd_notify(3)."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
+
+    # An `@` stands for the NUL of an abstract address.
+    if address[0] == "@":
+        address = address.replace("@", "\0", 1)
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending:
-        sending.connect(address.replace("@", "\0", 1) if address[0] == "@" else address)
+        sending.connect(address)
         sending.send("\n".join(map(printable, lines)).encode())

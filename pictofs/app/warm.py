@@ -44,7 +44,8 @@ class WarmCommand:
     """
 
     def __init__(self, library: Library, nursery: trio.Nursery) -> None:
-        self._library, self._nursery = library, nursery
+        self._library = library
+        self._nursery = nursery
 
     async def __call__(self, request: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
         """Begin a run. Raises Invalid for a request without sense, and what ended the run early."""
@@ -52,7 +53,9 @@ class WarmCommand:
             wanted = msgspec.convert(request, WarmMessage)
         except msgspec.ValidationError as error:
             raise Invalid(f"the request can't be understood: {error}") from None
+
         run = WarmJob(self._library, _wish(wanted))
+
         # A task of its own: this generator may be left at any of its yields.
         self._nursery.start_soon(getattr(run, wanted.mode))
         try:
@@ -60,6 +63,7 @@ class WarmCommand:
                 yield run.progress()
                 with trio.move_on_after(TELL_EVERY_S):
                     await run.finished.wait()
+
             result = run.result()
             if run.error is None or result["files"]:
                 yield result
@@ -72,6 +76,7 @@ class WarmCommand:
 def _wish(wanted: WarmMessage) -> WarmRequest:
     if not 1 <= wanted.workers <= WORKERS_MOST:
         raise Invalid(f"from 1 to {WORKERS_MOST} workers, not {wanted.workers}")
+
     kinds = None if wanted.kinds is None else frozenset(wanted.kinds)
     return WarmRequest(
         paths=tuple(PurePosixPath(path).parts for path in wanted.paths),

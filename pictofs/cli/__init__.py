@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     programs.harden()
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+
     if fstab.asked(arguments):
         return fstab.main(arguments)
     try:

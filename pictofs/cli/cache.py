@@ -1,6 +1,6 @@
 """`pictofs cache`."""
 
-# ruff: noqa: PLC0415 - the store is imported only by who opens it, never for --help
+# ruff: noqa: PLC0415 - the store is imported only by a command that opens it, never for --help
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def info(cache_dir: CacheDir = None) -> None:
     """Show what the cache takes."""
     blob_cache, root = _open(cache_dir)
     usage = blob_cache.usage()
-    taken, free = bytes_text(usage.bytes), bytes_text(usage.free)
+    taken = bytes_text(usage.bytes)
+    free = bytes_text(usage.free)
     print(f"{root}: {taken} in {usage.files} files; its disk has {free} free")
 
 
@@ -61,6 +62,9 @@ def _open(cache_dir: str | None) -> tuple[BlobCache, Path]:
     root = settings.blobs_dir
     if not root.exists():
         raise NoSuchEntry(f"there is no cache in {settings.cache_dir}: name another by --cache-dir")
+
     cache_folder.claim(settings.cache_dir)
-    blob_cache = BlobCache(root, limit=settings.cache_size, reserve=FreeSpace(), clock=SystemClock())
+    blob_cache = BlobCache(
+        root, limit=settings.cache_size, reserve=FreeSpace(), clock=SystemClock()
+    )
     return blob_cache, root

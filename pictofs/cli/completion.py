@@ -16,7 +16,9 @@ LOOK_SECONDS = 1.0
 """How long one mount may take to name its datasets."""
 
 _HARMLESS = re.compile(r"[\w .,@%+=/~-]+")
-"""What is offered. The names are other people's, and zsh evaluates what it is offered: `$(...)` would be run."""
+"""What is offered. The names are other people's, and zsh evaluates what it is offered, so that
+`$(...)` would be run.
+"""
 
 
 def mount_points(incomplete: str) -> list[str]:
@@ -47,12 +49,15 @@ def one_of(*words: str) -> Callable[[str], list[str]]:
 
 
 def _listed(folder: Path) -> list[str]:
-    text = mounts.run_in_subprocess(LOOK_SECONDS, lambda: b"\0".join(map(os.fsencode, os.listdir(folder))))
+    text = mounts.run_in_subprocess(
+        LOOK_SECONDS, lambda: b"\0".join(map(os.fsencode, os.listdir(folder)))
+    )
     return [os.fsdecode(name) for name in text.split(b"\0") if name]
 
 
 def _offered(words: list[str], incomplete: str) -> list[str]:
     found = [word for word in words if word.startswith(incomplete) and _HARMLESS.fullmatch(word)]
-    if os.environ.get("_PICTOFS_COMPLETE") == "complete_bash":  # the others escape by themselves
+    # The other shells escape by themselves.
+    if os.environ.get("_PICTOFS_COMPLETE") == "complete_bash":
         found = [word.replace(" ", "\\ ") for word in found]
     return found

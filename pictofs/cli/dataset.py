@@ -43,7 +43,9 @@ Name = Annotated[
 Description = Annotated[
     str | None, typer.Option("--description", metavar="TEXT", help="What it holds, in words.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print the API's objects as JSON.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", metavar="", help="Print the API's objects as JSON.")
+]
 
 
 @app.command("list")
@@ -63,6 +65,7 @@ def list_(
     """List the datasets of the organization, newest first as a rule: 1,000 for a request."""
     settings, key = _access(profile, api_key_file, given)
     rows = _run(settings, key, lambda datasets: datasets.rows(limit, archived=archived))
+
     if as_json:
         print(json.dumps([row.raw for row in rows], indent=2))
     else:
@@ -82,7 +85,8 @@ def show(
         ),
     ] = None,
     identity: Annotated[
-        str | None, typer.Option("--id", metavar="UUID", help="The dataset's id, in place of its name.")
+        str | None,
+        typer.Option("--id", metavar="UUID", help="The dataset's id, in place of its name."),
     ] = None,
     as_json: AsJson = False,
     profile: Profile = None,
@@ -94,9 +98,12 @@ def show(
         raise Invalid("name the dataset, either by NAME or by --id")
 
     def find(datasets: Datasets) -> Awaitable[Dataset]:
-        return datasets.find(name or "") if identity is None else datasets.by_id(identity)
+        if identity is None:
+            return datasets.find(name or "")
+        return datasets.by_id(identity)
 
     row = _run(*_access(profile, api_key_file, given), find)
+
     if as_json:
         from pictofs.model.document import document
 
@@ -125,7 +132,9 @@ def create(
 @with_settings(ServerSettings)
 def update(
     name: Name,
-    rename: Annotated[str | None, typer.Option("--rename", metavar="NEW", help="Its new name.")] = None,
+    rename: Annotated[
+        str | None, typer.Option("--rename", metavar="NEW", help="Its new name.")
+    ] = None,
     description: Description = None,
     profile: Profile = None,
     api_key_file: ApiKeyFile = None,
@@ -134,8 +143,13 @@ def update(
     """Rename a dataset or describe it. Needs the role member."""
     if rename is None and description is None:
         raise Invalid("nothing to change: name it by --rename or --description")
+
     settings, key = _access(profile, api_key_file, given)
-    row = _run(settings, key, lambda datasets: datasets.update(name, rename=rename, description=description))
+    row = _run(
+        settings,
+        key,
+        lambda datasets: datasets.update(name, rename=rename, description=description),
+    )
     show_change(settings.base_url)
     say(f"updated {row.name} ({row.id})")
 
@@ -154,11 +168,15 @@ def delete(
     Asks on a terminal, by having its name typed. Without a terminal it needs --yes.
     """
     if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise Invalid("there is no terminal to ask on: say --yes to delete the dataset with all its images")
+        raise Invalid(
+            "there is no terminal to ask on: say --yes to delete the dataset with all its images"
+        )
+
     settings, key = _access(profile, api_key_file, given)
     row = _run(settings, key, lambda datasets: datasets.find(name))
     if not yes:
         _ask(row)
+
     _run(settings, key, lambda datasets: datasets.delete(row))
     show_change(settings.base_url)
     say(f"deleted {row.name} ({row.id})")
@@ -170,6 +188,7 @@ def _access(
     access = find_access(profile=profile, key_file=key_file, environ=os.environ, home=home_folder())
     for warning in access.warnings:
         warn(warning)
+
     given["base_url"] = given["base_url"] or access.base_url
     return ServerSettings(**resolve(ServerSettings, given, os.environ)), access.api_key
 
@@ -186,6 +205,7 @@ def _ask(row: Dataset) -> None:
     images = f"{row.image_count:,} images"
     if row.archived_image_count:
         images += f" and {row.archived_image_count:,} archived ones"
+
     name = printable(row.name)
     print(f"{name} goes for good, with {images}, {bytes_text(row.total_size)}.", file=sys.stderr)
     print("Type its name to delete it: ", end="", file=sys.stderr, flush=True)
@@ -202,9 +222,15 @@ def _print_rows(rows: list[Dataset]) -> None:
     table.add_column("name", overflow="fold")
     for column in ("images", "complete", "size", "created"):
         table.add_column(column, justify="right", no_wrap=True)
+
     for row in rows:
-        counts = (f"{row.image_count:,}", f"{row.completed_image_count:,}", bytes_text(row.total_size))
+        counts = (
+            f"{row.image_count:,}",
+            f"{row.completed_image_count:,}",
+            bytes_text(row.total_size),
+        )
         table.add_row(Text(printable(row.name)), *counts, _moment(row.created_ns))
+
     # Into a pipe each dataset is one line, however long.
     Console(width=None if sys.stdout.isatty() else 100_000, soft_wrap=False).print(table)
 
@@ -217,6 +243,7 @@ def _print_one(row: Dataset) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(overflow="fold")
+
     for name, value in (
         ("name", row.name),
         ("id", row.id),
@@ -230,9 +257,10 @@ def _print_one(row: Dataset) -> None:
         ("archived", "yes" if row.is_archived else "no"),
     ):
         table.add_row(name, Text(printable(value)))
+
     Console().print(table)
 
 
 def _moment(ns: int) -> str:
-    """A time of the server, UTC, to the minute; a dash where it told none."""
+    """A time of the server, UTC, to the minute; a dash if it told none."""
     return f"{datetime.fromtimestamp(ns / 1e9, UTC):%Y-%m-%d %H:%M}" if ns else "-"

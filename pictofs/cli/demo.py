@@ -1,6 +1,6 @@
 """`pictofs demo`: a stand-in for the server, a mount of it, and a tour."""
 
-# ruff: noqa: PLC0415 - rich is imported only where something is shown
+# ruff: noqa: PLC0415 - rich is imported only when something is shown
 
 from __future__ import annotations
 
@@ -37,11 +37,15 @@ _REAL_KEY = re.compile(r"pk_[a-z]+_\S{32,}")
 def demo(
     mountpoint: Annotated[
         Path | None,
-        typer.Argument(metavar="MOUNTPOINT", show_default=False, help="A new temporary folder by default."),
+        typer.Argument(
+            metavar="MOUNTPOINT", show_default=False, help="A new temporary folder by default."
+        ),
     ] = None,
     keep: Annotated[
         bool,
-        typer.Option("--keep", metavar="", help="Stay until Ctrl-C or SIGTERM, also without a terminal."),
+        typer.Option(
+            "--keep", metavar="", help="Stay until Ctrl-C or SIGTERM, also without a terminal."
+        ),
     ] = False,
 ) -> None:
     """Show a mount of a made-up organization that runs on this machine: no account, no key, no network."""
@@ -57,12 +61,13 @@ def demo(
         with _stand_in() as (url, key), _mounted(path, root / "cache", url, key):
             _show(path, stay=keep or (sys.stdin.isatty() and sys.stdout.isatty()))
     finally:
-        if not isinstance(sys.exc_info()[1], PictofsError):  # its message may name the log in there
+        # The message of a PictofsError may name the log in there.
+        if not isinstance(sys.exc_info()[1], PictofsError):
             shutil.rmtree(root, ignore_errors=True)
 
 
 def refuse_the_real_world(environ: Mapping[str, str]) -> None:
-    """Raise Forbidden where the environment points to a real account.
+    """Raise Forbidden if the environment points to a real account.
 
     The demo uses neither, but whoever runs it with them may believe that it shows their data.
     """
@@ -72,6 +77,7 @@ def refuse_the_real_world(environ: Mapping[str, str]) -> None:
             "the demo talks to this machine only, and PICTOGRAPH_BASE_URL names another: "
             "env -u PICTOGRAPH_BASE_URL pictofs demo"
         )
+
     if _REAL_KEY.match(lookup(environ, "PICTOGRAPH_API_KEY") or ""):
         raise Forbidden(
             "the demo takes no real key, and PICTOGRAPH_API_KEY looks like one: "
@@ -81,10 +87,13 @@ def refuse_the_real_world(environ: Mapping[str, str]) -> None:
 
 def check_stand_in() -> None:
     """Raise NotSupported if what the stand-in server needs was not installed: mounts do without."""
-    missing = [name for name in ("PIL", "starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("PIL", "starlette", "uvicorn") if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise NotSupported(
-            f"the demo's server needs {', '.join(missing)}: pip install 'pictofs[demo]', or `make demo` in a checkout"
+            f"the demo's server needs {', '.join(missing)}: pip install 'pictofs[demo]', "
+            "or `make demo` in a checkout"
         )
 
 
@@ -109,11 +118,13 @@ def _stand_in() -> Iterator[tuple[str, str]]:
         start_new_session=True,
     )
     assert process.stdout is not None
+
     try:
         ready = select.select([process.stdout], [], [], STAND_IN_SECONDS)[0]
         line = process.stdout.readline() if ready else b""
         if not line:
             raise MountFailed("the stand-in for the server did not start")
+
         said = json.loads(line)
         yield said["api"], said["keys"]["viewer"]
     finally:
@@ -124,10 +135,10 @@ def _stand_in() -> Iterator[tuple[str, str]]:
 @contextlib.contextmanager
 def _mounted(path: Path, cache: Path, url: str, key: str) -> Iterator[None]:
     given = {"base_url": url, "cache_dir": str(cache), "cache_size": "1GB"}
+
+    # `run` is inside: a signal may come when it is mounted and has not said so.
     try:
-        run(
-            MountSettings.load(path, given, {}), key
-        )  # a signal may come when it is mounted and has not said so
+        run(MountSettings.load(path, given, {}), key)
         yield
     finally:
         if mounts.mount_at(path):
@@ -143,6 +154,7 @@ def _show(path: Path, *, stay: bool) -> None:
     show_steps(path)
     if not stay:
         return
+
     farewell(path)
     with contextlib.suppress(KeyboardInterrupt):
         while mounts.mount_at(path):

@@ -17,7 +17,10 @@ LINES = 12
 
 _STEPS = (
     ("The organization is a folder. Its datasets:", "ls datasets"),
-    ("Images lie in the dataset's own directories:", "find datasets/street-signs -maxdepth 2 | sort"),
+    (
+        "Images lie in the dataset's own directories:",
+        "find datasets/street-signs -maxdepth 2 | sort",
+    ),
     (
         "Names, sizes and times come with the listing, not one by one:",
         "ls -l datasets/street-signs/images/cam1",
@@ -29,9 +32,10 @@ _STEPS = (
 
 
 def show_steps(mountpoint: Path) -> None:
-    """Run the steps below `mountpoint`, showing each one with its output and the requests that it took."""
+    """Run the steps below `mountpoint`, and show each with its output and the requests it took."""
     console = Console(highlight=False)
     names = _examples(mountpoint)
+
     for remark, command in _STEPS:
         before = _requests(mountpoint)
         _step(console, mountpoint, remark, command.format(**names))
@@ -43,8 +47,12 @@ def farewell(mountpoint: Path) -> None:
     """What to try while the mount is there."""
     console = Console(highlight=False)
     console.print(
-        Text(f"It stays at {mountpoint} until you press Ctrl-C. In another terminal, try:", style="bold")
+        Text(
+            f"It stays at {mountpoint} until you press Ctrl-C. In another terminal, try:",
+            style="bold",
+        )
     )
+
     place = shlex.quote(str(mountpoint))
     for command in (
         "pictofs status",
@@ -56,9 +64,13 @@ def farewell(mountpoint: Path) -> None:
 
 
 def _examples(mountpoint: Path) -> dict[str, str]:
-    """A file for the steps that read one; known by the sample's rule, so that finding it costs nothing."""
+    """A file for the steps that read one.
+
+    It is known by the sample's rule, so that finding it costs nothing.
+    """
     name = "datasets/street-signs/{kind}/cam1/frame-0000.jpg{suffix}"
-    image, annotation = name.format(kind="images", suffix=""), name.format(kind="annotations", suffix=".json")
+    image = name.format(kind="images", suffix="")
+    annotation = name.format(kind="annotations", suffix=".json")
     return {"image": shlex.quote(image), "annotation": shlex.quote(annotation)}
 
 
@@ -66,11 +78,19 @@ def _step(console: Console, mountpoint: Path, remark: str, command: str) -> None
     console.print(Text(remark, style="bold"))
     console.print(Text(f"$ {command}", style="cyan"), soft_wrap=True)
     done = subprocess.run(  # noqa: S602 - our own words, in a shell as a person would type them
-        command, shell=True, cwd=mountpoint, text=True, errors="replace", capture_output=True, check=False
+        command,
+        shell=True,
+        cwd=mountpoint,
+        text=True,
+        errors="replace",
+        capture_output=True,
+        check=False,
     )
+
     lines = (done.stdout + done.stderr).splitlines()
     for line in lines[:LINES]:
         console.print(Text(printable(line)), soft_wrap=True)
+
     if len(lines) > LINES:
         console.print(Text(f"... and {len(lines) - LINES} more lines", style="dim"))
 

@@ -42,8 +42,9 @@ def doctor(
         typer.Option(
             "--contract",
             metavar="",
-            help="Compare the server with what pictofs expects of it, by some 15 read-only requests, and print "
-            "each difference as a line for a report: without the key, names or ids.",
+            help="Compare the server with what pictofs expects of it, by some 15 read-only "
+            "requests, and print each difference as a line for a report: "
+            "without the key, names or ids.",
         ),
     ] = False,
     profile: Profile = None,
@@ -52,8 +53,8 @@ def doctor(
 ) -> int:
     """Look for what keeps a mount from working, and say what to do.
 
-    Takes the options that the mount is given. Changes nothing, and asks the API once. Exits with 1 when something
-    fails.
+    Takes the options that the mount is given. Changes nothing, and asks the API once. Exits with 1
+    when something fails.
     """
     from pictofs.app.doctor import run_checks
 
@@ -70,12 +71,17 @@ def doctor(
         found.append(each)
         if not as_json:
             _print(each)
+
     failed = sum(each.outcome == "fail" for each in found)
     if as_json:
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:
         asked = sum(each.requests for each in found)
-        print(f"{len(found)} checks, {failed or 'nothing'} failed; {asked} API request{'s' * (asked != 1)}")
+        print(
+            f"{len(found)} checks, {failed or 'nothing'} failed; "
+            f"{asked} API request{'s' * (asked != 1)}"
+        )
+
     return int(failed > 0)
 
 
@@ -85,7 +91,10 @@ def _print(each: Finding) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    line = Text(f"{each.outcome:5}", style=COLORS[each.outcome]).append(f"{each.check:14}", style="bold")
+    line = Text(f"{each.outcome:5}", style=COLORS[each.outcome]).append(
+        f"{each.check:14}", style="bold"
+    )
     console.print(line.append(printable(each.message), style="not bold"), soft_wrap=True)
+
     if each.advice:
         console.print(Text(f"{'':19}-> {printable(each.advice)}", style="cyan"), soft_wrap=True)

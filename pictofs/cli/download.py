@@ -1,6 +1,6 @@
 """`pictofs download`."""
 
-# ruff: noqa: PLC0415 - trio and the library are imported when there is something to do, and never for --help
+# ruff: noqa: PLC0415 - trio and the library are imported when there is work, never for --help
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from pictofs.app import cache_folder
 from pictofs.cli import completion
 from pictofs.cli.failure import warn
 from pictofs.cli.formatting import say
-from pictofs.cli.options import ApiKeyFile, NoWait, Profile, ProgressJson, Split, Status, with_settings
+from pictofs.cli.options import (
+    ApiKeyFile,
+    NoWait,
+    Profile,
+    ProgressJson,
+    Split,
+    Status,
+    with_settings,
+)
 from pictofs.cli.progress import outcome, progress_of
 from pictofs.config import LibrarySettings, find_access, home_folder, resolve
 
@@ -50,12 +58,15 @@ def download(
     mode: Annotated[
         Mode,
         typer.Option(
-            metavar="full|images_only|annotations_only", help="Images and annotations, or one of them."
+            metavar="full|images_only|annotations_only",
+            help="Images and annotations, or one of them.",
         ),
     ] = Mode.FULL,
     status: Status = None,
     split: Split = None,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Images fetched at once.")] = 24,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=64, help="Images fetched at once.")
+    ] = 24,
     bulk_annotations: Annotated[
         bool,
         typer.Option(
@@ -69,7 +80,8 @@ def download(
         typer.Option(
             "--refresh",
             metavar="",
-            help="Fetch every annotation file anew: edits that keep number, status and confidence show in no listing.",
+            help="Fetch every annotation file anew: edits that keep number, status and confidence "
+            "show in no listing.",
         ),
     ] = False,
     no_wait: NoWait = False,
@@ -80,20 +92,24 @@ def download(
 ) -> int:
     """Write a dataset to DIR: DIR/images/... and DIR/annotations/..., as `cp -r` from a mount would, without a mount.
 
-    Goes on where an earlier run ended, fetches only what is missing or has changed, and leaves alone what else is in
-    DIR. Exits with 0 only when everything is there.
+    Goes on where an earlier run ended, fetches only what is missing or has changed, and leaves
+    alone what else is in DIR. Exits with 0 only when everything is there.
     """
     from pictofs.app.download import download as run
     from pictofs.library.bulk.download import DownloadRequest
     from pictofs.library.bulk.scope import KINDS, Choice
 
-    access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder())
+    access = find_access(
+        profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder()
+    )
     for warning in access.warnings:
         warn(warning)
+
     given["base_url"] = given["base_url"] or access.base_url
     settings = LibrarySettings(**resolve(LibrarySettings, given, os.environ))
     cache_folder.claim(settings.cache_dir)
     logging.getLogger("pictofs").addHandler(_Warnings(logging.WARNING))
+
     kinds = {Mode.FULL: KINDS, Mode.IMAGES: KINDS[:1], Mode.ANNOTATIONS: KINDS[1:]}[mode]
     wanted = DownloadRequest(
         dataset=name,
@@ -103,6 +119,7 @@ def download(
         refresh=refresh,
         wait=not no_wait,
     )
+
     view = progress_of(as_json=as_json)
     try:
         ended = run(
@@ -114,16 +131,21 @@ def download(
         )
     finally:
         view.close()
+
     result = ended.result
     if as_json:
         print(json.dumps(result), flush=True)
     elif result["files"] or ended.error is None:
         say(*outcome({**result, "path": result["dir"]}))
+
     if ended.interrupted:
-        print("stopped: what has come stays, and the same command goes on from there", file=sys.stderr)
+        print(
+            "stopped: what has come stays, and the same command goes on from there", file=sys.stderr
+        )
         raise KeyboardInterrupt
     if ended.error is not None:
         raise ended.error
+
     return int(not result["success"])
 
 
@@ -131,6 +153,7 @@ class _Warnings(logging.Handler):
     """Warnings in the words of the command line."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # What keeps the server from answering is told at the end, and nothing is served from the cache instead.
+        # What keeps the server from answering is told at the end, and nothing is served from the
+        # cache instead.
         if record.name != "pictofs.library.connectivity":
             warn(record.getMessage())

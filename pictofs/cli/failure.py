@@ -29,25 +29,29 @@ def explain(error: BaseException, *, show_traceback: bool) -> int:
     if isinstance(error, PictofsError):
         _say(str(error))
         return error.exit_code
-    if isinstance(error, typer.BadParameter.__mro__[1]):  # UsageError, which typer does not export
+    # UsageError, which typer does not export.
+    if isinstance(error, typer.BadParameter.__mro__[1]):
         _say(_usage(error))
         return Invalid.exit_code
     if isinstance(error, OSError) and (failed := _output_failed(error)):
-        if failed.errno != errno.EPIPE:  # a reader that left, as `head` does, knows why
+        # A reader that left, as `head` does, knows why.
+        if failed.errno != errno.EPIPE:
             _say(f"the output can't be written: {failed.strerror}")
         return 1
+
     told = "".join(traceback.format_exception(error)).splitlines()
     if show_traceback:
         say(*told, to=sys.stderr)
         _say("that is a bug in pictofs")
         return 1
+
     where = _keep(told)
     _say(f"unexpected {type(error).__name__}, which is a bug in pictofs; {where}")
     return 1
 
 
 def finish() -> int:
-    """Write out what was printed. Returns: the exit code, 1 where that fails."""
+    """Write out what was printed. Returns: the exit code, 1 if that fails."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -56,12 +60,17 @@ def finish() -> int:
 
 
 def _output_failed(error: OSError) -> OSError | None:
-    """Why standard output takes nothing more; None where `error` is another one. If it does not, it is let go, or
-    the last flush would fail."""
+    """Why standard output takes nothing more; None if `error` is another one.
+
+    Standard output is let go then, or the last flush would fail.
+    """
     failed = None
-    # What is longer than the buffer fails as it is written, and leaves nothing to flush. No file has a name then.
+
+    # What is longer than the buffer fails as it is written, and leaves nothing to flush. No file
+    # has a name then.
     if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
         failed = error
+
     try:
         sys.stdout.flush()
     except OSError as flushing:
@@ -70,6 +79,7 @@ def _output_failed(error: OSError) -> OSError | None:
     if failed is not None:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
     return failed
 
 
@@ -81,7 +91,11 @@ def _keep(lines: list[str]) -> str:
         ) as log:
             log.write("".join(printable(line) + "\n" for line in lines))
     except OSError as error:
-        return f"what happened can't be kept in a file ({error.strerror}): set TMPDIR, and run it again"
+        return (
+            f"what happened can't be kept in a file ({error.strerror}): "
+            "set TMPDIR, and run it again"
+        )
+
     return f"what happened is in {log.name}"
 
 

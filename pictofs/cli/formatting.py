@@ -17,7 +17,9 @@ def bytes_text(count: float) -> str:
     while count >= 999.5 and unit < len(_BYTE_UNITS) - 1:
         count /= 1000
         unit += 1
-    return f"{count:.0f} {_BYTE_UNITS[unit]}" if unit == 0 else f"{count:.3g} {_BYTE_UNITS[unit]}"
+
+    digits = f"{count:.0f}" if unit == 0 else f"{count:.3g}"
+    return f"{digits} {_BYTE_UNITS[unit]}"
 
 
 def duration_text(seconds: float) -> str:
@@ -26,18 +28,24 @@ def duration_text(seconds: float) -> str:
     days, left = divmod(left, 86400)
     hours, left = divmod(left, 3600)
     minutes, left = divmod(left, 60)
+
     parts = [(days, "d"), (hours, "h"), (minutes, "min"), (left, "s")]
     while len(parts) > 1 and parts[0][0] == 0:
         parts.pop(0)
-    return " ".join(f"{value} {unit}" for value, unit in parts[:2] if value or len(parts) == 1) or "0 s"
+
+    shown = [f"{value} {unit}" for value, unit in parts[:2] if value or len(parts) == 1]
+    return " ".join(shown) or "0 s"
 
 
 def share_text(part: float, whole: float) -> str:
-    """A percentage, or a dash where there is nothing to divide by."""
+    """A percentage, or a dash if there is nothing to divide by."""
     return f"{100 * part / whole:.1f} %" if whole > 0 else "-"
 
 
 def say(*lines: str, to: TextIO | None = None) -> None:
-    """Print lines, whatever names and words of a server are in them. `to`: standard output by default."""
+    """Print lines, whatever names and words of a server are in them.
+
+    `to`: standard output by default.
+    """
     for line in lines:
         print(printable(line), file=to, flush=True)

@@ -1,8 +1,9 @@
 """`mount.pictofs`: mounting by mount(8) and /etc/fstab.
 
-mount(8) runs `/sbin/mount.pictofs SOURCE DIR [-sfnv] [-o OPTIONS]` for the type `pictofs`. For `fuse.pictofs` it runs
-/sbin/mount.fuse.pictofs where there is one, and else /sbin/mount.fuse, which runs `pictofs SOURCE DIR -o OPTIONS`.
-In OPTIONS there is always `rw` or `ro`, also where nobody wrote either.
+mount(8) runs `/sbin/mount.pictofs SOURCE DIR [-sfnv] [-o OPTIONS]` for the type `pictofs`. For
+`fuse.pictofs` it runs /sbin/mount.fuse.pictofs if there is one, and else /sbin/mount.fuse, which
+runs `pictofs SOURCE DIR -o OPTIONS`. In OPTIONS there is always `rw` or `ro`, even if nobody wrote
+either.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ from pictofs.config.setting import quoted
 from pictofs.errors import Invalid
 
 SOURCE = "pictofs"
-"""What stands in the place of a device. The kernel shows the same, so that `mount -a` knows what is mounted already."""
-MISUSED, FAILED = 1, 32
+"""What stands in the place of a device.
+
+The kernel shows the same, so that `mount -a` knows what is mounted already.
+"""
+MISUSED = 1
+FAILED = 32
 """Exit codes of mount(8)."""
 
 _GENERIC = frozenset(
@@ -50,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _mount(arguments)
     except (Exception, KeyboardInterrupt) as error:
         return MISUSED if explain(error, show_traceback=False) == Invalid.exit_code else FAILED
+
     return 0
 
 
@@ -63,21 +69,28 @@ def _mount(arguments: list[str]) -> None:
         flags, operands = getopt.gnu_getopt(arguments, "sfnvt:o:")
     except getopt.GetoptError as error:
         raise Invalid(f"{error}; usage: mount -t pictofs pictofs DIR -o OPTIONS") from None
+
     if len(operands) != 2:
         raise Invalid("usage: mount -t pictofs pictofs DIR -o OPTIONS")
     source, folder = operands
-    if Path(source).name != SOURCE:  # mount(8) makes a path of it where there is such a file
-        raise Invalid(f"write {SOURCE} in the place of {quoted(source)}; base_url= names another API")
+    # mount(8) makes a path of the source if there is a file of that name.
+    if Path(source).name != SOURCE:
+        raise Invalid(
+            f"write {SOURCE} in the place of {quoted(source)}; base_url= names another API"
+        )
+
     chosen = dict(flags)
     given = _given(",".join(text for flag, text in flags if flag == "-o"), sloppy="-s" in chosen)
     key_file = given.pop("api_key_file", None)
     profile = given.pop("profile", None)
     if "-f" in chosen:
         return
+
     with contextlib.ExitStack() as stack:
         if "-v" not in chosen:
             quiet = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             stack.enter_context(contextlib.redirect_stdout(quiet))
+
         mount(
             Path(folder),
             profile=str(profile) if profile else None,
@@ -91,21 +104,27 @@ def _given(options: str, *, sloppy: bool) -> Given:
     switches = {item.name: item.parse is None for item in declared(MountSettings)}
     switches |= {"profile": False, "api_key_file": False}
     del switches["foreground"]  # mount(8) waits for the helper to end
+
     given: Given = {}
     for option in re.findall(r'(?:[^,"]|"[^"]*")+', options):
         name, equals, text = option.partition("=")
         if name in _GENERIC or name.startswith(("x-", "X-")):
             continue
+
         if name not in switches:
             _refuse_a_key(name)
             if not sloppy:
                 raise Invalid(f"there is no option {quoted(name)}{_near(name, list(switches))}")
         elif bool(equals) == switches[name]:
-            raise Invalid(f"write {name}=..." if not equals else f"write {name} alone, without a value")
+            if equals:
+                raise Invalid(f"write {name} alone, without a value")
+            raise Invalid(f"write {name}=...")
         else:
             given[name] = text.replace('"', "") if equals else True
+
     if given.get("writable") and "ro" in options.split(","):
         raise Invalid("ro and writable exclude each other")
+
     return given
 
 
@@ -119,4 +138,6 @@ def _refuse_a_key(name: str) -> None:
 
 def _near(name: str, names: list[str]) -> str:
     near = difflib.get_close_matches(name, names, 1)
-    return f": did you mean {near[0]}?" if near else "; pictofs mount --help lists them"
+    if near:
+        return f": did you mean {near[0]}?"
+    return "; pictofs mount --help lists them"

@@ -40,27 +40,31 @@ def chart(
 ) -> Text:
     """`lines` from `-span` to 0, in `width` columns and `height` rows, frame and labels included.
 
-    `ticks`: labels below, by x; without any that row is left out. `least`: what the chart reaches up to at least.
-    `label`: how a value is written.
+    `ticks`: labels below, by x; without any that row is left out. `least`: what the chart reaches
+    up to at least. `label`: how a value is written.
     """
     import plotext
     from rich.text import Text
 
     highest = max((y for line in lines for _, y in line.points if y is not None), default=0.0)
     top = round_up(max(highest, least))
+
     plotext.terminal.limit(False, False)  # the size is ours to know
     plot = plotext.figure
     plot.clear()
     plot.theme("simple").canvas("default")
     plot.plot_size(width, height)
     plot.axes(False, axis="x", side="upper").axes(False, axis="y", side="right")
+
     for line in lines:
         for part in _unbroken(line.points):
             marker = plotext.marker("braille", line.color)
             plot.draw(plot.signal(*zip(*part, strict=True), marker=marker).lines())
+
     marks = (0.0, top / 2, top) if height >= 7 else (0.0, top)
     plot.ruler("y").lim(0, top).ticks(marks, [label(value).rjust(LABEL) for value in marks])
     plot.ruler("x").lim(-span, 0).ticks([x for x, _ in ticks], [text for _, text in ticks])
+
     return Text.from_ansi(plot.build().string().rstrip("\n"))
 
 

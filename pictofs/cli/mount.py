@@ -1,6 +1,6 @@
 """`pictofs mount`."""
 
-# ruff: noqa: PLC0415 - trio and the rest of a mount are imported after the fork, and never for --help
+# ruff: noqa: PLC0415 - trio and the rest of a mount are imported after the fork, never for --help
 
 from __future__ import annotations
 
@@ -28,13 +28,18 @@ def mount(
 ) -> None:
     """Mount the organization that the key belongs to at MOUNTPOINT, an empty folder.
 
-    Returns once the mount answers; its process stays in the background until `pictofs unmount MOUNTPOINT`.
+    Returns once the mount answers; its process stays in the background until `pictofs unmount
+    MOUNTPOINT`.
     """
-    access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder())
+    access = find_access(
+        profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder()
+    )
     for warning in access.warnings:
         warn(warning)
+
     given["base_url"] = given["base_url"] or access.base_url
     settings = MountSettings.load(mounts.resolve(mountpoint), given, os.environ)
+
     mounts.check_machine(settings.allow_other)
     run(settings, access.api_key)
 
@@ -47,9 +52,11 @@ def run(settings: MountSettings, api_key: str) -> None:
     """
     key = ApiKey(api_key)
     claim = mounts.Claim(settings.mountpoint)
+
     try:
         if mounts.prepare(settings.mountpoint):
             warn(f"{settings.mountpoint} was left over by a mount that died; it is mounted anew")
+
         _run(settings, key, claim)
     finally:
         claim.release()
@@ -57,6 +64,7 @@ def run(settings: MountSettings, api_key: str) -> None:
 
 def _run(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> None:
     cache_folder.claim(settings.cache_dir)
+
     if settings.foreground:
         if settings.log_file:
             logs.log_to_file(settings.log_file, settings)
@@ -64,13 +72,16 @@ def _run(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> None:
             logs.log_to_terminal(settings)
         _serve(settings, key, claim)(lambda: _announce(settings))
         return
+
     serve = _serve(settings, key, claim)
     daemon.start(serve, settings, settings.timeout + START_SECONDS, keep={claim.fd})
     _check_answers(settings)
     _announce(settings)
 
 
-def _serve(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> Callable[[Callable[[], None]], None]:
+def _serve(
+    settings: MountSettings, key: ApiKey, claim: mounts.Claim
+) -> Callable[[Callable[[], None]], None]:
     def serve(on_ready: Callable[[], None]) -> None:
         from pictofs.app.mount import serve as serve_mount
 

@@ -21,7 +21,8 @@ Profile = Annotated[
     typer.Option(
         metavar="NAME",
         autocompletion=completion.profiles,
-        help="Take key and URL from this profile of ~/.pictograph/config.toml. Or set PICTOGRAPH_PROFILE.",
+        help="Take key and URL from this profile of ~/.pictograph/config.toml. "
+        "Or set PICTOGRAPH_PROFILE.",
         rich_help_panel="Pictograph",
     ),
 ]
@@ -35,7 +36,9 @@ ApiKeyFile = Annotated[
 ]
 CacheDir = Annotated[
     str | None,
-    typer.Option(metavar="DIR", help="The cache; the user's own by default. Or set PICTOFS_CACHE_DIR."),
+    typer.Option(
+        metavar="DIR", help="The cache; the user's own by default. Or set PICTOFS_CACHE_DIR."
+    ),
 ]
 
 Status = Annotated[
@@ -55,25 +58,34 @@ Split = Annotated[
     ),
 ]
 NoWait = Annotated[
-    bool, typer.Option("--no-wait", metavar="", help="End with exit code 8 when the request budget is spent.")
+    bool,
+    typer.Option(
+        "--no-wait", metavar="", help="End with exit code 8 when the request budget is spent."
+    ),
 ]
 ProgressJson = Annotated[
-    bool, typer.Option("--json", metavar="", help="Print progress and result as JSON, an object a line.")
+    bool,
+    typer.Option("--json", metavar="", help="Print progress and result as JSON, an object a line."),
 ]
 
 
 def with_settings(settings: type) -> Callable[[F], F]:
-    """A decorator that gives a command, in the place of its `**given`, an option for each setting of a dataclass.
+    """A decorator that gives a command an option for each setting of a dataclass.
 
-    It gets what was written, by the setting's name: text, True for a switch, None where it was left out.
+    The options take the place of the command's `**given`. The command gets what was written, by
+    the setting's name: text, True for a switch, None for a setting that was left out.
     """
 
     def decorate(command: F) -> F:
         signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        own = [
+            p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
         options = [_parameter(item) for item in declared(settings)]
-        command.__signature__ = signature.replace(parameters=[*own, *options])  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+        both = [*own, *options]
+
+        command.__signature__ = signature.replace(parameters=both)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in both}
         return command
 
     return decorate
@@ -81,7 +93,8 @@ def with_settings(settings: type) -> Callable[[F], F]:
 
 def _help(item: Setting) -> str:
     default = f" Default: {item.shown}." if item.shown else ""
-    return item.help + default + (f" Or set {item.env}." if item.env else "")
+    variable = f" Or set {item.env}." if item.env else ""
+    return item.help + default + variable
 
 
 def _parameter(item: Setting) -> inspect.Parameter:
@@ -96,6 +109,10 @@ def _parameter(item: Setting) -> inspect.Parameter:
         rich_help_panel=item.panel,
     )
     annotation = Annotated[bool, option] if switch else Annotated[str | None, option]
+
     return inspect.Parameter(
-        item.name, inspect.Parameter.KEYWORD_ONLY, default=False if switch else None, annotation=annotation
+        item.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=False if switch else None,
+        annotation=annotation,
     )

@@ -37,8 +37,8 @@ def prefetch(
             "--order",
             metavar="FILE",
             show_default=False,
-            help="The images in the order in which they will be read, one path a line, or each ended by NUL; "
-            "- for standard input. An empty one ends the last.",
+            help="The images in the order in which they will be read, one path a line, "
+            "or each ended by NUL; - for standard input. An empty one ends the last.",
         ),
     ],
     ahead: Annotated[
@@ -61,15 +61,21 @@ def prefetch(
     mount = mounts.mount_of(base)
     if mount is None or not mount.ours:
         raise NoSuchEntry(f"{base} lies in no pictofs mount")
+
     socket = control_socket(mount.path)
     spelling = MountRelativePath(mount.path, base)
     heard = OrderReply()
+
     with ExitStack() as stack:
         stream = _opened(order, stack)
         names = _lines(stream) if ahead != 0 else iter(())
         paths = map(spelling, names)
-        for each in send_order(socket, paths, by="", ahead=ahead, bound=False, timeout=PIECE_SECONDS):
+
+        for each in send_order(
+            socket, paths, by="", ahead=ahead, bound=False, timeout=PIECE_SECONDS
+        ):
             heard = each
+
     _report(heard)
 
 
@@ -84,11 +90,13 @@ def _opened(name: str, stack: ExitStack) -> BinaryIO:
 
 def _lines(stream: BinaryIO) -> Iterator[str]:
     """The paths; a name may hold any byte but NUL, so `find -print0` is heard too."""
-    rest, end = b"", b""
+    rest = b""
+    end = b""
     while block := stream.read(BLOCK):
         end = end or (b"\0" if b"\0" in block else b"\n")
         *whole, rest = (rest + block).split(end)
         yield from map(os.fsdecode, filter(None, whole))
+
     if rest:
         yield os.fsdecode(rest)
 
@@ -99,9 +107,11 @@ def _report(heard: OrderReply) -> None:
         warn(f"{heard.unknown:,} paths lead to no image of this mount{example}")
     if heard.annotations:
         warn(f"{heard.annotations:,} annotation files are left out: each would cost a request")
+
     if heard.images:
         print(
-            f"{heard.images:,} images will be fetched in this order, up to {heard.ahead:,} ahead of the reader"
+            f"{heard.images:,} images will be fetched in this order, "
+            f"up to {heard.ahead:,} ahead of the reader"
         )
     elif heard.unknown or heard.annotations:
         raise NoSuchEntry("the order names no image of this mount; nothing is fetched by it")

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pictofs.cli.formatting import bytes_text, duration_text, printable
 
 LINE_EVERY_S = 10.0
-"""Seconds between two lines where there is no terminal."""
+"""Seconds between two lines if there is no terminal."""
 WINDOW_S = 20.0
 """Seconds of which rates are the mean."""
 SHOWN = 20
@@ -68,13 +68,16 @@ class LineProgress:
         self._told: Any = None
 
     def show(self, progress: Facts) -> None:
-        """Print a line where there is news."""
+        """Print a line if there is news."""
         now = time.monotonic()
         self._speed.feel(progress, now)
+
         news = (progress["state"], progress["notice"])
         if not progress["files"] or (news == self._told and now - self._told_at < LINE_EVERY_S):
             return
-        self._told, self._told_at = news, now
+
+        self._told = news
+        self._told_at = now
         print(
             f"{heading(progress)}: {how_far(progress)}{self._speed.text(progress)}",
             file=sys.stderr,
@@ -113,6 +116,7 @@ class BarProgress:
 
             self._notice = progress["notice"]
             self._bar.console.print(Text(printable(str(self._notice or ""))))
+
         self._bar.update(
             self._task,
             description=heading(progress),
@@ -137,6 +141,7 @@ class Speed:
         if progress["state"] != "fetching":
             self._seen.clear()
             return
+
         self._seen.append((now, progress["files_done"], progress["bytes_done"]))
         while now - self._seen[0][0] > WINDOW_S:
             self._seen.popleft()
@@ -145,15 +150,20 @@ class Speed:
         """Bytes or files a second, and the time left; empty as long as nobody can tell."""
         if len(self._seen) < 2:
             return ""
-        (start, files, size), (end, files_now, bytes_now) = self._seen[0], self._seen[-1]
+
+        start, files, size = self._seen[0]
+        end, files_now, bytes_now = self._seen[-1]
         if end <= start or files_now <= files:
             return ""
+
         took = end - start
         waits = [(progress["files"] - files_now) * took / (files_now - files)]
         rate = f"{(files_now - files) / took:,.0f} files/s"
+
         if bytes_now > size:
             waits.append((progress["bytes"] - bytes_now) * took / (bytes_now - size))
             rate = f"{bytes_text((bytes_now - size) / took)}/s"
+
         return f", {rate}, {duration_text(max(waits))} left"
 
 
@@ -168,9 +178,12 @@ def heading(progress: Facts) -> str:
 def how_far(progress: Facts) -> str:
     """Files, bytes, requests."""
     files = f"{progress['files_done']:,} of {progress['files']:,} files"
+
     size = ""
     if progress["bytes"]:
-        size = f", {bytes_text(progress['bytes_done'])} of {bytes_text(progress['bytes'])} of images"
+        done = bytes_text(progress["bytes_done"])
+        size = f", {done} of {bytes_text(progress['bytes'])} of images"
+
     failed = f", {progress['failed']:,} failed" if progress["failed"] else ""
     return f"{files}{size}{failed}, {requests_text(progress['requests'])}"
 
@@ -180,10 +193,12 @@ def outcome(result: Facts) -> list[str]:
     lines = [f"{result['path']}: {how_far(result)}"]
     failures = result["failures"]
     lines += [f"  {each['path']}: {each['error']}" for each in failures[:SHOWN]]
+
     if result["failed"] > SHOWN:
         lines.append(f"  and {result['failed'] - SHOWN:,} more: --json tells each")
     if result["notice"]:
         lines.append(result["notice"])
+
     return lines
 
 

@@ -21,19 +21,23 @@ CHANGE_SECONDS = 5.0
 
 
 def refresh(
-    path: Annotated[Path, typer.Argument(metavar="PATH", show_default=False, help="A folder in a mount.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", show_default=False, help="A folder in a mount.")
+    ],
 ) -> None:
     """Ask the server anew what PATH holds, now."""
     path = mounts.resolve(path)
     mount = mounts.mount_of(path)
     if mount is None or not mount.ours:
         raise NoSuchEntry(f"{path} lies in no pictofs mount")
+
     for _ in request(
         control_socket(mount.path),
         {"op": "refresh", "path": str(path.relative_to(mount.path))},
         REFRESH_SECONDS,
     ):
         pass
+
     say(f"{path} is fresh")
 
 
@@ -41,7 +45,9 @@ def control_socket(mountpoint: Path) -> Path:
     """Where the mount at `mountpoint` takes commands."""
     socket = (read_status(mountpoint) or {}).get("control_socket")
     if not isinstance(socket, str):
-        raise MountFailed(f"the mount at {mountpoint} takes no commands: it is another user's, or it hangs")
+        raise MountFailed(
+            f"the mount at {mountpoint} takes no commands: it is another user's, or it hangs"
+        )
     return Path(socket)
 
 
@@ -54,6 +60,9 @@ def show_change(base_url: str) -> None:
         status = mount.ours and read_status(mount.path)
         if not status or status.get("base_url") != base_url:
             continue
+
         with suppress(PictofsError):
-            for _ in request(Path(str(status.get("control_socket"))), {"op": "datasets"}, CHANGE_SECONDS):
+            for _ in request(
+                Path(str(status.get("control_socket"))), {"op": "datasets"}, CHANGE_SECONDS
+            ):
                 pass

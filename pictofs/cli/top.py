@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pictofs.cli.top_frame import Frame
 
 ANSWER_SECONDS = 2.0
-"""How long a mount may take to tell its status: as long nothing is drawn."""
+"""How long a mount may take to tell its status: nothing is drawn until then."""
 TURN_S = 0.1
 """Seconds between looks at the keyboard and the terminal's size."""
 ROWS = 24
@@ -53,15 +53,19 @@ def top(
     """
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Invalid(
-            "top needs a terminal; --once prints one frame, and pictofs status --json is for programs"
+            "top needs a terminal; --once prints one frame, "
+            "and pictofs status --json is for programs"
         )
+
     path = choose(mountpoint)
     watched = Watched(path, interval)
     if watched.frame().document is None:
         raise PictofsError(f"{path}: {watched.trouble}")
+
     if once:
         _print(watched)
         return
+
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)
     with contextlib.suppress(KeyboardInterrupt), _keys():
@@ -81,11 +85,13 @@ def choose(named: Path | None) -> Path:
         if mount is None or not mount.ours:
             raise NoSuchEntry(f"{path} lies in no pictofs mount")
         return mount.path
+
     found = sorted({mount.path for mount in mounts.all_mounts() if mount.ours})
     if not found:
         raise NoSuchEntry("nothing is mounted: pictofs mount, or pictofs demo")
     if len(found) > 1:
         raise Invalid(f"name one of the mounts: {', '.join(map(str, found))}")
+
     return found[0]
 
 
@@ -95,7 +101,8 @@ class Watched:
     def __init__(self, mountpoint: Path, interval: float) -> None:
         from pictofs.cli.top_history import History
 
-        self.mountpoint, self.interval = mountpoint, interval
+        self.mountpoint = mountpoint
+        self.interval = interval
         self.trouble: str | None = None
         self._socket: Path | None = None
         self._document: Facts | None = None
@@ -109,7 +116,10 @@ class Watched:
         now = time.monotonic()
         self._history.add(now, found)
         self._document = found or self._document
-        return Frame(self.mountpoint, self._history, self._document, self.trouble, self.interval, now)
+
+        return Frame(
+            self.mountpoint, self._history, self._document, self.trouble, self.interval, now
+        )
 
     def _look(self) -> Facts | None:
         """The status, by the mount's socket: reading the file would be among what it counts."""
@@ -118,10 +128,12 @@ class Watched:
             if self._socket is None:
                 self._socket = self._find()
             return next(request(self._socket, {"op": "status"}, ANSWER_SECONDS))
-        except ServerUnreachable:  # nobody listens there any more
+        except ServerUnreachable:
+            # Nobody listens there any more.
             self.trouble = "its process is gone"
         except PictofsError as error:
             self.trouble = str(error)
+
         self._socket = None
         if mounts.mount_at(self.mountpoint) is None:
             self.trouble = "the mount has ended"
@@ -129,7 +141,9 @@ class Watched:
 
     def _find(self) -> Path:
         if mounts.state_of(self.mountpoint, ANSWER_SECONDS) == "stale":
-            raise MountFailed(f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again")
+            raise MountFailed(
+                f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again"
+            )
         return control_socket(self.mountpoint)
 
 
@@ -137,10 +151,10 @@ def _print(watched: Watched) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
+    rows = min(console.height, ROWS) if console.is_terminal else ROWS
+
     time.sleep(watched.interval)
-    console.print(
-        watched.frame().render(console.width, min(console.height, ROWS) if console.is_terminal else ROWS)
-    )
+    console.print(watched.frame().render(console.width, rows))
 
 
 def _watch(watched: Watched) -> None:
@@ -149,16 +163,24 @@ def _watch(watched: Watched) -> None:
 
     console = Console(highlight=False)
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        frame, drawn, due = watched.frame(), None, 0.0
+        frame = watched.frame()
+        drawn = None
+        due = 0.0
+
         while True:
             if time.monotonic() >= due:
-                frame, drawn, due = watched.frame(), None, time.monotonic() + watched.interval
+                frame = watched.frame()
+                drawn = None
+                due = time.monotonic() + watched.interval
+
             if drawn != console.size:
                 drawn = console.size
                 live.update(frame.render(drawn.width, drawn.height), refresh=True)
+
             if select.select([sys.stdin], [], [], TURN_S)[0]:
                 key = os.read(sys.stdin.fileno(), 1)
-                if not key or key in b"qQ":  # nothing: the terminal is gone
+                # No byte: the terminal is gone.
+                if not key or key in b"qQ":
                     return
 
 
@@ -167,6 +189,7 @@ def _keys() -> Iterator[None]:
     """Keys are read one by one and not shown inside."""
     before = termios.tcgetattr(sys.stdin)
     tty.setcbreak(sys.stdin)
+
     try:
         yield
     finally:

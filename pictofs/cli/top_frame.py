@@ -19,15 +19,20 @@ from pictofs.cli.top_history import History, Sample
 
 Facts = dict[str, Any]
 
-STORAGE, READERS, OPERATIONS = "cyan", "green", "magenta"
+STORAGE = "cyan"
+READERS = "green"
+OPERATIONS = "magenta"
 """The colors of the lines."""
-LEAST_BYTES, LEAST_OPERATIONS = 1e5, 10.0
+LEAST_BYTES = 1e5
+LEAST_OPERATIONS = 10.0
 """What the charts reach up to at least: an idle mount's few reads must not look like a load."""
-NUMBERS, HEADS = 7, 3
+NUMBERS = 7
+HEADS = 3
 """Rows above the charts, and rows that are no chart below."""
 LEAST_CHART = 4
 """Rows below which a chart shows nothing."""
-BAR, LABELS = 16, 11
+BAR = 16
+LABELS = 11
 """Columns of a bar, and of what names a row."""
 
 
@@ -49,17 +54,20 @@ class Frame:
         parts: list[RenderableType] = [self._head(width)]
         if self.document is not None:
             parts += [self._figures(width), Text()]
-        room = height - NUMBERS - HEADS
-        below = max(LEAST_CHART, room * 3 // 7)
-        above = room - below
+
+        left = height - NUMBERS - HEADS
+        below = max(LEAST_CHART, left * 3 // 7)
+        above = left - below
         if above >= LEAST_CHART:
             parts += [*self._bytes_chart(width, above), *self._operations_chart(width, below)]
         parts.append(Text(f" q quits; every {self.interval:g} s", style="dim"))
+
         return Group(*parts)
 
     def _head(self, width: int) -> Text:
         line = Text(no_wrap=True)
         line.append(f" {_cut(printable(str(self.mountpoint)), width // 2)} ", style="bold reverse")
+
         document = self.document
         if self.trouble is not None:
             line.append(f"  {printable(self.trouble)}", style="bold red")
@@ -71,10 +79,12 @@ class Frame:
                 line.append(f"  offline for {away}", style="bold red")
             line.append(f"  up {duration_text(time.time() - document['started_at'])}")
             line.append(f"  {printable(document['base_url'])}", style="dim")
+
         clock = time.strftime("%H:%M:%S ")
         line.truncate(max(0, width - len(clock) - 1), overflow="ellipsis")
         line.append(clock.rjust(width - line.cell_len), style="dim")
         line.truncate(width)
+
         return line
 
     def _figures(self, width: int) -> Table:
@@ -82,6 +92,7 @@ class Frame:
         table = Table.grid(padding=(0, 1))
         table.add_column(style="dim", width=LABELS, no_wrap=True)
         table.add_column(width=width - LABELS - 2, no_wrap=True, overflow="ellipsis")
+
         for name, value in (
             ("budget", self._budget(self.document["rate"])),
             ("cache", self._cache(self.document["cache"])),
@@ -90,27 +101,38 @@ class Frame:
             ("per second", self._kinds()),
         ):
             table.add_row(f" {name}", value)
+
         return table
 
     def _budget(self, rate: Facts) -> RenderableType:
-        left, of, reset = rate["remaining"], rate["limit"], rate["reset_at"]
+        left = rate["remaining"]
+        of = rate["limit"]
+        reset = rate["reset_at"]
         if left is None:
             return Text("the server has not told yet")
-        words = f"{left:,}" + (f" of {of:,}" if of else "") + " left"
+
+        words = f"{left:,} of {of:,} left" if of else f"{left:,} left"
         if reset and reset > time.time():
             words += f", full again in {duration_text(reset - time.time())}"
         if not of:
             return Text(words)
-        color = "red" if left <= rate["reserve"] else "yellow" if left < of / 4 else "green"
+
+        color = "green"
+        if left <= rate["reserve"]:
+            color = "red"
+        elif left < of / 4:
+            color = "yellow"
+
         return _barred(left, of, color, words)
 
     def _cache(self, cache: Facts) -> RenderableType:
         if "error" in cache:
             return Text(printable(str(cache["error"])), style="red")
-        used, limit = cache["used"], cache["limit"]
-        return _barred(
-            used, limit, "blue", f"{bytes_text(used)} of {bytes_text(limit)}, {cache['files']:,} files"
-        )
+
+        used = cache["used"]
+        limit = cache["limit"]
+        words = f"{bytes_text(used)} of {bytes_text(limit)}, {cache['files']:,} files"
+        return _barred(used, limit, "blue", words)
 
     def _hit_rate(self, cache: Facts) -> Text:
         text = Text(style="bold")
@@ -122,8 +144,10 @@ class Frame:
     def _in_flight(self, document: Facts) -> Text:
         if self.trouble is not None:
             return Text("-")
+
         operations = sum(each["under_way"] for each in document["operations"].values())
-        waiting, ahead = document["waiting"], document["prefetch"]
+        waiting = document["waiting"]
+        ahead = document["prefetch"]
         parts = [
             f"{operations} operations",
             f"{waiting['api']} API requests",
@@ -132,23 +156,26 @@ class Frame:
         ]
         if ahead["under_way"]:
             parts.append(f"{ahead['under_way']} fetched ahead")
+
         return Text(", ".join(parts))
 
     def _kinds(self) -> Text:
         last = self.history.last
         if last is None:
             return Text("-")
+
         busiest = sorted(last.operations.items(), key=lambda item: -item[1])
-        text = Text(", ".join(f"{kind} {rate:,.0f}" for kind, rate in busiest if rate >= 0.5) or "nothing")
+        shown = [f"{kind} {rate:,.0f}" for kind, rate in busiest if rate >= 0.5]
+        text = Text(", ".join(shown) or "nothing")
         if last.failed:
             text.append(f", {last.failed:,.1f} failed", style="bold red")
+
         return text
 
     def _bytes_chart(self, width: int, height: int) -> list[RenderableType]:
-        storage, read = (
-            self._line(STORAGE, lambda each: each.storage),
-            self._line(READERS, lambda each: each.read),
-        )
+        storage = self._line(STORAGE, lambda each: each.storage)
+        read = self._line(READERS, lambda each: each.read)
+
         last = self.history.last
         head = Text(" ")
         for line, name, value in (
@@ -157,6 +184,7 @@ class Frame:
         ):
             head.append("⣀⣀ ", style=line.color).append(name)
             head.append(f" {_rate(value)}   ", style="bold")
+
         drawn = self._chart([storage, read], width, height, LEAST_BYTES, _rate, ticked=False)
         return [head, drawn]
 
@@ -186,6 +214,7 @@ class Frame:
     ) -> Text:
         span = self.history.span(self.now)
         ticks = [(-span * part / 4, f"-{duration_text(span * part / 4)}") for part in (4, 3, 2, 1)]
+
         return chart(
             lines,
             width=width,
@@ -206,10 +235,11 @@ def _barred(part: float, whole: float, color: str, words: str) -> Table:
     row = Table.grid(padding=(0, 1))
     row.add_column(width=BAR)
     row.add_column(no_wrap=True, overflow="ellipsis")
-    row.add_row(
-        ProgressBar(total=whole, completed=part, width=BAR, complete_style=color, finished_style=color),
-        Text(words),
+
+    bar = ProgressBar(
+        total=whole, completed=part, width=BAR, complete_style=color, finished_style=color
     )
+    row.add_row(bar, Text(words))
     return row
 
 

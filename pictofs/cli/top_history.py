@@ -45,24 +45,27 @@ class History:
 
     def __init__(self) -> None:
         self._samples: deque[Sample | float] = deque()
-        """And where nothing was known: the moment."""
+        """If nothing was known, only the moment."""
         self._before: tuple[float, Facts] | None = None
         self._start: float | None = None
 
     def add(self, at: float, document: Facts | None) -> None:
-        """Take in the status as it was `at`; None where there was none, and the lines have a gap."""
+        """Take in the status as it was `at`; None if there was none, and the lines have a gap."""
         self._start = at if self._start is None else self._start
-        before, self._before = self._before, None if document is None else (at, document)
+        before = self._before
+        self._before = None if document is None else (at, document)
+
         if document is None:
             self._samples.append(at)
         elif before is not None and at > before[0] and _same_process(before[1], document):
             self._samples.append(_rates(before, (at, document)))
+
         while self._samples and _moment(self._samples[0]) < at - LONGEST_S:
             self._samples.popleft()
 
     @property
     def last(self) -> Sample | None:
-        """The newest rates; None where the mount is away."""
+        """The newest rates; None if the mount is away."""
         sample = self._samples[-1] if self._samples else None
         return sample if isinstance(sample, Sample) else None
 
@@ -72,7 +75,7 @@ class History:
         return next((span for span in SPANS_S if age <= span), LONGEST_S)
 
     def samples(self) -> Iterator[tuple[float, Sample | None]]:
-        """Moments, and the rates where they are known."""
+        """Moments, and the rates if they are known."""
         for each in self._samples:
             yield (_moment(each), each if isinstance(each, Sample) else None)
 
@@ -92,8 +95,10 @@ def _same_process(one: Facts, other: Facts) -> bool:
 
 
 def _rates(before: tuple[float, Facts], after: tuple[float, Facts]) -> Sample:
-    (start, old), (end, new) = before, after
+    start, old = before
+    end, new = after
     took = end - start
+
     operations = {
         kind: (counts["ended"] - old["operations"].get(kind, {}).get("ended", 0)) / took
         for kind, counts in new["operations"].items()
@@ -101,6 +106,7 @@ def _rates(before: tuple[float, Facts], after: tuple[float, Facts]) -> Sample:
     failed = sum(each["failed"] for each in new["operations"].values()) - sum(
         each["failed"] for each in old["operations"].values()
     )
+
     return Sample(
         at=end,
         storage=(new["bytes"]["storage"] - old["bytes"]["storage"]) / took,

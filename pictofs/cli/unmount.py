@@ -15,12 +15,16 @@ from pictofs.cli.formatting import say
 def unmount(
     mountpoint: Annotated[
         Path,
-        typer.Argument(metavar="MOUNTPOINT", show_default=False, autocompletion=completion.mount_points),
+        typer.Argument(
+            metavar="MOUNTPOINT", show_default=False, autocompletion=completion.mount_points
+        ),
     ],
     lazy: Annotated[
         bool,
         typer.Option(
-            "--lazy", metavar="", help="Take it out of sight now; it ends when its last user leaves."
+            "--lazy",
+            metavar="",
+            help="Take it out of sight now; it ends when its last user leaves.",
         ),
     ] = False,
 ) -> None:

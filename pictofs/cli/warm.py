@@ -25,15 +25,20 @@ ANSWER_SECONDS = 60.0
 def warm(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", show_default=False, help="Datasets, folders or files in a mount."),
+        typer.Argument(
+            metavar="PATH...", show_default=False, help="Datasets, folders or files in a mount."
+        ),
     ],
     images: Annotated[bool, typer.Option("--images", metavar="", help="Only images.")] = False,
     annotations: Annotated[
-        bool, typer.Option("--annotations", metavar="", help="Only annotations: one API request each.")
+        bool,
+        typer.Option("--annotations", metavar="", help="Only annotations: one API request each."),
     ] = False,
     status: Status = None,
     split: Split = None,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, max=24, help="Downloads at once.")] = 16,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=24, help="Downloads at once.")
+    ] = 16,
     bulk_annotations: Annotated[
         bool,
         typer.Option(
@@ -45,11 +50,15 @@ def warm(
     no_wait: NoWait = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", metavar="", help="List, and say what would be fetched and what it costs."),
+        typer.Option(
+            "--dry-run", metavar="", help="List, and say what would be fetched and what it costs."
+        ),
     ] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", metavar="", help="Fetch nothing; exit with 1 unless everything is cached."),
+        typer.Option(
+            "--check", metavar="", help="Fetch nothing; exit with 1 unless everything is cached."
+        ),
     ] = False,
     evict: Annotated[
         bool, typer.Option("--evict", metavar="", help="Drop it from the cache instead.")
@@ -58,14 +67,21 @@ def warm(
 ) -> int:
     """Fetch everything below PATH into the cache, so that reading it needs no server.
 
-    Goes on where an earlier run ended. Ctrl-C ends it and keeps what has come. Programs that read meanwhile go first.
-    Exits with 0 only when everything is there.
+    Goes on where an earlier run ended. Ctrl-C ends it and keeps what has come. Programs that read
+    meanwhile go first. Exits with 0 only when everything is there.
     """
     if dry_run + check + evict > 1:
         raise Invalid("--dry-run, --check and --evict exclude each other")
+
+    mode = "fetch"
+    if evict:
+        mode = "evict"
+    elif dry_run or check:
+        mode = "look"
+
     message: Facts = {
         "op": "warm",
-        "mode": "evict" if evict else "look" if dry_run or check else "fetch",
+        "mode": mode,
         "kinds": _kinds(images, annotations),
         "status": status,
         "split": split,
@@ -73,29 +89,43 @@ def warm(
         "bulk": bulk_annotations,
         "wait": not no_wait,
     }
+
     incomplete = False
     for mount, below in _by_mount(paths).items():
         view = progress_of(as_json=as_json)
         answers = request(control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS)
+
         try:
             for result in answers:
                 if "failures" not in result:
                     if not result.get("done"):
                         view.show(result)
                     continue
+
                 view.close()
-                incomplete |= message["mode"] != "evict" and not dry_run and result["missing"] > 0
+                incomplete |= mode != "evict" and not dry_run and result["missing"] > 0
                 if as_json:
                     view.show(result)
                     continue
-                words = plan if dry_run else found if check else dropped if evict else outcome
+
+                words = outcome
+                if dry_run:
+                    words = plan
+                elif check:
+                    words = found
+                elif evict:
+                    words = dropped
                 say(*words({**result, "path": str(mount)}))
         except KeyboardInterrupt:
             view.close()
-            print("stopped: what has come stays, and the same command goes on from there", file=sys.stderr)
+            print(
+                "stopped: what has come stays, and the same command goes on from there",
+                file=sys.stderr,
+            )
             raise
         finally:
             view.close()
+
     return int(incomplete)
 
 
@@ -112,5 +142,6 @@ def _by_mount(paths: Iterable[Path]) -> dict[Path, list[str]]:
         mount = mounts.mount_of(path)
         if mount is None or not mount.ours:
             raise NoSuchEntry(f"{path} lies in no pictofs mount")
+
         found.setdefault(mount.path, []).append(str(path.relative_to(mount.path)))
     return found

@@ -23,8 +23,10 @@ def dropped(result: Facts) -> list[str]:
 
 def plan(result: Facts) -> list[str]:
     """What `--dry-run` has to say."""
-    requests, budget = result["requests_needed"], result["budget"]
+    requests = result["requests_needed"]
+    budget = result["budget"]
     lines = [f"{result['path']}:", *_kinds(result)]
+
     parts = [
         f"{requests['urls']:,} for signed URLs",
         f"{requests['annotations']:,} for annotations",
@@ -34,23 +36,25 @@ def plan(result: Facts) -> list[str]:
         f"  requests: {requests['total']:,} ({', '.join(filter(None, parts))}); "
         f"{requests_text(result['requests'])} went into listing just now"
     )
+
     seconds = budget["seconds"]
     if budget["remaining"] is not None and budget["limit"] is not None:
-        takes = (
-            "more than it allows"
-            if seconds is None
-            else (
-                "it allows all of them now"
-                if not seconds
-                else f"it allows all of them in {duration_text(seconds)}"
-            )
-        )
+        takes = "it allows all of them now"
+        if seconds is None:
+            takes = "more than it allows"
+        elif seconds:
+            takes = f"it allows all of them in {duration_text(seconds)}"
+
         lines.append(
             f"  budget: {budget['remaining']:,} of {budget['limit']:,} an hour left, "
             f"{budget['reserve']:,} are kept for interactive use; {takes}"
         )
+
     if not result["fits"]:
-        lines.append("  the cache is too small for that: name less, or mount with a larger --cache-size")
+        lines.append(
+            "  the cache is too small for that: name less, or mount with a larger --cache-size"
+        )
+
     return lines
 
 
@@ -60,9 +64,13 @@ def _kinds(result: Facts) -> list[str]:
         count = result[kind]
         if not count["files"]:
             continue
+
         missing = f"{count['missing']:,} missing"
         if kind == "images":
             missing += f", {bytes_text(count['bytes_missing'])}"
-            missing += f" and {count['unsized']:,} of unknown size" if count["unsized"] else ""
+            if count["unsized"]:
+                missing += f" and {count['unsized']:,} of unknown size"
+
         lines.append(f"  {kind}: {count['files']:,} files, {missing}")
+
     return lines

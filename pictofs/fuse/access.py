@@ -1,4 +1,7 @@
-"""A line for each request of the kernel: what was asked, of which file, how it ended, how long it took."""
+"""A line for each request of the kernel.
+
+It says what was asked, of which file, how that ended, and how long it took.
+"""
 
 from __future__ import annotations
 
@@ -23,22 +26,30 @@ class AccessLog:
     """Logs requests as they end, as records whose `fields` say everything."""
 
     def __init__(self, tree: Tree, places: Places) -> None:
-        self._tree, self._places = tree, places
+        self._tree = tree
+        self._places = places
 
     def __call__(
         self, operation: str, arguments: tuple[Any, ...], answer: Any, code: int, seconds: float
     ) -> None:
-        """Log a request: its handler's name and arguments, what was answered, and the errno, 0 for success."""
+        """Log a request: its handler's name and arguments, and what was answered.
+
+        `code`: the errno, 0 for success.
+        """
         try:
             self._note(operation, arguments, answer, code, seconds)
-        except Exception:  # it would end the mount
-            _bugs.exception("the access log lacks a line, which should not happen; please report this")
+        except Exception:
+            # It would end the mount.
+            _bugs.exception(
+                "the access log lacks a line, which should not happen; please report this"
+            )
 
     def _note(
         self, operation: str, arguments: tuple[Any, ...], answer: Any, code: int, seconds: float
     ) -> None:
+        # A file that was read is closed.
         if operation == "flush" and self._tree.written(arguments[0]) is None:
-            return  # a file that was read is closed
+            return
 
         fields: dict[str, Any] = {
             "operation": operation,
@@ -49,6 +60,7 @@ class AccessLog:
         }
         if operation == "rename":
             fields["to"] = self._places.entry(arguments[2], arguments[3])
+
         log.info("%s", operation, extra={"fields": fields})
 
     def _path(self, operation: str, arguments: tuple[Any, ...]) -> str:

@@ -1,7 +1,10 @@
-"""Who asks, and whether a signal tells them to end: a request is then given up, so that they can.
+"""Which threads ask, and whether a signal tells them to end.
 
-Once the daemon has a request, its process can't be interrupted, not even by SIGKILL: the kernel sends FUSE_INTERRUPT
-and waits for the answer. pyfuse3 keeps that to itself; but a signal that waits to be delivered shows in /proc.
+A request of theirs is then given up, so that they can.
+
+Once the daemon has a request, its process can't be interrupted, not even by SIGKILL: the kernel
+sends FUSE_INTERRUPT and waits for the answer. pyfuse3 keeps that to itself; but a signal that waits
+to be delivered shows in /proc.
 """
 
 from __future__ import annotations
@@ -13,11 +16,19 @@ from signal import Signals
 import trio
 
 POLL_S = 0.2
-"""Seconds between looks while requests are under way. A look costs 20 us for each thread that has one."""
+"""Seconds between looks while requests are under way.
 
-END = sum(1 << number - 1 for number in (Signals.SIGHUP, Signals.SIGINT, Signals.SIGQUIT, Signals.SIGTERM))
-"""Signals that tell a process to end, also where it handles them. Not SIGALRM or SIGCHLD, say: a program that handles
-those goes on afterwards, and does not expect EINTR from a file."""
+A look costs 20 us for each thread that has one.
+"""
+
+END = sum(
+    1 << number - 1 for number in (Signals.SIGHUP, Signals.SIGINT, Signals.SIGQUIT, Signals.SIGTERM)
+)
+"""Signals that tell a process to end, also if it handles them.
+
+Not SIGALRM or SIGCHLD, say: a program that handles those goes on afterwards, and does not expect
+EINTR from a file.
+"""
 KILL = 1 << Signals.SIGKILL - 1
 """What each thread has pending as well, when a signal that is not handled ends its process."""
 
@@ -32,15 +43,23 @@ class InterruptWatcher:
         self._told: set[int] = set()
         """Threads that were told to end at the last look."""
         self._stuck: set[int] = set()
-        """Those of them that were told at the look before, too, and can't: what they ask is not waited for."""
+        """Those of them that were told at the look before, too, and can't.
+
+        What they ask is not waited for.
+        """
         self._news = trio.Event()
 
     def enter(self, scope: trio.CancelScope, thread: int) -> None:
-        """A request begins. Its scope is cancelled where `thread` is told to end; 0 if that is unknown."""
+        """A request begins. Its scope is cancelled if `thread` is told to end.
+
+        `thread`: 0 if it is not known.
+        """
         if thread in self._stuck and is_told_to_end(thread):
-            # Of a long read() that went half-way the kernel gives the half, and the program asks for the rest.
+            # Of a long read() that went half-way the kernel gives the half, and the program asks
+            # for the rest.
             scope.cancel()
             return
+
         self._threads[scope] = thread
         if len(self._threads) == 1:
             self._news.set()
@@ -53,27 +72,35 @@ class InterruptWatcher:
         """Look after them until cancelled; sleep while there are none."""
         if not _shows_our_processes():
             return
+
         while True:
             if not self._threads:
                 self._news = trio.Event()
                 await self._news.wait()
+
             await trio.sleep(POLL_S)
             self.look()
 
     def look(self) -> None:
-        """Give up the requests of threads that were told to end before the last look, and could not since."""
+        """Give up the requests of threads that were told to end, and could not.
+
+        They were told before the last look, and could not end since.
+        """
         interrupts = {*self._threads.values(), *self._told} - {0}
         told = {thread for thread in interrupts if is_told_to_end(thread)}
-        self._stuck, self._told = told & self._told, told
+        self._stuck = told & self._told
+        self._told = told
+
         for scope in [scope for scope, thread in self._threads.items() if thread in self._stuck]:
             del self._threads[scope]
             scope.cancel()
 
 
 def is_told_to_end(thread: int) -> bool:
-    """Whether a signal is pending that will end a thread's process, or is handled by it; False if it is gone.
+    """Whether a signal is pending that will end a thread's process, or is handled by it.
 
-    `thread` is what the header of a request has: not a process but a thread, which has a folder in /proc, too.
+    False if the thread is gone. `thread` is what the header of a request has: not a process but a
+    thread, which has a folder in /proc, too.
     """
     try:
         with open(f"/proc/{thread}/status", "rb", buffering=0) as file:
@@ -82,6 +109,7 @@ def is_told_to_end(thread: int) -> bool:
         return False
     if found is None:
         return False
+
     own, shared, blocked, ignored = (int(mask, 16) for mask in found.groups())
     return bool((own | shared) & END & ~blocked & ~ignored or own & KILL)
 

@@ -30,8 +30,11 @@ T = TypeVar("T")
 
 BLOCK = 4096
 SIGNED_MAX = 2**63 - 1
-"""The greatest number that a C structure of the kernel takes as a size, a time or a count. What a server says is
-bounded where it comes in, but a sum of it is not, nor what is in a damaged catalog."""
+"""The greatest number that a C structure of the kernel takes as a size, a time or a count.
+
+What a server says is bounded where it comes in, but a sum of it is not, nor what is in a damaged
+catalog.
+"""
 
 
 def _guarded(handle: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -52,7 +55,10 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
         operations: Operations = args[0]  # type: ignore[assignment]
         counts = operations.counts[name]
         counts.under_way += 1
-        code, answer, started = 0, None, perf_counter()
+        code = 0
+        answer = None
+        started = perf_counter()
+
         try:
             # Not trio.fail_after: its generator costs 10 us more, on four requests for each file.
             with trio.CancelScope(relative_deadline=operations.timeout) as scope:
@@ -62,10 +68,12 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
                     return answer
                 finally:
                     interrupted = operations.interrupts.leave(scope)
+
             assert scope.cancelled_caught
             if interrupted:
                 log.info("%s: given up, a signal ends who asked", name)
                 raise pyfuse3.FUSEError(errno.EINTR)
+
             log.warning("%s: no answer within %g s", name, operations.timeout)
             raise pyfuse3.FUSEError(errno.ETIMEDOUT)
         except Exception as error:
@@ -81,7 +89,10 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
 
 
 def closing(work: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, Coroutine[Any, Any, None]]:
-    """The same for what nobody waits for: it is not counted, and its failure is told to the log alone."""
+    """The same for what nobody waits for.
+
+    It is not counted, and its failure is told to the log alone.
+    """
 
     @functools.wraps(work)
     async def handle(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -105,9 +116,10 @@ def _refusal(name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
 
 
 def _of_writable(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """A handler that a mount which is not writable does not have, so that the kernel asks no second time.
+    """A handler that a mount which is not writable does not have.
 
-    `close` of each file that was read would otherwise wait for an answer.
+    So the kernel asks no second time: `close` of each file that was read would otherwise wait for
+    an answer.
     """
     handle = handler(work)
 
@@ -134,12 +146,14 @@ def _new(name: pyfuse3.FileNameT) -> str:
 def _take_back(inode: pyfuse3.InodeT, opened: OpenFile) -> None:
     """Have the kernel forget every size that it was told of a file which is being opened.
 
-    Attributes alone can't deadlock. It asks for the size again where a program asks, or reads past the one it has.
-    `sendfile`, `splice` and a page fault do neither, and go by the size that it had last. That one grows where a
-    byte is stored behind it; the byte goes again with all pages, before anybody can see it. This waits for
-    pages that are being read, and so only a file that nobody else has open is grown.
+    Attributes alone can't deadlock. The kernel asks for the size again if a program asks, or reads
+    past the one it has. `sendfile`, `splice` and a page fault do neither, and go by the size that
+    the kernel had last. That one grows if a byte is stored behind it; the byte goes again with all
+    pages, before anybody can see it. This waits for pages that are being read, and so only a file
+    that nobody else has open is grown.
     """
-    with suppress(FileNotFoundError):  # the kernel has forgotten the inode: who wanted to open it is gone
+    # The kernel may have forgotten the inode: the program that wanted to open it is gone.
+    with suppress(FileNotFoundError):
         pyfuse3.invalidate_inode(inode, attr_only=not opened.renew_pages)
         if opened.renew_pages and opened.attributes.size:
             pyfuse3.notify_store(inode, opened.attributes.size - 1, b"\0")
@@ -163,20 +177,25 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         """`timeout`: seconds that a request may take. `uid`, `gid`: the owner that files show."""
         super().__init__()
+
         self.writable = writable
         self.timeout = timeout
         self.bugs = 0
         self.counts: defaultdict[str, OperationStats] = defaultdict(OperationStats)
         """Requests by kind: the handler's name."""
         self.log_access: AccessLog | None = None
-        """Told of each request, where somebody wants to read of them."""
+        """Told of each request, if somebody wants to read of them."""
+
         self.interrupts = InterruptWatcher()
         self.tree = tree
-        self._openers: dict[int, int] = {}  # handle -> thread: pyfuse3 does not say who reads
-        self._uid, self._gid, self._mask = uid, gid, ~umask
+        self._openers: dict[int, int] = {}
+        """Threads by the handles that they opened: pyfuse3 does not say which one reads."""
+        self._uid = uid
+        self._gid = gid
+        self._mask = ~umask
 
     def errno_of(self, name: str, error: Exception) -> int:
-        """What the kernel is told where the handler `name` has failed; the log is told more."""
+        """What the kernel is told if the handler `name` has failed; the log is told more."""
         if isinstance(error, pyfuse3.FUSEError):
             code: int = error.errno
             return code
@@ -184,34 +203,48 @@ class Operations(pyfuse3.Operations):
             if error.errno not in (errno.ENOENT, errno.ESTALE):
                 log.warning("%s: %s", name, error)
             return error.errno
+
         self.bugs += 1
-        log.error("%s failed in a way that should not happen; please report this", name, exc_info=error)
+        log.error(
+            "%s failed in a way that should not happen; please report this", name, exc_info=error
+        )
         return errno.EIO
 
     def thread_of(self, arguments: tuple[Any, ...]) -> int:
-        """The number of the thread that makes a request with these arguments, 0 where it is not known."""
+        """The number of the thread that makes a request with these arguments.
+
+        0 if it is not known.
+        """
         last = arguments[-1]
         if type(last) is pyfuse3.RequestContext:
             thread: int = last.pid
             return thread
+
         return self._openers.get(arguments[1], 0)
 
     def _entry(self, attributes: Attributes) -> pyfuse3.EntryAttributes:
         entry = pyfuse3.EntryAttributes()
-        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_uid = self._uid
+        entry.st_gid = self._gid
         entry.st_blksize = 1 << 17
         self._fill(entry, attributes)
         return entry
 
     def _fill(self, entry: pyfuse3.EntryAttributes, attributes: Attributes) -> None:
         inode, mode, size, blocks, mtime_ns, keep, keep_entry = attributes
+
         entry.st_ino = pyfuse3.InodeT(inode)
         entry.st_mode = pyfuse3.ModeT(mode & self._mask)
         entry.st_size = min(max(size, 0), SIGNED_MAX)
         entry.st_blocks = min(max(blocks, 0), SIGNED_MAX)
+
         mtime_ns = min(max(mtime_ns, 0), SIGNED_MAX)
-        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = mtime_ns
-        entry.attr_timeout, entry.entry_timeout = keep, keep_entry
+        entry.st_mtime_ns = mtime_ns
+        entry.st_ctime_ns = mtime_ns
+        entry.st_atime_ns = mtime_ns
+
+        entry.attr_timeout = keep
+        entry.entry_timeout = keep_entry
 
     @handler
     async def lookup(
@@ -220,12 +253,16 @@ class Operations(pyfuse3.Operations):
         """An entry of a folder."""
         try:
             text = name.decode()
-        except UnicodeDecodeError:  # no entry is called so: names are escaped
+        except UnicodeDecodeError:
+            # No entry is called so: names are escaped.
             raise pyfuse3.FUSEError(errno.ENOENT) from None
+
         return self._entry(await self.tree.lookup(parent_inode, text))
 
     @handler
-    async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+    async def getattr(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
         """What stat shows."""
         return self._entry(await self.tree.attributes(inode))
 
@@ -237,6 +274,7 @@ class Operations(pyfuse3.Operations):
         if not name.startswith(b"user."):
             # `ls -l` asks for an ACL of each file of a device, until it hears that there are none.
             raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
+
         value = (await self.tree.xattrs(inode)).get(name.decode(errors="replace"))
         if value is None:
             raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
@@ -249,7 +287,8 @@ class Operations(pyfuse3.Operations):
         """The names of extended attributes that are short enough to be copied."""
         return [pyfuse3.XAttrNameT(name.encode()) for name in listed(await self.tree.xattrs(inode))]
 
-    # Changes. Of a mount that is not --writable the kernel asks none of these, and the tree refuses them all.
+    # Changes. Of a mount that is not --writable the kernel asks none of these, and the tree refuses
+    # them all.
 
     @handler
     async def mkdir(
@@ -286,9 +325,16 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def setxattr(
-        self, inode: pyfuse3.InodeT, name: pyfuse3.XAttrNameT, value: bytes, ctx: pyfuse3.RequestContext
+        self,
+        inode: pyfuse3.InodeT,
+        name: pyfuse3.XAttrNameT,
+        value: bytes,
+        ctx: pyfuse3.RequestContext,
     ) -> None:
-        """An extended attribute gets a value. XATTR_CREATE and XATTR_REPLACE are pyfuse3's, by `getxattr`."""
+        """An extended attribute gets a value.
+
+        XATTR_CREATE and XATTR_REPLACE are pyfuse3's, by `getxattr`.
+        """
         await self.tree.set_xattr(inode, name.decode(errors="replace"), value)
 
     @handler
@@ -330,11 +376,13 @@ class Operations(pyfuse3.Operations):
         fh: pyfuse3.FileHandleT | None,
         ctx: pyfuse3.RequestContext,
     ) -> pyfuse3.EntryAttributes:
-        """A file gets another size. Owner and mode must stay; a time is the server's, and nobody is told so.
+        """A file gets another size.
 
-        Programs that copy a file with its times would otherwise fail once its content is there.
+        Owner and mode must stay; a time is the server's, and nobody is told so: programs that copy
+        a file with its times would otherwise fail once its content is there.
         """
         self.tree.check_writable(inode)
+
         shown = self._entry(await self.tree.attributes(inode))
         if (
             (fields.update_mode and (attr.st_mode ^ shown.st_mode) & 0o7777)
@@ -342,6 +390,7 @@ class Operations(pyfuse3.Operations):
             or (fields.update_gid and attr.st_gid != shown.st_gid)
         ):
             self.tree.refuse()
+
         if fields.update_size:
             return self._entry(await self.tree.resize(inode, attr.st_size, fh))
         return shown
@@ -367,7 +416,9 @@ class Operations(pyfuse3.Operations):
     unlink = _refusal("unlink")
 
     @handler
-    async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
+    async def readlink(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileNameT:
         """Where a symbolic link leads."""
         return pyfuse3.FileNameT((await self.tree.target(inode)).encode())
 
@@ -376,25 +427,35 @@ class Operations(pyfuse3.Operations):
         """Nothing is kept for an inode that is not open."""
 
     @handler
-    async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
+    async def opendir(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileHandleT:
         """A handle for a folder."""
         handle = self.tree.open_folder(inode)
         self._openers[handle] = ctx.pid
         return pyfuse3.FileHandleT(handle)
 
     @handler
-    async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    async def readdir(
+        self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken
+    ) -> None:
         """Entries, as many as the kernel takes."""
         entry = pyfuse3.EntryAttributes()
-        entry.st_uid, entry.st_gid = self._uid, self._gid
+        entry.st_uid = self._uid
+        entry.st_gid = self._gid
         entry.st_blksize = 1 << 17
+
         while batch := await self.tree.read_folder(fh, start_id):
             for name, attributes, cookie in batch:
                 self._fill(entry, self.tree.shown(attributes))
-                if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name.encode()), entry, cookie):
+                if not pyfuse3.readdir_reply(
+                    token, pyfuse3.FileNameT(name.encode()), entry, cookie
+                ):
                     return
                 start_id = cookie
-            return  # a short reply at once, rather than wait for a page
+
+            # A short reply at once, rather than wait for a page.
+            return
 
     @closing
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:
@@ -407,17 +468,21 @@ class Operations(pyfuse3.Operations):
         self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
         """A handle for a file. The kernel keeps its pages: another version has another inode."""
-        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):  # the kernel takes O_TRUNC for done
-            truncate, append = bool(flags & os.O_TRUNC), bool(flags & os.O_APPEND)
+        # The kernel takes O_TRUNC for done.
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_TRUNC):
+            truncate = bool(flags & os.O_TRUNC)
+            append = bool(flags & os.O_APPEND)
             opened = await self.tree.open_to_write(inode, truncate=truncate, append=append)
         else:
             opened = await self.tree.open(inode)
+
         if opened.renew_size:
             try:
                 _take_back(inode, opened)
             except BaseException:
                 self.tree.close(opened.handle)
                 raise
+
         self._openers[opened.handle] = ctx.pid
         return _info(opened)
 
@@ -434,13 +499,21 @@ class Operations(pyfuse3.Operations):
 
     @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """Figures of the whole organization, from the catalog alone: `df` must not wait for a network."""
+        """Figures of the whole organization, from the catalog alone.
+
+        `df` must not wait for a network.
+        """
         size, files = self.tree.space()
+
         data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = BLOCK
+        data.f_bsize = BLOCK
+        data.f_frsize = BLOCK
         data.f_blocks = min(-(-size // BLOCK), SIGNED_MAX)
-        data.f_bfree = data.f_bavail = 0
+        data.f_bfree = 0
+        data.f_bavail = 0
         data.f_files = min(files, SIGNED_MAX)
-        data.f_ffree = data.f_favail = 0
+        data.f_ffree = 0
+        data.f_favail = 0
         data.f_namemax = NAME_MAX_BYTES
+
         return data

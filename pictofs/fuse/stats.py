@@ -23,7 +23,10 @@ BOUNDS = (
     10.0,
     30.0,
 )
-"""Upper bounds in seconds of all buckets but the last: a cached open takes 0.1 ms, a deadline is 30 s."""
+"""Upper bounds in seconds of all buckets but the last.
+
+A cached open takes 0.1 ms, a deadline is 30 s.
+"""
 
 
 class OperationStats:

@@ -1,6 +1,7 @@
-"""Looks for what keeps a mount from working, or will: a machine, a key, a server, a disk, the mounts that there are.
+"""Looks for what keeps a mount from working, or will.
 
-Nothing is changed, and nothing may hang: whatever could is asked in a process of its own, which is left behind.
+That is a machine, a key, a server, a disk, or the mounts that there are. Nothing is changed, and
+nothing may hang: whatever could is asked in a process of its own, which is left behind.
 """
 
 from pictofs.app.doctor.checks import run_checks

@@ -12,7 +12,8 @@ from pictofs.app.doctor.finding import Finding, ok, split, warn, within
 from pictofs.config import Access, LibrarySettings, find_access, resolve
 from pictofs.errors import PictofsError
 
-LOCAL, REMOTE = 10.0, 20.0
+LOCAL = 10.0
+REMOTE = 20.0
 """Seconds for a look at this machine, and at the server."""
 
 
@@ -26,13 +27,15 @@ def run_checks(
     home: Path,
     contract: bool = False,
 ) -> Iterator[Finding]:
-    """Findings, one by one. `mountpoint`: where something is mounted or shall be; None for all mounts.
+    """Findings, one by one.
 
-    `given`, `profile`, `key_file`: what `pictofs mount` would be given. `contract`: whether the server is compared
-    with the contract, by some 15 requests more.
+    `mountpoint`: where something is mounted or shall be; None for all mounts. `given`, `profile`,
+    `key_file`: what `pictofs mount` would be given. `contract`: whether the server is compared with
+    the contract, by some 15 requests more.
     """
     yield from within("machine", LOCAL, machine.check_machine)
     yield from within("crawlers", LOCAL, crawlers.check_crawlers)
+
     access: Access | None = None
     try:
         access = find_access(profile=profile, key_file=key_file, environ=environ, home=home)
@@ -40,9 +43,12 @@ def run_checks(
         yield split("key", "fail", str(error))
     else:
         yield from _key(access)
+
     try:
         base_url = given.get("base_url") or (access.base_url if access else None)
-        settings = LibrarySettings(**resolve(LibrarySettings, {**given, "base_url": base_url}, environ))
+        settings = LibrarySettings(
+            **resolve(LibrarySettings, {**given, "base_url": base_url}, environ)
+        )
     except PictofsError as error:
         yield split("settings", "fail", str(error))
     else:
@@ -54,13 +60,16 @@ def run_checks(
             if contract:
                 look = partial(compare.check_contract, settings, access.api_key)
                 yield from within("contract", compare.SECONDS + LOCAL, look)
+
         yield from within("cache", LOCAL, partial(disk.check_disk, settings))
+
     yield from places.check_places(mountpoint)
 
 
 def _key(access: Access) -> Iterator[Finding]:
     for warning in access.warnings:
         yield split("key", "warn", warning)
+
     if access.api_key.startswith("pk_deploy_"):
         yield warn(
             "key",
@@ -69,7 +78,9 @@ def _key(access: Access) -> Iterator[Finding]:
         )
     elif not access.api_key.startswith("pk_"):
         yield warn(
-            "key", f"found ({access.source}), but keys begin with pk_", "look whether it was copied whole"
+            "key",
+            f"found ({access.source}), but keys begin with pk_",
+            "look whether it was copied whole",
         )
     else:
         yield ok("key", f"found: {access.source}")

@@ -1,7 +1,9 @@
-"""Whether a server is as the contract says: some 15 read-only requests, and a line for each deviation.
+"""Whether a server is as the contract says.
 
-The lines are made to be pasted into a report: they name routes, fields, statuses and counts, and nothing of the
-user's own, neither key nor name nor id.
+That takes some 15 read-only requests, and gives a line for each deviation.
+
+The lines are made to be pasted into a report: they name routes, fields, statuses and counts, and
+nothing of the user's own, neither key nor name nor id.
 """
 
 from __future__ import annotations
@@ -33,8 +35,25 @@ TIMEOUT_S = 8.0
 SECONDS = 90.0
 """For all."""
 
-DATASET = ("id", "name", "created_at", "updated_at", "image_count", "archived_image_count", "total_size")
-IMAGE = ("id", "filename", "directory_path", "file_size", "status", "split", "annotation_count", "created_at")
+DATASET = (
+    "id",
+    "name",
+    "created_at",
+    "updated_at",
+    "image_count",
+    "archived_image_count",
+    "total_size",
+)
+IMAGE = (
+    "id",
+    "filename",
+    "directory_path",
+    "file_size",
+    "status",
+    "split",
+    "annotation_count",
+    "created_at",
+)
 PAGING = ("total", "has_more")
 
 
@@ -46,10 +65,14 @@ def check_contract(settings: LibrarySettings, api_key: str) -> Iterator[Finding]
     except PictofsError as error:
         yield warn("contract", f"could not be looked at: {error}")
         return
+
     found = [warn("contract", each) for each in dict.fromkeys(check.deviations)]
-    message = f"{check.made} requests compared: {len(found) or 'no'} deviation{'s' * (len(found) != 1)}"
+    message = (
+        f"{check.made} requests compared: {len(found) or 'no'} deviation{'s' * (len(found) != 1)}"
+    )
     if check.left_out:
         message += f"; not looked at: {', '.join(check.left_out)}"
+
     yield replace(ok("contract", message), requests=request_stats.spent("foreground"))
     yield from found
 
@@ -58,7 +81,8 @@ class _Check:
     """What was asked, and what was not as it should be."""
 
     def __init__(self, exchange: ApiTransport, storage: Storage) -> None:
-        self._exchange, self._storage = exchange, storage
+        self._exchange = exchange
+        self._storage = storage
         self.deviations: list[str] = []
         self.left_out: list[str] = []
         self.made = 0
@@ -75,11 +99,13 @@ class _Check:
         except Unauthorized:
             raise
         except PictofsError as error:
-            status = re.search(r"\(HTTP (\d+)\)", str(error))
-            self._note(route, f"answers {status[1]}" if status else f"fails ({type(error).__name__})")
+            if status := re.search(r"\(HTTP (\d+)\)", str(error)):
+                self._note(route, f"answers {status[1]}")
+            else:
+                self._note(route, f"fails ({type(error).__name__})")
 
     async def _get(self, route: str, path: str, **params: Any) -> Any:
-        """The answer's JSON; None where there is none, which is noted."""
+        """The answer's JSON; None if there is none, which is noted."""
         with self._noting(f"GET {route}"):
             answer = await self._exchange.call("GET", route, path, params=params or None)
             try:
@@ -89,36 +115,43 @@ class _Check:
         return None
 
     def _inside(self, route: str, body: Any, kind: type) -> Any:
-        """What is in the envelope; None where that is not of `kind`, which is noted."""
+        """What is in the envelope; None if that is not of `kind`, which is noted."""
         inner = body.get("data") if isinstance(body, dict) else None
         if body is not None and not isinstance(inner, kind):
             word = "array" if kind is list else "object"
             self._note(f"GET {route}", f'has no {word} in "data" (it is {_kind(body)})')
             return None
+
         return inner
 
     def _fields(self, route: str, row: Any, names: Sequence[str]) -> None:
         if not isinstance(row, dict):
             self._note(f"GET {route}", f"has a row that is {_kind(row)}")
             return
+
         if absent := [name for name in names if name not in row]:
             self._note(f"GET {route}", f"rows lack {', '.join(absent)}")
 
-    async def _page(self, route: str, path: str, names: Sequence[str], **params: Any) -> list[dict[str, Any]]:
+    async def _page(
+        self, route: str, path: str, names: Sequence[str], **params: Any
+    ) -> list[dict[str, Any]]:
         """The rows of a page, whose envelope and first row are looked at."""
         body = await self._get(route, path, **params)
         rows = self._inside(route, body, list)
         if rows is None:
             return []
+
         paging = body.get("pagination")
         if not isinstance(paging, dict):
             self._note(f"GET {route}", "has no pagination")
         else:
             self._fields(f"{route} (pagination)", paging, PAGING)
+
         if len(rows) > params["limit"]:
             self._note(f"GET {route}", f"sends {len(rows)} rows for a limit of {params['limit']}")
         if rows:
             self._fields(route, rows[0], names)
+
         return [row for row in rows if isinstance(row, dict)]
 
     async def run(self) -> None:
@@ -130,6 +163,7 @@ class _Check:
                 self._note("GET /datasets/", "ignores offset")
         else:
             self.left_out.append("the second page of datasets")
+
         unknown = f"/datasets/{uuid.uuid4()}"
         try:
             self.made += 1
@@ -138,17 +172,24 @@ class _Check:
         except NoSuchEntry:
             pass
         except PictofsError as error:
-            self._note("GET /datasets/{dataset}", f"answers an unknown id with {type(error).__name__}")
+            self._note(
+                "GET /datasets/{dataset}", f"answers an unknown id with {type(error).__name__}"
+            )
+
         await self._page("/exports/", "/exports/", ("id", "name", "status", "format"), limit=1)
+
         known = [row for row in datasets if isinstance(row.get("id"), str)]
         chosen = max(known, key=_count_of, default=None)
         if chosen is None or not _count_of(chosen):
             self.left_out.append("images: no dataset has any")
             return
+
         await self._dataset(chosen)
 
     async def _dataset(self, row: dict[str, Any]) -> None:
-        place, route = f"/datasets/{path_segment(row['id'])}", "/datasets/{dataset}"
+        place = f"/datasets/{path_segment(row['id'])}"
+        route = "/datasets/{dataset}"
+
         alone = self._inside(route, await self._get(route, place), dict)
         if alone is not None:
             self._fields(route, alone, DATASET)
@@ -156,12 +197,16 @@ class _Check:
                 self._note(f"GET {route}", "gives another dataset than the one of the id")
             if "readme" not in alone:
                 self._note(f"GET {route}", "gives no readme")
+
         await self._embedded(place, _count_of(row))
-        tree = await self._get("/directories/{dataset}/tree", f"/directories/{path_segment(row['id'])}/tree")
+
+        route = "/directories/{dataset}/tree"
+        tree = await self._get(route, f"/directories/{path_segment(row['id'])}/tree")
         if tree is not None and not isinstance(tree, list):
-            self._note("GET /directories/{dataset}/tree", f"is {_kind(tree)} and no array")
+            self._note(f"GET {route}", f"is {_kind(tree)} and no array")
         elif tree:
-            self._fields("/directories/{dataset}/tree", tree[0], ("id", "name", "full_path", "children"))
+            self._fields(route, tree[0], ("id", "name", "full_path", "children"))
+
         images = await self._images(row)
         if images:
             await self._image(row, images[0])
@@ -174,58 +219,74 @@ class _Check:
             inner = self._inside(route, await self._get(route, place, **params), dict)
             if inner is None:
                 return
+
             rows = inner.get("images")
             if not isinstance(rows, list):
                 self._note(f"GET {route}", "has no images")
                 return
+
             if len(rows) > 2:
                 self._note(f"GET {route}", f"sends {len(rows)} rows for an images_limit of 2")
             if rows:
                 self._fields(route, rows[0], IMAGE)
             pages.append(_ids(rows))
+
         if len(pages) == 2 and pages[0] == pages[1]:
             self._note(f"GET {route}", "ignores images_offset")
 
     async def _images(self, dataset: dict[str, Any]) -> list[dict[str, Any]]:
-        route, where = "/images/", {"dataset": dataset["id"], "limit": 2}
+        route = "/images/"
+        where = {"dataset": dataset["id"], "limit": 2}
         images = await self._page(route, route, IMAGE, **where)
+
         if _count_of(dataset) > 2:
             more = await self._page(route, route, IMAGE, **where, offset=2)
             if images and _ids(more) == _ids(images):
                 self._note(f"GET {route}", "ignores offset")
+
         if not images:
             self._note(f"GET {route}", "lists no image of a dataset that has some")
+
         return [row for row in images if isinstance(row.get("id"), str)]
 
     async def _image(self, dataset: dict[str, Any], row: dict[str, Any]) -> None:
-        directory, name = canonical_directory(_word(row.get("directory_path"))), _word(row.get("filename"))
-        where = {"dataset": dataset["id"], "limit": 2, "directory_path": directory, "filename": name}
+        directory = canonical_directory(_word(row.get("directory_path")))
+        name = _word(row.get("filename"))
+        where = {
+            "dataset": dataset["id"],
+            "limit": 2,
+            "directory_path": directory,
+            "filename": name,
+        }
         route = "/images/?directory_path=&filename="
+
         named = await self._page(route, "/images/", IMAGE, **where)
         if row["id"] not in _ids(named):
             self._note(f"GET {route}", "does not find an image that is listed")
         elif len(named) > 1:
             self._note(f"GET {route}", "finds more than one image")
+
         route = "/images/{image}/metadata"
-        alone = self._inside(
-            route, await self._get(route, f"/images/{path_segment(row['id'])}/metadata"), dict
-        )
+        image = path_segment(row["id"])
+        alone = self._inside(route, await self._get(route, f"/images/{image}/metadata"), dict)
         if alone is not None:
             self._fields(route, alone, IMAGE)
+
         size = row.get("file_size")
-        await self._bytes("/images/{image}", f"/images/{path_segment(row['id'])}", size)
+        await self._bytes("/images/{image}", f"/images/{image}", size)
         try:
             path = image_path(directory, name)
         except Invalid:
             self.left_out.append("bytes by path: the name of the image has none")
         else:
-            await self._bytes(
-                "/images/{dataset}/{path}", f"/images/{path_segment(dataset['id'])}/{path}", size
-            )
+            place = f"/images/{path_segment(dataset['id'])}/{path}"
+            await self._bytes("/images/{dataset}/{path}", place, size)
+
         route = "/annotations/{image}/file"
-        file = await self._get(route, f"/annotations/{path_segment(row['id'])}/file")
+        file = await self._get(route, f"/annotations/{image}/file")
         if file is not None:
             self._fields(route, file, ("annotations",))
+
         await self._signed(dataset, size)
 
     async def _bytes(self, route: str, path: str, size: Any) -> None:
@@ -246,22 +307,26 @@ class _Check:
         route = "/datasets/{dataset}/download"
         path = f"/datasets/{path_segment(dataset['id'])}/download"
         inner = self._inside(route, await self._get(route, path, mode="images_only", limit=1), dict)
+
         items = inner.get("items") if inner is not None else None
         if inner is not None and not (isinstance(items, list) and items):
             self._note(f"GET {route}", "names no item")
         if not isinstance(items, list) or not items:
             return
+
         self._fields(route, items[0], ("id", "filename", "image_url"))
         url = items[0].get("image_url") if isinstance(items[0], dict) else None
         if not isinstance(url, str) or not url.startswith("http"):
             self._note(f"GET {route}", "names no absolute image_url")
             return
+
         with self._noting("storage"):
             async with self._storage.get(url, start=1) as body:
                 if not body.ranged:
                     self._note("storage", "ignores Range")
                 if body.etag is None:
                     self._note("storage", "sends no ETag")
+
         with self._noting("storage"):
             async with self._storage.get(url) as body:
                 if body.length is None:
@@ -296,13 +361,22 @@ async def _run(settings: LibrarySettings, key: ApiKey, request_stats: RequestSta
         "allow_plain_http": settings.allow_plain_http,
     }
     exchange = ApiTransport(
-        settings.base_url, key, timeout=TIMEOUT_S, max_retries=0, max_wait=0.0, transport=None, **common
+        settings.base_url,
+        key,
+        timeout=TIMEOUT_S,
+        max_retries=0,
+        max_wait=0.0,
+        transport=None,
+        **common,
     )
     storage = Storage(connect_timeout=TIMEOUT_S, inactivity_timeout=TIMEOUT_S, **common)
     check = _Check(exchange, storage)
+
     with trio.move_on_after(SECONDS) as scope:
         async with exchange, storage:
             await check.run()
+
     if scope.cancelled_caught:
         check.left_out.append(f"the rest: no end within {SECONDS:g} s")
+
     return check

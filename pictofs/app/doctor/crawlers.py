@@ -1,4 +1,7 @@
-"""Whether programs that index a whole machine stay out of mounts: each of their rounds costs requests."""
+"""Whether programs that index a whole machine stay out of mounts.
+
+Each of their rounds costs requests.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,14 @@ def check_crawlers() -> Iterator[Finding]:
 def _updatedb(text: str) -> Finding:
     found = re.search(r'^\s*PRUNEFS\s*=\s*"([^"]*)"', text, re.MULTILINE)
     pruned = found.group(1).lower().split() if found else []
+
     # Some versions take `fuse` for every kind of it, others for that word alone.
     if FSTYPE in pruned:
         return ok("updatedb", f"stays out of mounts: {UPDATEDB} has {FSTYPE}")
+
     return warn(
         "updatedb",
-        f"lists mounts that its user may read, two requests a dataset: PRUNEFS in {UPDATEDB} lacks {FSTYPE}",
+        "lists mounts that its user may read, two requests a dataset: "
+        f"PRUNEFS in {UPDATEDB} lacks {FSTYPE}",
         f"write {FSTYPE} into PRUNEFS in {UPDATEDB} (as root)",
     )

@@ -19,7 +19,8 @@ from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.blobs.ledger import SHARDS, Usage
 from pictofs.store.checksum import checksum
 
-FILES, BYTES = 50, 32 << 20
+FILES = 50
+BYTES = 32 << 20
 """Of the cache, that are looked at: a tenth of a second."""
 OLD_S = 86_400.0
 """Seconds after which an unfinished download is nobody's any more."""
@@ -29,12 +30,13 @@ _OTHER = "name another folder by --cache-dir"
 
 
 def check_disk(settings: LibrarySettings) -> Iterator[Finding]:
-    """Whether the cache can be written, how much room there is, and a glance at some files of it."""
+    """Whether the cache can be written, how much space there is, and a glance at some files."""
     folder = settings.cache_dir
     if not folder.exists():
         yield _parent(folder)
         yield from _room(settings, _existing(folder), None)
         return
+
     try:
         cache_folder.claim(folder)
         with tempfile.TemporaryFile(dir=folder):
@@ -43,15 +45,22 @@ def check_disk(settings: LibrarySettings) -> Iterator[Finding]:
         yield split("cache", "fail", str(error))
         return
     except OSError as error:
-        yield fail("cache", f"{folder} can't be written: {error.strerror}", f"make it writable, or {_OTHER}")
+        yield fail(
+            "cache",
+            f"{folder} can't be written: {error.strerror}",
+            f"make it writable, or {_OTHER}",
+        )
         return
+
     yield _kind(folder)
+
     usage = None
     if settings.blobs_dir.exists():
         try:
             usage = _usage(settings)
         except PictofsError as error:
             yield split("cache", "fail", str(error))
+
     yield from _room(settings, folder, usage)
     yield from _glance(settings)
 
@@ -70,16 +79,23 @@ def _parent(folder: Path) -> Finding:
 def _kind(folder: Path) -> Finding:
     mount = mounts.mount_of(folder.resolve())
     if mount is not None and mount.fstype in _REMOTE:
-        return warn("cache", f"{folder} is on {mount.fstype}, which has no locks to rely on", _OTHER)
+        return warn(
+            "cache", f"{folder} is on {mount.fstype}, which has no locks to rely on", _OTHER
+        )
     if mount is not None and mount.fstype == "tmpfs":
         return warn("cache", f"{folder} is in memory: it goes when the machine restarts", _OTHER)
+
     return ok("cache", f"{folder} can be written")
 
 
 def _usage(settings: LibrarySettings) -> Usage:
     blob_cache = BlobCache(
-        settings.blobs_dir, limit=settings.cache_size, reserve=settings.min_free, clock=SystemClock()
+        settings.blobs_dir,
+        limit=settings.cache_size,
+        reserve=settings.min_free,
+        clock=SystemClock(),
     )
+
     try:
         return blob_cache.usage()
     finally:
@@ -88,9 +104,12 @@ def _usage(settings: LibrarySettings) -> Usage:
 
 def _room(settings: LibrarySettings, folder: Path, usage: Usage | None) -> Iterator[Finding]:
     disk = os.statvfs(folder)
-    total, free = disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize
-    kept, taken = settings.min_free.of(total), usage.bytes if usage else 0
+    total = disk.f_blocks * disk.f_frsize
+    free = disk.f_bavail * disk.f_frsize
+    kept = settings.min_free.of(total)
+    taken = usage.bytes if usage else 0
     room = min(settings.cache_size - taken, free - kept)
+
     facts = f"{_size(free)} free of {_size(total)}, of which --min-free keeps {_size(kept)}"
     if free <= kept:
         yield warn(
@@ -100,10 +119,13 @@ def _room(settings: LibrarySettings, folder: Path, usage: Usage | None) -> Itera
         )
     else:
         yield ok("disk", facts)
+
     files = f"{_size(taken)} in {usage.files:,} files" if usage else "empty"
     limit = f"of {_size(settings.cache_size)} (--cache-size)"
     if taken > settings.cache_size:
-        yield warn("cache size", f"{files} {limit}: the next mount with it evicts", "a larger --cache-size")
+        yield warn(
+            "cache size", f"{files} {limit}: the next mount with it evicts", "a larger --cache-size"
+        )
     elif room < settings.cache_size - taken:
         yield ok("cache size", f"{files} {limit}; the disk lets it grow by {_size(max(0, room))}")
     else:
@@ -118,11 +140,13 @@ def _glance(settings: LibrarySettings) -> Iterator[Finding]:
             f"{len(broken)} could not be read and were put aside",
             f"rm {broken[0].parent}/*.broken-*",
         )
+
     seen = damaged = litter = 0
     left = BYTES
     for shard in random.sample(range(SHARDS), SHARDS):
         if seen >= FILES or left <= 0:
             break
+
         for path in _files(settings.blobs_dir / f"{shard:02x}"):
             if TEMP_MARK in path.name:
                 litter += _age(path) > OLD_S
@@ -131,10 +155,12 @@ def _glance(settings: LibrarySettings) -> Iterator[Finding]:
                 size = path.stat().st_size
                 left -= size
                 damaged += size <= BYTES and not _sound(shard, path)
+
     if damaged or litter:
         yield warn(
             "contents",
-            f"of {seen:,} files looked at {damaged:,} are damaged; {litter:,} unfinished downloads are old",
+            f"of {seen:,} files looked at {damaged:,} are damaged; "
+            f"{litter:,} unfinished downloads are old",
             "pictofs cache verify",
         )
     elif seen:
@@ -159,11 +185,14 @@ def _sound(shard: int, path: Path) -> bool:
     place = BlobPath.of_file(shard, path.name)
     if place is None:
         return False
+
     try:
         with open(path, "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            return checksum(file.fileno(), size - FOOTER_SIZE) == read_footer(file.fileno(), size, place)
-    except FileNotFoundError:  # evicted meanwhile
+            fd = file.fileno()
+            size = os.fstat(fd).st_size
+            return checksum(fd, size - FOOTER_SIZE) == read_footer(fd, size, place)
+    except FileNotFoundError:
+        # Evicted meanwhile.
         return True
     except (OSError, Corrupt):
         return False

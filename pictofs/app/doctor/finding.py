@@ -21,7 +21,7 @@ class Finding:
     outcome: Outcome
     message: str
     advice: str | None = None
-    """What to do, where something is to be done."""
+    """What to do, if something is to be done."""
     requests: int = 0
     """What it cost."""
 
@@ -47,11 +47,15 @@ def split(check: str, outcome: Outcome, message: str) -> Finding:
         message, found, advice = message.rpartition(mark)
         if found and not advice.startswith("//"):
             return Finding(check, outcome, message, advice)
+
     return Finding(check, outcome, message)
 
 
 def within(check: str, seconds: float, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """The findings of `look`, or that it took too long or failed itself. It runs in a process of its own."""
+    """The findings of `look`, or that it took too long or failed itself.
+
+    `look` runs in a process of its own.
+    """
 
     def ask() -> bytes:
         try:
@@ -59,16 +63,23 @@ def within(check: str, seconds: float, look: Callable[[], Iterable[Finding]]) ->
         except Exception as error:
             found = [
                 fail(
-                    check, f"this check failed by a bug ({type(error).__name__}: {error})", "please report it"
+                    check,
+                    f"this check failed by a bug ({type(error).__name__}: {error})",
+                    "please report it",
                 )
             ]
+
         return json.dumps([asdict(each) for each in found]).encode()
 
     try:
         return [Finding(**each) for each in json.loads(mounts.run_in_subprocess(seconds, ask))]
     except TimedOut:
         return [
-            fail(check, f"no answer within {seconds:g} s", "something below hangs: a network disk, a proxy")
+            fail(
+                check,
+                f"no answer within {seconds:g} s",
+                "something below hangs: a network disk, a proxy",
+            )
         ]
     except (OSError, ValueError):
         return [fail(check, "the process that looked died", "look into the system's log")]

@@ -35,7 +35,8 @@ def check_machine() -> Iterator[Finding]:
     yield _library()
     yield ok(
         "versions",
-        f"pictofs {__version__}, Python {platform.python_version()}, {platform.system()} {platform.release()}",
+        f"pictofs {__version__}, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.release()}",
     )
 
 
@@ -50,31 +51,39 @@ def _device() -> Finding:
         return fail("/dev/fuse", f"it can't be opened: {error.strerror}", advice)
     except OSError as error:
         return fail("/dev/fuse", f"it can't be opened: {error.strerror}", "modprobe fuse (as root)")
+
     return ok("/dev/fuse", "opens")
 
 
 def _rights() -> Finding:
-    found = dict(re.findall(r"^(CapEff|NoNewPrivs):\s+(\w+)$", OUR_STATUS.read_text(), re.MULTILINE))
+    found = dict(
+        re.findall(r"^(CapEff|NoNewPrivs):\s+(\w+)$", OUR_STATUS.read_text(), re.MULTILINE)
+    )
+
     if os.geteuid() == 0:
         if int(found.get("CapEff", "0"), 16) & SYS_ADMIN:
             return ok("rights", "root, and may mount")
         return fail("rights", "root, but without the capability to mount", _CONTAINER)
+
     if found.get("NoNewPrivs") == "1":
         return fail(
             "rights",
             "this process may gain no rights (no_new_privs), and fusermount3 needs some",
             "start the container without no-new-privileges, or mount as root",
         )
+
     return ok("rights", f"user {os.geteuid()}, mounts by fusermount3")
 
 
 def _helper() -> Finding:
     path = programs.which("fusermount3")
     if path is None:
-        message, advice = "it is not installed", "apt-get install fuse3"
+        message = "it is not installed"
+        advice = "apt-get install fuse3"
         if os.geteuid() == 0:
             return warn("fusermount3", f"{message}; root can do without", advice)
         return fail("fusermount3", message, advice)
+
     try:
         said = subprocess.run(  # noqa: S603 - a fixed program, and nobody's argument
             [path, "--version"], capture_output=True, text=True, timeout=PROGRAM_SECONDS, check=True
@@ -86,19 +95,24 @@ def _helper() -> Finding:
             f"{path} does not run ({type(error).__name__})",
             "apt-get install --reinstall fuse3",
         )
+
     if os.geteuid() != 0 and not os.stat(path).st_mode & stat.S_ISUID:
         return fail(
             "fusermount3",
             f"{path} is not setuid root, and can't mount for you",
             f"chmod u+s {path} (as root)",
         )
+
     return ok("fusermount3", f"{number}, {path}")
 
 
 def _allow_other() -> Finding:
     if os.geteuid() == 0 or mounts.may_allow_other():
         return ok("allow_other", "--allow-other can be used")
-    return ok("allow_other", f"--allow-other can't be used: {mounts.FUSE_CONF} has no line user_allow_other")
+    return ok(
+        "allow_other",
+        f"--allow-other can't be used: {mounts.FUSE_CONF} has no line user_allow_other",
+    )
 
 
 def _library() -> Finding:
@@ -110,12 +124,16 @@ def _library() -> Finding:
             f"pyfuse3 can't be loaded: {error}",
             "apt-get install libfuse3-3, then install pictofs anew",
         )
+
     try:
         function = ctypes.CDLL("libfuse3.so.3").fuse_pkgversion
         function.restype = ctypes.c_char_p
         number = function().decode()
-    except (OSError, AttributeError):  # another name, or older than 3.0: pyfuse3 was loaded all the same
+    except (OSError, AttributeError):
+        # Another name, or older than 3.0: pyfuse3 was loaded all the same.
         number = "of an unknown version"
+
     return ok(
-        "libfuse", f"{number}, pyfuse3 {version('pyfuse3')}, trio {version('trio')} on {sys.executable}"
+        "libfuse",
+        f"{number}, pyfuse3 {version('pyfuse3')}, trio {version('trio')} on {sys.executable}",
     )

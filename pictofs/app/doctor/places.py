@@ -16,6 +16,7 @@ from pictofs.errors import PictofsError, TimedOut
 def check_places(mountpoint: Path | None) -> Iterator[Finding]:
     """Each mount of ours, or what is at `mountpoint` alone."""
     found = sorted({mount.path for mount in mounts.all_mounts() if mount.ours})
+
     if mountpoint is None:
         for path in found:
             yield _mount(path)
@@ -31,30 +32,42 @@ def _folder(path: Path) -> Finding:
     other = mounts.mount_at(path)
     if other is not None:
         return fail(
-            "mount point", f"{other.source} ({other.fstype}) is mounted at {path}", "name an empty folder"
+            "mount point",
+            f"{other.source} ({other.fstype}) is mounted at {path}",
+            "name an empty folder",
         )
+
     try:
         mounts.check_folder(path)
     except PictofsError as error:
         return split("mount point", "fail", str(error))
+
     return ok("mount point", f"{path} is empty: it can be mounted on")
 
 
 def _mount(path: Path) -> Finding:
     state = mounts.state_of(path)
     if state == "stale":
-        return fail("mount", f"{path}: its process died", f"pictofs unmount {path}, or mount it again")
+        return fail(
+            "mount", f"{path}: its process died", f"pictofs unmount {path}, or mount it again"
+        )
     if state == "silent":
-        return fail("mount", f"{path}: its process does not answer", f"pictofs unmount --lazy {path}")
+        return fail(
+            "mount", f"{path}: its process does not answer", f"pictofs unmount --lazy {path}"
+        )
+
     status = _status(path)
     if status is None:
         return ok("mount", f"{path}: live; it is another user's, or hides its status")
     if status.get("bugs"):
-        return warn("mount", f"{path}: live, and met {status['bugs']} bugs", "report what its log says")
+        return warn(
+            "mount", f"{path}: live, and met {status['bugs']} bugs", "report what its log says"
+        )
     if status.get("pictofs") != __version__:
         return warn("mount", f"{path}: live, by pictofs {status.get('pictofs')}", "mount it again")
     if not status.get("online", True):
         return warn("mount", f"{path}: live, without the server: {status.get('offline_reason')}")
+
     return ok("mount", f"{path}: live")
 
 
@@ -64,4 +77,5 @@ def _status(path: Path) -> dict[str, Any] | None:
         document = json.loads(mounts.run_in_subprocess(mounts.PROBE_SECONDS, read))
     except (OSError, TimedOut, ValueError):
         return None
+
     return document if isinstance(document, dict) else None

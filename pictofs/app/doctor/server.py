@@ -31,7 +31,10 @@ from pictofs.library.server_traits import PREFIX, difference
 ANSWER_SECONDS = 8.0
 """Of an answer; name lookup and connection may take as long again."""
 SKEW_S = 60.0
-"""Seconds that the clocks may differ. Signed URLs are reckoned on the server's clock, so they stand more."""
+"""Seconds that the clocks may differ.
+
+Signed URLs are reckoned on the server's clock, so they stand more.
+"""
 
 
 def check_server(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
@@ -40,17 +43,22 @@ def check_server(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
     first, *others = _answer(settings, api_key, request_stats)
     yield replace(first, requests=request_stats.spent("foreground"))
     yield from others
+
     if request_stats.contact_at:
         yield _budget(request_stats)
         yield _clock(request_stats)
 
 
-def _answer(settings: LibrarySettings, api_key: str, request_stats: RequestStats) -> Iterator[Finding]:
+def _answer(
+    settings: LibrarySettings, api_key: str, request_stats: RequestStats
+) -> Iterator[Finding]:
     try:
         key = ApiKey(api_key)
         took, datasets = trio.run(_ask, settings, key, request_stats)
     except Unauthorized as error:
-        yield fail("API", f"{settings.base_url} refuses the key: {error}", "make a new key on the platform")
+        yield fail(
+            "API", f"{settings.base_url} refuses the key: {error}", "make a new key on the platform"
+        )
     except Forbidden as error:
         yield fail(
             "API",
@@ -64,14 +72,20 @@ def _answer(settings: LibrarySettings, api_key: str, request_stats: RequestStats
         yield fail("API", message, "look at network, proxy (HTTPS_PROXY, NO_PROXY) and --base-url")
     except InvalidResponse as error:
         yield fail(
-            "API", str(error), "something else answers there: look at --base-url, and for a login page"
+            "API",
+            str(error),
+            "something else answers there: look at --base-url, and for a login page",
         )
     except PictofsError as error:
         yield fail("API", str(error), "try again later; if it lasts, ask the platform's support")
     else:
         secure = " over TLS" if settings.base_url.startswith("https://") else ""
-        sees = "" if datasets is None else f" and sees {datasets:,} datasets"
-        yield ok("API", f"{settings.base_url} answers{secure} in {1000 * took:.0f} ms, takes the key{sees}")
+        sees = f" and sees {datasets:,} datasets" if datasets is not None else ""
+
+        yield ok(
+            "API",
+            f"{settings.base_url} answers{secure} in {1000 * took:.0f} ms, takes the key{sees}",
+        )
         yield ok("role", "viewer at least: what else the key may do shows when it is tried")
 
 
@@ -88,24 +102,31 @@ async def _ask(
         max_retries=0,
         allow_plain_http=settings.allow_plain_http,
     )
+
     started = time.monotonic()
     with trio.move_on_after(2 * ANSWER_SECONDS):
         async with api:
             page = await api.datasets(limit=1)
             return time.monotonic() - started, page.total
+
     raise TimedOut(f"{settings.base_url}: no answer within {2 * ANSWER_SECONDS:g} s")
 
 
 def traits(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
-    """What mounts of this server have found out about it; nothing where it is as the contract says."""
+    """What mounts of this server have found out about it; nothing if it is as the contract says."""
     path = catalog_path(settings, ApiKey(api_key))
     if not path.exists():
         return
+
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as db:
-            rows = db.execute("SELECT name, value FROM meta WHERE name LIKE ?", (PREFIX + "%",)).fetchall()
+            rows = db.execute(
+                "SELECT name, value FROM meta WHERE name LIKE ?", (PREFIX + "%",)
+            ).fetchall()
     except sqlite3.Error:
-        return  # whether the catalog is sound is another check's matter
+        # Whether the catalog is sound is another check's matter.
+        return
+
     for name, value in rows:
         message = difference(name.removeprefix(PREFIX), str(value))
         if message is not None:
@@ -115,27 +136,31 @@ def traits(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
 def _budget(request_stats: RequestStats) -> Finding:
     if request_stats.remaining is None:
         return ok("budget", "the server does not tell what is left of the hourly limit")
-    message = (
-        f"{request_stats.remaining:,}"
-        + (f" of {request_stats.limit:,}" if request_stats.limit else "")
-        + " requests left"
-    )
+
+    limit = f" of {request_stats.limit:,}" if request_stats.limit else ""
+    message = f"{request_stats.remaining:,}{limit} requests left"
     if request_stats.remaining <= request_stats.reserve:
         when = time.strftime("%H:%M", time.localtime(request_stats.reset_at))
         return warn(
-            "budget", f"{message}: nothing is fetched ahead before {when}", "wait, or ask for a larger plan"
+            "budget",
+            f"{message}: nothing is fetched ahead before {when}",
+            "wait, or ask for a larger plan",
         )
+
     return ok("budget", message)
 
 
 def _clock(request_stats: RequestStats) -> Finding:
     if request_stats.offset is None:
         return ok("clock", "the server tells no time to compare with")
-    message = f"{abs(request_stats.offset):.0f} s {'behind' if request_stats.offset > 0 else 'ahead of'} the server's"
+
+    side = "behind" if request_stats.offset > 0 else "ahead of"
+    message = f"{abs(request_stats.offset):.0f} s {side} the server's"
     if abs(request_stats.offset) > SKEW_S:
         return warn(
             "clock",
             f"{message}: times and waits will be wrong by as much",
             "timedatectl set-ntp true, or set the clock",
         )
+
     return ok("clock", message)

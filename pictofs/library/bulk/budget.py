@@ -1,4 +1,7 @@
-"""Work that nobody waits for, and the request budget: it rests when that is spent, and goes on afterwards."""
+"""Work that nobody waits for, and the request budget.
+
+The work rests when the budget is spent, and goes on afterwards.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ UNSTATED_S = 60.0
 POLL_S = 15.0
 """Seconds slept at once while the budget is spent."""
 RESTS_MOST = 5
-"""Rests in a row without a file that came, where there is budget left."""
+"""Rests in a row without a file that came, if there is budget left."""
 
 
 class RequestBudget:
@@ -26,7 +29,9 @@ class RequestBudget:
 
     def __init__(self, request_stats: RequestStats, clock: Clock, *, wait: bool) -> None:
         """`wait`: whether to wait when the budget is spent, and not end."""
-        self._request_stats, self._clock, self._wait = request_stats, clock, wait
+        self._request_stats = request_stats
+        self._clock = clock
+        self._wait = wait
         self._until = 0.0
         self._rests = 0
 
@@ -40,24 +45,33 @@ class RequestBudget:
         self._rests = 0
 
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do `work`, after the budget has room for it where that is waited for. Raises Throttled where not."""
+        """Do `work`, once the budget allows it if that is waited for.
+
+        Raises Throttled if that is not waited for.
+        """
         while True:
             while (left := self._until - self._clock.wall()) > 0:
                 await self._clock.sleep(min(left, POLL_S))
+
             try:
                 return await work()
             except Throttled as error:
                 if not self._wait:
                     raise
+
                 self._rests += 1
                 if self._rests > RESTS_MOST and not self._is_spent():
                     raise
+
                 wait = UNSTATED_S if error.retry_after is None else max(1.0, error.retry_after)
                 log.info("resting for %.0f s: %s", wait, error)
                 self._until = max(self._until, self._clock.wall() + wait)
 
     async def listing(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Begin a listing only while there is budget to spare, and then end it: readers may wait for it, too."""
+        """Begin a listing only while there is budget to spare, and then end it.
+
+        Readers may wait for it, too.
+        """
 
         async def admitted() -> None:
             self._request_stats.admit(self._clock.wall())
@@ -67,7 +81,10 @@ class RequestBudget:
         await self.run(admitted)
 
     def _is_spent(self) -> bool:
-        """Whether it is the request budget that is waited for, which comes back, and not a server that fails."""
+        """Whether it is the request budget that is waited for.
+
+        That comes back, other than a server that fails.
+        """
         try:
             self._request_stats.admit(self._clock.wall())
         except Throttled:

@@ -26,7 +26,10 @@ from pictofs.store.folder import Folder
 
 PURPOSE = "download"
 NOTE_WORKERS = 8
-"""Annotation files fetched at once: each is a request of the API, which costs more CPU the more are under way."""
+"""Annotation files fetched at once.
+
+Each is a request of the API, which costs more CPU the more are under way.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,10 @@ class DownloadRequest:
     bulk: bool = False
     """Whether annotations may come by an export."""
     refresh: bool = False
-    """Whether to doubt every annotation file: edits that no listing shows are found by fetching it again."""
+    """Whether to doubt every annotation file.
+
+    Edits that no listing shows are found by fetching it again.
+    """
     wait: bool = True
     """Whether to wait when the request budget is spent, and not end."""
 
@@ -51,7 +57,7 @@ class _Found:
     def __init__(self) -> None:
         self.count: dict[Kind, Count] = {kind: Count() for kind in KINDS}
         self.missing: dict[Kind, array[int]] = {kind: array("q") for kind in KINDS}
-        """Keys of images."""
+        """Row ids of images."""
         self.unfetched = 0
         """Annotation files that neither the folder nor the cache has."""
 
@@ -68,29 +74,39 @@ class DownloadJob:
     """One run. `run` is the work of a task of its own; the rest may be asked meanwhile."""
 
     def __init__(self, library: Library, folder: Folder, wanted: DownloadRequest) -> None:
-        self._library, self._folder, self._wanted = library, folder, wanted
+        self._library = library
+        self._folder = folder
+        self._wanted = wanted
         self._scope = Scope(library.catalog, wanted.choice)
         self._folder_writer = FolderWriter(library, folder)
+
         # Of their own: images that have their URLs need no budget.
         self._budgets = {
-            kind: RequestBudget(library.request_stats, library.clock, wait=wanted.wait) for kind in KINDS
+            kind: RequestBudget(library.request_stats, library.clock, wait=wanted.wait)
+            for kind in KINDS
         }
         self._failures = {kind: Failures() for kind in KINDS}
         self._before = library.request_stats.spent(PURPOSE)
         self._cancel = trio.CancelScope()
+
         self._state = "listing"
         self._lanes: set[Kind] = {"images"}
         """What is asked for now, under the budget of that kind."""
         self._spent: set[Kind] = set()
         """Kinds of which no more is asked for: the budget is spent, and that is not waited for."""
         self._signed = trio.Event()
-        """Set once there are URLs, or none can be had: their one request comes before those for annotations."""
+        """Set once there are URLs, or none can be had.
+
+        Their one request comes before those for annotations.
+        """
+
         self._dataset: DatasetRow | None = None
         self._found = _Found()
         self._landed: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._downloaded: dict[Kind, int] = dict.fromkeys(KINDS, 0)
         self._landed_bytes = 0
         self._notice: str | None = None
+
         self.finished = trio.Event()
         self.error: Exception | None = None
         """What ended the run early."""
@@ -99,9 +115,15 @@ class DownloadJob:
 
     def progress(self) -> dict[str, Any]:
         """How far it is, JSON-ready."""
-        found, images = self._found, self._found.count["images"]
+        found = self._found
+        images = self._found.count["images"]
         rests = [self._budgets[kind].until for kind in self._lanes]
-        until = min((each for each in rests if each is not None), default=None) if all(rests) else None
+
+        # It waits only if every kind that is asked for does.
+        until = None
+        if all(rests):
+            until = min((each for each in rests if each is not None), default=None)
+
         return {
             "state": "waiting" if until and not self.finished.is_set() else self._state,
             "files": found.files,
@@ -127,6 +149,7 @@ class DownloadJob:
     def result(self) -> dict[str, Any]:
         """How it ended, JSON-ready. The fields of the vendor's DownloadReport are among it."""
         dataset = self._dataset
+
         return {
             **self.progress(),
             "dataset": None if dataset is None else dataset.name,
@@ -136,7 +159,8 @@ class DownloadJob:
             "annotations_downloaded": self._downloaded["annotations"],
             "missing": self.missing,
             "failures": [each for failures in self._failures.values() for each in failures.told],
-            "truncated": False,  # no cap: kept for who reads the vendor's report
+            # There is no cap: kept for programs that read the vendor's report.
+            "truncated": False,
             "success": self.error is None and not self.missing and not self.failed,
         }
 
@@ -152,26 +176,33 @@ class DownloadJob:
             await self._list()
             await self._look()
             self._make_folders()
+
             if self._found.unfetched > FEW and not self._wanted.refresh:
                 await self._take_export()
             if self._wanted.bulk and self._found.unfetched > EXPORT_REQUESTS:
                 await self._export()
             self._warn()
+
             self._state = "fetching"
             self._lanes.clear()
             async with trio.open_nursery() as outer:
                 outer.start_soon(self._folder_writer.serve)
+
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._fetch, "images", self._wanted.workers)
+                    workers = self._wanted.workers
+                    nursery.start_soon(self._fetch, "images", workers)
                     await self._signed.wait()
-                    nursery.start_soon(self._fetch, "annotations", min(self._wanted.workers, NOTE_WORKERS))
+                    nursery.start_soon(self._fetch, "annotations", min(workers, NOTE_WORKERS))
+
                 outer.cancel_scope.cancel()
+
             if self._found.lacking:
-                await self._look()  # what counts is what is there now
+                # What counts is what is there now.
+                await self._look()
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
-        """Keep what goes wrong for whoever asks."""
+        """Keep what goes wrong for the one who asks."""
         try:
             with self._cancel, background(PURPOSE):
                 yield
@@ -184,9 +215,12 @@ class DownloadJob:
             self.finished.set()
 
     async def _list(self) -> None:
-        listing, budget = self._library.listing, self._budgets["images"]
+        listing = self._library.listing
+        budget = self._budgets["images"]
         await budget.listing(partial(listing.datasets, strict=True))
-        dataset = self._dataset = self._named(self._wanted.dataset)
+
+        dataset = self._named(self._wanted.dataset)
+        self._dataset = dataset
         if self._wanted.refresh:
             await self._library.cache.disk.call(self._library.catalog.expire, dataset.key)
         await budget.listing(partial(listing.all_images, dataset.key, strict=True))
@@ -202,24 +236,30 @@ class DownloadJob:
             found = next(filter(is_named, rows), None)
             if found is not None:
                 return found
+
         raise NoSuchEntry(f"there is no dataset {name!r}, or the API key may not see it")
 
     async def _look(self) -> None:
         """Count what is there and what is missing."""
         self._state = "looking"
         found = _Found()
+
         for items in self._pages():
             for item in items:
                 kind, image = item
                 present = self._is_there(item)
-                found.count[kind].add(
-                    image.known_size if kind == "images" else image.annotation_size, present
-                )
+                size = image.known_size if kind == "images" else image.annotation_size
+                found.count[kind].add(size, present)
+
                 if not present:
                     found.missing[kind].append(image.key)
-                    found.unfetched += kind == "annotations" and not self._library.annotations.has(image)
+                    if kind == "annotations":
+                        found.unfetched += not self._library.annotations.has(image)
+
             await trio.lowlevel.checkpoint()
-        self._found, self._landed_bytes = found, 0
+
+        self._found = found
+        self._landed_bytes = 0
         self._landed = dict.fromkeys(KINDS, 0)
 
     def _pages(self) -> Iterator[list[Item]]:
@@ -228,19 +268,23 @@ class DownloadJob:
 
     def _is_there(self, item: Item) -> bool:
         place = self._scope.place_of(item)
-        has = self._folder_writer.has_image if item.kind == "images" else self._folder_writer.has_note
-        return has(item.image, place)
+        if item.kind == "images":
+            return self._folder_writer.has_image(item.image, place)
+        return self._folder_writer.has_note(item.image, place)
 
     def _make_folders(self) -> None:
         """Have every folder, empty ones too, unless only some files are wanted."""
         choice = self._wanted.choice
+
         for part in self._scope.parts.values():
             for kind in KINDS:
                 if choice.kinds is not None and kind not in choice.kinds:
                     continue
+
                 self._folder.make((kind,))
                 if choice.status is not None or choice.split is not None:
                     continue
+
                 for directory in part.folders[kind]:
                     path = (kind, *self._scope.folder_parts(directory))
                     try:
@@ -251,22 +295,31 @@ class DownloadJob:
                         self._failures[kind].add("/".join(path), error, kind="folder")
 
     async def _take_export(self) -> None:
-        """Take the annotation files from an export that is there, if one is. Waits for no budget: images don't."""
+        """Take the annotation files from an export that is there, if one is.
+
+        Waits for no budget: images don't.
+        """
         exports = self._library.exports
+
         try:
             await exports.look()
             for key in self._scope.parts:
                 if exports.found(key) is not None:
-                    self._state, self._lanes = "exporting", {"annotations"}
+                    self._state = "exporting"
+                    self._lanes = {"annotations"}
                     await exports.take(key)
                     await self._look()
         except Throttled:
             return
         except PictofsError as error:
-            self._notice = f"annotations come one by one, an export that is there does not serve: {error}"
+            self._notice = (
+                f"annotations come one by one, an export that is there does not serve: {error}"
+            )
 
     async def _export(self) -> None:
-        self._state, self._lanes = "exporting", {"annotations"}
+        self._state = "exporting"
+        self._lanes = {"annotations"}
+
         for key in self._scope.parts:
             try:
                 fetch = partial(self._library.exports.fetch, key, self._wanted.choice.status)
@@ -278,10 +331,14 @@ class DownloadJob:
 
     def _warn(self) -> None:
         images = self._found.count["images"]
-        wanted, free = images.bytes - images.bytes_present, self._folder.free
+        wanted = images.bytes - images.bytes_present
+        free = self._folder.free
         choice = self._wanted.choice
+
         if wanted > free:
-            self._notice = f"{wanted} bytes are missing, and the disk of {self._folder.root} has {free} left"
+            self._notice = (
+                f"{wanted} bytes are missing, and the disk of {self._folder.root} has {free} left"
+            )
         elif not self._found.files and (choice.status is not None or choice.split is not None):
             self._notice = "no image is of that status and split"
 
@@ -289,19 +346,26 @@ class DownloadJob:
         missing = self._found.missing[kind]
         keys = iter(missing)
         bring = self._bring_image if kind == "images" else self._bring_note
+
         self._lanes.add(kind)
         async with trio.open_nursery() as nursery:
             for _ in range(min(workers, len(missing))):
                 nursery.start_soon(self._work, kind, keys, bring)
+
         self._lanes.discard(kind)
         self._signed.set()
 
-    async def _work(self, kind: Kind, keys: Iterator[int], bring: Callable[[int], Awaitable[None]]) -> None:
+    async def _work(
+        self, kind: Kind, keys: Iterator[int], bring: Callable[[int], Awaitable[None]]
+    ) -> None:
         budget = self._budgets[kind]
+
         for key in keys:
             if kind in self._spent:
                 return
-            await trio.lowlevel.checkpoint()  # a file that comes from the cache waits for nothing
+
+            # A file that comes from the cache waits for nothing.
+            await trio.lowlevel.checkpoint()
             try:
                 await budget.run(partial(bring, key))
             except PictofsError as error:
@@ -309,12 +373,15 @@ class DownloadJob:
             else:
                 budget.progressed()
                 self._failures[kind].progressed()
+
             self._signed.set()
 
     async def _bring_image(self, key: int) -> None:
         image = self._library.catalog.image(key)
         if image is None:
-            return  # another process has listed the dataset, and the last look will not count it
+            # Another process has listed the dataset, and the last look will not count it.
+            return
+
         await self._folder_writer.image(image, self._scope.place_of(Item("images", image)))
         self._landed_bytes += image.known_size or 0
         self._count("images")
@@ -323,6 +390,7 @@ class DownloadJob:
         image = self._library.catalog.image(key)
         if image is None:
             return
+
         await self._folder_writer.note(image, self._scope.place_of(Item("annotations", image)))
         self._count("annotations")
 
@@ -334,10 +402,12 @@ class DownloadJob:
         if self._failures[kind].ends(error):
             self.error = self.error or error
             if isinstance(error, Throttled):
-                self._spent.add(kind)  # what is under way is paid for, and the other kind may cost nothing
+                # What is under way is paid for, and the other kind may cost nothing.
+                self._spent.add(kind)
             else:
                 self._cancel.cancel()
             return
+
         image = self._library.catalog.image(key)
         path = "?" if image is None else "/".join(self._scope.place_of(Item(kind, image)))
         self._failures[kind].add(path, error, kind=kind.removesuffix("s"))

@@ -8,7 +8,10 @@ from pictofs.errors import Conflict, DiskFull, Forbidden, PictofsError, Throttle
 from pictofs.library.connectivity import UNAVAILABLE
 
 AWAY_MOST = 20
-"""Files in a row that the server did not answer for, or refused, after which it counts as gone or closed."""
+"""Files in a row after which the server counts as gone or closed.
+
+It did not answer for them, or refused them.
+"""
 TOLD = 1000
 """Failures that are told one by one."""
 
@@ -28,7 +31,10 @@ class Failures:
 
     def ends(self, error: PictofsError) -> bool:
         """Whether a failure concerns every other file, too, so that the run ends by it."""
-        self._away = self._away + 1 if isinstance(error, (*UNAVAILABLE, Conflict, Forbidden)) else 0
+        if isinstance(error, (*UNAVAILABLE, Conflict, Forbidden)):
+            self._away += 1
+        else:
+            self._away = 0
         return isinstance(error, (DiskFull, Throttled)) or self._away >= AWAY_MOST
 
     def add(self, path: str, error: PictofsError, **facts: str) -> None:

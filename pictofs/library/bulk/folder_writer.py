@@ -1,4 +1,7 @@
-"""Brings single files into a plain folder: from the cache what is there, the rest from the server, past the cache."""
+"""Brings single files into a plain folder.
+
+What the cache has comes from there, the rest from the server, past the cache.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,21 @@ from pictofs.store.catalog.rows import DatasetRow, ImageRow
 from pictofs.store.folder import Folder, PartialFile
 
 CAUTION_S = 0.5
-"""Seconds for which a slow disk, as one over a network is, is left to a thread. No reader waits for the loop here."""
+"""Seconds for which a slow disk, as one over a network is, is left to a thread.
+
+No reader waits for the loop here.
+"""
 Path = tuple[str, ...]
 """Where a file goes, in parts from the folder on."""
 
 
 class _LargeTransfer:
-    """A large file on its way: what of it is in its draft."""
+    """A large file on its way: what of it is in its partial file."""
 
     def __init__(self, partial_file: PartialFile) -> None:
         self.partial_file = partial_file
-        self.size = self.crc32c = 0
+        self.size = 0
+        self.crc32c = 0
         self.total: int | None = None
         self.expected: int | None = None
         """CRC-32C of the whole, as storage says."""
@@ -51,9 +58,14 @@ class FolderWriter:
     """Files of datasets on their way into `folder`."""
 
     def __init__(self, library: Library, folder: Folder) -> None:
-        self._library, self._folder = library, folder
-        self._source, self._annotations, self._cache = library.source, library.annotations, library.cache
-        self._catalog, self._disk = library.catalog, Disk(CAUTION_S)
+        self._library = library
+        self._folder = folder
+        self._source = library.source
+        self._annotations = library.annotations
+        self._cache = library.cache
+        self._catalog = library.catalog
+
+        self._disk = Disk(CAUTION_S)
         self._arriving: set[_LargeTransfer] = set()
 
     async def serve(self) -> None:
@@ -73,43 +85,51 @@ class FolderWriter:
         return size is not None and self._folder.holds(path, size, image.created_ns)
 
     def has_note(self, image: ImageRow, path: Path) -> bool:
-        """Whether the annotation file is there: the bytes that the server gave last, of which it has said
-        nothing new since. Inline."""
+        """Whether the annotation file is there. Inline.
+
+        It holds the bytes that the server gave last, if the server has said nothing new since.
+        """
         if (
             image.annotation_size is None
             or image.annotation_crc32c is None
             or not self._annotations.is_right(image)
         ):
             return False
+
         return self._folder.holds_content(path, image.annotation_size, image.annotation_crc32c)
 
-    # What is brought. Each raises what keeps it from coming, what `Draft.land` does, and Throttled where the rest
-    # of the budget is for others.
+    # What is brought. Each raises what keeps it from coming, what `PartialFile.commit` does, and
+    # Throttled if the rest of the budget is for others.
 
     async def image(self, image: ImageRow, path: Path) -> None:
         """Bring an image."""
         size = await self._from_cache(self._cache.image_key(image), path, image.created_ns)
         if size is None:
             size = await self._fetched(image, path)
+
         if size != image.known_size:
-            with suppress(DiskFull):  # of the catalog: the file is right all the same
+            # The disk of the catalog is full: the file is right all the same.
+            with suppress(DiskFull):
                 await self._cache.disk.call(self._library.images.learn_size, image.key, size)
 
     async def note(self, image: ImageRow, path: Path) -> None:
         """Bring an annotation file."""
         if self._annotations.has(image):
-            size = await self._from_cache(self._cache.annotation_blob_name(image), path, _note_time(image))
+            name = self._cache.annotation_blob_name(image)
+            size = await self._from_cache(name, path, _note_time(image))
             if size is not None:
                 return
+
         data = await self._annotations.take(image)
         now = self._catalog.image(image.key) or image
         await self._put(path, data, _note_time(now))
 
     async def _from_cache(self, key: str, path: Path, mtime_ns: int) -> int | None:
-        """Copy a blob; its size, None where there is none."""
+        """Copy a blob; its size, None if there is none."""
         blob = await self._cache.sound(key)
         if blob is None:
             return None
+
         try:
             await self._written(blob.size, _copy, self._folder, blob.fd, blob.size, path, mtime_ns)
             return blob.size
@@ -123,6 +143,7 @@ class FolderWriter:
         if size <= INLINE_MAX_BYTES:
             with suppress(WouldBlock):
                 return self._disk.quick(work, *args)
+
         await self._disk.call(work, *args)
         return None
 
@@ -131,12 +152,14 @@ class FolderWriter:
         dataset = self._catalog.dataset(image.dataset)
         if dataset is None:
             raise NoSuchEntry("the dataset is gone")
+
         if (image.known_size or 0) <= INLINE_MAX_BYTES:
             work = partial(self._library.downloads.receive, dataset, image, True, True)
             data, _ = await self._source.retried(image.entry, work)
             if isinstance(data, bytes):
                 await self._put(path, data, image.created_ns)
                 return len(data)
+
         arrival = _LargeTransfer(await self._disk.call(self._folder.partial_file))
         self._arriving.add(arrival)
         try:
@@ -149,18 +172,22 @@ class FolderWriter:
                 await self._disk.call(arrival.partial_file.close)
 
     async def _receive(self, dataset: DatasetRow, image: ImageRow, arrival: _LargeTransfer) -> None:
-        """Take in a large image, or the rest of it where the server goes on. Raises Corrupt."""
+        """Take in a large image, or the rest of it if the server goes on. Raises Corrupt."""
         try:
             await self._take(dataset, image, arrival)
             _check(image, arrival)
             if not arrival.is_believed(image.known_size):
                 await self._prove(dataset, image, arrival)
         except (Corrupt, Invalid) as error:
-            arrival.version = None  # nothing of it is to be believed
+            # Nothing of it is to be believed.
+            arrival.version = None
             raise Corrupt(str(error)) from error
 
     async def _take(self, dataset: DatasetRow, image: ImageRow, arrival: _LargeTransfer) -> None:
-        """Take in one answer. Raises Invalid where the server has not as much any more as there is."""
+        """Take in one answer.
+
+        Raises Invalid if the server no longer has as much as has arrived.
+        """
         start = arrival.size if arrival.version else 0
         async with self._source.open(
             dataset,
@@ -174,27 +201,39 @@ class FolderWriter:
             if not body.ranged:
                 if arrival.size:
                     await self._disk.call(arrival.partial_file.truncate)
-                arrival.size = arrival.crc32c = 0
-                arrival.total, arrival.expected = body.total, body.crc32c
-                arrival.etag, arrival.version = body.etag, body.version
+                arrival.size = 0
+                arrival.crc32c = 0
+                arrival.total = body.total
+                arrival.expected = body.crc32c
+                arrival.etag = body.etag
+                arrival.version = body.version
                 arrival.delimited = body.delimited
             elif body.total not in (None, arrival.total) or body.version != arrival.version:
                 raise Corrupt(f"{image.entry} changed while it was fetched")
+
             while piece := await body.receive():
                 await self._written(len(piece), arrival.partial_file.write, arrival.size, piece)
                 arrival.crc32c = google_crc32c.extend(arrival.crc32c, piece)
                 arrival.size += len(piece)
 
     async def _prove(self, dataset: DatasetRow, image: ImageRow, arrival: _LargeTransfer) -> None:
-        """No checksum came, and the length is not the listing's, or may be that of a cut: have another answer tell."""
+        """Have another answer tell whether the first one is right.
+
+        No checksum came, and the length is not the listing's, or may be that of a cut.
+        """
         arrival.doubted = True
-        size = crc32c = 0
+
+        size = 0
+        crc32c = 0
         async with self._source.open(dataset, image, many=True, ahead=True, proof=True) as body:
             while size <= arrival.size and (piece := await body.receive()):
                 crc32c = google_crc32c.extend(crc32c, piece)
                 size += len(piece)
+
         if (size, crc32c) != (arrival.size, arrival.crc32c):
-            raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
+            raise Corrupt(
+                f"{image.entry}: two answers differ, and nothing tells which one is right"
+            )
 
 
 def _note_time(image: ImageRow) -> int:
@@ -203,11 +242,13 @@ def _note_time(image: ImageRow) -> int:
 
 
 def _check(image: ImageRow, arrival: _LargeTransfer) -> None:
-    """Raise Corrupt where the server has promised something else."""
+    """Raise Corrupt if the server has promised something else."""
     if arrival.total not in (None, arrival.size):
         raise Corrupt(f"{image.entry}: {arrival.size} bytes arrived of {arrival.total}")
     if arrival.expected not in (None, arrival.crc32c):
-        raise Corrupt(f"{image.entry}: the bytes that arrived have another checksum than storage says")
+        raise Corrupt(
+            f"{image.entry}: the bytes that arrived have another checksum than storage says"
+        )
 
 
 def _copy(folder: Folder, fd: int, size: int, path: Path, mtime_ns: int) -> None:

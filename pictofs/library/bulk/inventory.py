@@ -54,7 +54,10 @@ class RequestCost:
     """API requests that fetching what is missing takes."""
 
     urls: int = 0
-    """Batches of signed URLs. They last some 15 minutes: a run that takes longer needs them again."""
+    """Batches of signed URLs.
+
+    They last some 15 minutes: a run that takes longer needs them again.
+    """
     images: int = 0
     """Images that no batch names, at most."""
     annotations: int = 0
@@ -71,7 +74,7 @@ class Unfetched:
 
     files: int = 0
     steady: int = 0
-    """Those of which nothing says that they have changed lately: an older export may hold them."""
+    """Those that did not change lately as far as is known: an older export may hold them."""
     served: int = 0
     """Those that an export which is there brings, as far as its row tells."""
 
@@ -87,8 +90,11 @@ class Unfetched:
 
     def price(self, *, bulk: bool) -> int:
         """Requests. `bulk`: an export may be made."""
-        made = bulk and self.left > EXPORT_REQUESTS
-        return FOUND_REQUESTS * self.is_served + (EXPORT_REQUESTS if made else self.left)
+        rest = self.left
+        if bulk and self.left > EXPORT_REQUESTS:
+            rest = EXPORT_REQUESTS
+
+        return FOUND_REQUESTS * self.is_served + rest
 
 
 @dataclass
@@ -99,7 +105,7 @@ class Inventory:
     annotations: Count = field(default_factory=Count)
     price: RequestCost = field(default_factory=RequestCost)
     unfetched: dict[int, Unfetched] = field(default_factory=dict)
-    """Annotation files that are missing or due, by the key of the dataset."""
+    """Annotation files that are missing or due, by the row id of the dataset."""
 
     @property
     def files(self) -> int:
@@ -114,13 +120,14 @@ class Inventory:
     @property
     def bytes_missing(self) -> int:
         """Bytes of missing files, as far as is known, annotation files estimated."""
-        notes = self.annotations
-        return self.images.bytes - self.images.bytes_present + notes.missing * NOTE_SIZE_BYTES
+        images = self.images.bytes - self.images.bytes_present
+        return images + self.annotations.missing * NOTE_SIZE_BYTES
 
     def shown(self) -> dict[str, Any]:
         """JSON-ready."""
         kinds = {"images": self.images, "annotations": self.annotations}
         price = self.price
+
         return {
             **{
                 name: {
@@ -142,8 +149,12 @@ class Inventory:
 
 
 async def inventory(library: Library, scope: Scope, *, bulk: bool) -> Inventory:
-    """Look at every file of a scope, as far as it is listed. `bulk`: annotations are to come by exports."""
+    """Look at every file of a scope, as far as it is listed.
+
+    `bulk`: annotations are to come by exports.
+    """
     found = Inventory()
+
     for key in scope.parts:
         missing: Counter[str] = Counter()
         unfetched = Unfetched()
@@ -160,16 +171,21 @@ async def inventory(library: Library, scope: Scope, *, bulk: bool) -> Inventory:
                     if not present:
                         unfetched.files += 1
                         unfetched.steady += not image.annotation_stale
-                        unfetched.served += export is not None and library.exports.serves(export, image)
+                        if export is not None:
+                            unfetched.served += library.exports.serves(export, image)
+
             await trio.lowlevel.checkpoint()
+
         await _add_price(library, key, +missing, found.price)
         if unfetched.files:
             dataset = library.catalog.dataset(key)
             if export is not None and export.image_count and dataset is not None:
                 lacks = max(0, dataset.image_count - export.image_count)
                 unfetched.served = max(0, unfetched.served - lacks)
+
             found.unfetched[key] = unfetched
             found.price.annotations += unfetched.price(bulk=bulk)
+
     return found
 
 
@@ -177,21 +193,24 @@ async def _add_price(library: Library, key: int, missing: Counter[str], price: R
     dataset = library.catalog.dataset(key)
     if dataset is None or not missing:
         return
+
     there = missing
     if dataset.image_count > BATCH:
         there = Counter(await in_thread(library.images.count_by_status, key))
+
     urls, images = library.urls.price(dataset, missing, there)
     price.urls += urls
     price.images += images
 
 
 def seconds_of_budget(request_stats: RequestStats, requests: int, now: float) -> float | None:
-    """Seconds until the rate limit has let so many background requests pass, None where it is not known.
+    """Seconds until the rate limit has let so many background requests pass.
 
-    `now`: wall-clock seconds.
+    None if the limit is not known. `now`: wall-clock seconds.
     """
     if request_stats.limit is None or request_stats.remaining is None:
         return None
+
     left = request_stats.remaining if now < request_stats.reset_at else request_stats.limit
     more = requests - max(0, left - request_stats.reserve)
     each = request_stats.limit - request_stats.reserve
@@ -199,4 +218,5 @@ def seconds_of_budget(request_stats: RequestStats, requests: int, now: float) ->
         return 0.0
     if each <= 0:
         return None
+
     return max(0.0, request_stats.reset_at - now) + WINDOW_S * (math.ceil(more / each) - 1)

@@ -32,10 +32,12 @@ class Part:
 
     whole: bool = False
     """Whether a folder of it was named that holds everything else."""
-    folders: dict[Kind, dict[int, None]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
-    """Keys of directories, in order."""
+    folders: dict[Kind, dict[int, None]] = field(
+        default_factory=lambda: {kind: {} for kind in KINDS}
+    )
+    """Row ids of directories, in order."""
     single: dict[tuple[Kind, int], None] = field(default_factory=dict)
-    """Kind and key of the image."""
+    """Kind and row id of the image."""
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,37 @@ class Scope:
     """The files below some paths, each once."""
 
     def __init__(self, catalog: Catalog, choice: Choice) -> None:
-        self._catalog, self._choice = catalog, choice
+        self._catalog = catalog
+        self._choice = choice
         self.parts: dict[int, Part] = {}
-        """By the key of the dataset."""
+        """By the row id of the dataset."""
         self._folder_parts: dict[int, tuple[str, ...]] = {}
 
     async def add(self, path: tuple[str, ...], listing: Listing) -> None:
-        """Add what is below `path`, in parts from the mount point on; asks for datasets and directories.
+        """Add what is below `path`, in parts from the mount point on.
 
-        Raises NoSuchEntry, and Invalid for a path that holds no files of datasets.
+        Asks for datasets and directories. Raises NoSuchEntry, and Invalid for a path that holds no
+        files of datasets.
         """
         await listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
+
         if path in ((), ("datasets",)):
             for row in self._catalog.datasets_after(0, 1 << 30):
                 await self._add_below(row, KINDS, ("/",), listing)
             return
+
         dataset = self._catalog.dataset_by_entry(path[1]) if path[0] == "datasets" else None
         if path[0] != "datasets" or (len(path) > 2 and path[2] not in KINDS):
             if path[0] == "datasets" and path[2] in AXIS_FOLDERS:
-                raise Invalid(f"{'/'.join(path)} is a view: name the dataset, and say --status or --split")
-            raise Invalid(f"{'/'.join(path)} is no dataset and no folder of its images or annotations")
+                raise Invalid(
+                    f"{'/'.join(path)} is a view: name the dataset, and say --status or --split"
+                )
+            raise Invalid(
+                f"{'/'.join(path)} is no dataset and no folder of its images or annotations"
+            )
         if dataset is None:
             raise NoSuchEntry(f"there is no dataset {path[1]!r}")
+
         kinds = tuple(kind for kind in KINDS if len(path) == 2 or path[2] == kind)
         await self._add_below(dataset, kinds, ("/", *path[3:]), listing)
 
@@ -95,17 +106,21 @@ class Scope:
         found = self._catalog.directory_by_path(dataset.key, "/")
         if found is None:
             raise NoSuchEntry(f"the dataset {dataset.name!r} is gone")
+
         for place, entry in enumerate(path[1:], 2):
             below = self._catalog.directory_by_entry(found.key, entry)
             if below is None and place == len(path):
                 return await self._add_file(dataset, kinds[0], found, entry, listing)
             if below is None:
                 raise NoSuchEntry(f"there is no {entry!r} in {dataset.name}")
+
             found = below
+
         part = self.parts.setdefault(dataset.key, Part())
         part.whole = part.whole or found.parent is None
         for kind in self._kinds(kinds):
             part.folders[kind] |= dict.fromkeys(self._subtree(dataset.key, found))
+
         return None
 
     async def _add_file(
@@ -115,12 +130,15 @@ class Scope:
         row = await find(directory, entry)
         if row is None:
             raise NoSuchEntry(f"there is no {entry!r} in {dataset.name}")
+
         part = self.parts.setdefault(dataset.key, Part())
         part.single |= dict.fromkeys((each, row.key) for each in self._kinds((kind,)))
 
     def _kinds(self, of_path: tuple[Kind, ...]) -> tuple[Kind, ...]:
         wanted = self._choice.kinds
-        return of_path if wanted is None else tuple(kind for kind in KINDS if kind in wanted)
+        if wanted is None:
+            return of_path
+        return tuple(kind for kind in KINDS if kind in wanted)
 
     def _subtree(self, dataset: int, top: DirectoryRow) -> Iterator[int]:
         prefix = top.path.rstrip("/") + "/"
@@ -134,12 +152,14 @@ class Scope:
         part = self.parts[dataset]
         if part.whole:
             await listing.all_images(dataset)
+
             # The listing may name directories that the tree did not have.
             root = self._catalog.directory_by_path(dataset, "/")
             for kind in KINDS:
                 if root is not None and root.key in part.folders[kind]:
                     part.folders[kind] |= dict.fromkeys(self._catalog.directory_keys(dataset))
             return
+
         for key in self._folders(part):
             row = self._catalog.directory(key)
             in_progress_listing = None if row is None else await listing.folder(row)
@@ -158,8 +178,10 @@ class Scope:
             and self._choice.takes(row)
             and row.directory not in part.folders[kind]
         ]
+
         for folder in self._folders(part):
             kinds = [kind for kind in KINDS if folder in part.folders[kind]]
+
             seq = 0
             while rows := self._catalog.images_after(folder, seq, PAGE):
                 seq = rows[-1].seq
@@ -171,7 +193,8 @@ class Scope:
     def path_of(self, item: Item) -> str:
         """Where a file is below the mount point."""
         dataset = self._catalog.dataset(item.image.dataset)
-        return "/".join(["datasets", dataset.entry if dataset else "?", *self.place_of(item)])
+        entry = dataset.entry if dataset else "?"
+        return "/".join(["datasets", entry, *self.place_of(item)])
 
     def place_of(self, item: Item) -> tuple[str, ...]:
         """The same, in parts from the dataset's folder on."""
@@ -183,8 +206,10 @@ class Scope:
         """Where a directory is below its dataset's `images` or `annotations`."""
         parts = self._folder_parts.get(directory)
         if parts is None:
-            row, parts = self._catalog.directory(directory), ()
+            row = self._catalog.directory(directory)
+            parts = ()
             if row is not None and row.parent is not None:
                 parts = (*self.folder_parts(row.parent), row.entry)
             self._folder_parts[directory] = parts
+
         return parts

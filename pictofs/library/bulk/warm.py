@@ -22,7 +22,10 @@ from pictofs.library.library import Library
 
 PURPOSE = "warm"
 STEADFAST = 4
-"""One in so many workers goes on while readers wait for the server: a training must not stop the rest for good."""
+"""One in so many workers goes on while readers wait for the server.
+
+A training must not stop the rest for good.
+"""
 GIVE_WAY_S = 0.01
 """Seconds between two looks at whether readers still wait."""
 
@@ -44,19 +47,27 @@ class WarmRequest:
 
 
 class WarmJob:
-    """One run. `look`, `fetch` or `evict` is the work of a task of its own; the rest may be asked meanwhile."""
+    """One run.
+
+    `look`, `fetch` or `evict` is the work of a task of its own; the rest may be asked meanwhile.
+    """
 
     def __init__(self, library: Library, wish: WarmRequest) -> None:
-        self._library, self._wish = library, wish
+        self._library = library
+        self._wish = wish
         self._scope = Scope(library.catalog, wish.choice)
         self._cancel = trio.CancelScope()
+
         self._state: State = "listing"
         self._before = library.request_stats.spent(PURPOSE)
         self._inventory = Inventory()
-        self._landed = self._landed_bytes = self._evicted = 0
+        self._landed = 0
+        self._landed_bytes = 0
+        self._evicted = 0
         self._budget = RequestBudget(library.request_stats, library.clock, wait=wish.wait)
         self._failures = Failures()
         self._notice: str | None = None
+
         self.finished = trio.Event()
         self.error: Exception | None = None
         """What ended the run early."""
@@ -70,7 +81,9 @@ class WarmJob:
 
     def progress(self) -> dict[str, Any]:
         """How far it is, JSON-ready."""
-        images, until = self._inventory.images, self._budget.until
+        images = self._inventory.images
+        until = self._budget.until
+
         return {
             "state": "waiting" if until and not self.finished.is_set() else self._state,
             "files": self._inventory.files,
@@ -85,7 +98,10 @@ class WarmJob:
 
     def result(self) -> dict[str, Any]:
         """How it ended, JSON-ready."""
-        request_stats, price = self._library.request_stats, self._inventory.price
+        request_stats = self._library.request_stats
+        price = self._inventory.price
+        seconds = seconds_of_budget(request_stats, price.total, self._library.clock.wall())
+
         return {
             **self.progress(),
             **self._inventory.shown(),
@@ -97,7 +113,7 @@ class WarmJob:
                 "limit": request_stats.limit,
                 "remaining": request_stats.remaining,
                 "reserve": request_stats.reserve,
-                "seconds": seconds_of_budget(request_stats, price.total, self._library.clock.wall()),
+                "seconds": seconds,
             },
         }
 
@@ -124,28 +140,34 @@ class WarmJob:
             await self._look(ask=True)
             self._check_room()
             await self._export()
+
             self._state = "fetching"
             await self._fetch_files()
-            await self._take_inventory_again()  # others may have fetched, or evicted, meanwhile
+
+            # Others may have fetched, or evicted, meanwhile.
+            await self._take_inventory_again()
 
     async def evict(self) -> None:
         """Drop from the cache what is there, as far as it is listed."""
         async with self._running():
             await self._look(ask=False)
+
             cache = self._library.cache
             for key in self._scope.parts:
                 for page in self._scope.pages(key):
                     images = [cache.image_key(row) for kind, row in page if kind == "images"]
-                    notes = [
+                    annotations = [
                         cache.annotation_blob_name(row)
                         for kind, row in page
                         if kind == "annotations" and row.annotation_crc32c is not None
                     ]
-                    self._evicted += await cache.disk.call(_remove, cache.blob_cache.remove, images + notes)
+                    self._evicted += await cache.disk.call(
+                        _remove, cache.blob_cache.remove, images + annotations
+                    )
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
-        """Keep what goes wrong for whoever asks: nothing of it may end the mount."""
+        """Keep what goes wrong for the one who asks: nothing of it may end the mount."""
         try:
             with self._cancel, background(PURPOSE):
                 yield
@@ -164,15 +186,18 @@ class WarmJob:
         if ask:
             for key in self._scope.parts:
                 await self._budget.listing(partial(self._scope.bring, key, listing))
+
         await self._take_inventory_again()
         if ask:
             await self._look_for_exports()
 
     async def _look_for_exports(self) -> None:
-        """Ask once which exports are there, where one could save requests."""
+        """Ask once which exports are there, if one could save requests."""
         if all(unfetched.steady <= FEW for unfetched in self._inventory.unfetched.values()):
             return
-        with suppress(Throttled):  # a look at what is there waits for no budget
+
+        # A look at what is there waits for no budget.
+        with suppress(Throttled):
             await self._library.exports.look()
         if any(self._library.exports.found(key) for key in self._inventory.unfetched):
             await self._take_inventory_again()
@@ -180,19 +205,24 @@ class WarmJob:
     async def _take_inventory_again(self) -> None:
         self._state = "looking"
         self._inventory = await inventory(self._library, self._scope, bulk=self._wish.bulk)
-        self._landed = self._landed_bytes = 0
+        self._landed = 0
+        self._landed_bytes = 0
 
     def _check_room(self) -> None:
         if not self._fits:
             raise DiskFull(
-                f"{self._inventory.bytes_missing} bytes are missing and the cache holds {self._library.cache_size} "
-                "at most: name less, or mount with a larger --cache-size"
+                f"{self._inventory.bytes_missing} bytes are missing "
+                f"and the cache holds {self._library.cache_size} at most: "
+                "name less, or mount with a larger --cache-size"
             )
 
     async def _export(self) -> None:
         exports = self._library.exports
-        served = [key for key, unfetched in self._inventory.unfetched.items() if unfetched.is_served]
+        served = [
+            key for key, unfetched in self._inventory.unfetched.items() if unfetched.is_served
+        ]
         await self._archives(served, exports.take)
+
         if self._wish.bulk:
             left = [
                 key
@@ -205,6 +235,7 @@ class WarmJob:
         """Have archives bring the annotation files of datasets."""
         if not keys:
             return
+
         self._state = "exporting"
         for key in keys:
             try:
@@ -213,6 +244,7 @@ class WarmJob:
                 raise
             except PictofsError as error:
                 self._notice = f"annotations come one by one, their export failed: {error}"
+
         await self._take_inventory_again()
 
     async def _fetch_files(self) -> None:
@@ -220,6 +252,7 @@ class WarmJob:
         async with trio.open_nursery() as nursery:
             for number in range(self._wish.workers):
                 nursery.start_soon(self._work, number, receive.clone())
+
             async with send:
                 receive.close()
                 for key in self._scope.parts:
@@ -239,6 +272,7 @@ class WarmJob:
             async for item in items:
                 while number % STEADFAST and self._library.read_stats.waiting:
                     await self._library.clock.sleep(GIVE_WAY_S)
+
                 try:
                     await self._budget.run(partial(self._fetch, item))
                 except PictofsError as error:
@@ -249,6 +283,7 @@ class WarmJob:
         image = self._library.catalog.image(item.image.key)
         if image is None:
             raise NoSuchEntry("the image is gone")
+
         if item.kind == "images":
             await self._library.downloads.fetch(image)
             self._landed_bytes += image.known_size or 0
@@ -257,6 +292,7 @@ class WarmJob:
             now = self._library.catalog.image(image.key)
             if now is not None and not self._library.annotations.is_cached(now):
                 raise DiskFull("the cache takes no more")
+
         self._landed += 1
         self._budget.progressed()
         self._failures.progressed()

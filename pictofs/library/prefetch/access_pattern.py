@@ -16,22 +16,38 @@ PER_READ = 8
 NEAR = 6
 """A read counts as the next one in an order when it is one of so many behind the last one."""
 RECENT = 8
-"""Reads of which it may be right behind one: several processes read in one order, each at a place of its own."""
+"""Reads of which it may be right behind one.
+
+Several processes read in one order, each at a place of its own.
+"""
 CERTAIN = 5
-"""Reads in a row that decide an order. Of a hundred images in no order so many agree by chance once in 20,000."""
+"""Reads in a row that decide an order.
+
+Of a hundred images in no order so many agree by chance once in 20,000.
+"""
 LAG = 64
-"""Images by which a process may be behind another one. What is left out is given up so much later."""
+"""Images by which a process may be behind another one.
+
+What is left out is given up so much later.
+"""
 SKIM = 2
-"""Reads that one takes back which left most of its image unread: itself, and one before it. So a program that looks at
-the heads of files opens no window, however many it has open at once, and a mix grows one where most are read whole."""
+"""Reads that one takes back which left most of its image unread: itself, and one before it.
+
+So a program that looks at the heads of files opens no window, however many it has open at once, and
+a mix grows one if most are read whole.
+"""
 MODEST = 16
-"""Reads to which their count shrinks where what was fetched ahead is not read."""
+"""Reads to which their count shrinks if what was fetched ahead is not read."""
 LOOKED_AT = 256
 """Reads in which an order is looked for."""
 PAGE = 24
 
 ORDERS = ("seq", "entry", "key")
-"""As `ls -U` and os.scandir give names; sorted, as glob and ImageFolder do; by inode number, as cp and tar do."""
+"""Columns of images, by which they may be read in order.
+
+`seq`: as `ls -U` and os.scandir give names. `entry`: sorted, as glob and ImageFolder do. `key`: by
+inode number, as cp and tar do.
+"""
 
 
 class AccessPattern(Plan):
@@ -41,21 +57,25 @@ class AccessPattern(Plan):
         super().__init__()
         self.dataset = dataset
         self.reads = 0
-        """Downloads that readers waited for, and uses of what was fetched ahead; fewer where it was not used."""
+        """Downloads that readers waited for, and uses of what was fetched ahead.
+
+        They become fewer if it was not used.
+        """
         self.order: str | None = None
         self.read_at = 0.0
         """Seconds of the monotonic clock."""
-        self._catalog = catalog
         self.total = 0
-        """The same, all of them."""
+        """The same as `reads`, all of them."""
         self.expected = 0
         """Images that were to be fetched ahead, all of them."""
+
+        self._catalog = catalog
         self._recent: deque[ImageRow] = deque(maxlen=RECENT)
         self._agreement = dict.fromkeys(ORDERS, 0)
-        self._folders: dict[
-            int, int
-        ] = {}  # how far each one that was read in is fetched (a `seq`), without order
-        self._reached: ImageRow | None = None  # how far an ordered read is fetched
+        self._folders: dict[int, int] = {}
+        """How far each one that was read in is fetched (a `seq`), without order."""
+        self._reached: ImageRow | None = None
+        """How far an ordered read is fetched."""
 
     @property
     def window(self) -> int:
@@ -70,9 +90,12 @@ class AccessPattern(Plan):
     def use(self, key: int) -> bool:
         """An image is read that was there; whether it was fetched for that."""
         mark = self.ahead.take(key)
-        if mark is not None and self.order is not None:  # without one, each may come last
+
+        # Without an order each image may come last.
+        if mark is not None and self.order is not None:
             passed = self.ahead.give_up(mark - LAG)
             self.reads = max(min(self.reads, MODEST), self.reads - passed)
+
         return mark is not None
 
     def read(self, image: ImageRow) -> None:
@@ -80,14 +103,18 @@ class AccessPattern(Plan):
         self.reads += 1
         self.total += 1
         self._folders.setdefault(image.directory, 0)
+
         if self.order is None:
             if self.reads <= LOOKED_AT:
                 self._compare(image)
         elif not self._follows(image):
-            self.order, self._reached, self.reads = None, None, self.reads // 2
+            self.order = None
+            self._reached = None
+            self.reads = self.reads // 2
             self._agreement = dict.fromkeys(ORDERS, 0)
         elif self._reached is None or self._reached.directory != image.directory:
             self._reached = image
+
         self._recent.append(image)
 
     def skim(self) -> None:
@@ -101,12 +128,19 @@ class AccessPattern(Plan):
 
     def _compare(self, image: ImageRow) -> None:
         """Count which orders this read agrees with."""
+        # The first image in a folder says nothing.
         if not any(row.directory == image.directory for row in self._recent):
-            return  # the first one in a folder says nothing
+            return
+
         for order in ORDERS:
-            self._agreement[order] = self._agreement[order] + 1 if self._is_next(image, order) else 0
+            if self._is_next(image, order):
+                self._agreement[order] += 1
+            else:
+                self._agreement[order] = 0
+
             if self._agreement[order] >= CERTAIN:
-                self.order, self._reached = order, image
+                self.order = order
+                self._reached = image
                 return
 
     def _is_next(self, image: ImageRow, order: str) -> bool:
@@ -117,16 +151,20 @@ class AccessPattern(Plan):
     def _follows(self, image: ImageRow) -> bool:
         """Whether an ordered read went on in its order: it was fetched ahead, or is not far."""
         assert self.order is not None
-        reached = self._reached
+
+        # The next folder: its images follow in the same order.
         if not any(row.directory == image.directory for row in self._recent):
-            return True  # the next folder; its images follow in the same order
+            return True
+
+        reached = self._reached
         in_reach = reached is not None and reached.directory == image.directory
         if in_reach and getattr(image, self.order) <= getattr(reached, self.order):
             return True
+
         return self._is_next(image, self.order)
 
     def upcoming(self, *, whole: bool) -> Iterator[ImageRow]:
-        """What may be read next, each image once; `whole`: also where there is no order."""
+        """What may be read next, each image once; `whole`: also if there is no order."""
         if self.order is not None:
             yield from self._ordered(self.order)
         elif whole:
@@ -137,6 +175,7 @@ class AccessPattern(Plan):
             rows = self._catalog.next_images(self._reached, order, PAGE)
             if not rows:
                 return
+
             for row in rows:
                 self._reached = row
                 yield row

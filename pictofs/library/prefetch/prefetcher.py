@@ -1,11 +1,12 @@
 """Fetches what will be read next.
 
-What no generic file system knows: a dataset is read whole, again and again. Once a few of its images were read, more
-are fetched: those that follow in the order of the reads, or any of the folders that are being read when there is no
-order and they fit into the cache. Each use of something fetched ahead allows more of it, so that a few previews in a
-file manager cost a few images, and an epoch is soon fetched as fast as it comes. Where the user has told the order,
-that is followed and nothing guessed. Reads of the heads of files alone, as readers of EXIF make them, count against it.
-Readers never wait for any of this: their own downloads start at once.
+What no generic file system knows: a dataset is read whole, again and again. Once a few of its
+images were read, more are fetched: those that follow in the order of the reads, or any of the
+folders that are being read when there is no order and they fit into the cache. Each use of
+something fetched ahead allows more of it, so that a few previews in a file manager cost a few
+images, and an epoch is soon fetched as fast as it comes. If the user has told the order, that is
+followed and nothing guessed. Reads of the heads of files alone, as readers of EXIF make them, count
+against it. Readers never wait for any of this: their own downloads start at once.
 """
 
 from __future__ import annotations
@@ -32,19 +33,30 @@ log = logging.getLogger(__name__)
 Mode = Literal["off", "auto", "all"]
 
 WORKERS = 24
-"""Downloads at once. At 20 ms a round trip that is 1,200 files a second, more than one process can take in."""
+"""Downloads at once.
+
+At 20 ms a round trip that is 1,200 files a second, more than one process can take in.
+"""
 SLICE = 64
 """Rows that are looked at before others have a turn: 2 ms."""
-SHARE_ALL, SHARE_AHEAD, SHARE_TOLD = 0.8, 0.25, 0.5
-"""Of the cache: what folders read in no order may take altogether; what may lie unused; what may, as the user asks."""
+SHARE_ALL = 0.8
+SHARE_AHEAD = 0.25
+SHARE_TOLD = 0.5
+"""Of the cache.
+
+What folders read in no order may take altogether; what may lie unused; what may, as the user asks.
+"""
 LEAST = 64
-"""Images that are kept ahead in an order that was told, where they take no more than SHARE_TOLD."""
+"""Images that are kept ahead in an order that was told, if they take no more than SHARE_TOLD."""
 UNKNOWN_SIZE_BYTES = 1 << 20
-"""Bytes of an image where the server does not say how large a dataset is."""
+"""Bytes of an image if the server does not say how large a dataset is."""
 BLOCK_BYTES = 4096
 """Bytes that a file takes at least."""
 IDLE_S = 300.0
-"""Seconds without a read after which a dataset's pattern is forgotten, and an order that was told stands aside."""
+"""Seconds without a read after which a dataset's pattern is forgotten.
+
+An order that was told stands aside then.
+"""
 ORDERS_MAX = 16
 """Orders at once: one for each process of a training. The one unused for longest goes."""
 RETRY_AFTER_S = 30.0
@@ -58,7 +70,7 @@ class PrefetchPolicy:
     """How boldly something is fetched ahead."""
 
     size: Callable[[DatasetRow], int]
-    """Bytes of all of it in a dataset; 0 where nobody knows."""
+    """Bytes of all of it in a dataset; 0 if nobody knows."""
     window: Callable[[AccessPattern], int]
     """How many may lie unused, as far as the reads go."""
     workers: int
@@ -100,17 +112,23 @@ class Prefetcher:
     ) -> None:
         """`list_images` brings a dataset into the catalog. `limit`: bytes of the cache."""
         self._terms = terms
-        self._catalog, self._fetcher, self._clock = catalog, fetcher, clock
-        self._list_images, self._mode, self._limit = list_images, mode, limit
+        self._catalog = catalog
+        self._fetcher = fetcher
+        self._clock = clock
+        self._list_images = list_images
+        self._mode = mode
+        self._limit = limit
+
         self._patterns: dict[int, AccessPattern] = {}
         self._told: dict[str, DeclaredOrder] = {}
         self._numbers = 0
         self._unlisted: list[AccessPattern] = []
         self._wake = trio.Event()
-        self._send, self._receive = trio.open_memory_channel[tuple[AccessPattern | DeclaredOrder, ImageRow]](
-            0
-        )
+        self._send, self._receive = trio.open_memory_channel[
+            tuple[AccessPattern | DeclaredOrder, ImageRow]
+        ](0)
         self._under_way = 0
+
         self.fetched = 0
         """Images fetched ahead."""
         self.used = 0
@@ -134,9 +152,12 @@ class Prefetcher:
             self._expected(image)
         if self._mode == "off":
             return
+
         pattern = self._patterns.get(image.dataset)
         if pattern is None:
-            pattern = self._patterns[image.dataset] = AccessPattern(self._catalog, image.dataset)
+            pattern = AccessPattern(self._catalog, image.dataset)
+            self._patterns[image.dataset] = pattern
+
         pattern.ahead.take(image.key)
         self._read(pattern, image)
 
@@ -149,7 +170,9 @@ class Prefetcher:
     def _read(self, pattern: AccessPattern, image: ImageRow) -> None:
         now = self._clock.monotonic()
         if pattern.reads and now - pattern.read_at > IDLE_S:
-            self._patterns[image.dataset] = pattern = AccessPattern(self._catalog, image.dataset)
+            pattern = AccessPattern(self._catalog, image.dataset)
+            self._patterns[image.dataset] = pattern
+
         pattern.read_at = now
         pattern.read(image)
         if self._mode == "all" and pattern.reads == 1:
@@ -162,12 +185,14 @@ class Prefetcher:
         for told in list(self._told.values()):
             if image.dataset not in told.datasets:
                 continue
+
             if told.read(image.key):
                 expected = True
                 told.used_at = self._clock.monotonic()
             if told.finished:
                 del self._told[told.name]
             self._wake.set()
+
         return expected
 
     # What users tell.
@@ -180,34 +205,49 @@ class Prefetcher:
         self.end(name)
         if len(self._told) >= ORDERS_MAX:
             del self._told[min(self._told.values(), key=lambda told: told.used_at).name]
+
         self._numbers += 1
-        told = self._told[name] = DeclaredOrder(name, self._numbers)
-        told.asked, told.used_at = ahead, self._clock.monotonic()
+        told = DeclaredOrder(name, self._numbers)
+        self._told[name] = told
+        told.asked = ahead
+        told.used_at = self._clock.monotonic()
+
         return told
 
     def end(self, name: str) -> None:
         """Follow the order that `name` told no longer."""
         self._told.pop(name, None)
 
-    def extend(self, told: DeclaredOrder, images: Iterable[tuple[int, int]], *, complete: bool) -> None:
-        """More of an order: pairs of the keys of a dataset and of an image. `complete`: that is all."""
+    def extend(
+        self, told: DeclaredOrder, images: Iterable[tuple[int, int]], *, complete: bool
+    ) -> None:
+        """More of an order: pairs of the row ids of a dataset and of an image.
+
+        `complete`: that is all.
+        """
         pairs = list(images)
         told.datasets.update(dataset for dataset, _ in pairs)
         told.extend(key for _, key in pairs)
         told.complete = told.complete or complete
         told.used_at = self._clock.monotonic()
+
         if told.finished and self._told.get(told.name) is told:
             self.end(told.name)
         self._wake.set()
 
     def kept_ahead(self, told: DeclaredOrder) -> int:
-        """Images of an order that may lie unused: as many as asked for, within its part of the cache."""
+        """Images of an order that may lie unused.
+
+        As many as asked for, within its part of the cache.
+        """
         each = self._mean_size(told.datasets)
         parts = max(1, sum(self._is_live(other) for other in self._told.values()))
         most = int(SHARE_TOLD * self._limit / parts) // each
+
         wanted = told.asked
         if wanted is None:
             wanted = max(LEAST, int(SHARE_AHEAD * self._limit / parts) // each)
+
         return max(1, min(wanted, most))
 
     def _is_live(self, told: DeclaredOrder) -> bool:
@@ -215,7 +255,8 @@ class Prefetcher:
 
     def _mean_size(self, datasets: Iterable[int]) -> int:
         rows = [row for row in map(self._catalog.dataset, datasets) if row is not None]
-        images, size = sum(row.image_count for row in rows), sum(map(self._terms.size, rows))
+        images = sum(row.image_count for row in rows)
+        size = sum(map(self._terms.size, rows))
         mean = -(-size // images) if size and images else UNKNOWN_SIZE_BYTES
         return -(-mean // BLOCK_BYTES) * BLOCK_BYTES
 
@@ -231,6 +272,7 @@ class Prefetcher:
             }
             for told in self._told.values()
         ]
+
         return {
             "fetched": self.fetched,
             "used": self.used,
@@ -254,6 +296,7 @@ class Prefetcher:
             with trio.move_on_after(self._rest()):
                 await wake.wait()
             self._wake = trio.Event()
+
             progress = True
             while progress:
                 progress = False
@@ -272,19 +315,24 @@ class Prefetcher:
     def _rest(self) -> float:
         """Seconds until the first plan that rests goes on."""
         now = self._clock.monotonic()
-        return min((plan.rest_until - now for plan in self._plans() if self._rests(plan)), default=math.inf)
+        resting = [plan.rest_until - now for plan in self._plans() if self._rests(plan)]
+        return min(resting, default=math.inf)
 
     async def _take_whole(self, pattern: AccessPattern) -> None:
         try:
             await self._list_images(pattern.dataset)
         except PictofsError as error:
             log.info("not every image is fetched ahead: %s", error)
+
         pattern.take_whole()
         self._wake.set()
 
     async def _advance(self, plan: AccessPattern | DeclaredOrder) -> bool:
         """Have the next images of one plan fetched; whether there may be more of it."""
-        candidates = self._next_told(plan) if isinstance(plan, DeclaredOrder) else self._next_guessed(plan)
+        candidates = (
+            self._next_told(plan) if isinstance(plan, DeclaredOrder) else self._next_guessed(plan)
+        )
+
         looked_at = 0
         wanted: list[ImageRow] = []
         for row in candidates:
@@ -293,9 +341,11 @@ class Prefetcher:
                 wanted.append(row)
             if looked_at == SLICE or len(wanted) == self._terms.workers:
                 break
+
         self._under_way += len(wanted)
         for row in wanted:
             await self._send.send((plan, row))
+
         await trio.lowlevel.checkpoint()
         return looked_at > 0
 
@@ -308,35 +358,51 @@ class Prefetcher:
             if row is None or not self._fetcher.is_small(row):
                 yield None
                 continue
+
             there = self._fetcher.renew(row)
             if told.was_read(key) and there:
                 yield None
                 continue
+
             told.expect(key)
             yield None if there else row
 
     def _next_guessed(self, pattern: AccessPattern) -> Iterator[ImageRow | None]:
         """The next images of a pattern, None for those that need not be fetched."""
-        if any(pattern.dataset in told.datasets and self._is_live(told) for told in self._told.values()):
-            return  # nothing is guessed where the order is known
+        # Nothing is guessed if the order is known.
+        if any(
+            pattern.dataset in told.datasets and self._is_live(told) for told in self._told.values()
+        ):
+            return
+
         dataset = self._catalog.dataset(pattern.dataset)
         if dataset is None:
             self._patterns.pop(pattern.dataset, None)
             return
+
         fits = self._fits()
-        room = self._room(pattern, dataset, fits)
+        allowed = self._room(pattern, dataset, fits)
         upcoming = pattern.upcoming(whole=fits)
-        while len(pattern.ahead) < room and (row := next(upcoming, None)) is not None:
-            if row.key in pattern.ahead or not self._fetcher.is_small(row) or self._fetcher.has(row):
+        while len(pattern.ahead) < allowed and (row := next(upcoming, None)) is not None:
+            if (
+                row.key in pattern.ahead
+                or not self._fetcher.is_small(row)
+                or self._fetcher.has(row)
+            ):
                 yield None
                 continue
+
             pattern.expect(row.key)
             yield row
 
     def _room(self, pattern: AccessPattern, dataset: DatasetRow, fits: bool) -> int:
         """How many images may lie unused."""
-        most = int(self._limit * (SHARE_ALL if fits else SHARE_AHEAD)) // self._mean_size([dataset.key])
-        return min(most, most if self._mode == "all" and pattern.reads else self._terms.window(pattern))
+        share = SHARE_ALL if fits else SHARE_AHEAD
+        most = int(self._limit * share) // self._mean_size([dataset.key])
+        if self._mode == "all" and pattern.reads:
+            return most
+
+        return min(most, self._terms.window(pattern))
 
     def _fits(self) -> bool:
         """Whether the cache takes every dataset that is being read, whole."""
@@ -344,6 +410,7 @@ class Prefetcher:
         read = {key for key, pattern in self._patterns.items() if now - pattern.read_at <= IDLE_S}
         for told in self._told.values():
             read |= told.datasets
+
         rows = [row for row in map(self._catalog.dataset, read) if row is not None]
         taken = sum(row.image_count * self._mean_size([row.key]) for row in rows)
         return taken <= SHARE_ALL * self._limit
@@ -354,6 +421,7 @@ class Prefetcher:
                 there = await self._try(plan, image)
             finally:
                 self._under_way -= 1
+
             if there:
                 self.fetched += 1
             else:
@@ -364,20 +432,26 @@ class Prefetcher:
         try:
             if self._rests(plan):
                 return False
+
             there = await self._fetcher.fetch_ahead(image, keyed=isinstance(plan, DeclaredOrder))
         except PictofsError as error:
             self._failed(plan, image, error)
             return False
+
         plan.failures = 0
         return there
 
     def _failed(self, plan: Plan, image: ImageRow, error: PictofsError) -> None:
-        """Rest where the server or the disk does not work; one bad image is no reason."""
+        """Rest if the server or the disk does not work; one bad image is no reason."""
         plan.failures += 1
         if plan.failures < FAILURES and not isinstance(error, (Throttled, DiskFull)):
             log.info("%s is not fetched ahead: %s", image.entry, error)
             return
-        wait = error.retry_after if isinstance(error, Throttled) and error.retry_after else RETRY_AFTER_S
+
+        wait = RETRY_AFTER_S
+        if isinstance(error, Throttled) and error.retry_after:
+            wait = error.retry_after
+
         if not self._rests(plan):
             log.info("fetching nothing ahead for %.0f s: %s", wait, error)
         plan.rest_until = max(plan.rest_until, self._clock.monotonic() + wait)

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 
 
 class PrefetchWindow:
-    """What was not read yet: keys of images that lie ready, or are about to, in the order they were asked for.
+    """What was not read yet: row ids of images that lie ready, or are about to.
 
-    Each has a mark, which grows from one to the next, so that those that were passed over can be given up: they
-    must not take the place of others for good.
+    They are in the order in which they were asked for. Each has a mark, which grows from one to the
+    next, so that those that were passed over can be given up: they must not take the place of
+    others for good.
     """
 
     def __init__(self) -> None:
@@ -26,18 +27,23 @@ class PrefetchWindow:
         self._marks[key] = mark
 
     def take(self, key: int) -> int | None:
-        """An image is read, or is not there after all: its mark, None where it was not expected."""
+        """An image is read, or is not there after all: its mark, None if it was not expected."""
         return self._marks.pop(key, None)
 
     def give_up(self, mark: int) -> int:
-        """Expect none any more that is marked lower, as far as they come first; how many those were."""
+        """Expect none any more that is marked lower, as far as they come first.
+
+        Returns: how many those were.
+        """
         passed = 0
         while self._marks:
             oldest = next(iter(self._marks))
             if self._marks[oldest] >= mark:
                 break
+
             del self._marks[oldest]
             passed += 1
+
         return passed
 
     def clear(self) -> None:
