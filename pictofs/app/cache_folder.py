@@ -35,8 +35,7 @@ def claim(cache_dir: Path) -> None:
         return
     if found.st_uid not in (0, os.geteuid()):
         raise Forbidden(
-            f"the cache folder {cache_dir} belongs to another user: "
-            "name one of yours by --cache-dir"
+            f"the cache folder {cache_dir} belongs to another user: name one of yours by --cache-dir"
         )
 
     for name in INSIDE:
@@ -65,8 +64,7 @@ def _close_to_others(cache_dir: Path, found: os.stat_result) -> None:
                 return
 
     raise Forbidden(
-        f"others may write to the cache folder {cache_dir}: "
-        f"chmod go-w {shlex.quote(str(cache_dir))}"
+        f"others may write to the cache folder {cache_dir}: chmod go-w {shlex.quote(str(cache_dir))}"
     )
 
 

@@ -216,15 +216,12 @@ def check_machine(allow_other: bool) -> None:
         return
 
     if not os.access(DEVICE, os.R_OK | os.W_OK):
-        raise MountFailed(
-            "/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root"
-        )
+        raise MountFailed("/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root")
     if not programs.which("fusermount3"):
         raise MountFailed("fusermount3 is missing: install it by `apt-get install fuse3`")
     if allow_other and not may_allow_other():
         raise MountFailed(
-            "--allow-other is not permitted: "
-            "add a line user_allow_other to /etc/fuse.conf, or run as root"
+            "--allow-other is not permitted: add a line user_allow_other to /etc/fuse.conf, or run as root"
         )
 
 
@@ -270,9 +267,7 @@ class Claim:
             except BlockingIOError:
                 if time.monotonic() > end:
                     self.release()
-                    raise Conflict(
-                        f"{path} is being mounted by another process: wait, or end that"
-                    ) from None
+                    raise Conflict(f"{path} is being mounted by another process: wait, or end that") from None
 
                 time.sleep(0.05)
             except OSError:
@@ -334,9 +329,7 @@ def check_folder(path: Path) -> None:
         raise MountFailed(f"{path} can't be opened: {error.strerror}") from None
 
     if not empty:
-        raise Conflict(
-            f"{path} is not empty: a mount would hide what is there; name an empty folder"
-        )
+        raise Conflict(f"{path} is not empty: a mount would hide what is there; name an empty folder")
     if os.geteuid() != 0 and not os.access(path, os.W_OK):
         raise MountFailed(f"{path} is not yours to mount on: you need to be able to write to it")
 
@@ -379,8 +372,7 @@ def detach(path: Path, *, lazy: bool) -> None:
     if "busy" in reason:
         users = ", ".join(f"{name} ({pid})" for pid, name in holders(path))
         raise Conflict(
-            f"{path} is in use by {users or 'a process that you may not see'}: "
-            "end it, or use --lazy"
+            f"{path} is in use by {users or 'a process that you may not see'}: end it, or use --lazy"
         )
 
     raise MountFailed(f"{path} can't be unmounted: {reason}")

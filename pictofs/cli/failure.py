@@ -91,10 +91,7 @@ def _keep(lines: list[str]) -> str:
         ) as log:
             log.write("".join(printable(line) + "\n" for line in lines))
     except OSError as error:
-        return (
-            f"what happened can't be kept in a file ({error.strerror}): "
-            "set TMPDIR, and run it again"
-        )
+        return f"what happened can't be kept in a file ({error.strerror}): set TMPDIR, and run it again"
 
     return f"what happened is in {log.name}"
 

@@ -53,8 +53,7 @@ def top(
     """
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise Invalid(
-            "top needs a terminal; --once prints one frame, "
-            "and pictofs status --json is for programs"
+            "top needs a terminal; --once prints one frame, and pictofs status --json is for programs"
         )
 
     path = choose(mountpoint)
@@ -117,9 +116,7 @@ class Watched:
         self._history.add(now, found)
         self._document = found or self._document
 
-        return Frame(
-            self.mountpoint, self._history, self._document, self.trouble, self.interval, now
-        )
+        return Frame(self.mountpoint, self._history, self._document, self.trouble, self.interval, now)
 
     def _look(self) -> Facts | None:
         """The status, by the mount's socket: reading the file would be among what it counts."""
@@ -141,9 +138,7 @@ class Watched:
 
     def _find(self) -> Path:
         if mounts.state_of(self.mountpoint, ANSWER_SECONDS) == "stale":
-            raise MountFailed(
-                f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again"
-            )
+            raise MountFailed(f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again")
         return control_socket(self.mountpoint)
 
 

@@ -222,9 +222,9 @@ async def test_m2_unmounting_does_not_wait_for_a_server_that_hangs(rig: Rig) -> 
 # Sizes.
 
 
-@pytest.mark.parametrize("says", [0, 1, 19_999, 25_000, 9 << 20])
-async def test_s1_s4_the_size_is_exact_whatever_the_listing_says(rig: Rig, message: int) -> None:
-    image_at(rig, SECOND).file_size = message
+@pytest.mark.parametrize("listed", [0, 1, 19_999, 25_000, 9 << 20])
+async def test_s1_s4_the_size_is_exact_whatever_the_listing_says(rig: Rig, listed: int) -> None:
+    image_at(rig, SECOND).file_size = listed
     rig.standin.organization["small"].touch()
     async with rig.mount() as mount:
         await mount.read(FIRST)
@@ -286,10 +286,10 @@ async def test_b3_answers_without_a_checksum_that_differ_are_no_file(rig: Rig) -
 
 
 @pytest.mark.parametrize("size", [0, 1, (8 << 20) - 1, 8 << 20, (8 << 20) + 1])
-@pytest.mark.parametrize("says", [None, 0])
-async def test_s2_sizes_around_every_edge(rig: Rig, size: int, message: int | None) -> None:
+@pytest.mark.parametrize("listed", [None, 0])
+async def test_s2_sizes_around_every_edge(rig: Rig, size: int, listed: int | None) -> None:
     org = rig.standin.organization
-    image = org.add_image(org["small"], "edge.jpg", size=size, file_size=size if message is None else message)
+    image = org.add_image(org["small"], "edge.jpg", size=size, file_size=size if listed is None else listed)
     async with rig.mount() as mount:
         assert await mount.read("/datasets/small/images/edge.jpg") == image_bytes(image)
         rig.standin.log.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -193,7 +194,18 @@ def test_k2_the_key_is_nowhere_on_disk_and_in_no_command_line(mounted: Mounting,
     for path in walk(mount.root.parent):
         if mount.root not in path.parents and path.is_file():
             assert secret not in path.read_bytes()
-    assert secret not in Path(f"/proc/{mount.pid}/cmdline").read_bytes()
+
+    # Started as users start it: what the fixture starts shows its starter's command line.
+    second = mount.root.parent / "second"
+    second.mkdir()
+    command = [sys.executable, "-m", "pictofs", "mount", "--foreground", second]
+    with subprocess.Popen(command, env=mount.environ, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        mount.pictofs("unmount", second)
+    assert b"--foreground" in words
+    assert not [word for word in words if secret in word]
 
 
 def test_a_mount_of_a_cache_that_was_emptied_meanwhile(mounted: Mounting, serving: Serving) -> None:

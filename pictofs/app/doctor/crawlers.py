@@ -34,7 +34,6 @@ def _updatedb(text: str) -> Finding:
 
     return warn(
         "updatedb",
-        "lists mounts that its user may read, two requests a dataset: "
-        f"PRUNEFS in {UPDATEDB} lacks {FSTYPE}",
+        f"lists mounts that its user may read, two requests a dataset: PRUNEFS in {UPDATEDB} lacks {FSTYPE}",
         f"write {FSTYPE} into PRUNEFS in {UPDATEDB} (as root)",
     )

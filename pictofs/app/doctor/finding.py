@@ -44,9 +44,9 @@ def fail(check: str, message: str, advice: str | None = None) -> Finding:
 def split(check: str, outcome: Outcome, message: str) -> Finding:
     """An error's message, whose advice follows a colon or a semicolon."""
     for mark in ("; ", ": "):
-        message, found, advice = message.rpartition(mark)
+        reason, found, advice = message.rpartition(mark)
         if found and not advice.startswith("//"):
-            return Finding(check, outcome, message, advice)
+            return Finding(check, outcome, reason, advice)
 
     return Finding(check, outcome, message)
 
