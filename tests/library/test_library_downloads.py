@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -33,6 +34,7 @@ from standin.faults import (
 from standin.records import Image
 
 FIRST, SECOND = (f"/datasets/small/images/part-00{n}/image-00000{n}.jpg" for n in (0, 1))
+LYING = [f"/datasets/small/images/part-00{n % 3}/image-00000{n}.jpg" for n in (2, 3)]
 KEYED, BATCH = "GET /images/{image_id:uuid}", "GET /datasets/{dataset}/download"
 
 FAULTS = {
@@ -258,6 +260,41 @@ async def test_b3_without_signed_urls_a_cut_answer_fails_rather_than_be_wrong(ri
         for each in (cut, down):
             rig.standin.faults.remove(each)
         assert await mount.read(FIRST) == right(rig, FIRST)
+
+
+@pytest.mark.parametrize("do", [error(503), error(409, "cold_storage")])
+async def test_b3_signed_urls_that_could_not_be_had_are_asked_for_once_more(rig: Rig, do: Any) -> None:
+    for path in LYING:
+        image_at(rig, path).file_size = 7
+    rig.standin.organization["small"].touch()
+    async with rig.mount(max_retries=0) as mount:
+        await mount.list("/datasets/small/images/part-000")
+        down = rig.fault(do, "api", BATCH[4:])
+        await mount.read(FIRST)
+        await mount.read(SECOND)  # by the API's route: the batch fails
+        assert mount.asked.count(BATCH) == 1
+        for _ in range(3):
+            failure = await error_of(lambda: mount.read(LYING[0]))
+            assert failure is not None
+            assert failure.errno == errno.EIO
+        assert mount.asked.count(BATCH) == 2  # and not for each answer that is not believed
+        rig.clock.advance(11)
+        rig.standin.faults.remove(down)
+        for path in LYING:
+            assert await mount.read(path) == right(rig, path)
+        assert mount.asked.count(BATCH) == 3
+
+
+async def test_b3_signed_urls_are_there_again_as_soon_as_the_server_is(rig: Rig) -> None:
+    image_at(rig, LYING[0]).file_size = 7
+    rig.standin.organization["small"].touch()
+    async with rig.mount(max_retries=0) as mount:
+        await mount.list("/datasets/small/images/part-000")
+        rig.fault(error(503), "api", BATCH[4:], times=1)
+        await mount.read(FIRST)
+        await mount.read(SECOND)
+        assert await mount.read(LYING[0]) == right(rig, LYING[0])
+        assert mount.asked.count(BATCH) == 2
 
 
 async def test_b3_an_image_that_no_batch_names_is_believed_when_two_answers_agree(rig: Rig) -> None:

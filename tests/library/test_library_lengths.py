@@ -11,7 +11,7 @@ from rig import Mount, Rig, blobs, error_of, image_bytes
 
 from pictofs.errors import PictofsError
 from standin import Fault
-from standin.faults import Close, Mutate, Truncate
+from standin.faults import Close, Corrupt, Mutate, Truncate
 from standin.records import Image
 
 MIB = 1 << 20
@@ -161,6 +161,18 @@ async def test_b3_large_answers_of_other_lengths_without_a_checksum_are_no_file(
         failure = await error_of(lambda: mount.read(PATH))
         assert failure is not None
         assert failure.errno == errno.EIO
+        assert await mount.read(PATH) == image_bytes(image)
+
+
+@pytest.mark.parametrize("size", [20_000, 8 * MIB])
+async def test_b3_a_small_file_that_is_listed_large_comes_twice_without_a_checksum(
+    rig: Rig, size: int
+) -> None:
+    image = add(rig, size, 20 * MIB)
+    rig.standin.switches.hash_header = False
+    async with rig.mount() as mount:
+        await warm(mount)
+        rig.fault(Corrupt(7), "storage", times=1)
         assert await mount.read(PATH) == image_bytes(image)
 
 

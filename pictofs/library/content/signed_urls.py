@@ -40,7 +40,7 @@ RETRY_AFTER_S = 60.0
 """Seconds for which no batch is asked for after one that failed, replaced a refused one, or was of no use: each attempt
 costs a request, and retries."""
 PROOF_RETRY_AFTER_S = 10.0
-"""The same, where an answer is not believed and storage could tell."""
+"""The same, where an answer is not believed and storage could tell; counted from the last one that was to tell."""
 EARNED = 10
 """Images that came by a batch, from which on it is renewed as soon as it ends: URLs may live for seconds."""
 LASTING = (Conflict, Forbidden, NoSuchEntry, QuotaExceeded, Unauthorized)
@@ -67,6 +67,8 @@ class _Batch:
     """Images that came by it."""
     replaced_at: float | None = None
     """When one that storage refused was last replaced."""
+    was_to_prove: bool = False
+    """Whether it was asked for because an answer was not believed, and could not be had."""
 
     @property
     def is_revoked(self) -> bool:
@@ -144,9 +146,11 @@ class SignedUrlCache:
         if not (many or ahead or proof) and (last is None or now - last > MEMORY_S):
             self._lone[dataset.key] = now
             return None
-        return await self._ask(dataset, partition, ahead)
+        return await self._ask(dataset, partition, ahead, proof)
 
-    async def _ask(self, dataset: DatasetRow, partition: tuple[int, str | None], ahead: bool) -> _Batch:
+    async def _ask(
+        self, dataset: DatasetRow, partition: tuple[int, str | None], ahead: bool, proof: bool
+    ) -> _Batch:
         """A new batch, an empty one where that fails. Raises Throttled where no reader waits for it."""
         flight = ("urls", partition)
         again = True
@@ -162,7 +166,9 @@ class SignedUrlCache:
                     continue
                 if self._good_batch(partition) is None:  # else another reader has said so
                     self._failed(dataset, partition, error)
-            return self._batches[partition]
+            batch = self._batches[partition]
+            batch.was_to_prove |= proof and batch.error is not None
+            return batch
 
     def _failed(self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError) -> None:
         log.warning("no signed URLs for %s, reading by the API's route: %s", dataset.name, error)
@@ -182,8 +188,13 @@ class SignedUrlCache:
         return now < batch.expires_at and not batch.is_revoked
 
     def _may_prove(self, batch: _Batch, now: float) -> bool:
-        """Whether one that could not be had is asked for once more, because only storage can tell."""
-        return batch.error is not None and now - batch.asked_at >= PROOF_RETRY_AFTER_S
+        """Whether one that could not be had is asked for once more, because only storage can tell.
+
+        At once where that was for another reason: the API's route has answered since, so it may be over.
+        """
+        if batch.error is None:
+            return False
+        return not batch.was_to_prove or not 0 <= now - batch.asked_at < PROOF_RETRY_AFTER_S
 
     def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
         """Storage did not take the URL of an image: it is not used again, nor are the others after several."""

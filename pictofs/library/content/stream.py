@@ -4,6 +4,7 @@ One transfer, the main one, goes from the first byte to the last; far seeks may 
 bytes are, and how many, is said by answers alone:
 
 - The length is the one that the first answer names. If it names none, its end tells, and nobody is given a byte before.
+  Nor is one given of a small file of which another answer has to bring the same bytes.
 - Bytes of several answers stand in one file only if the answers are of one proven version. Otherwise a transfer that
   broke begins again at the first byte, and what was there before must come again, byte for byte.
 - An answer that brings nothing new is followed by another one a few times at most, and only while somebody reads.
@@ -23,7 +24,7 @@ from pictofs.api.body import Body
 from pictofs.errors import Corrupt, Invalid, PictofsError, ServerFault
 from pictofs.library.content.disk import Disk
 from pictofs.library.content.source import Changed, Source
-from pictofs.library.content.whole import agrees
+from pictofs.library.content.whole import SMALL_BYTES, agrees
 from pictofs.store.blobs.cache import Blob, PartialBlob, WouldBlock
 from pictofs.threads import in_thread
 
@@ -129,7 +130,7 @@ class Stream:
         self._etag: str | None = None
         self._crc32c: int | None = None
         self._invalidated = False
-        self._endless = False
+        self._awaits_end = False  # whether nobody is given a byte before the answer's end
         self._short_answers = 0
         self._writing = trio.Lock()
         self._readers = 0
@@ -151,9 +152,9 @@ class Stream:
         if self._blob is not None:
             self._blob.close()
             return
-        # Of an answer without a length nobody knows how far it has to go, and no reader could wait longer.
+        # How far it has to go is not known, or not believed, before the end, and no reader could wait longer.
         there = self._spans.total()
-        waits_for_end = self._endless and not self.opened.is_set() and there
+        waits_for_end = self._awaits_end and not self.opened.is_set() and there
         if not waits_for_end and (not there or there < WORTH_FINISHING * self.size):
             self._given_up = True
             _cancel(self._transfers)
@@ -333,12 +334,15 @@ class Stream:
             _cancel([head for head in self._transfers if not head.main])
         self._version, self._etag = body.version, body.etag
         self._crc32c = self._crc32c if body.crc32c is None else body.crc32c
-        self._endless = body.total is None
+        self._awaits_end = body.total is None
         if body.total is None:
             return
         if not self.opened.is_set():
             await in_thread(self._reserve, body.total)
             if body.crc32c is None and not agrees(body.total, self._listed, delimited=True):
+                self._awaits_end = body.total <= SMALL_BYTES
+                if self._awaits_end:
+                    return  # `_settle` has the bytes proven, and not the length alone
                 await self._prove_length(body.total)
             self.size = body.total
             self.opened.set()
@@ -360,7 +364,8 @@ class Stream:
         self._invalidated = doubted
 
     async def _settle(self, length: int, body: Body) -> None:
-        """An answer that did not name its length has ended: that was all, unless something speaks against it.
+        """An answer that names no length, or an unlikely one, has ended: that was all, unless something speaks
+        against it.
 
         Raises Corrupt.
         """
