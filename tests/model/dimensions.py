@@ -122,7 +122,8 @@ class Hostile(World):
         self.rig.standin.faults.clear()
         self.restore(self.rig.standin)
         self.mild.clear()
-        self.spent = None
+        self.cuts.clear()
+        self.spent = self.silent_at = None
 
     @staticmethod
     def restore(standin: StandIn) -> None:
@@ -209,7 +210,8 @@ class Hostile(World):
     def no_lengths(self, number: int) -> None:
         """Answers name no length, and storage's no checksum and no ranges, as where it decompresses on the way."""
         host = ("storage", "api", None)[number % 3]
-        self.rig.standin.switches.hash_header = number % 4 > 1
+        alike = any((each.times or 0) - each.hits > 1 for each in self.cuts)
+        self.rig.standin.switches.hash_header = number % 4 > 1 or alike
         self.rig.standin.switches.storage_range = number % 8 > 3
         self._mildly(Unsized(chunked=number % 2 == 0), host)
 
@@ -220,6 +222,9 @@ class Hostile(World):
     def go_silent(self, number: int) -> None:
         """Every connection that there is goes silent; new ones work."""
         self._mildly(Silent())
+        self.silent_at = len(self.rig.standin.log.requests())
+        for side in self.sides:
+            side.changed = True  # a renewal that is due meets it
 
     def refuse_one(self, number: int) -> None:
         """The signed URL of one image is refused, and fresh ones too; or one of each batch is old already."""

@@ -97,6 +97,10 @@ class World:
         self.walks: list[Walk] = []
         self.mild: list[Fault] = []
         """Faults that no reader may notice."""
+        self.cuts: list[Fault] = []
+        """Faults that give answers another length."""
+        self.silent_at: int | None = None
+        """How long the log was when every connection went silent, of which the mounts may not know yet."""
         self.spent: tuple[int, float] | None = None
         """Since what length of the log, and what time, the API takes no requests, as it has said."""
         self.was_spent = False

@@ -299,6 +299,23 @@ HOSTILE: dict[str, tuple[set[str], Steps]] = {
             ("evict", 4510),
         ],
     ),
+    "an image of wrong size, read by the API's route after the server was away": (
+        {"sizes", "small buffers"},
+        [
+            ("make_dataset", 0),
+            ("upload", 17),
+            ("upload", 34),
+            ("upload_many", 70078),
+            ("walk_on", 1758),
+            ("go_offline", 8791),
+            ("move", 8368),
+            ("read_near", 6876),
+            ("read_near", 3605),
+            ("go_online", 1351),
+            ("move", 3700),
+            ("read", 8554),
+        ],
+    ),
     "one expired URL in each batch": (
         {"one url"},
         [("make_dataset", 0), ("upload_many", 6), ("upload_many", 7), ("refuse_one", 1), ("epoch", 0)],
