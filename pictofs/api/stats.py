@@ -124,7 +124,7 @@ class RequestStats:
         """Failures that left this package, by class name."""
         self.offset: float | None = None
         """Seconds that the API's clock is ahead of ours, as its last answer that told the time has it."""
-        self.interrupts = 0
+        self.in_flight = 0
         """Requests to the API that are not answered yet: `remaining` does not know of them."""
         self.retries = 0
         self.throttles = 0
@@ -152,14 +152,14 @@ class RequestStats:
         Gives how many answers had been heard by then, for `answered`.
         """
         self.sent("api", route)
-        self.interrupts += 1
+        self.in_flight += 1
         try:
             yield self._heard
         except BaseException:
             self.ended("api", route, UNANSWERED)
             raise
         finally:
-            self.interrupts -= 1
+            self.in_flight -= 1
 
     def answered(
         self,
@@ -293,7 +293,7 @@ class RequestStats:
         if not _yields.get():
             return
         until = self.throttled_until
-        if self.remaining is not None and self.remaining - self.interrupts <= self.reserve:
+        if self.remaining is not None and self.remaining - self.in_flight <= self.reserve:
             until = max(until, self.reset_at)
         if now < until:
             raise Throttled(

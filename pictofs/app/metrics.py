@@ -178,7 +178,7 @@ class Metrics(Collector):
         yield _gauge(
             "api_requests_in_flight",
             "Requests to the API without an answer yet.",
-            request_stats.interrupts,
+            request_stats.in_flight,
         )
         yield _counter("api_received_bytes", "Bytes of the API's answers.", request_stats.bytes_in["api"])
         yield _counter(

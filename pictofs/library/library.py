@@ -255,8 +255,10 @@ class Library:
             rows = [row for row in rows if row.entry == entry]
             if not rows:
                 raise NoSuchEntry(f"there is no dataset {entry!r}")
-        # Below a dropped entry the kernel drops the whole tree.
-        self.invalidations.tell(RemovedDentry(DATASETS, row.entry) for row in rows)
+        # Below a dropped entry the kernel drops the whole tree. What is called otherwise by now may have been learned
+        # by another mount of the cache, which told its own kernel alone.
+        names = {row.entry for row in rows} | self.listing.renamed()
+        self.invalidations.tell(RemovedDentry(DATASETS, name) for name in names)
         listed = [row for row in rows if row.listed_signature is not None]
         for row in rows:
             if row.listed_signature is None:  # an open file keeps its entry: these are told one by one
@@ -302,7 +304,7 @@ class Library:
                 "storage": self.request_stats.bytes_in["storage"],
                 "read": self.read_stats.bytes_read,
             },
-            "waiting": {"readers": self.read_stats.waiting, "api": self.request_stats.interrupts},
+            "waiting": {"readers": self.read_stats.waiting, "api": self.request_stats.in_flight},
             "cache": cache,
             "prefetch": self.downloads.prefetch.status(),
             "annotations": self.annotations.ages.status(),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from mounting import Hold
 from rig import Mount, Rig, annotation_bytes
 from trio.testing import wait_all_tasks_blocked
 
@@ -115,7 +116,7 @@ async def test_q6_so_many_at_once(rig: Rig) -> None:
                 nursery.start_soon(readers.open, image)
             with trio.move_on_after(0.15):
                 while True:
-                    assert readers.mount.request_stats.interrupts <= 17 + WORKERS
+                    assert readers.mount.request_stats.in_flight <= 17 + WORKERS
                     await trio.sleep(0.005)
 
 
@@ -164,9 +165,12 @@ async def test_one_bad_file_holds_up_no_other(rig: Rig) -> None:
 
 async def test_an_export_that_is_under_way_brings_them(rig: Rig) -> None:
     async with reading(rig, bulk_annotations=True, key=rig.standin.keys["member"]) as (readers, images):
+        held = Hold()
+        rig.fault(held, "api", "/exports/{export:path}")
         for image in images[:3]:
             await readers.open(image)
         assert readers.mount.library.exports.is_running(images[0].dataset)
+        held.open()
         await readers.open(images[3])
         await readers.quiet()
         await readers.read(images[4:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -90,6 +90,7 @@ class Listing:
             clock,
         )
         self._ttl, self._frozen = ttl, frozen
+        self._shown: set[str] = set()
         self._traits = traits
         self._in_progress: dict[int, ListingInProgress] = {}  # by the key of a dataset or of a directory
         self._spent: dict[int, int] = {}  # requests for single folders or names, by dataset since its listing
@@ -133,6 +134,16 @@ class Listing:
             return await read_datasets(self._api.datasets)
         except NoSuchEntry as error:  # a proxy's 404, or another host: no word on any dataset
             raise InvalidResponse(f"there is no list of datasets: is the base URL right? {error}") from error
+
+    def shown(self, names: Iterable[str]) -> None:
+        """The kernel is told that these datasets exist."""
+        self._shown.update(names)
+
+    def renamed(self) -> set[str]:
+        """Names that the kernel was told of, and that no dataset has any more."""
+        gone = {name for name in self._shown if self._catalog.dataset_by_entry(name) is None}
+        self._shown -= gone
+        return gone
 
     async def invalidate(self) -> None:
         """Have the next look at the list of datasets ask the server."""

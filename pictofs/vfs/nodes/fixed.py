@@ -65,6 +65,7 @@ class FixedNodes(PlainHandler):
             row = self._library.catalog.dataset_by_entry(name)
             if row is None:
                 raise NoSuchEntry(f"there is no dataset {name!r}")
+            self._library.listing.shown([name])
             return dataset_folder(row, self._library.listing.fresh_for)
         try:
             key = _TREE[inode.key][name]
@@ -83,6 +84,7 @@ class FixedNodes(PlainHandler):
                 await self._library.listing.datasets()
             library, keep = self._library, self._library.listing.fresh_for
             rows = library.catalog.datasets_after(cookie, BATCH)
+            library.listing.shown(row.entry for row in rows)
             return Batch([Entry(row.entry, dataset_folder(row, keep), row.seq) for row in rows], None)
         if inode.key not in _TREE:
             raise NotADirectory("a file was listed")
