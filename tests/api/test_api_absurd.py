@@ -204,7 +204,7 @@ def store_and_show(catalog: Catalog, rows: Sequence[Any]) -> None:
     for row in catalog.datasets_after(0, 999):
         assert entry_fits(row.entry)
         assert 0 <= row.created_ns < 2**63
-        raw = catalog.dataset_object(row.key)
+        raw, _ = catalog.dataset_object(row.key)
         json.loads(document(raw), parse_constant=pytest.fail)
         assert all(len(value) <= 1 << 16 for value in xattrs.of_dataset(raw).values())
     assert 0 <= catalog.counts()[1] < 2**63

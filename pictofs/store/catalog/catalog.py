@@ -71,11 +71,13 @@ class Catalog:
         rows = self.database.query("SELECT annotations_due FROM dataset WHERE key = ?", (key,))
         return float(rows[0][0] or 0.0) if rows else 0.0
 
-    def dataset_object(self, key: int) -> dict[str, Any]:
-        """The API's object of a dataset, as it came; empty where there is no such dataset."""
-        rows = self.database.query("SELECT raw FROM dataset WHERE key = ?", (key,))
-        found: dict[str, Any] = json.loads(rows[0][0]) if rows else {}
-        return found
+    def dataset_object(self, key: int) -> tuple[dict[str, Any], int]:
+        """The API's object of a dataset, as it came, and how often it has changed; empty if there is none."""
+        rows = self.database.query("SELECT raw, raw_changes FROM dataset WHERE key = ?", (key,))
+        if not rows:
+            return {}, 0
+        raw, changes = rows[0]
+        return json.loads(raw), changes
 
     def dataset_by_entry(self, entry: str) -> DatasetRow | None:
         """The dataset listed as `entry`."""

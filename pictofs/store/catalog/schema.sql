@@ -26,6 +26,7 @@ CREATE TABLE dataset (
     created_ns     INTEGER NOT NULL,      -- nanoseconds since the epoch
     signature      TEXT    NOT NULL,      -- model Dataset.signature, as last seen
     raw            BLOB    NOT NULL,      -- the API's object, JSON
+    raw_changes    INTEGER NOT NULL DEFAULT 0,  -- how often it has changed
     tree_at        REAL,                  -- when the directories were last read, NULL: never
     tree_signature TEXT,                  -- the signature before that reading
     listed_at      REAL,                  -- when all images had been listed, NULL: never
@@ -33,6 +34,11 @@ CREATE TABLE dataset (
     updated_at     TEXT,                  -- the server's word, as last listed
     annotations_due    REAL                   -- wall-clock seconds: annotation files that were confirmed before are due
 );
+
+CREATE TRIGGER dataset_changed AFTER UPDATE OF raw ON dataset WHEN OLD.raw != NEW.raw
+BEGIN
+    UPDATE dataset SET raw_changes = raw_changes + 1 WHERE key = NEW.key;
+END;
 
 CREATE TABLE directory (
     seq         INTEGER PRIMARY KEY AUTOINCREMENT,

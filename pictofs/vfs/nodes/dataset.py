@@ -38,7 +38,7 @@ class DatasetDirectory(DirectoryHandler):
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """What the API says of the dataset."""
         await self._library.listing.dataset(inode.key)
-        return xattrs.of_dataset(self._library.catalog.dataset_object(inode.key))
+        return xattrs.of_dataset(self._library.catalog.dataset_object(inode.key)[0])
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
         """`images`, `annotations`, a file of the dataset itself, or a view, which `entries` does not show."""
