@@ -169,7 +169,9 @@ async def test_an_export_that_is_under_way_brings_them(rig: Rig) -> None:
         rig.fault(held, "api", "/exports/{export:path}")
         for image in images[:3]:
             await readers.open(image)
-        assert readers.mount.library.exports.is_running(images[0].dataset)
+        with trio.fail_after(20):  # the exports that are there are looked through first
+            while not readers.mount.library.exports.is_running(images[0].dataset):
+                await trio.sleep(0.005)
         held.open()
         await readers.open(images[3])
         await readers.quiet()
