@@ -95,8 +95,8 @@ class Library:
         single_flight = SingleFlight(nursery)
         self.urls = SignedUrlCache(api, single_flight, clock)
         self.traits = ServerTraits(catalog, clock)
-        keyed = ApiRoutes(api, catalog, self.traits)
-        self.source = source = Source(keyed, storage, self.urls, clock, max_retries)
+        api_routes = ApiRoutes(api, catalog, self.traits)
+        self.source = source = Source(api_routes, storage, self.urls, clock, max_retries)
         self.listing = Listing(
             api,
             catalog,
@@ -246,7 +246,7 @@ class Library:
     async def _refresh(self, entry: str | None) -> int:
         known = None if entry is None else self.catalog.dataset_by_entry(entry)
         key = None if entry is None else known.key if known else NO_DATASET
-        await in_thread(self.catalog.expire, key)
+        await self.listing.invalidate(key)
         await self.listing.datasets()
         if self.connectivity.error is not None:
             raise self.connectivity.error
@@ -269,7 +269,7 @@ class Library:
 
     async def refresh_list(self) -> None:
         """Ask the server anew which datasets there are, and nothing else."""
-        await self.listing.invalidate()
+        await self.listing.invalidate(NO_DATASET)
         await self.listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
 
     def status(self, cache_dir: Path) -> dict[str, Any]:

@@ -165,6 +165,36 @@ LISTS: Steps = [("list", number) for number in range(8)]
 READS: Steps = [("read", number) for number in range(14)]
 
 HOSTILE: dict[str, tuple[set[str], Steps]] = {
+    "a refresh while the directories are waited for on a silent connection": (
+        {"sizes", "silence"},
+        [
+            ("make_dataset", 0),
+            ("upload", 17),
+            ("upload_many", 4746),
+            ("read", 1791),
+            ("upload_many", 3409),
+            ("rename_directory", 7382),
+            ("mv", 2699),
+            ("go_silent", 36),
+            ("stat", 5605),
+            ("refresh", 9983),
+        ],
+    ),
+    "half of an image whose listed size is 0, where JSON was to be cut": (
+        {"sizes"},
+        [
+            ("make_dataset", 0),
+            ("upload", 1),
+            ("upload", 17),
+            ("upload", 34),
+            ("upload_many", 300238),
+            ("upload_many", 749),
+            ("mkdir", 2899),
+            ("list", 4096),
+            ("fail", 7928),
+            ("read", 1915),
+        ],
+    ),
     "a size that was listed too small, read ahead of a program's small buffer": (
         {"sizes", "small buffers"},
         [

@@ -28,7 +28,7 @@ from pictofs.errors import (
 )
 from pictofs.library.connectivity import Connectivity
 from pictofs.library.listing.invalidation import DentryInvalidations
-from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, Listing
+from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, NO_DATASET, Listing
 from pictofs.library.server_traits import ServerTraits
 from pictofs.library.single_flight import SingleFlight
 from pictofs.model.inode import key_of
@@ -200,7 +200,7 @@ class Edits:
 
     async def _look_again(self, *, wait: bool) -> None:
         """Have the list asked for anew: at once, or by whoever looks at it next."""
-        await self._listing.invalidate()
+        await self._listing.invalidate(NO_DATASET)
         if wait:
             await self._listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
 

@@ -93,6 +93,7 @@ class Listing:
         self._shown: set[str] = set()
         self._traits = traits
         self._in_progress: dict[int, ListingInProgress] = {}  # by the key of a dataset or of a directory
+        self._refreshes = 0  # what was asked before the last one may be older than what is wanted now
         self._spent: dict[int, int] = {}  # requests for single folders or names, by dataset since its listing
         # Names that were asked for alone, with the answer: found or not. Bounded, and fresh by its TTL.
         self._answers: TTLCache[tuple[int, str], bool] = TTLCache(65_536, max(ttl, 1e-6), clock.monotonic)
@@ -145,9 +146,18 @@ class Listing:
         self._shown -= gone
         return gone
 
-    async def invalidate(self) -> None:
-        """Have the next look at the list of datasets ask the server."""
-        await in_thread(self._catalog.expire, NO_DATASET)
+    async def invalidate(self, dataset: int | None) -> None:
+        """Have the next look at a dataset, or at the list of them, ask the server. None: at all of them.
+
+        What is on its way already is not waited for: it may be older, or never come.
+        """
+        await in_thread(self._catalog.expire, dataset)
+        self._refreshes += 1
+
+    def _under_way(self, key: int) -> ListingInProgress | None:
+        """The pass over a dataset or a directory, if it has begun since the last refresh."""
+        found = self._in_progress.get(key)
+        return found if found is not None and found.refreshes == self._refreshes else None
 
     async def dataset(self, key: int) -> DatasetRow:
         """A dataset as fresh as the TTL asks. Raises NoSuchEntry when it is gone."""
@@ -175,7 +185,7 @@ class Listing:
         if not self._current(row.tree_at, row.tree_signature, row.signature, strict=strict):
             work = partial(self._read_tree, row)
             known = row.tree_at is not None or row.tree_signature is not None
-            await self._renew(("tree", key), work, have=known and not strict)
+            await self._renew(("tree", key, self._refreshes), work, have=known and not strict)
         return row
 
     async def _read_tree(self, row: DatasetRow) -> None:
@@ -201,7 +211,7 @@ class Listing:
         had = dataset.listed_signature is not None or current.listed_signature is not None
         if had and self._connectivity.backing_off:
             return None
-        in_progress_listing = self._in_progress.get(dataset.key) or self._in_progress.get(directory.key)
+        in_progress_listing = self._under_way(dataset.key) or self._under_way(directory.key)
         if in_progress_listing is None:
             in_progress_listing = self._begin(dataset, current)
         if had:
@@ -227,7 +237,7 @@ class Listing:
         dataset = await self.tree(key)
         had = dataset.listed_signature is not None
         if not self.is_listed(dataset) and not (had and self._connectivity.backing_off):
-            in_progress_listing = self._in_progress.get(key) or self._list_dataset(dataset)
+            in_progress_listing = self._under_way(key) or self._list_dataset(dataset)
             await (_wait_for_refresh(in_progress_listing) if had else in_progress_listing.finished.wait())
             if in_progress_listing.error is not None and not (
                 had and isinstance(in_progress_listing.error, UNAVAILABLE)
@@ -252,7 +262,7 @@ class Listing:
         """
         dataset = await self.tree(key, strict=strict)
         if not self._current(dataset.listed_at, dataset.listed_signature, dataset.signature, strict=strict):
-            in_progress_listing = self._in_progress.get(key) or self._list_dataset(dataset)
+            in_progress_listing = self._under_way(key) or self._list_dataset(dataset)
             await in_progress_listing.finished.wait()
             if in_progress_listing.error is not None and (strict or dataset.listed_signature is None):
                 raise in_progress_listing.error
@@ -354,7 +364,9 @@ class Listing:
     def _launch(self, dataset: DatasetRow, directory: DirectoryRow | None) -> ListingInProgress:
         key = dataset.key if directory is None else directory.key
         in_progress_listing = self._in_progress[key] = ListingInProgress(
-            dataset.signature, old=self._catalog.directories_with_images(dataset.key)
+            dataset.signature,
+            self._refreshes,
+            old=self._catalog.directories_with_images(dataset.key),
         )
 
         async def work() -> None:
@@ -366,11 +378,12 @@ class Listing:
                     self._connectivity.failed(error)
                 in_progress_listing.fail(error)
             finally:
-                del self._in_progress[key]
+                if self._in_progress.get(key) is in_progress_listing:
+                    del self._in_progress[key]
                 in_progress_listing.finished.set()
                 in_progress_listing.advance()
 
-        self._single_flight.launch(("list", key), work)
+        self._single_flight.launch(("list", key, self._refreshes), work)
         return in_progress_listing
 
     async def _fill(
@@ -459,7 +472,7 @@ class Listing:
         answer = self._answers.get((directory.key, filename))
         if answer is not None and answer == (row is not None):
             return row
-        in_progress_listing = self._in_progress.get(dataset.key)
+        in_progress_listing = self._under_way(dataset.key)
         if in_progress_listing is not None and row is not None:
             # What is known serves if the pass is slow.
             await _wait_for_refresh(in_progress_listing)
@@ -504,7 +517,7 @@ class Listing:
         self, directory: DirectoryRow, entry: str, read: Callable[[int, str], ImageRow | None]
     ) -> None:
         """Wait for a pass to bring one name, or to end."""
-        in_progress_listing = self._in_progress.get(directory.dataset) or await self.folder(directory)
+        in_progress_listing = self._under_way(directory.dataset) or await self.folder(directory)
         while in_progress_listing is not None and read(directory.key, entry) is None:
             if in_progress_listing.finished.is_set():
                 if in_progress_listing.error is not None:

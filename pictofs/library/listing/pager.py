@@ -33,6 +33,8 @@ class ListingInProgress:
 
     signature: str
     """Of the dataset as it was known when the pass began (F2)."""
+    refreshes: int
+    """How often a refresh had been asked for then."""
     finished: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
     """Why it ended early."""
