@@ -170,7 +170,7 @@ async def test_an_export_that_is_under_way_brings_them(rig: Rig) -> None:
         for image in images[:3]:
             await readers.open(image)
         with trio.fail_after(20):  # the exports that are there are looked through first
-            while not readers.mount.library.exports.is_running(images[0].dataset):
+            while not readers.mount.library.exports.is_running(images[0].dataset):  # noqa: ASYNC110
                 await trio.sleep(0.005)
         held.open()
         await readers.open(images[3])

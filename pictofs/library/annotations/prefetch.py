@@ -55,7 +55,7 @@ class AnnotationFetcher:
         """The same: nobody tells an order for annotations."""
         return self.has(image)
 
-    async def fetch_ahead(self, image: ImageRow, *, keyed: bool) -> bool:
+    async def fetch_ahead(self, image: ImageRow, *, via_api: bool) -> bool:
         """Fetch a file. Raises Throttled where the rest of the budget is for readers, or an export brings it."""
         if self._is_exporting(image.dataset):
             raise Throttled("an export brings the annotations", retry_after=EXPORT_WAIT_S)

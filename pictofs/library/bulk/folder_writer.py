@@ -16,7 +16,8 @@ import trio
 from pictofs.errors import Corrupt, DiskFull, Invalid, NoSuchEntry
 from pictofs.library.content.cache import INLINE_MAX_BYTES
 from pictofs.library.content.disk import Disk
-from pictofs.library.content.whole import agrees
+from pictofs.library.content.signed_urls import FetchMode
+from pictofs.library.content.whole import Whole, agrees
 from pictofs.library.library import Library
 from pictofs.store.blobs.cache import WouldBlock
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
@@ -154,11 +155,11 @@ class FolderWriter:
             raise NoSuchEntry("the dataset is gone")
 
         if (image.known_size or 0) <= INLINE_MAX_BYTES:
-            work = partial(self._library.downloads.receive, dataset, image, True, True)
-            data, _ = await self._source.retried(image.entry, work)
-            if isinstance(data, bytes):
-                await self._put(path, data, image.created_ns)
-                return len(data)
+            work = partial(self._library.downloads.receive, dataset, image, FetchMode.BULK)
+            whole = await self._source.retried(image.entry, work)
+            if isinstance(whole, Whole):
+                await self._put(path, whole.data, image.created_ns)
+                return len(whole.data)
 
         arrival = _LargeTransfer(await self._disk.call(self._folder.partial_file))
         self._arriving.add(arrival)
@@ -194,8 +195,7 @@ class FolderWriter:
             image,
             start=start,
             if_range=arrival.etag if start else None,
-            many=True,
-            ahead=True,
+            mode=FetchMode.BULK,
             proof=arrival.doubted,
         ) as body:
             if not body.ranged:
@@ -225,7 +225,7 @@ class FolderWriter:
 
         size = 0
         crc32c = 0
-        async with self._source.open(dataset, image, many=True, ahead=True, proof=True) as body:
+        async with self._source.open(dataset, image, mode=FetchMode.BULK, proof=True) as body:
             while size <= arrival.size and (piece := await body.receive()):
                 crc32c = google_crc32c.extend(crc32c, piece)
                 size += len(piece)

@@ -1,4 +1,4 @@
-"""The shelf as the library uses it: what is kept under which name, and going on without it when the disk fails."""
+"""The blob cache as the library uses it: the names of blobs, and how to go on if the disk fails."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 import trio
 
@@ -14,6 +15,7 @@ from pictofs.clock import Clock
 from pictofs.errors import Corrupt, DiskFull, PictofsError, TooManyFiles
 from pictofs.library.content.content import CachedContent
 from pictofs.library.content.disk import Disk
+from pictofs.library.content.whole import NotSmall, Whole
 from pictofs.store.blobs.cache import Blob, BlobCache, Busy, FileStamp, PartialBlob, WouldBlock
 from pictofs.store.catalog.rows import ImageRow
 from pictofs.threads import in_thread
@@ -28,6 +30,19 @@ OTHERS_TIMEOUT_S = 2.0
 """Seconds that a reader waits for a file that another process downloads: that process may be stopped."""
 DISK_RETRY_AFTER_S = 30.0
 """Seconds for which the disk is left alone after it took no more."""
+
+
+class Stored(NamedTuple):
+    """A small file is in the cache."""
+
+    file: FileStamp | None
+    """The file that was made; None if another process has made it meanwhile."""
+
+
+class Unstored(NamedTuple):
+    """A small file has come and is not in the cache: the disk takes nothing, or another process keeps it."""
+
+    data: bytes
 
 
 class ContentCache:
@@ -133,48 +148,51 @@ class ContentCache:
             return None
 
     async def store(
-        self, key: str, size: int, receive: Callable[[], Awaitable[tuple[bytes | int, int]]]
-    ) -> bytes | int | FileStamp | None:
-        """Fetch a small file into the cache, by `receive_whole` or the like.
+        self, key: str, size: int, receive: Callable[[], Awaitable[Whole | NotSmall]]
+    ) -> Stored | Unstored | NotSmall:
+        """Fetch a small file into the cache as the blob `key`.
 
         Args:
-            key: the blob's.
+            key: the blob's name.
             size: bytes, as far as they are known.
-
-        Returns: the file that was made; None where another process has made it meanwhile; the bytes themselves where
-            the disk takes nothing, or another process keeps it; the size of a file that is not small.
+            receive: `receive_whole` or the like.
 
         Raises: what `receive` raises.
         """
         partial_blob = await self.open_partial(key, size)
         if isinstance(partial_blob, Blob):
             partial_blob.close()
-            return None
+            return Stored(None)
+
         kept = False
         try:
-            data, crc32c = await receive()
-            if isinstance(data, int) or partial_blob is None:
-                return data
+            whole = await receive()
+            if isinstance(whole, NotSmall):
+                return whole
+            if partial_blob is None:
+                return Unstored(whole.data)
+
             try:
-                file = await self._publish(partial_blob, data, crc32c)
-                kept = True
+                file = await self._publish(partial_blob, whole)
             except DiskFull as error:
                 self.failed(error)
-                return data
-            return file
+                return Unstored(whole.data)
+            kept = True
+            return Stored(file)
         finally:
             if partial_blob is not None and not kept:
                 partial_blob.take_time()
                 with trio.CancelScope(shield=True):
                     await self.disk.call(partial_blob.abandon)
 
-    async def _publish(self, partial_blob: PartialBlob, data: bytes, crc32c: int) -> FileStamp:
-        """Make a blob of a draft. Raises DiskFull and Corrupt; the draft is then still to be abandoned."""
-        if len(data) <= INLINE_MAX_BYTES:
+    async def _publish(self, partial_blob: PartialBlob, whole: Whole) -> FileStamp:
+        """Make a blob of a partial one. Raises DiskFull and Corrupt; it is then still to be abandoned."""
+        if len(whole.data) <= INLINE_MAX_BYTES:
             with suppress(WouldBlock):
-                return self.disk.quick(_publish, partial_blob, data, crc32c)
+                return self.disk.quick(_publish, partial_blob, whole)
+
         partial_blob.take_time()
-        return await self.disk.call(_publish, partial_blob, data, crc32c)
+        return await self.disk.call(_publish, partial_blob, whole)
 
     def failed(self, error: PictofsError) -> None:
         """The disk took no more, or gave nothing: leave it alone for a while."""
@@ -183,7 +201,7 @@ class ContentCache:
         self._again = self._clock.monotonic() + DISK_RETRY_AFTER_S
 
 
-def _publish(partial_blob: PartialBlob, data: bytes, crc32c: int) -> FileStamp:
-    partial_blob.write(0, data)
-    with partial_blob.commit(len(data), crc32c) as blob:
+def _publish(partial_blob: PartialBlob, whole: Whole) -> FileStamp:
+    partial_blob.write(0, whole.data)
+    with partial_blob.commit(len(whole.data), whole.crc32c) as blob:
         return FileStamp.of(os.fstat(blob.fd), blob.crc32c)

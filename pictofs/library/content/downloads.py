@@ -12,17 +12,18 @@ import trio
 from pictofs.api.body import Body
 from pictofs.clock import Clock
 from pictofs.errors import Corrupt, DiskFull, NoSignedUrl, NoSuchEntry, PictofsError
-from pictofs.library.content.cache import BUSY_POLL_S, OTHERS_TIMEOUT_S, ContentCache
+from pictofs.library.content.cache import BUSY_POLL_S, OTHERS_TIMEOUT_S, ContentCache, Stored, Unstored
 from pictofs.library.content.content import Content, ContentInMemory
 from pictofs.library.content.passthrough import PassThrough
+from pictofs.library.content.signed_urls import FetchMode
 from pictofs.library.content.source import Source
 from pictofs.library.content.stream import Stream, Streamed
-from pictofs.library.content.whole import SMALL_BYTES, receive_whole
+from pictofs.library.content.whole import SMALL_BYTES, NotSmall, Whole, receive_whole
 from pictofs.library.content.worker import NotTaken, Refused, Worker
 from pictofs.library.prefetch.prefetcher import Prefetcher
 from pictofs.library.single_flight import SingleFlight
 from pictofs.library.stats import ReadStats
-from pictofs.store.blobs.cache import Busy, CacheUnusable, FileStamp, PartialBlob
+from pictofs.store.blobs.cache import Busy, CacheUnusable, PartialBlob
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.images import ImageTable
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
@@ -53,14 +54,14 @@ class Downloads:
     ) -> None:
         """`worker` fetches what is fetched ahead; without one, and while it does not run, this process does."""
         self.prefetch = prefetch(self)
-        self._source, self._cache = source, cache
-        self._catalog, self._images = catalog, images
-        self._single_flight, self._nursery, self._read_stats, self._clock = (
-            single_flight,
-            nursery,
-            read_stats,
-            clock,
-        )
+        self._source = source
+        self._cache = cache
+        self._catalog = catalog
+        self._images = images
+        self._single_flight = single_flight
+        self._nursery = nursery
+        self._read_stats = read_stats
+        self._clock = clock
         self._worker = worker
         self._streams: dict[str, Stream] = {}
 
@@ -98,9 +99,8 @@ class Downloads:
                 return await self._large(dataset, image)
             joined = self._single_flight.in_progress(("image", image.id))
             try:
-                result = await self._single_flight.share(
-                    ("image", image.id), partial(self._small, dataset, image)
-                )
+                work = partial(self._small, dataset, image, FetchMode.READ)
+                result = await self._single_flight.share(("image", image.id), work)
             except PictofsError:
                 if (
                     joined and not patient
@@ -108,17 +108,20 @@ class Downloads:
                     patient = True
                     continue
                 raise
-            if isinstance(result, bytes):
-                return ContentInMemory(result)
-            if isinstance(result, int):  # much larger than the listing says
-                image = image._replace(true_size=result)
+            if isinstance(result, Unstored):
+                return ContentInMemory(result.data)
+            if isinstance(result, NotSmall):  # much larger than the listing says
+                image = image._replace(true_size=result.size)
                 continue
             content = await self._cache.content(self._cache.image_key(image))
             if content is not None:
                 return content  # otherwise it was evicted in between: once more
         # The cache loses it as soon as it has it: what comes now stays in memory.
-        data, _ = await self._source.retried(image.entry, partial(self.receive, dataset, image, False, True))
-        return ContentInMemory(data) if isinstance(data, bytes) else await self._pass_through(dataset, image)
+        receive = partial(self.receive, dataset, image, FetchMode.READ)
+        whole = await self._source.retried(image.entry, receive)
+        if isinstance(whole, NotSmall):
+            return await self._pass_through(dataset, image)
+        return ContentInMemory(whole.data)
 
     def is_small(self, image: ImageRow) -> bool:
         """Whether an image is fetched whole before it is read, and not streamed."""
@@ -139,31 +142,33 @@ class Downloads:
         flying = self._single_flight.in_progress(("image", image.id))
         return flying or self._cache.renew(self._cache.image_key(image))
 
-    async def fetch_ahead(self, image: ImageRow, *, keyed: bool) -> bool:
-        """Fetch a small image into the cache; False where it is large, costs a request of its own, or is kept from it
-        by another process.
+    async def fetch_ahead(self, image: ImageRow, *, via_api: bool) -> bool:
+        """Fetch a small image into the cache.
 
-        `keyed`: such a request may be made. Raises DiskFull where nothing can be kept, Throttled where the rest
-        of the budget is for readers.
+        Returns False if it is large, costs a request of its own, or another process keeps it from the cache.
+
+        `via_api`: such a request may be made. Raises DiskFull if nothing can be kept, Throttled if the rest of the
+        budget is for readers.
         """
-        if self._cache.usable:
-            work = partial(self._small, self._dataset(image), image, ahead=True, keyed=keyed)
-            try:
-                result = await self._single_flight.share(("image", image.id), work)
-            except NoSignedUrl:
-                return False
-            if not isinstance(result, bytes):
-                return not isinstance(result, int)
-            if self._cache.usable:
-                return False  # another process keeps it
-        raise DiskFull("the disk takes nothing now")
+        if not self._cache.usable:
+            raise DiskFull("the disk takes nothing now")
+
+        work = partial(self._small_ahead, self._dataset(image), image, via_api)
+        try:
+            result = await self._single_flight.share(("image", image.id), work)
+        except NoSignedUrl:
+            return False
+
+        if isinstance(result, Unstored) and not self._cache.usable:
+            raise DiskFull("the disk takes nothing now")
+        return isinstance(result, Stored)
 
     async def fetch(self, image: ImageRow) -> None:
         """Fetch an image of any size into the cache, with a request of its own where that is the only way.
 
         Raises DiskFull where it can't be kept, and what keeps it from coming.
         """
-        if self.is_small(image) and await self.fetch_ahead(image, keyed=True):
+        if self.is_small(image) and await self.fetch_ahead(image, via_api=True):
             return
         # Large, by the listing or in truth: whoever reads it through sees it complete.
         content = await self._download(image)
@@ -180,26 +185,35 @@ class Downloads:
         if not self.is_kept(image):
             raise DiskFull("the cache can't take it")
 
-    async def _small(
-        self, dataset: DatasetRow, image: ImageRow, *, ahead: bool = False, keyed: bool = True
-    ) -> bytes | int | FileStamp | None:
-        """Fetch a small image; `ContentCache.store` says what it returns."""
-        if ahead and self._worker is not None:
+    async def _small_ahead(
+        self, dataset: DatasetRow, image: ImageRow, via_api: bool
+    ) -> Stored | Unstored | NotSmall:
+        """Fetch a small image for which nobody waits yet, by the worker if it takes it."""
+        if self._worker is not None:
             with suppress(NotTaken):
                 work = partial(self._fetch_elsewhere, self._worker, dataset, image)
                 return await self._source.retried(image.entry, work)
-        fetch = partial(self.receive, dataset, image, ahead, keyed)
+        return await self._small(dataset, image, FetchMode.BULK if via_api else FetchMode.AHEAD)
+
+    async def _small(
+        self, dataset: DatasetRow, image: ImageRow, mode: FetchMode
+    ) -> Stored | Unstored | NotSmall:
+        """Fetch a small image into the cache."""
+        receive = partial(self.receive, dataset, image, mode)
         return await self._cache.store(
             self._cache.image_key(image),
             image.known_size or 0,
-            lambda: self._source.retried(image.entry, fetch),
+            partial(self._source.retried, image.entry, receive),
         )
 
-    async def _fetch_elsewhere(self, worker: Worker, dataset: DatasetRow, image: ImageRow) -> int | None:
-        """Have the worker do it. Raises NotTaken."""
-        signed = await self._source.signed(dataset, image, ahead=True)
+    async def _fetch_elsewhere(
+        self, worker: Worker, dataset: DatasetRow, image: ImageRow
+    ) -> Stored | NotSmall:
+        """Have the worker fetch a small image. Raises NotTaken."""
+        signed = await self._source.signed(dataset, image, FetchMode.AHEAD)
         if signed is None:
             raise NotTaken
+
         try:
             made = await worker.fetch(self._cache.image_key(image), signed.url, image.known_size or 0)
         except Refused as refused:
@@ -208,28 +222,28 @@ class Downloads:
         except DiskFull as error:
             self._cache.failed(error)
             raise
+
         self._source.taken(dataset, image)
-        if isinstance(made, FileStamp):
-            self._cache.blob_cache.mark_verified(made)
-            return None
+        if isinstance(made, Stored) and made.file is not None:
+            self._cache.blob_cache.mark_verified(made.file)
         return made
 
-    async def receive(
-        self, dataset: DatasetRow, image: ImageRow, ahead: bool, keyed: bool
-    ) -> tuple[bytes | int, int]:
-        """All bytes of a small image, checked, and their CRC-32C; or its size when it is not small."""
-        ask = partial(self._source.open, dataset, image, ahead=ahead, keyed=keyed)
+    async def receive(self, dataset: DatasetRow, image: ImageRow, mode: FetchMode) -> Whole | NotSmall:
+        """All bytes of a small image, checked."""
+        ask = partial(self._source.open, dataset, image, mode=mode)
         async with ask() as body:
             first = await receive_whole(body, image.entry)
-        if first.is_believed(image.known_size):
-            return first.data, first.crc32c
-        # No checksum came, and the length is not the listing's, or may be that of a cut. Another answer tells.
-        log.info("%s: the %d bytes that came may be wrong; asking again", image.entry, _length(first.data))
+        if isinstance(first, NotSmall) or first.is_believed(image.known_size):
+            return first
+
+        # No checksum came, and the length is not the listing's, or may be that of a cut. Another
+        # answer tells.
+        log.info("%s: the %d bytes that came may be wrong; asking again", image.entry, len(first.data))
         async with ask(proof=True) as body:
             again = await receive_whole(body, image.entry)
-        if not again.sure and (_length(first.data), first.crc32c) != (_length(again.data), again.crc32c):
-            raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
-        return again.data, again.crc32c
+        if isinstance(again, Whole) and (again.verified or again[:2] == first[:2]):
+            return again
+        raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
 
     async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
         key = self._cache.image_key(image)
@@ -265,7 +279,7 @@ class Downloads:
         @asynccontextmanager
         async def opener(start: int, if_range: str | None, proof: bool) -> AsyncIterator[Body]:
             async with self._source.open(
-                dataset, image, start=start, if_range=if_range, many=True, proof=proof
+                dataset, image, start=start, if_range=if_range, mode=FetchMode.STREAM, proof=proof
             ) as body:
                 yield body
 
@@ -281,7 +295,13 @@ class Downloads:
             start: int, end: int | None, if_range: str | None, proof: bool
         ) -> AsyncIterator[Body]:
             async with self._source.open(
-                dataset, image, start=start, end=end, if_range=if_range, many=True, proof=proof
+                dataset,
+                image,
+                start=start,
+                end=end,
+                if_range=if_range,
+                mode=FetchMode.STREAM,
+                proof=proof,
             ) as body:
                 yield body
 
@@ -297,10 +317,6 @@ class Downloads:
         """Forget streams that have ended."""
         for key in [key for key, stream in self._streams.items() if not stream.usable]:
             del self._streams[key]
-
-
-def _length(data: bytes | int) -> int:
-    return data if isinstance(data, int) else len(data)
 
 
 async def _join(stream: Stream) -> Content:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from pictofs.api.client import Api
 from pictofs.api.stats import is_background
@@ -49,6 +50,20 @@ REFUSALS = 3
 """Images refused in a row after which a batch is given up: signatures were revoked, not one object lost."""
 
 
+class FetchMode(Enum):
+    """Who wants the bytes of an image, and what they may cost."""
+
+    READ = "a reader waits for this one image: a batch of URLs may not be worth its request"
+    STREAM = "a reader waits, and more requests will follow: a batch is worth its request"
+    AHEAD = "nobody waits: the API's route, a request of the hourly limit for each image, is not taken"
+    BULK = "nobody waits, and the API's route may be taken"
+
+    @property
+    def has_reader(self) -> bool:
+        """Whether a reader waits. If none does, a throttle is passed on at once: a reader may come to wait."""
+        return self in (FetchMode.READ, FetchMode.STREAM)
+
+
 @dataclass
 class _Batch:
     asked_at: float
@@ -84,7 +99,7 @@ class _Batch:
 class SignedUrlCache:
     """Finds a way to the bytes of an image that costs few requests.
 
-    The first read of a dataset takes the keyed byte route: one small request. From the second on a batch of
+    The first read of a dataset takes the API's byte route: one small request. From the second on a batch of
     URLs is worth its request. Datasets of more than 10,000 images are asked by status, which reaches four times as
     many; an image that no batch names is left to the API's route.
     """
@@ -98,27 +113,26 @@ class SignedUrlCache:
         self,
         dataset: DatasetRow,
         image: ImageRow,
+        mode: FetchMode = FetchMode.READ,
         *,
-        many: bool = False,
-        ahead: bool = False,
         proof: bool = False,
     ) -> SignedUrl | None:
-        """A URL that is good now, or None where the keyed byte route is the way.
+        """A URL that is good now, or None if the API's byte route is the way.
 
-        `many`: a batch is worth its request. `ahead`: nobody waits for the image; Throttled, with the time to wait,
-        where no batch can be had now, and what the server refuses it with, where that lasts. `proof`: the keyed
-        route has answered, and is not believed; ServerFault where no batch can be had.
+        If nobody waits for the image, raises Throttled, with the time to wait, if no batch can be had now, and what
+        the server refuses it with, if that lasts. `proof`: the API's route has answered, and is not believed;
+        ServerFault if no batch can be had.
         """
         partition = self._partition(dataset, image)
         now = self._clock.wall()
         batch = self._batches.get(partition)
         if batch is None or not self._is_good(batch, now) or (proof and self._may_prove(batch, now)):
-            batch = await self._renewed(dataset, image, batch, many=many, ahead=ahead, proof=proof)
+            batch = await self._renewed(dataset, image, batch, mode, proof=proof)
         if batch is None:
             return None
-        if ahead and isinstance(batch.error, LASTING):
+        if isinstance(batch.error, LASTING) and not mode.has_reader:
             raise batch.error.with_traceback(None)
-        if ahead and batch.error is not None:
+        if batch.error is not None and not mode.has_reader:
             raise Throttled("no signed URLs can be had now", retry_after=max(1.0, batch.expires_at - now))
         if proof and batch.error is not None:
             raise ServerFault("no signed URLs can be had now")
@@ -130,28 +144,28 @@ class SignedUrlCache:
         dataset: DatasetRow,
         image: ImageRow,
         old: _Batch | None,
+        mode: FetchMode,
         *,
-        many: bool,
-        ahead: bool,
         proof: bool,
     ) -> _Batch | None:
-        """Another batch, if it is worth its request and may be asked for; None where the API's route is the way."""
+        """Another batch, if it is worth its request and may be asked for; None if the API's route is the way."""
         partition = self._partition(dataset, image)
         if partition[1] not in (None, *STATUSES):  # `status_filter` knows no other
             return None
         now = self._clock.wall()
         if old is not None and old.error is None and not old.may_be_renewed(now):
             return None
+
         last = self._lone.get(dataset.key)
-        if not (many or ahead or proof) and (last is None or now - last > MEMORY_S):
+        if mode is FetchMode.READ and not proof and (last is None or now - last > MEMORY_S):
             self._lone[dataset.key] = now
             return None
-        return await self._ask(dataset, partition, ahead, proof)
+        return await self._ask(dataset, partition, mode, proof)
 
     async def _ask(
-        self, dataset: DatasetRow, partition: tuple[int, str | None], ahead: bool, proof: bool
+        self, dataset: DatasetRow, partition: tuple[int, str | None], mode: FetchMode, proof: bool
     ) -> _Batch:
-        """A new batch, an empty one where that fails. Raises Throttled where no reader waits for it."""
+        """A new batch, an empty one if that fails. Raises Throttled if no reader waits for it."""
         flight = ("urls", partition)
         again = True
         while True:
@@ -159,7 +173,7 @@ class SignedUrlCache:
             try:
                 await self._single_flight.share(flight, lambda: self._fetch(dataset, partition))
             except Throttled as error:
-                if ahead or is_background():
+                if is_background() or not mode.has_reader:
                     raise  # the API's route would eat the reserve just as well
                 if joined and again:  # by what was fetched ahead, which may spend less than a reader
                     again = False

@@ -21,7 +21,7 @@ from pictofs.errors import (
     TimedOut,
     UrlExpired,
 )
-from pictofs.library.content.signed_urls import SignedUrlCache
+from pictofs.library.content.signed_urls import FetchMode, SignedUrlCache
 from pictofs.library.content.via_api import ApiRoutes
 from pictofs.model.records import SignedUrl
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
@@ -52,9 +52,17 @@ class Source:
     """The bytes of images, from storage by signed URL or from the API's route."""
 
     def __init__(
-        self, keyed: ApiRoutes, storage: Storage, urls: SignedUrlCache, clock: Clock, max_retries: int
+        self,
+        api_routes: ApiRoutes,
+        storage: Storage,
+        urls: SignedUrlCache,
+        clock: Clock,
+        max_retries: int,
     ) -> None:
-        self._keyed, self._storage, self._urls, self._clock = keyed, storage, urls, clock
+        self._api_routes = api_routes
+        self._storage = storage
+        self._urls = urls
+        self._clock = clock
         self._max_retries = max_retries
 
     @asynccontextmanager
@@ -66,28 +74,26 @@ class Source:
         start: int = 0,
         end: int | None = None,
         if_range: str | None = None,
-        many: bool = False,
-        ahead: bool = False,
-        keyed: bool = True,
+        mode: FetchMode = FetchMode.READ,
         proof: bool = False,
     ) -> AsyncIterator[Body]:
         """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).
 
-        `many`: there will be more requests, so that a signed URL is worth its request. `ahead`: nobody waits for
-        it; a throttle is passed on at once, because a reader may come to wait for the same download. `keyed`:
-        the API's route, a request of the hourly limit for each image, may be taken; else NoSignedUrl. `proof`: an
-        answer without a checksum was not believed; the API's route is taken only where no batch names the image.
-        Raises UrlExpired when storage refused the URL: the next attempt uses another way.
+        `proof`: an answer without a checksum was not believed; the API's route is taken only if no batch names the
+        image. Raises UrlExpired if storage refused the URL: the next attempt uses another way; NoSignedUrl if only
+        the API's route is left and `mode` rules that out.
         """
-        many = many or not self._keyed.by_id  # then a batch is as cheap as one image
-        signed = await self.signed(dataset, image, many=many, ahead=ahead, proof=proof)
-        if signed is None and not keyed:
+        if mode is FetchMode.READ and not self._api_routes.by_id:
+            mode = FetchMode.STREAM  # a batch is as cheap as one image
+        signed = await self.signed(dataset, image, mode, proof=proof)
+        if signed is None and mode is FetchMode.AHEAD:
             raise NoSignedUrl(f"no signed URL leads to {image.entry}")
+
         opened = False
         try:
             if signed is None:
                 async with AsyncExitStack() as stack:
-                    body = await self._open_keyed(stack, dataset, image, start)
+                    body = await self._open_via_api(stack, dataset, image, start)
                     opened = True
                     yield body
             else:
@@ -104,33 +110,28 @@ class Source:
                 raise _Final(error) from error  # the API client has tried again already
             raise
 
-    async def _open_keyed(
+    async def _open_via_api(
         self, stack: AsyncExitStack, dataset: DatasetRow, image: ImageRow, start: int
     ) -> Body:
         """The bytes from `start` on, where no signed URL leads to them, or none was worth its request."""
-        body = await self._keyed.open_by_id(stack, image, start)
+        body = await self._api_routes.open_by_id(stack, image, start)
         if body is not None:
             return body
-        signed = await self.signed(dataset, image, many=True)
+
+        signed = await self.signed(dataset, image, FetchMode.STREAM)
         if signed is not None:
             body = await stack.enter_async_context(self._storage.get(signed.url, start=start))
         else:
-            body = await self._keyed.open_by_path(stack, dataset, image, start)
-        await self._keyed.not_by_id()
+            body = await self._api_routes.open_by_path(stack, dataset, image, start)
+        await self._api_routes.not_by_id()
         return body
 
     async def signed(
-        self,
-        dataset: DatasetRow,
-        image: ImageRow,
-        *,
-        many: bool = False,
-        ahead: bool = False,
-        proof: bool = False,
+        self, dataset: DatasetRow, image: ImageRow, mode: FetchMode, *, proof: bool = False
     ) -> SignedUrl | None:
-        """A URL for `Storage`, None where the API's route is the way. `open` says what the flags mean."""
+        """A URL for `Storage`, None if the API's route is the way. `open` says what `proof` means."""
         try:
-            return await self._urls.find(dataset, image, many=many, ahead=ahead, proof=proof)
+            return await self._urls.find(dataset, image, mode, proof=proof)
         except Throttled as error:
             raise _Final(error) from error
 

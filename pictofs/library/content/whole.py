@@ -13,21 +13,26 @@ SMALL_BYTES = 8 << 20
 """Bytes up to which a file is awaited in open(); larger ones stream (the kernel caps reads under way at 12)."""
 
 
-class Whole(NamedTuple):
-    """A file that has come."""
+class NotSmall(NamedTuple):
+    """An answer that is not a small file's: it was not received, or not to its end."""
 
-    data: bytes | int
-    """Its bytes; a number above `SMALL`, when the file is not small: it has at least as many."""
+    size: int
+    """Bytes that the file has at least, more than `SMALL_BYTES`."""
+
+
+class Whole(NamedTuple):
+    """A small file that has come."""
+
+    data: bytes
     crc32c: int
-    """0 when it is not small."""
-    sure: bool
+    verified: bool
     """Whether a checksum says that it is right."""
     delimited: bool
     """Whether the server marked the end."""
 
     def is_believed(self, listed: int | None) -> bool:
-        """Whether no other answer has to say the same. `listed`: the listing's size."""
-        return self.sure or isinstance(self.data, int) or agrees(len(self.data), listed, self.delimited)
+        """Whether no other answer has to say the same. `listed`: the listing's size in bytes."""
+        return self.verified or agrees(len(self.data), listed, self.delimited)
 
 
 def agrees(length: int, listed: int | None, delimited: bool) -> bool:
@@ -35,22 +40,24 @@ def agrees(length: int, listed: int | None, delimited: bool) -> bool:
     return length == listed or (listed is None and delimited)
 
 
-async def receive_whole(body: Body, name: str) -> Whole:
+async def receive_whole(body: Body, name: str) -> Whole | NotSmall:
     """All bytes of a small file.
 
-    Raises Corrupt where storage names another checksum, and what keeps the bytes from coming.
+    Raises Corrupt if storage names another checksum, and what keeps the bytes from coming.
     """
     if body.length is not None and body.length > SMALL_BYTES:
-        return Whole(body.length, 0, sure=False, delimited=True)
+        return NotSmall(body.length)
+
     pieces = []
     size = 0
     while piece := await body.receive():
         pieces.append(piece)
         size += len(piece)
         if size > SMALL_BYTES:  # an answer that did not tell its length
-            return Whole(size, 0, sure=False, delimited=False)
+            return NotSmall(size)
+
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     crc32c = google_crc32c.value(data)
     if body.crc32c is not None and crc32c != body.crc32c:
         raise Corrupt(f"{name}: the bytes that arrived have another checksum than storage says")
-    return Whole(data, crc32c, sure=body.crc32c is not None, delimited=body.delimited)
+    return Whole(data, crc32c, body.crc32c is not None, body.delimited)

@@ -27,6 +27,8 @@ from pictofs.api.stats import RequestStats
 from pictofs.clock import Clock
 from pictofs.config import FreeSpace
 from pictofs.errors import PictofsError, Throttled
+from pictofs.library.content.cache import Stored
+from pictofs.library.content.whole import NotSmall
 from pictofs.store.blobs.cache import FileStamp
 
 log = logging.getLogger(__name__)
@@ -146,10 +148,8 @@ class Worker:
         """Whether the process takes jobs now."""
         return self._socket is not None
 
-    async def fetch(self, key: str, url: str, size: int) -> FileStamp | int | None:
+    async def fetch(self, key: str, url: str, size: int) -> Stored | NotSmall:
         """Have the small file at `url` fetched into the cache as the blob `key`.
-
-        Returns: the blob's file, None where another process has made it, the size of a file that is not small.
 
         Raises:
             NotTaken: there is no worker, or it ended, or it can't tell whether the bytes are right.
@@ -180,12 +180,12 @@ class Worker:
             raise NotTaken
         return self._settle(call.outcome)
 
-    def _settle(self, outcome: Outcome) -> FileStamp | int | None:
+    def _settle(self, outcome: Outcome) -> Stored | NotSmall:
         self._count(outcome)  # here, in the task that asked: the meter tells by it what a request was for
         if outcome.doubtful:
             raise NotTaken
         if not outcome.error:
-            return outcome.file if outcome.large is None else outcome.large
+            return Stored(outcome.file) if outcome.large is None else NotSmall(outcome.large)
         error = _named(outcome)
         self._request_stats.failed(error)
         raise Refused(error) if outcome.refused else error

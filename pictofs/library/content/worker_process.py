@@ -21,11 +21,11 @@ from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock
 from pictofs.errors import DiskFull, InvalidResponse, PictofsError, Throttled, UrlExpired
-from pictofs.library.content.cache import ContentCache
+from pictofs.library.content.cache import ContentCache, Stored, Unstored
 from pictofs.library.content.disk import Disk
-from pictofs.library.content.whole import receive_whole
+from pictofs.library.content.whole import NotSmall, Whole, receive_whole
 from pictofs.library.content.worker import MESSAGE, PACKET_BYTES, PULSE_S, Hello, Job, Outcome, Setup
-from pictofs.store.blobs.cache import BlobCache, FileStamp
+from pictofs.store.blobs.cache import BlobCache
 
 
 class _Doubtful(Exception):
@@ -105,16 +105,15 @@ class Fetching:
     async def _fetch(self, job: Job, outcome: Outcome, patience: trio.CancelScope) -> None:
         receive = partial(self._receive, job, outcome, patience)
         made = await self._cache.store(job.key, job.size, receive)
-        if isinstance(made, bytes):
-            raise DiskFull("the disk takes no more")
-        if isinstance(made, FileStamp):
-            outcome.file = made
-        else:
-            outcome.large = made
+        match made:
+            case Unstored():
+                raise DiskFull("the disk takes no more")
+            case Stored(file):
+                outcome.file = file
+            case NotSmall(size):
+                outcome.large = size
 
-    async def _receive(
-        self, job: Job, outcome: Outcome, patience: trio.CancelScope
-    ) -> tuple[bytes | int, int]:
+    async def _receive(self, job: Job, outcome: Outcome, patience: trio.CancelScope) -> Whole | NotSmall:
         patience.deadline = inf
         opened: Body | None = None
         try:
@@ -123,10 +122,10 @@ class Fetching:
         except (UrlExpired, InvalidResponse):
             outcome.refused = opened is None
             raise
-        if not whole.is_believed(job.size or None):
+        if isinstance(whole, Whole) and not whole.is_believed(job.size or None):
             raise _Doubtful
         patience.deadline = trio.current_time() + BUSY_SECONDS
-        return whole.data, whole.crc32c
+        return whole
 
     def _count(self, outcome: Outcome) -> None:
         now = (

@@ -93,8 +93,8 @@ class Fetcher(Protocol):
     def renew(self, image: ImageRow) -> bool:
         """The same; one that is there is evicted later than what is there unused. Inline."""
 
-    async def fetch_ahead(self, image: ImageRow, *, keyed: bool) -> bool:
-        """Fetch an image; whether it is there now. `keyed`: also by a request of its own."""
+    async def fetch_ahead(self, image: ImageRow, *, via_api: bool) -> bool:
+        """Fetch an image; whether it is there now. `via_api`: also by a request of its own."""
 
 
 class Prefetcher:
@@ -423,7 +423,7 @@ class Prefetcher:
             if self._rests(plan):
                 return False
 
-            there = await self._fetcher.fetch_ahead(image, keyed=isinstance(plan, DeclaredOrder))
+            there = await self._fetcher.fetch_ahead(image, via_api=isinstance(plan, DeclaredOrder))
         except PictofsError as error:
             self._failed(plan, image, error)
             return False
