@@ -108,6 +108,7 @@ class Body:
                 f"the server sent more than the {self.length} bytes that it announced"
             )
         elif self._received != self.length:
+            # Only an unfinished body can be too slow.
             self._pace.came(len(piece), waited)
 
         return piece
@@ -170,10 +171,12 @@ def described(
 
     length = _content_length(headers.get("content-length"))
     etag = headers.get("etag")
+    # A weak tag does not promise equal bytes.
     if etag is not None and not _STRONG_TAG.fullmatch(etag):
         etag = None
 
     version = _version(headers, etag)
+    # A server may ignore the range and send the whole object.
     if status == 200:
         crc32c, md5 = _hashes(headers)
         return Body(

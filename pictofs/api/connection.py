@@ -108,6 +108,7 @@ class Connection:
             ServerFault: the connection broke in the head.
             InvalidResponse: the answer is not HTTP.
         """
+        # An exchange that breaks off before its head is complete costs the connection.
         self._keep = False
         try:
             await self.stream.send_all(request)
@@ -169,6 +170,7 @@ class Connection:
         elif length is not None:
             self._left = int(length)
 
+        # Without a length or chunks, the body ends with the stream, which can't be kept.
         closes = "close" in headers.get("connection", "").lower()
         self._keep = (
             parser.get_http_version() == "1.1" and not closes and (coding or length) is not None
@@ -212,6 +214,8 @@ class Connection:
             self._buffer = b""
             if not fed:
                 raise ServerFault("the transfer ended between two chunks")
+
+            # Chunk extensions and trailers could go on for ever without a byte of the body.
             if without_body > _HEAD_MAX:
                 raise InvalidResponse("the storage host's trailer is larger than 64 KiB")
 

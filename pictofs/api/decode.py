@@ -186,6 +186,7 @@ def directories(body: bytes) -> list[Directory]:
                 path=path, id=_text(node.get("id")), image_count=_count(node.get("image_count"))
             )
 
+        # Reversed, so that they are popped in the server's order.
         children = node.get("children")
         if isinstance(children, list):
             pending.extend((path, child) for child in reversed(children))
@@ -422,6 +423,7 @@ def _tags(value: Any) -> tuple[str, ...]:
 
 def _count(value: Any, most: int = COUNT_MAX) -> int:
     """A whole number of 0 to `most`, or 0."""
+    # Not `isinstance`, which takes True for 1.
     return value if type(value) is int and 0 <= value <= most else 0
 
 

@@ -155,6 +155,7 @@ class Dialer:
             raise _unreachable(f"the proxy {place_of(relay)}", error) from error
 
         connection = await self._spoken(stream, proxy)
+        # A plain http request takes no tunnel: it names the whole URL.
         if origin.scheme == "http":
             return connection
 

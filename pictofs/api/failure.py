@@ -54,6 +54,7 @@ _DUPLICATE = re.compile(r"already (exists|taken|in use)|duplicate", re.IGNORECAS
 
 def clean(text: str) -> str:
     """A server's message as one printable line of at most MESSAGE_MAX characters."""
+    # Cut first: a body may be large.
     line = " ".join(_CONTROL.sub(" ", text[: MESSAGE_MAX * 8]).split())
     if len(line) <= MESSAGE_MAX:
         return line

@@ -42,6 +42,7 @@ class _Stream(httpx.AsyncByteStream):
         return self._stream.__aiter__()
 
     async def aclose(self) -> None:
+        # A stream that is closed twice leaves its generation once.
         generation = self._generation
         self._generation = None
         try:

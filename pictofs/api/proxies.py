@@ -65,11 +65,9 @@ class Proxies:
         """
         url = self._urls.get(scheme) or self._urls.get("all")
         host = host.lower().rstrip(".")
-        if (
-            not url
-            or is_loopback(host)
-            or any(each.covers(host, port) for each in self._exemptions)
-        ):
+        if not url or is_loopback(host):
+            return None
+        if any(each.covers(host, port) for each in self._exemptions):
             return None
 
         variable = self._variable(scheme)

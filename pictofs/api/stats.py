@@ -195,6 +195,7 @@ class RequestStats:
 
         for place in ("", route):
             refusal = self._refusals.get(place)
+            # An answer to a request sent before the refusal does not lift it.
             if refusal is not None and heard >= refusal.heard:
                 del self._refusals[place]
                 self.throttled_until = 0.0
@@ -277,6 +278,7 @@ class RequestStats:
 
         for place in ("", route):
             known = self._refusals.get(place)
+            # An end beyond the window means that the clock was set back: it counts for nothing.
             if known is None or not 0 < known.until - now <= _WINDOW_S:
                 continue
 

@@ -160,6 +160,7 @@ class Storage:
         except ValueError as error:
             raise InvalidResponse("the API sent a signed URL that is no URL") from error
 
+        # A blank or a control character in the URL could forge a header line.
         if (
             parts.scheme not in PORTS
             or not parts.hostname
@@ -176,6 +177,7 @@ class Storage:
         if parts.query:
             target += f"?{parts.query}"
 
+        # A proxy gets a plain http request with the whole URL. https goes through a tunnel.
         lines = []
         if origin.scheme == "http" and (relay := self._dialer.relay(origin)):
             target = f"http://{parts.netloc}{target}"

@@ -158,7 +158,11 @@ class ApiTransport:
     def _note_address(self, address: Address) -> None:
         """Note that the API is at `address`. Signed URLs may lead as near as that."""
         where = locality(address)
-        self._request_stats.api_locality = Locality.PUBLIC if where is Locality.NOWHERE else where
+        # NOWHERE is the highest value. As a bound it would let every address pass.
+        if where is Locality.NOWHERE:
+            where = Locality.PUBLIC
+
+        self._request_stats.api_locality = where
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
@@ -261,6 +265,7 @@ class ApiTransport:
                 error = failure.error
                 cause = failure.__cause__
 
+                # A 503 whose Retry-After is too long tells the caller how long to wait.
                 too_long = failure.asked is not None and failure.asked > patience.left
                 if too_long and isinstance(error, ServerFault):
                     error = Throttled(str(error), failure.asked)
@@ -362,6 +367,7 @@ class ApiTransport:
         error = api_failure(name, status, response.headers, body, key=self._key, now=now)
         if status in (401, 402, 429):
             silence = self._request_stats.refused(name, error, now, asked, self._clock.chance())
+            # A 429 is retried once the silence that was decided on is over.
             asked = silence if status == 429 else None
 
         # 429 says that the request was not processed, so even an unsafe one may be repeated.

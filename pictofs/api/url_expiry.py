@@ -34,6 +34,7 @@ class UrlExpiry:
     def expires_at(self, url: str) -> float:
         """Local wall-clock seconds after which `url` must not be used."""
         left = self._life(url)
+        # The margin takes at most a quarter of what is left.
         return self._now + left - min(MARGIN_S, max(0.0, left) / 4)
 
     def _life(self, url: str) -> float:

@@ -47,6 +47,7 @@ def size(text: str) -> int:
 
     digits, letter, binary = match.groups()
     power = " kmgt".index(letter.lower()) if letter else 0
+    # Decimal, because a float would round large sizes.
     value = int(Decimal(digits) * (1024 if binary else 1000) ** power)
     if value > _MAX_SIZE:
         raise ValueError("that is more than any disk holds; " + _SIZE_HINT)
@@ -163,6 +164,7 @@ def url(text: str) -> str:
     """
     hint = "write a URL such as https://api.pictograph.io"
     try:
+        # Reading the port raises ValueError if it is not a number from 0 to 65535.
         parts = urlsplit(text.strip())
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:

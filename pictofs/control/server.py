@@ -71,6 +71,7 @@ class ControlServer:
             async with stream:
                 if not peer.may_command():
                     await peer.send_error("this mount belongs to another user", Forbidden.exit_code)
+                # A new peer takes the place of one that is idle.
                 elif self._connections > MAX_CONNECTIONS and not self._make_room():
                     await peer.send_error(
                         "too many requests at once: try again", Conflict.exit_code
