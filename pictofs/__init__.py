@@ -1,6 +1,6 @@
 """pictofs mounts the image datasets of a Pictograph organization as a folder."""
 
-# ruff: noqa: PLC0415 - `import pictofs` stays light: what mounts is imported by who mounts
+# ruff: noqa: PLC0415 - `import pictofs` stays light: `mounted` is imported when it is asked for
 
 from __future__ import annotations
 
@@ -18,4 +18,5 @@ def __getattr__(name: str) -> Any:
         from pictofs.notebook import mounted
 
         return mounted
+
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Time and chance, injected.
+"""Time and chance, as an object that tests can replace, so that they never sleep.
 
-What is slept on or measured is `monotonic` and `sleep`; what is stored, or compared with the server's word,
-is `wall`. Tests replace the clock and never sleep.
+`monotonic` and `sleep` are for waiting and measuring. `wall` is for times that are stored or
+compared with the server's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Clock(Protocol):
         """Seconds since the epoch."""
 
     def monotonic(self) -> float:
-        """Seconds since some start; never goes back, and runs while the machine sleeps."""
+        """Seconds since some start. Never goes back, and runs while the machine sleeps."""
 
     def chance(self) -> float:
         """A number in [0, 1), for jitter."""
@@ -37,7 +37,7 @@ class SystemClock:
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds since boot, those that the machine slept among them: what lay idle meanwhile has aged."""
+        """Seconds since boot, including sleep, during which idle connections and caches age."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def chance(self) -> float:

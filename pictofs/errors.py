@@ -1,8 +1,8 @@
 """Everything that can go wrong, with the errno a program sees and the exit code a shell sees.
 
-This is the only table of errnos and exit codes. The exit codes are those of the vendor's command line, so
-a script that checks one checks the other: 1 failed, 2 authentication, 3 forbidden, 4 not found, 5 conflict,
-6 invalid, 7 payment, 8 rate limited, 9 unavailable.
+This is the only table of errnos and exit codes. The exit codes are those of the vendor's command
+line, so that scripts can check both alike: 1 failed, 2 authentication, 3 forbidden, 4 not found,
+5 conflict, 6 invalid, 7 payment, 8 rate limited, 9 unavailable.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import errno
 
 
 class PictofsError(Exception):
-    """A failure that has a name. The message is one line for a person and never holds the API key."""
+    """An expected failure. The message is one line for a person and never holds the API key."""
 
     errno: int = errno.EIO
     exit_code: int = 1
@@ -32,7 +32,7 @@ class AlreadyExists(PictofsError):
 
 
 class NotEmpty(PictofsError):
-    """A folder that still holds something was to be removed."""
+    """A folder to be removed is not empty."""
 
     errno = errno.ENOTEMPTY
     exit_code = 5
@@ -53,13 +53,13 @@ class IsADirectory(PictofsError):
 
 
 class Stale(PictofsError):
-    """The kernel holds an inode whose content has a newer version; it looks the path up again (ESTALE)."""
+    """The kernel's inode has an outdated content. On ESTALE it looks the path up again."""
 
     errno = errno.ESTALE
 
 
 class ReadOnly(PictofsError):
-    """A change was asked of a mount, or of an item, that can't be changed."""
+    """The mount or the item can't be changed."""
 
     errno = errno.EROFS
     exit_code = 3
@@ -94,7 +94,7 @@ class Invalid(PictofsError):
 
 
 class TooLarge(PictofsError):
-    """A text has more bytes than the API's objects are read with."""
+    """A text is larger than what is read of the API's objects."""
 
     errno = errno.EFBIG
     exit_code = 6
@@ -143,22 +143,22 @@ class ServerUnreachable(PictofsError):
 
 
 class DiskFull(PictofsError):
-    """The cache may not take more: its bound, the free-space reserve or the disk itself."""
+    """The cache can't grow: its size limit, the reserve of free space or the disk is reached."""
 
     errno = errno.ENOSPC
 
 
 class TooManyFiles(PictofsError):
-    """The mount's process, or the machine, has as many files open as it may (ulimit -n).
+    """The mount's process, or the machine, can't open more files (ulimit -n).
 
-    ENFILE and not EMFILE, which would be a program's own limit.
+    ENFILE and not EMFILE, which would mean the limit of the program that reads.
     """
 
     errno = errno.ENFILE
 
 
 class ServerFault(PictofsError):
-    """The server failed (5xx) or broke a transfer off, and retries did not help."""
+    """The server failed (5xx) or broke off a transfer, and retries did not help."""
 
     exit_code = 9
 
@@ -168,7 +168,7 @@ class InvalidResponse(PictofsError):
 
 
 class Corrupt(PictofsError):
-    """Bytes do not have the length or the checksum that they should have."""
+    """Bytes have the wrong length or the wrong checksum."""
 
 
 class UrlExpired(PictofsError):
@@ -176,7 +176,7 @@ class UrlExpired(PictofsError):
 
 
 class NoSignedUrl(PictofsError):
-    """No batch of signed URLs names the image: a request of its own leads to the bytes."""
+    """No batch of signed URLs has the image. Its bytes take a request of their own."""
 
 
 class MountFailed(PictofsError):
@@ -196,7 +196,7 @@ _BY_EXIT_CODE: dict[int, type[PictofsError]] = {
 
 
 def from_exit_code(exit_code: int, message: str) -> PictofsError:
-    """The error that another process has ended by, as far as its exit code tells."""
+    """The error by which another process ended, as far as its exit code tells."""
     failure = _BY_EXIT_CODE.get(exit_code, PictofsError)(message)
     failure.exit_code = exit_code
     return failure

@@ -1,12 +1,12 @@
-"""A mount for the length of a block, from a notebook or a program.
+"""A mount that lasts for a `with` block, from a notebook or a program.
 
     import pictofs
 
     with pictofs.mounted() as root:
         print(sorted(path.name for path in (root / "datasets").iterdir()))
 
-It runs the commands `pictofs mount` and `pictofs unmount`. Nothing is forked here: a notebook has threads and a running
-event loop, which a fork would tear apart.
+It runs the commands `pictofs mount` and `pictofs unmount`. It does not fork: a notebook has threads
+and a running event loop, which do not survive a fork.
 """
 
 from __future__ import annotations
@@ -40,25 +40,31 @@ def mounted(
     mountpoint: str | os.PathLike[str] | None = None,
     **settings: object,
 ) -> Iterator[Path]:
-    """Mount as `pictofs mount` does, yield the mount point, and unmount at the end, lazily where files are in use.
+    """Mount as `pictofs mount` does, yield the mount point, and unmount at the end.
 
-    `mountpoint`: an empty folder; by default a new temporary one, which goes with the mount. `settings`: those of
-    `pictofs mount`, by name: `cache_size="20GB"`, `metadata_ttl=30`, `offline=True`.
+    Unmounting is lazy if files are in use. `mountpoint`: an empty folder; by default a new
+    temporary one, which is removed after unmounting. `settings`: those of `pictofs mount` by name,
+    such as `cache_size="20GB"`, `metadata_ttl=30`, `offline=True`.
 
-    The key is found as `pictofs mount` finds it. The mount's own process outlives this one when it is killed:
-    `pictofs unmount` ends it.
+    The key is found as `pictofs mount` finds it. If this process is killed, the mount remains until
+    `pictofs unmount`.
 
     Raises:
         TypeError: there is no such setting.
-        PictofsError: it can't be mounted; words and exit code are those of the command.
+        PictofsError: mounting failed, with the message and the exit code of the command.
     """
     options = _options({"base_url": base_url, **settings})
-    options += [f"--profile={profile}"] if profile is not None else []
-    options += [f"--api-key-file={os.path.expanduser(api_key_file)}"] if api_key_file is not None else []
+    if profile is not None:
+        options.append(f"--profile={profile}")
+    if api_key_file is not None:
+        options.append(f"--api-key-file={os.path.expanduser(api_key_file)}")
+
     path = Path(mountpoint or tempfile.mkdtemp(prefix="pictofs-")).expanduser().absolute()
     try:
         _pictofs("mount", *options, "--", str(path))
-        at_exit = atexit.register(partial(_unmount, path))  # for a block that is left open
+
+        # For a block that never ends, such as a generator that is not closed.
+        at_exit = atexit.register(partial(_unmount, path))
         try:
             yield path
         finally:
@@ -71,18 +77,24 @@ def mounted(
 
 def _options(settings: dict[str, object]) -> list[str]:
     known = {item.name: item for item in declared(MountSettings)}
-    del known["foreground"]  # it would hold up the block for ever
+    del known["foreground"]  # the command would never return
+
     options = []
     for name, value in settings.items():
         if name not in known:
-            raise TypeError(f"{name!r} is no setting of a mount; there is: {', '.join(known)}{_hint(name)}")
+            raise TypeError(
+                f"{name!r} is no setting of a mount; there is: {', '.join(known)}{_hint(name)}"
+            )
         if value is not None:
             options += _option(known[name], value)
+
     return options
 
 
 def _hint(name: str) -> str:
-    return ". A key belongs in PICTOGRAPH_API_KEY, a profile or a file" if "key" in name else ""
+    if "key" in name:
+        return ". A key belongs in PICTOGRAPH_API_KEY, a profile or a file"
+    return ""
 
 
 def _option(item: Setting, value: object) -> list[str]:
@@ -90,12 +102,14 @@ def _option(item: Setting, value: object) -> list[str]:
         if not isinstance(value, bool):
             raise TypeError(f"{item.name} is True or False, not {value!r}")
         return [item.flag] if value else []
-    octal = item.parse is values.octal and isinstance(value, int)
-    return [f"{item.flag}={value:o}" if octal else f"{item.flag}={value}"]
+
+    if item.parse is values.octal and isinstance(value, int):
+        return [f"{item.flag}={value:o}"]
+    return [f"{item.flag}={value}"]
 
 
 def _unmount(path: Path) -> None:
-    with suppress(NoSuchEntry):  # somebody was faster
+    with suppress(NoSuchEntry):  # somebody has unmounted it already
         try:
             _pictofs("unmount", "--", str(path))
         except Conflict:
@@ -105,14 +119,15 @@ def _unmount(path: Path) -> None:
 def _remove(path: Path) -> None:
     try:
         path.rmdir()
-    except OSError:  # busy: an interruption came when it was mounted and had not said so
+    except OSError:
+        # Busy: `mount` was interrupted after it had mounted, before it returned.
         _unmount(path)
         with suppress(OSError):
             path.rmdir()
 
 
 def _pictofs(*arguments: str) -> None:
-    """Run a command of `pictofs`. Raises PictofsError with what it says is wrong."""
+    """Run a command of `pictofs`. Raises PictofsError with its message if it fails."""
     process = subprocess.Popen(  # noqa: S603 - this very program
         [*programs.python("pictofs"), *arguments],
         env=programs.environment(),
@@ -124,14 +139,17 @@ def _pictofs(*arguments: str) -> None:
     )
     try:
         _, said = process.communicate()
-    except BaseException:  # Ctrl-C, which a notebook sends to this process alone
+    except BaseException:
+        # Ctrl-C: a notebook sends it to this process alone.
         process.send_signal(signal.SIGINT)
         process.wait()
         raise
+
     lines = said.splitlines()
     for line in lines:
         if line.startswith(_WARNING):
             warnings.warn(line.removeprefix(_WARNING), stacklevel=4)
+
     if process.returncode:
         words = [line.removeprefix("pictofs: ") for line in lines if not line.startswith(_WARNING)]
         raise from_exit_code(process.returncode, " ".join(words))

@@ -1,4 +1,4 @@
-"""Blocking work in a thread, or here where no thread can be had."""
+"""Runs blocking work in a thread, or on the event loop if no thread can be started."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 class NoThread(PictofsError):
-    """The limit of the user's processes is reached (ulimit -u, pids.max), or memory is."""
+    """The user's process limit (ulimit -u, pids.max) or the memory is used up."""
 
 
 async def in_thread(work: Callable[..., T], *args: Any) -> T:
-    """The result of `work(*args)`, or what it raises; on the event loop where no thread can be started.
+    """The result of `work(*args)`, or what it raises.
 
-    Everybody waits for it then, where otherwise nobody would ever get an answer.
+    If no thread can be started, `work` blocks the event loop: that is better than no answer.
     """
     try:
         return await only_in_thread(work, *args)
@@ -28,7 +28,10 @@ async def in_thread(work: Callable[..., T], *args: Any) -> T:
 
 
 async def only_in_thread(work: Callable[..., T], *args: Any, abandon_on_cancel: bool = False) -> T:
-    """The same for work that the event loop must not do. Raises NoThread before the work begins."""
+    """Like `in_thread`, but never blocks: raises NoThread if no thread can be started.
+
+    `abandon_on_cancel` is as in `trio.to_thread.run_sync`.
+    """
     began = False
 
     def counted() -> T:

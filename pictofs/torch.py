@@ -1,11 +1,11 @@
-"""For training from a mount: tells it the order of each epoch, so that images are there before they are read.
+"""Tells a mount the order of each training epoch, so that images are cached before they are read.
 
     from pictofs.torch import PrefetchingSampler
 
     sampler = PrefetchingSampler(RandomSampler(dataset), dataset.paths)
     loader = DataLoader(dataset, batch_size=32, num_workers=4, sampler=sampler)
 
-It needs no torch itself: any iterable of indices, or of lists of indices, will do for a sampler.
+Torch itself is not needed: a sampler is any iterable of indices, or of lists of indices.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ __all__ = ["PrefetchingSampler"]
 T = TypeVar("T")
 
 AT_ONCE = 1_000_000
-"""Images that are told together: an endless sampler is told piece by piece."""
+"""Images in one order. An endless sampler makes several orders."""
 PIECE_SECONDS = 60.0
-"""How long the mount may take for one piece of an order, the first of which may list a dataset."""
+"""How long the mount may take for one piece of an order. The first may list a dataset."""
 
 _numbers = itertools.count(1)
 _token = os.urandom(4).hex()  # process ids repeat, in containers
 
 
 class PrefetchingSampler(Generic[T]):
-    """A sampler that yields what another one yields, and tells the mount before each epoch what that will be.
+    """Yields what another sampler yields, and tells the mount the order before each epoch.
 
-    It is iterated in the main process alone, as every sampler is. `set_epoch`, `batch_size` and whatever else the
-    sampler has is passed on. Where there is no mount, or it does not answer, it warns once and just yields.
+    Like every sampler, it is iterated in the main process only. It has the other sampler's
+    attributes, such as `set_epoch` and `batch_size`. If there is no mount, or the mount does not
+    answer, it warns once and only yields.
     """
 
     def __init__(
@@ -53,70 +54,79 @@ class PrefetchingSampler(Generic[T]):
     ) -> None:
         """`sampler`: yields indices, or lists of them (a batch sampler).
 
-        `paths`: the file of each index, as a sequence or a function. Relative ones are relative to the current
-        folder. `mount`: a folder in the mount; by default it is found by the first path. `ahead`: images to keep
-        ahead of the reader; by default what a quarter of the cache holds.
+        `paths`: the file of each index, as a sequence or a function. A relative path starts at the
+        current folder. `mount`: a folder in the mount; by default the first path's. `ahead`: images
+        to keep ahead of the reader; by default as many as a quarter of the cache holds.
         """
         self.sampler = sampler
         self._path = paths if callable(paths) else paths.__getitem__
-        self._mount, self._ahead = mount, ahead
+        self._mount = mount
+        self._ahead = ahead
         self._number = next(_numbers)
         self._warned = False
         self._telling: _Telling | None = None
 
     def __iter__(self) -> Iterator[T]:
-        """What the sampler yields, all of it drawn before the first is given: so it can be told."""
+        """What the sampler yields, up to `AT_ONCE` images drawn in advance to send their order."""
         drawn = iter(self.sampler)
         while epoch := list(_up_to(AT_ONCE, drawn)):
             self._tell(epoch)
             yield from epoch
 
     def __len__(self) -> int:
-        """As many as the sampler has."""
+        """The sampler's length."""
         return len(self.sampler)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever the sampler has: `set_epoch`, `batch_size`, `drop_last`, `generator`."""
+        """The sampler's attribute: `set_epoch`, `batch_size`, `drop_last`, `generator`."""
         if name.startswith("__") or name == "sampler":
             raise AttributeError(name)
         return getattr(self.sampler, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the thread that may be telling the rest of an order."""
+        """The state without the order being sent, whose thread can't be pickled."""
         return self.__dict__ | {"_telling": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """As it was."""
+        """Restore the state."""
         self.__dict__.update(state)
 
     def _tell(self, epoch: list[T]) -> None:
         if self._telling is not None:
             self._telling.stop()
             self._telling = None
+
         names = (os.fspath(self._path(index)) for index in _indices(epoch))
         try:
-            telling = _Telling(names, self._mount, self._ahead, f"{os.getpid()}-{_token}-{self._number}")
+            telling = _Telling(
+                names, self._mount, self._ahead, f"{os.getpid()}-{_token}-{self._number}"
+            )
             telling.begin()
             self._telling = telling
-        except Exception as error:  # whatever it is, training goes on without
+        except Exception as error:
+            # Whatever it is, training goes on without a prefetch.
             if not self._warned:
                 self._warned = True
                 warnings.warn(f"the order of reading is not told to a mount: {error}", stacklevel=3)
 
 
 class _Telling:
-    """One order on its way: the first piece at once, the rest by a thread while the epoch begins."""
+    """Sends one order: the first piece at once, the rest in a thread while the epoch begins."""
 
     def __init__(
         self, names: Iterator[str], mount: str | os.PathLike[str] | None, ahead: int | None, by: str
     ) -> None:
-        """Raises NoSuchEntry where there is no mount."""
+        """Raises NoSuchEntry if there is no mount."""
         first = next(names, None)
-        folder = Path(first).parent if first and mount is None else Path(mount or ".")
+        folder = Path(mount or ".")
+        if first and mount is None:
+            folder = Path(first).parent
+
         base = mounts.resolve(folder)
         found = mounts.mount_of(base)
         if found is None or not found.ours:
             raise NoSuchEntry(f"{folder} lies in no pictofs mount")
+
         spelling = MountRelativePath(found.path, Path(os.path.realpath(".")))
         names = itertools.chain([] if first is None else [first], names)
         self._stopped = threading.Event()
@@ -132,31 +142,38 @@ class _Telling:
         self._thread = threading.Thread(target=self._finish, name="pictofs-order", daemon=True)
 
     def begin(self) -> None:
-        """Tell the first piece. Raises PictofsError where the mount does not take it, or knows none of its paths."""
+        """Send the first piece.
+
+        Raises PictofsError if the mount does not accept it, or knows none of its paths.
+        """
         heard = next(self._pieces)
         if heard.unknown and not heard.images:
             raise NoSuchEntry(f"it knows none of the paths, such as {heard.example}")
+
         if not heard.complete:
             self._thread.start()
 
     def _finish(self) -> None:
-        with suppress(Exception):  # what is told so far is followed; the rest is read without
+        # On an error the mount follows what it got so far, and the rest is not prefetched.
+        with suppress(Exception):
             for _ in self._pieces:
                 pass
 
     def stop(self) -> None:
-        """Tell no more of it; what is on its way is refused once another order is told."""
+        """Send no further pieces. The mount refuses one under way once another order has begun."""
         self._stopped.set()
 
 
 def _up_to(most: int, drawn: Iterator[T]) -> Iterator[T]:
-    """What is drawn next, as far as it is at most so many images."""
+    """The next items, until they have `most` images or more."""
     images = 0
+
     while images < most:
         try:
             item = next(drawn)
         except StopIteration:
             return
+
         images += len(item) if isinstance(item, Sequence) else 1
         yield item
 
@@ -165,14 +182,15 @@ def _indices(epoch: Iterable[Any]) -> Iterator[int]:
     for item in epoch:
         try:
             index = int(item)
-        except (TypeError, ValueError, RuntimeError):  # a batch: a list, or a tensor
+        except (TypeError, ValueError, RuntimeError):
+            # A batch, as a list or a tensor.
             yield from map(int, item)
         else:
             yield index
 
 
 def _control_socket(mountpoint: Path) -> Path:
-    """Where the mount takes orders. Raises NoSuchEntry, OSError where it does not say so."""
+    """The socket of the mount. Raises OSError if its status can't be read."""
     with open(mountpoint / ".pictofs/status.json", encoding="utf-8") as stream:
         status = json.load(stream)
     return Path(status["control_socket"])

@@ -1,4 +1,4 @@
-"""The body of a byte download: what its head promises, and its bytes, held to the promise."""
+"""The body of a download, checked against what the head of the answer promises."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from pictofs.errors import Invalid, InvalidResponse, PictofsError, ServerFault
 
 _STRONG_TAG = re.compile(r'"[!#-~]*"')
 _SETTLED_S = 60.0
-"""Seconds since the last change after which its time tells versions apart."""
+"""Age in seconds from which a Last-Modified time identifies a version."""
 _PAGES = ("text/html", "application/json")
-"""What no image is: a captive portal's page, an error that calls itself a success."""
+"""Content types that no image has: a captive portal's page, or an error sent with status 200."""
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 class Body:
     """The bytes of one answer, to be received in order.
 
-    Made by `Storage.get` and `Api.image_stream`; `pull` gives the next piece as it comes from the wire, b""
-    at its end, and raises the transport's failures. `failed` is told of every failure.
+    Made by `Storage.get` and `Api.image_stream`. `pull` returns the next piece as it comes from the
+    wire, b"" at the end, and raises the transport's failures. `failed` is called with every
+    failure.
     """
 
     def __init__(
@@ -50,31 +51,35 @@ class Body:
         self.start = start
         """Offset in the object of the first byte."""
         self.length = length
-        """Bytes of this body; None if the server does not say."""
+        """Bytes of this body; None if unknown."""
         self.total = total
         """Bytes of the whole object; None if unknown."""
         self.crc32c = crc32c
-        """CRC-32C of the whole object; None on a partial answer or if unsent."""
+        """CRC-32C of the whole object; None for a partial answer or if unsent."""
         self.md5 = md5
         """MD5 digest (16 bytes) of the whole object; None as for `crc32c`."""
         self.etag = etag
-        """The strong entity tag with its quotes, fit for `if_range`; None if unsent or weak."""
+        """The strong entity tag with its quotes, as `if_range` takes it; None if unsent or weak."""
         self.version = version
-        """What tells this version of the object from every other one: equal versions are equal bytes.
+        """Identifies this version of the object: equal versions mean equal bytes.
 
-        None if the server sends nothing that does. (A weak tag and equal lengths do not.)
+        None if the server sends nothing that does. A weak tag or the length is not enough.
         """
         self.delimited = delimited
-        """Whether the server marks the end, by a length or a last chunk. False: a cut looks like the end."""
+        """Whether the server marks the end, by a length or a last chunk.
+
+        If False, a broken transfer can't be told from the end.
+        """
         self.ranged = ranged
-        """Whether this is the part that was asked for (206); False: the whole object from 0 on (200)."""
+        """True: this is the requested range (206). False: this is the whole object (200)."""
 
     async def receive(self) -> bytes:
         """The next piece, b"" at the end.
 
-        Raises `ServerFault` where the body ends early or the connection breaks, `TimedOut` where nothing
-        comes for too long, or less than a drip, `InvalidResponse` where it is longer than announced or its
-        framing is broken.
+        Raises:
+            ServerFault: the body ended early, or the connection broke.
+            TimedOut: nothing came for too long, or too few bytes a second.
+            InvalidResponse: the body is longer than announced, or its framing is broken.
         """
         try:
             return await self._receive()
@@ -86,22 +91,33 @@ class Body:
     async def _receive(self) -> bytes:
         if self._ended:
             return b""
+
         asked_at = trio.current_time()
         piece = await self._pull()
         waited = trio.current_time() - asked_at
         self._received += len(piece)
+
         if not piece:
             self._ended = True
             if self.length is not None and self._received < self.length:
-                raise ServerFault(f"the transfer ended after {self._received} of {self.length} bytes")
+                raise ServerFault(
+                    f"the transfer ended after {self._received} of {self.length} bytes"
+                )
         elif self.length is not None and self._received > self.length:
-            raise InvalidResponse(f"the server sent more than the {self.length} bytes that it announced")
+            raise InvalidResponse(
+                f"the server sent more than the {self.length} bytes that it announced"
+            )
         elif self._received != self.length:
+            # Only an unfinished body can be too slow.
             self._pace.came(len(piece), waited)
+
         return piece
 
     async def read_all(self, limit: int) -> bytes:
-        """Every byte that is left. Raises `InvalidResponse` past `limit` bytes, and what `receive` raises."""
+        """The rest of the body.
+
+        Raises `InvalidResponse` if it has more than `limit` bytes, and what `receive` raises.
+        """
         pieces = []
         size = 0
         while piece := await self.receive():
@@ -109,23 +125,28 @@ class Body:
             if size > limit:
                 raise InvalidResponse(f"the server sent more than {limit} bytes")
             pieces.append(piece)
+
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def range_headers(start: int, end: int | None, if_range: str | None) -> dict[str, str]:
-    """The request headers that ask for the bytes from `start` up to, not including, `end` (None: the last).
+    """The request headers for the bytes from `start` up to but not including `end`.
 
-    Empty for the whole object. Raises `Invalid` for a range without a byte.
+    `end` None: to the end of the object. Empty for the whole object. Raises `Invalid` for an empty
+    range.
     """
     if start < 0 or (end is not None and end <= start):
         raise Invalid(f"no byte lies between {start} and {end}")
     if start == 0 and end is None:
         return {}
-    headers = {"Range": f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"}
+
+    last = "" if end is None else end - 1
+    headers = {"Range": f"bytes={start}-{last}"}
     if if_range is not None:
         if not _STRONG_TAG.fullmatch(if_range):
             raise Invalid("If-Range takes a strong entity tag with its quotes")
         headers["If-Range"] = if_range
+
     return headers
 
 
@@ -140,18 +161,22 @@ def described(
 ) -> Body:
     """The body of a 200 or 206 answer to a request for the bytes from `start` up to `end`.
 
-    `headers` have lower-case names; repeated ones are joined by commas. Raises `InvalidResponse` where the head
-    contradicts itself or the request.
+    `headers` have lower-case names; repeated ones are joined by commas. Raises `InvalidResponse` if
+    the head contradicts itself or the request.
     """
     if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
         raise InvalidResponse("the server sent compressed bytes where plain ones were asked for")
     if headers.get("content-type", "").strip().lower().startswith(_PAGES):
         raise InvalidResponse("a page came in place of the bytes that were asked for")
+
     length = _content_length(headers.get("content-length"))
     etag = headers.get("etag")
+    # A weak tag does not promise equal bytes.
     if etag is not None and not _STRONG_TAG.fullmatch(etag):
         etag = None
+
     version = _version(headers, etag)
+    # A server may ignore the range and send the whole object.
     if status == 200:
         crc32c, md5 = _hashes(headers)
         return Body(
@@ -165,30 +190,46 @@ def described(
             delimited=length is not None or "transfer-encoding" in headers,
             failed=failed,
         )
+
     if status != 206 or (start == 0 and end is None):
         raise InvalidResponse(f"the server answered {status} to a request for the whole object")
+
     first, last, total = _content_range(headers.get("content-range", ""))
     size = last - first + 1
     if first != start or (end is not None and last >= end) or length not in (None, size):
         raise InvalidResponse(
             f"the server sent another range than the one from {start} to {end} that was asked for"
         )
+
     return Body(
-        pull, start=start, length=size, total=total, etag=etag, version=version, ranged=True, failed=failed
+        pull,
+        start=start,
+        length=size,
+        total=total,
+        etag=etag,
+        version=version,
+        ranged=True,
+        failed=failed,
     )
 
 
 def _version(headers: Mapping[str, str], etag: str | None) -> str | None:
-    """A strong tag, the number that Google gives each version, or a time of change that is precise enough."""
+    """The object's version: its strong tag, Google's generation number or its time of change.
+
+    None if there is no such header, or the change is too recent.
+    """
     if etag is not None:
         return f"etag {etag}"
     if generation := headers.get("x-goog-generation", "").strip():
         return f"generation {generation}"
-    changed, now = _date(headers.get("last-modified")), _date(headers.get("date"))
-    # The time has seconds: only of what did not change in the last one does it tell a version (RFC 9110, 8.8.2.2).
-    # A minute, as the host that stores may have another clock than the one that answers.
+
+    changed = _date(headers.get("last-modified"))
+    now = _date(headers.get("date"))
+    # The time is in whole seconds, so it does not identify a version that was changed a moment ago
+    # (RFC 9110, 8.8.2.2). A minute allows for different clocks where it is stored and answered.
     if changed is not None and now is not None and now - changed >= _SETTLED_S:
         return f"modified {changed}"
+
     return None
 
 
@@ -202,31 +243,35 @@ def _date(value: str | None) -> float | None:
 def _content_length(value: str | None) -> int | None:
     if value is None:
         return None
+
     value = value.strip()
     if not (value.isascii() and value.isdigit() and len(value) <= 18):
         raise InvalidResponse("the server sent a Content-Length that is no length")
+
     return int(value)
 
 
 def _content_range(value: str) -> tuple[int, int, int | None]:
-    """First and last offset, and the object's size where it is stated."""
+    """First and last offset, and the object's size (None if not stated)."""
     match = _CONTENT_RANGE.fullmatch(value.strip())
     if match is None:
         raise InvalidResponse("the server sent a part without saying which (Content-Range)")
-    first, last = int(match[1]), int(match[2])
+
+    first = int(match[1])
+    last = int(match[2])
     total = None if match[3] == "*" else int(match[3])
     if last < first or (total is not None and last >= total):
         raise InvalidResponse("the server sent an impossible Content-Range")
+
     return first, last, total
 
 
 def _hashes(headers: Mapping[str, str]) -> tuple[int | None, bytes | None]:
-    """CRC-32C and MD5 from `x-goog-hash: crc32c=...,md5=...` (base64), where they describe the bytes sent.
-
-    Objects stored compressed and unpacked on the way carry the hash of the compressed bytes.
-    """
+    """CRC-32C and MD5 from `x-goog-hash: crc32c=...,md5=...` (base64), None if unsent."""
+    # An object that is stored compressed has the hashes of the compressed bytes, not of those sent.
     if headers.get("x-goog-stored-content-encoding", "identity") != "identity":
         return None, None
+
     found: dict[str, bytes] = {}
     for part in headers.get("x-goog-hash", "").split(","):
         name, _, value = part.strip().partition("=")
@@ -234,7 +279,9 @@ def _hashes(headers: Mapping[str, str]) -> tuple[int | None, bytes | None]:
             found[name] = base64.b64decode(value, validate=True)
         except ValueError:
             continue
-    crc32c, md5 = found.get("crc32c", b""), found.get("md5", b"")
+
+    crc32c = found.get("crc32c", b"")
+    md5 = found.get("md5", b"")
     return (
         int.from_bytes(crc32c, "big") if len(crc32c) == 4 else None,
         md5 if len(md5) == 16 else None,

@@ -1,8 +1,9 @@
 """`Api`: the keyed Pictograph API, one method per call that pictofs makes.
 
 Every method raises only `pictofs.errors`: `Unauthorized`, `Forbidden`, `NoSuchEntry`, `Throttled`,
-`QuotaExceeded`, `Invalid`, `Conflict` and `AlreadyExists` for the server's refusals, `ServerFault`, `TimedOut`
-and `ServerUnreachable` where retries did not help, `InvalidResponse` for an answer outside the contract.
+`QuotaExceeded`, `Invalid`, `Conflict` and `AlreadyExists` if the server refuses; `ServerFault`,
+`TimedOut` and `ServerUnreachable` if retries did not help; `InvalidResponse` for an answer outside
+the contract.
 """
 
 from __future__ import annotations
@@ -31,23 +32,31 @@ from pictofs.threads import in_thread
 
 T = TypeVar("T")
 
-DESCRIPTION_WORDS: tuple[tuple[str, ...], ...] = (("readme", "description"), ("readme",), ("description",))
-"""The fields that a description is written to. `readme` is the API's newer word, `description` the older, which is
-all that some answers tell: both, where the server takes both."""
+DESCRIPTION_WORDS: tuple[tuple[str, ...], ...] = (
+    ("readme", "description"),
+    ("readme",),
+    ("description",),
+)
+"""The fields that a description is written to, in the order in which they are tried.
+
+`readme` is the API's newer field and `description` the older. Some answers hold only the older one,
+so both are written if the server takes both.
+"""
 _THREAD_FROM_BYTES = 256 * 1024
-"""Bytes of a body from which it is decoded in a thread; below, the loop stands still for at most 3 ms."""
+"""Bodies of this size and more are decoded in a thread. Smaller ones block for at most 3 ms."""
 
 
 class Api:
-    """The keyed API. An async context manager; use it inside one `async with` for the life of the mount.
+    """The keyed API. An async context manager; one `async with` lasts for the life of the mount.
 
-    The key goes to the host of `base_url` and nowhere else: redirects are not followed, and no URL that a
-    server supplies is asked here. `dataset` parameters take an id or a name; a name that looks like an id, or
-    that no path carries, is only reachable by its id (`Invalid`).
+    The key goes to the host of `base_url` and nowhere else: redirects are not followed, and no URL
+    that a server supplies is requested here. `dataset` parameters take an id or a name. A name that
+    looks like an id, or that no path can carry, is only reachable by its id (`Invalid`).
 
-    `timeout`: seconds without progress (connect, read, write, pool). `max_retries`: further attempts of calls
-    that may be repeated. `max_wait`: seconds that one call may spend between attempts; a longer Retry-After
-    raises `Throttled` at once, and so does one beyond the caller's trio deadline.
+    `timeout`: seconds without progress (connect, read, write, pool). `max_retries`: further
+    attempts at calls that may be repeated. `max_wait`: seconds that one call may wait between
+    attempts; a Retry-After beyond that, or beyond the caller's trio deadline, raises `Throttled`
+    at once.
     """
 
     def __init__(
@@ -66,7 +75,8 @@ class Api:
         self._clock = clock
         self._request_stats = request_stats
         self.description_words = DESCRIPTION_WORDS[0]
-        """Those that the server took last."""
+        """The fields that the server accepted last."""
+
         self._exchange = ApiTransport(
             base_url,
             key,
@@ -84,19 +94,24 @@ class Api:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._exchange.__aexit__(kind, error, trace)
 
     @property
     def clock_ahead(self) -> float | None:
-        """Seconds that the server's clock is ahead of ours, as its last answer that told the time has it."""
+        """Seconds that the server's clock is ahead of ours, by its last Date header."""
         return self._request_stats.offset
 
     # -- datasets
 
-    async def datasets(self, offset: int = 0, limit: int = 1000, *, archived: bool = False) -> Page[Dataset]:
-        """One page of at most 1,000 datasets; `archived` lists those instead of the active ones.
+    async def datasets(
+        self, offset: int = 0, limit: int = 1000, *, archived: bool = False
+    ) -> Page[Dataset]:
+        """One page of at most 1,000 active datasets, or of archived ones.
 
         `GET /datasets/`
         """
@@ -107,15 +122,17 @@ class Api:
 
     async def dataset(self, dataset: str) -> Dataset:
         """One dataset. `GET /datasets/{dataset}`"""
-        found = await self._get("/datasets/{dataset}", f"/datasets/{path_segment(dataset)}", wire.dataset)
+        found = await self._get(
+            "/datasets/{dataset}", f"/datasets/{path_segment(dataset)}", wire.dataset
+        )
         return self._same(dataset, found)
 
     async def dataset_images(
         self, dataset: str, offset: int = 0, limit: int = 10_000
     ) -> tuple[Dataset, Page[Image] | None]:
-        """A dataset and at most 10,000 of its images: the cheapest listing. None where the server gives none.
+        """A dataset and at most 10,000 of its images, None if the server sends no listing.
 
-        It never says `has_more`: it is over when fewer than `limit` rows came.
+        This is the cheapest listing. It never sets `has_more`: fewer than `limit` rows are the end.
         `GET /datasets/{dataset}?include_images=true`
         """
         params = {"include_images": "true", "images_limit": limit, "images_offset": offset}
@@ -126,36 +143,44 @@ class Api:
 
     async def create_dataset(self, name: str, description: str | None = None) -> Dataset:
         """A new dataset. Raises `AlreadyExists` for a taken name. `POST /datasets/`"""
-        return await self._describe("POST", "/datasets/", "/datasets/", _given(name=name), description)
+        return await self._describe(
+            "POST", "/datasets/", "/datasets/", _given(name=name), description
+        )
 
     async def update_dataset(
         self, dataset: str, *, new_name: str | None = None, description: str | None = None
     ) -> Dataset:
-        """Rename or describe a dataset; None leaves a field. `PATCH /datasets/{dataset}`"""
-        path, fields = f"/datasets/{path_segment(dataset)}", _given(new_name=new_name)
+        """Rename or describe a dataset. None keeps a field. `PATCH /datasets/{dataset}`"""
+        path = f"/datasets/{path_segment(dataset)}"
+        fields = _given(new_name=new_name)
         return await self._describe("PATCH", "/datasets/{dataset}", path, fields, description)
 
     async def _describe(
         self, method: str, route: str, path: str, fields: Mapping[str, Any], text: str | None
     ) -> Dataset:
-        """Change a dataset, and its description where `text` is given, in the words that the server takes."""
+        """Change a dataset; send the description `text` under the names that the server accepts."""
         if text is None:
             return await self._change(method, route, path, wire.dataset, fields)
+
         refusal: Invalid | None = None
         for words in dict.fromkeys((self.description_words, *DESCRIPTION_WORDS)):
             try:
                 worded = {**fields, **dict.fromkeys(words, text)}
                 changed = await self._change(method, route, path, wire.dataset, worded)
-            except Invalid as error:  # of the words, or of something else: then it comes again
+            except Invalid as error:
+                # If it is not about these words, the next attempt fails in the same way.
                 refusal = refusal or error
             else:
                 self.description_words = words
                 return changed
+
         raise refusal or Invalid("the description was refused")
 
     async def delete_dataset(self, dataset: str) -> None:
         """Delete a dataset with all of its images, irreversibly. `DELETE /datasets/{dataset}`"""
-        await self._exchange.call("DELETE", "/datasets/{dataset}", f"/datasets/{path_segment(dataset)}")
+        await self._exchange.call(
+            "DELETE", "/datasets/{dataset}", f"/datasets/{path_segment(dataset)}"
+        )
 
     # -- images, directories, annotations
 
@@ -178,6 +203,7 @@ class Api:
         params |= {"limit": limit, "offset": offset}
         if include_archived:
             params["include_archived"] = "true"
+
         return await self._get("/images/", "/images/", wire.images, params)
 
     async def image(self, image_id: str) -> Image:
@@ -187,54 +213,77 @@ class Api:
         )
 
     async def directory_tree(self, dataset: str) -> list[Directory]:
-        """Every directory of a dataset, parents first, without the root. `GET /directories/{dataset}/tree`"""
+        """Every directory of a dataset except the root, parents first.
+
+        `GET /directories/{dataset}/tree`
+        """
         path = f"/directories/{path_segment(dataset)}/tree"
         return await self._get("/directories/{dataset}/tree", path, wire.directories)
 
     async def download_items(
         self, dataset: str, *, status: str | None = None, limit: int = 10_000
     ) -> list[SignedUrl]:
-        """Signed URLs of at most 10,000 images, of all or of one status. `GET /datasets/{dataset}/download`
+        """Signed URLs of at most 10,000 images, of all or of one status.
 
         There are no further pages: exactly `limit` rows mean that some images may be missing.
+        `GET /datasets/{dataset}/download`
         """
         params = _given(mode="images_only", limit=limit, status_filter=status)
         path = f"/datasets/{path_segment(dataset)}/download"
-        answer = await self._exchange.call("GET", "/datasets/{dataset}/download", path, params=params)
+        answer = await self._exchange.call(
+            "GET", "/datasets/{dataset}/download", path, params=params
+        )
         signing = UrlExpiry(self._clock.wall(), answer.served_at)
         return await self._decoded(partial(wire.signed_urls, signing=signing), answer)
 
     async def annotation_file(self, image_id: str) -> bytes:
-        """What the vendor's SDK writes to disk for an image's annotations. `GET /annotations/{image}/file`"""
+        """An image's annotation file, byte for byte as the vendor's SDK writes it to disk.
+
+        `GET /annotations/{image}/file`
+        """
         path = f"/annotations/{path_segment(image_id)}/file"
         return await self._get("/annotations/{image}/file", path, wire.annotation_file)
 
     @asynccontextmanager
     async def image_stream(self, image_id: str, *, start: int = 0) -> AsyncIterator[Body]:
-        """The bytes of an image from `start` on, over the API's route: one unit of the rate limit.
+        """The bytes of an image from `start` on, through the API: one unit of the rate limit.
 
-        The server may ignore `start` (`Body.ranged` tells). Opening is retried, a broken transfer is not.
-        `GET /images/{image}`
+        The server may ignore `start`, see `Body.ranged`. Opening is retried, a broken transfer is
+        not. `GET /images/{image}`
         """
-        async with self._bytes("/images/{image}", f"/images/{path_segment(image_id)}", start) as body:
+        async with self._bytes(
+            "/images/{image}", f"/images/{path_segment(image_id)}", start
+        ) as body:
             yield body
 
     @asynccontextmanager
-    async def image_stream_at(self, dataset: str, path: str, *, start: int = 0) -> AsyncIterator[Body]:
-        """The same, of the image that lies at `path` (`address.image_path`) now. `GET /images/{dataset}/{path}`"""
+    async def image_stream_at(
+        self, dataset: str, path: str, *, start: int = 0
+    ) -> AsyncIterator[Body]:
+        """Like `image_stream`, for the image that is at `path` (`address.image_path`) now.
+
+        `GET /images/{dataset}/{path}`
+        """
         where = f"/images/{path_segment(dataset)}/{path}"
         async with self._bytes("/images/{dataset}/{path}", where, start) as body:
             yield body
 
     @asynccontextmanager
     async def _bytes(self, route: str, path: str, start: int) -> AsyncIterator[Body]:
-        headers = {"Accept": "*/*", "Accept-Encoding": "identity", **range_headers(start, None, None)}
+        headers = {
+            "Accept": "*/*",
+            "Accept-Encoding": "identity",
+            **range_headers(start, None, None),
+        }
         async with self._exchange.stream(route, path, headers) as (status, answered, pull):
             try:
-                body = described(status, answered, pull, self._request_stats.failed, start=start, end=None)
+                body = described(
+                    status, answered, pull, self._request_stats.failed, start=start, end=None
+                )
             except InvalidResponse as error:
                 self._request_stats.failed(error)
                 raise
+
             yield body
 
     # -- exports
@@ -242,7 +291,7 @@ class Api:
     async def create_export(
         self, dataset: str, name: str, *, status: str | None = None, include_images: bool = False
     ) -> Export:
-        """Start an archive of a dataset's annotation files (format `pictograph`). `POST /exports/`"""
+        """Start to archive a dataset's annotation files (format `pictograph`). `POST /exports/`"""
         fields = _given(
             dataset_name=dataset,
             name=name,
@@ -259,7 +308,7 @@ class Api:
         )
 
     async def export(self, dataset: str, name: str) -> Export:
-        """How far an export is. `GET /exports/{export}`"""
+        """The present state of an export. `GET /exports/{export}`"""
         return await self._get(
             "/exports/{export}", f"/exports/{path_segment(name)}", wire.export, {"dataset": dataset}
         )
@@ -267,25 +316,40 @@ class Api:
     async def export_download_url(self, dataset: str, name: str) -> str:
         """The signed URL of a completed export, for `Storage`. `GET /exports/{export}/download`"""
         path = f"/exports/{path_segment(name)}/download"
-        return await self._get("/exports/{export}/download", path, wire.download_url, {"dataset": dataset})
+        return await self._get(
+            "/exports/{export}/download", path, wire.download_url, {"dataset": dataset}
+        )
 
     async def delete_export(self, dataset: str, name: str) -> None:
         """Delete an export. `DELETE /exports/{export}`"""
         await self._exchange.call(
-            "DELETE", "/exports/{export}", f"/exports/{path_segment(name)}", params={"dataset": dataset}
+            "DELETE",
+            "/exports/{export}",
+            f"/exports/{path_segment(name)}",
+            params={"dataset": dataset},
         )
 
     # -- how
 
     async def _get(
-        self, route: str, path: str, decode: Callable[[bytes], T], params: Mapping[str, Any] | None = None
+        self,
+        route: str,
+        path: str,
+        decode: Callable[[bytes], T],
+        params: Mapping[str, Any] | None = None,
     ) -> T:
-        return await self._decoded(decode, await self._exchange.call("GET", route, path, params=params))
+        answer = await self._exchange.call("GET", route, path, params=params)
+        return await self._decoded(decode, answer)
 
     async def _change(
-        self, method: str, route: str, path: str, decode: Callable[[bytes], T], fields: Mapping[str, Any]
+        self,
+        method: str,
+        route: str,
+        path: str,
+        decode: Callable[[bytes], T],
+        fields: Mapping[str, Any],
     ) -> T:
-        """A change that the server recognizes when it is repeated."""
+        """Make a change, with an Idempotency-Key by which the server recognizes a repeated one."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         answer = await self._exchange.call(method, route, path, json=fields, headers=headers)
         return await self._decoded(decode, answer)
@@ -300,9 +364,11 @@ class Api:
             raise
 
     def _same(self, asked: str, found: Dataset) -> Dataset:
-        """`found`, unless an id was asked for and the server took it for another dataset's name."""
+        """`found`. Raises `InvalidResponse` if the server took the id `asked` for a name."""
         if is_uuid(asked) and found.id.lower() != asked.lower():
-            raise InvalidResponse("the API sent another dataset than the one whose id was asked for")
+            raise InvalidResponse(
+                "the API sent another dataset than the one whose id was asked for"
+            )
         return found
 
 

@@ -1,7 +1,8 @@
 """Opens connections to storage hosts: TCP, TLS, and the environment's proxies.
 
-The hosts come from signed URLs, that is from a server. It must not have this machine ask what it can't reach itself,
-so addresses are looked at before anything is sent: the literal ones, and those that a name leads to.
+The hosts come from signed URLs, and so from a server. The server must not make this machine send
+requests to hosts that the server itself can't reach, so every address, whether literal or resolved
+from a name, is checked before anything is sent.
 """
 
 from __future__ import annotations
@@ -23,10 +24,13 @@ from pictofs.api.proxies import PORTS, Proxies, place_of
 from pictofs.errors import InvalidResponse, ServerFault, ServerUnreachable, TimedOut
 
 PEER_SILENCE_S = 5.0
-"""Seconds without a word from the other end's kernel after which a connection is broken. A slow server's kernel
-acknowledges what it gets, so this tells a dead connection (after sleep, or another network) from a slow server."""
+"""Seconds of silence from the other end's kernel after which a connection counts as broken.
+
+A slow server's kernel still acknowledges what it receives, so this tells a dead connection (after
+sleep, or in another network) from a slow server.
+"""
 PROBE_AFTER_S = 2
-"""Seconds without traffic after which the kernel asks the other end's for a sign of life, and between two times."""
+"""Seconds without traffic before the kernel sends a keepalive probe, and between two probes."""
 
 
 class Origin(NamedTuple):
@@ -39,11 +43,12 @@ class Origin(NamedTuple):
     @property
     def authority(self) -> str:
         """`host:port`, with brackets around an IPv6 address."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
 
 def watch_peer(socket: trio.socket.SocketType) -> None:
-    """Have the kernel break the connection (ETIMEDOUT) once the other end has been silent for PEER_SILENCE."""
+    """Have the kernel break the connection (ETIMEDOUT) after PEER_SILENCE_S of silence."""
     socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
     socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, PROBE_AFTER_S)
     socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, PROBE_AFTER_S)
@@ -51,10 +56,11 @@ def watch_peer(socket: trio.socket.SocketType) -> None:
 
 
 class Dialer:
-    """Connects to origins, through a proxy where the environment says so.
+    """Connects to origins, through a proxy if the environment names one.
 
-    `nearest`: how near an origin may be, at the moment. `ssl_context` None: the verifying default, with SSL_CERT_FILE
-    and SSL_CERT_DIR honoured, as for the API.
+    `connect_timeout`: seconds for name lookup, TCP, proxy and TLS together. `nearest`: returns how
+    near an origin may be at the moment.
+    `ssl_context` None: the verifying default, which honours SSL_CERT_FILE and SSL_CERT_DIR.
     """
 
     def __init__(
@@ -70,20 +76,25 @@ class Dialer:
         self._ssl = ssl_context
 
     def relay(self, origin: Origin) -> SplitResult | None:
-        """The proxy for `origin`, or None. Raises `Invalid` for a proxy that is not spoken."""
+        """The proxy for `origin`, or None. Raises `Invalid` for an unsupported kind of proxy."""
         return self._proxies.find(*origin)
 
     async def connect(self, origin: Origin) -> Connection:
         """A new connection.
 
-        Raises `ServerUnreachable` where none is to be had, `TimedOut` where it takes too long, `InvalidResponse` for an
-        address that
-        the server may not lead to.
+        Raises:
+            ServerUnreachable: no connection can be made.
+            TimedOut: it takes too long.
+            InvalidResponse: the server may not lead to that address.
         """
         if address := literal(origin.host):
             self._check(origin.host, address)
+
         relay = self.relay(origin)
-        place = origin.host if relay is None else f"{origin.host} (through the proxy {place_of(relay)})"
+        place = origin.host
+        if relay is not None:
+            place += f" (through the proxy {place_of(relay)})"
+
         try:
             with trio.fail_after(self._timeout):
                 if relay is None:
@@ -91,19 +102,24 @@ class Dialer:
                 return await self._through(relay, origin)
         except trio.TooSlowError:
             what = "network" if relay is None else "network and the proxy"
-            raise TimedOut(f"{place}: no connection within {self._timeout:g} s; check the {what}") from None
+            raise TimedOut(
+                f"{place}: no connection within {self._timeout:g} s; check the {what}"
+            ) from None
         except (OSError, ValueError) as error:  # ValueError: a name that is no host name
             raise _unreachable(place, error) from error
 
     def _check(self, host: str, address: Address) -> None:
-        """Raise `InvalidResponse` for an address that is nearer than the API's own."""
-        where, nearest = locality(address), self._nearest()
+        """Raise `InvalidResponse` if `address` is nearer than the API's own."""
+        where = locality(address)
+        nearest = self._nearest()
         if where <= nearest:
             return
+
         what = {Locality.PRIVATE: "a private network", Locality.LOOPBACK: "this machine"}.get(where)
         text = f"the API sent a signed URL for {host}"
         if what is None:
             raise InvalidResponse(f"{text}: no server can be at {address}")
+
         hint = "; --allow-plain-http allows it" if where is Locality.PRIVATE else ""
         raise InvalidResponse(f"{text}: {address} is in {what}, and the API is not{hint}")
 
@@ -113,17 +129,19 @@ class Dialer:
                 origin.host, origin.port, type=sockets.SOCK_STREAM
             ):
                 self._check(origin.host, ipaddress.ip_address(found[0]))
+
         stream = await trio.open_tcp_stream(origin.host, origin.port)
         try:
-            # Asked again, the name service may have said something else.
+            # Connecting looked the name up again, perhaps with another result.
             self._check(origin.host, ipaddress.ip_address(stream.socket.getpeername()[0]))
         except BaseException:
             stream.socket.close()
             raise
+
         return await self._spoken(stream, origin)
 
     async def _spoken(self, stream: trio.SocketStream, origin: Origin) -> Connection:
-        """The connection on `stream`, with TLS where the origin asks for it."""
+        """The connection on `stream`, with TLS if the origin's scheme is https."""
         watch_peer(stream.socket)
         if origin.scheme == "http":
             return Connection(stream, stream.socket)
@@ -135,9 +153,12 @@ class Dialer:
             stream = await trio.open_tcp_stream(proxy.host, proxy.port)
         except (OSError, ValueError) as error:
             raise _unreachable(f"the proxy {place_of(relay)}", error) from error
+
         connection = await self._spoken(stream, proxy)
+        # A plain http request takes no tunnel: it names the whole URL.
         if origin.scheme == "http":
             return connection
+
         try:
             return await self._tunnel(connection, relay, origin)
         except (ConnectionGone, InvalidResponse, ServerFault) as error:
@@ -145,19 +166,29 @@ class Dialer:
                 f"the proxy {proxy.host} made no tunnel to {origin.host}: {error}"
             ) from error
 
-    async def _tunnel(self, connection: Connection, relay: SplitResult, origin: Origin) -> Connection:
+    async def _tunnel(
+        self, connection: Connection, relay: SplitResult, origin: Origin
+    ) -> Connection:
         """TLS to `origin` through CONNECT on the connection to the proxy."""
-        lines = [f"CONNECT {origin.authority} HTTP/1.1", f"Host: {origin.authority}", *authorization(relay)]
+        lines = [
+            f"CONNECT {origin.authority} HTTP/1.1",
+            f"Host: {origin.authority}",
+            *authorization(relay),
+        ]
         try:
             head = await connection.ask(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
             if not 200 <= head.status < 300:
-                hint = "; put user and password into the proxy's URL" if head.status == 407 else ""
+                hint = ""
+                if head.status == 407:
+                    hint = "; put user and password into the proxy's URL"
+
                 raise ServerUnreachable(
                     f"the proxy refused a tunnel to {origin.host} (HTTP {head.status}){hint}"
                 )
         except BaseException:
             connection.close()
             raise
+
         return await self._secured(connection.stream, connection.socket, origin)
 
     async def _secured(
@@ -168,7 +199,8 @@ class Dialer:
 
             self._ssl = httpx.create_ssl_context()
             self._ssl.set_alpn_protocols(["http/1.1"])
-        # Python before 3.11.4 sets it: a body without a length that was cut would pass for a whole one.
+
+        # Python before 3.11.4 sets it: a truncated body without a length would look complete.
         self._ssl.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
         secured = trio.SSLStream(stream, self._ssl, server_hostname=origin.host)
         try:
@@ -180,6 +212,7 @@ class Dialer:
         except BaseException:
             socket.close()
             raise
+
         return Connection(secured, socket)
 
 
@@ -188,7 +221,7 @@ def _unreachable(place: str, error: Exception) -> ServerUnreachable:
 
 
 def authorization(relay: SplitResult) -> list[str]:
-    """The header lines that show the proxy the user and password of its URL."""
+    """The header lines that give the proxy the user and password in its URL."""
     if relay.username is None:
         return []
     pair = f"{unquote(relay.username)}:{unquote(relay.password or '')}".encode()

@@ -1,4 +1,4 @@
-"""An export archive on the server, as far as fetching annotations in bulk needs it."""
+"""An export archive on the server, with what it takes to fetch annotations in bulk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     status: str
-    """`pending`, `processing`, `completed`, `failed`, or a word not known yet."""
+    """`pending`, `processing`, `completed`, `failed`, or a word that is unknown here."""
     error_message: str | None = None
     file_size: int = 0
     image_count: int = 0
@@ -19,6 +19,6 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     format: str | None = None
     include_images: bool = False
     filtered: bool = False
-    """Whether images, or classes of annotations, are left out on purpose."""
+    """Whether a filter leaves out images or annotation classes."""
     created_ns: int = 0
-    """Nanoseconds since the epoch, by the server's clock; 0: it does not tell."""
+    """Nanoseconds since the epoch, by the server's clock; 0 if unsent."""

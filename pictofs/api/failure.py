@@ -1,4 +1,4 @@
-"""From an unwelcome answer to one of `pictofs.errors` (the Pictograph API contract, section 3)."""
+"""Maps an error answer to one of `pictofs.errors` (the Pictograph API contract, section 3)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from pictofs.errors import (
 )
 
 RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
-"""Statuses that the same request may outlive."""
+"""Statuses after which the same request may succeed."""
 RETRY_AFTER_MAX_S = 3600.0
-"""Seconds: the rate limit's window. No server is believed to want a longer silence."""
+"""Seconds: the rate limit's window. A longer Retry-After is cut to this."""
 MESSAGE_MAX = 200
 """Characters of a server's message that are shown."""
 
@@ -53,16 +53,23 @@ _DUPLICATE = re.compile(r"already (exists|taken|in use)|duplicate", re.IGNORECAS
 
 
 def clean(text: str) -> str:
-    """One printable line of at most MESSAGE_MAX characters of a server's words."""
+    """A server's message as one printable line of at most MESSAGE_MAX characters."""
+    # Cut first: a body may be large.
     line = " ".join(_CONTROL.sub(" ", text[: MESSAGE_MAX * 8]).split())
-    return line if len(line) <= MESSAGE_MAX else line[: MESSAGE_MAX - 3] + "..."
+    if len(line) <= MESSAGE_MAX:
+        return line
+    return line[: MESSAGE_MAX - 3] + "..."
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that `Retry-After` asks for, a number or an HTTP-date; None if unstated. `now`: wall clock."""
+    """Seconds that `Retry-After`, a number or an HTTP-date, asks for; None if unsent.
+
+    `now`: wall-clock seconds.
+    """
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit() and len(value) < 10:
         return min(float(value), RETRY_AFTER_MAX_S)
+
     try:
         return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), RETRY_AFTER_MAX_S)
     except (ValueError, TypeError, OverflowError):
@@ -78,72 +85,92 @@ def api_failure(
     key: ApiKey,
     now: float,
 ) -> PictofsError:
-    """The error for an answer that is not 2xx. `call` names the request, such as `GET /datasets/`."""
+    """The error for an answer that is not 2xx.
+
+    `call` names the request, such as `GET /datasets/`. `now`: wall-clock seconds.
+    """
     code, words = _server_words(body)
     kind, meaning = _kind(call, status, code, words)
     parts = [f"{call}: {meaning} (HTTP {status})"]
     if words:
         parts.append(f'the server says "{clean(key.scrub(words))}"')
+
     if 300 <= status < 400:
         parts.append("redirects are not followed; check the base URL")
+
     wait = retry_after(headers, now)
     if kind is Throttled and wait is not None:
         parts.append(f"try again in {wait:.0f} s")
+
     if request_id := clean(key.scrub(headers.get("x-request-id", "")))[:80]:
         parts.append(f"request id {request_id}")
+
     message = "; ".join(parts)
-    return Throttled(message, wait) if kind is Throttled else kind(message)
+    if kind is Throttled:
+        return Throttled(message, wait)
+    return kind(message)
 
 
 def _kind(call: str, status: int, code: str, words: str) -> tuple[type[PictofsError], str]:
     """The class and the meaning of a status."""
     if status == 409 and code == "dataset_cold":
         return Conflict, "the dataset is in cold storage; restore it first"
-    # A duplicate name is 409 or 400 with words for it, depending on the route.
+    # Depending on the route, a duplicate name is a 409, or a 400 whose message says so.
     if status in (400, 409) and code != "dataset_cold" and _DUPLICATE.search(words):
         return AlreadyExists, "an item of that name exists"
     if status == 409 and call.startswith(("POST", "PATCH")):
         return AlreadyExists, "an item of that name exists"
     if status >= 500:
         return ServerFault, "the server failed; try again later"
+
     return _BY_STATUS.get(status, (InvalidResponse, "an answer outside the contract"))
 
 
 def _server_words(body: bytes) -> tuple[str, str]:
-    """The code and the message of an error body, in any of the shapes that the SDK knows; empty if absent.
+    """The code and the message of an error body, in any of the SDK's shapes; "" if absent.
 
-    A body that is not JSON (a proxy's HTML page) has no words worth showing.
+    A body that is not JSON (a proxy's HTML page) has no message worth showing.
     """
     try:
         document = msgspec.json.decode(body)
     except (ValueError, RecursionError):
         return "", ""
+
     if not isinstance(document, dict):
         return "", ""
+
     error = document.get("error")
     if isinstance(error, dict):
-        code, words = _text(error.get("code")), _text(error.get("message"))
+        code = _text(error.get("code"))
+        words = _text(error.get("message"))
         details = error.get("details")
         fields = details.get("errors") if isinstance(details, dict) else None
         return code, words + _field_words(fields)
+
     detail = document.get("detail")
     if isinstance(detail, dict):
         return _text(detail.get("code")), _text(detail.get("message"))
     if isinstance(detail, list):
         return "", _field_words(detail)
+
     return _text(error), _text(document.get("message")) or _text(detail) or _text(error)
 
 
 def _field_words(fields: Any) -> str:
-    """` (limit: must be at most 1000)` for a list of validation errors."""
+    """A list of validation errors in words, such as ` (limit: must be at most 1000)`."""
     if not isinstance(fields, list):
         return ""
+
     texts = []
     for field in fields[:3]:
         if isinstance(field, dict):
             place = field.get("loc")
-            where = str(place[-1]) if isinstance(place, list) and place else "request"
+            where = "request"
+            if isinstance(place, list) and place:
+                where = str(place[-1])
+
             texts.append(f"{where}: {_text(field.get('msg'))}")
+
     return f" ({', '.join(texts)})" if texts else ""
 
 

@@ -6,8 +6,8 @@ import httpx
 
 
 class NoNetwork(httpx.AsyncBaseTransport):
-    """Stands in for the network. Storage is never asked either: its URLs come from the API."""
+    """Replaces the network. Storage is never asked either, because its URLs come from the API."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Refused."""
+        """Raise `httpx.ConnectError`."""
         raise httpx.ConnectError("the mount is offline by its own option", request=request)

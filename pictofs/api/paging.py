@@ -1,4 +1,4 @@
-"""Walks over the pages of a list, which end whatever the server says."""
+"""Reads a list page by page, and ends whatever the server answers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from pictofs.model.records import Dataset, Page
 log = logging.getLogger(__name__)
 
 PAGE = 1000
-"""Datasets of one page, the API's cap."""
+"""Datasets of one page: the API's maximum."""
 BARREN = 3
-"""Pages in a row that bring nothing new: the server heeds no offset, or all of its rows are malformed."""
+"""Pages in a row without anything new after which a list ends.
+
+The server ignores the offset, or all rows are malformed.
+"""
 DATASETS_MAX = 100_000
 """Datasets of one organization; 100 requests."""
 
 
 def is_last(page: Page[Any], limit: int) -> bool:
-    """Whether no page follows, as the vendor's SDK decides: a short page ends the list unless it denies that."""
+    """Whether no page follows, by the rule of the vendor's SDK.
+
+    A page with fewer than `limit` rows is the last one unless it says otherwise.
+    """
     if page.has_more is False or page.received == 0:
         return True
     return page.received < limit and page.has_more is not True
@@ -31,7 +37,8 @@ async def read_datasets(
 ) -> list[Dataset]:
     """All datasets in the server's order, each once, or the first `limit` of them.
 
-    `page` gives the page of an offset and a limit. A list that is longer than DATASETS_MAX raises `InvalidResponse`.
+    `page` gets an offset and a limit. Raises `InvalidResponse` if there are more than DATASETS_MAX,
+    and what `page` raises.
     """
     found: dict[str, Dataset] = {}
     offset = barren = 0
@@ -43,10 +50,15 @@ async def read_datasets(
         offset += got.received
         if is_last(got, wanted):
             break
+
         barren = 0 if len(found) > before else barren + 1
         if barren == BARREN:
-            log.warning("the list of datasets ends after %d: more pages bring nothing new", len(found))
+            log.warning(
+                "the list of datasets ends after %d: more pages bring nothing new", len(found)
+            )
             break
+
         if len(found) > DATASETS_MAX:
             raise InvalidResponse(f"the list of datasets does not end: {len(found):,} and more")
+
     return [*found.values()][:limit]

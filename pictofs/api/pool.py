@@ -1,7 +1,7 @@
 """The API's connections: an httpx transport whose kept connections can be dropped all at once.
 
-httpx has no way to say "use none of these any more", so there are generations: a request goes to the youngest, and an
-older one is closed when the last answer that comes through it was read.
+httpx can't be told to stop using its connections, so there are generations of them. Requests go to
+the youngest. An older one is closed once the last answer that comes through it has been read.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Generation:
         self.current = True
 
     async def leave(self) -> None:
-        """An answer was read, or given up."""
+        """An answer has been read or given up."""
         self.users -= 1
         await self.close_if_done()
 
@@ -32,7 +32,7 @@ class _Generation:
 
 
 class _Stream(httpx.AsyncByteStream):
-    """The body of an answer; its generation lives until it is closed."""
+    """The body of an answer. It keeps its generation open until it is closed."""
 
     def __init__(self, stream: httpx.AsyncByteStream, generation: _Generation) -> None:
         self._stream = stream
@@ -42,7 +42,9 @@ class _Stream(httpx.AsyncByteStream):
         return self._stream.__aiter__()
 
     async def aclose(self) -> None:
-        generation, self._generation = self._generation, None
+        # A stream that is closed twice leaves its generation once.
+        generation = self._generation
+        self._generation = None
         try:
             await self._stream.aclose()
         finally:
@@ -51,16 +53,18 @@ class _Stream(httpx.AsyncByteStream):
 
 
 class Pool(httpx.AsyncBaseTransport):
-    """Keeps connections for `idle_max` seconds, by a clock that runs while the machine sleeps."""
+    """Keeps idle connections for `idle_max` seconds, counting the time that the machine sleeps."""
 
     def __init__(
         self, make: Callable[[], httpx.AsyncBaseTransport], clock: Clock, *, idle_max: float
     ) -> None:
-        self._make, self._clock, self._idle_max = make, clock, idle_max
+        self._make = make
+        self._clock = clock
+        self._idle_max = idle_max
         self._generation = _Generation(make())
         self._used_at = clock.monotonic()
         self.number = 0
-        """Which generation requests go to now."""
+        """The generation that requests go to now."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -74,16 +78,18 @@ class Pool(httpx.AsyncBaseTransport):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection that no answer is read from."""
+        """Close the youngest generation. Older ones close with their last answer."""
         self._generation.current = False
         await self._generation.transport.aclose()
 
     async def drop(self, number: int) -> None:
-        """Use no connection any more that was kept in generation `number`; nothing if that was done."""
+        """Stop using the connections of generation `number`. Does nothing for an older one."""
         if number != self.number:
             return
+
         self.number += 1
-        old, self._generation = self._generation, _Generation(self._make())
+        old = self._generation
+        self._generation = _Generation(self._make())
         old.current = False
         await old.close_if_done()
 
@@ -92,6 +98,7 @@ class Pool(httpx.AsyncBaseTransport):
         now = self._clock.monotonic()
         if now - self._used_at > self._idle_max:
             await self.drop(self.number)
+
         self._used_at = now
         generation = self._generation
         generation.users += 1
@@ -100,6 +107,8 @@ class Pool(httpx.AsyncBaseTransport):
         except BaseException:
             await generation.leave()
             raise
+
         if isinstance(response.stream, httpx.AsyncByteStream):
             response.stream = _Stream(response.stream, generation)
+
         return response

@@ -42,7 +42,7 @@ _CONNECTIONS = 16
 _IDLE_SECONDS = 30.0
 """How long a connection is kept unused."""
 _KEPT_SILENCE_S = 5.0
-"""Seconds without a word on a kept connection after which a new one is asked: that may cost a second request."""
+"""Seconds of silence on a kept connection before a new one is tried: that may cost a request."""
 
 
 class Answer(NamedTuple):
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 
 
 class _Failed(Exception):
-    """An attempt that did not work: the error to show, and whether another attempt makes sense."""
+    """A failed attempt. `again`: whether to retry; `asked`: Retry-After in seconds."""
 
     def __init__(self, error: PictofsError, *, again: bool, asked: float | None = None) -> None:
         super().__init__(str(error))
@@ -64,21 +64,29 @@ class _Failed(Exception):
 
 
 def api_root(base_url: str, *, allow_plain_http: bool) -> str:
-    """The URL that every route starts with: a prefix is kept, a trailing slash is not.
+    """The URL that every route starts with. A path prefix is kept, a trailing slash is not.
 
-    Raises `Invalid` for what is no base URL, and for plain http to another machine: the key would be readable
-    on the way.
+    Raises `Invalid` if `base_url` is not a base URL, or if it is plain http to another machine:
+    the key would be readable on the way.
     """
     try:
         url = httpx.URL(base_url.strip())
     except (httpx.InvalidURL, ValueError) as error:
         raise Invalid(f"the base URL is not a URL: {error}") from error
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
+
+    if (
+        url.scheme not in ("http", "https")
+        or not url.host
+        or url.userinfo
+        or url.query
+        or url.fragment
+    ):
         raise Invalid(
             "the base URL must look like https://api.pictograph.io, without user, query or fragment"
         )
     if url.scheme == "http" and not allow_plain_http and not is_loopback(url.host):
         raise Invalid(f"plain http would show the API key on the way to {url.host}; use https")
+
     return str(url).rstrip("/") + "/api/v1/developer"
 
 
@@ -105,24 +113,25 @@ class ApiTransport:
         self._timeout = timeout
         self._max_retries = max_retries
         self._max_wait = max_wait
-        self._kept_patience: dict[
-            str, ReusedConnectionTimeout
-        ] = {}  # by route: a listing takes longer than a file
+        # By route: a listing takes longer than a file.
+        self._kept_patience: dict[str, ReusedConnectionTimeout] = {}
 
         url = httpx.URL(self._root)
         self._proxy = Proxies().find(url.scheme, url.host, url.port or PORTS[url.scheme])
         if (address := literal(url.host)) is not None:
             self._note_address(address)
+
         try:
             ssl_context = httpx.create_ssl_context()
             self._pool = Pool(
                 lambda: transport or self._connections(ssl_context), clock, idle_max=_IDLE_SECONDS
             )
         except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-            # A proxy whose name can't be, a certificate file that is not there.
+            # The proxy's name is impossible, or the certificate file does not exist.
             raise Invalid(
                 f"check the environment's *_PROXY and SSL_CERT_FILE: {clean(str(error))}"
             ) from error
+
         self._client = httpx.AsyncClient(
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
             timeout=timeout,
@@ -136,24 +145,34 @@ class ApiTransport:
         if self._proxy is not None:
             context = ssl_context if self._proxy.scheme == "https" else None
             proxy = httpx.Proxy(self._proxy.geturl(), ssl_context=context)
+
         limits = httpx.Limits(
             max_connections=_CONNECTIONS,
             max_keepalive_connections=_CONNECTIONS,
             keepalive_expiry=_IDLE_SECONDS,
         )
-        return httpx.AsyncHTTPTransport(verify=ssl_context, trust_env=False, limits=limits, proxy=proxy)
+        return httpx.AsyncHTTPTransport(
+            verify=ssl_context, trust_env=False, limits=limits, proxy=proxy
+        )
 
     def _note_address(self, address: Address) -> None:
-        """The API is at `address`: what it signs may be as near."""
+        """Note that the API is at `address`. Signed URLs may lead as near as that."""
         where = locality(address)
-        self._request_stats.api_locality = Locality.PUBLIC if where is Locality.NOWHERE else where
+        # NOWHERE is the highest value. As a bound it would let every address pass.
+        if where is Locality.NOWHERE:
+            where = Locality.PUBLIC
+
+        self._request_stats.api_locality = where
 
     async def __aenter__(self) -> Self:
         await self._client.__aenter__()
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._client.__aexit__(kind, error, trace)
 
@@ -167,9 +186,9 @@ class ApiTransport:
         json: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send a request and read the answer; `route` is the template that errors and counters show.
+        """Send a request and read the answer. Errors and counters show the template `route`.
 
-        GETs and requests with an Idempotency-Key are repeated. Raises what `Api` lists.
+        GETs and requests with an Idempotency-Key are retried. Raises what `Api` lists.
         """
         name = f"{method} {route}"
         safe = method == "GET" or "Idempotency-Key" in (headers or {})
@@ -181,6 +200,7 @@ class ApiTransport:
                 body = await self._read(name, response, safe=safe, limit=BODY_MAX_BYTES)
             finally:
                 await response.aclose()
+
             return Answer(body, _date(response.headers.get("date")))
 
         return await self._persist(name, once)
@@ -189,7 +209,10 @@ class ApiTransport:
     async def stream(
         self, route: str, path: str, headers: Mapping[str, str]
     ) -> AsyncIterator[tuple[int, httpx.Headers, Callable[[], Awaitable[bytes]]]]:
-        """Open a GET: its status, its headers, and a function that gives its bytes piece by piece."""
+        """Open a GET. Yields status, headers and a function that returns the next bytes.
+
+        The function returns b"" at the end.
+        """
         name = f"GET {route}"
 
         async def once() -> httpx.Response:
@@ -208,14 +231,15 @@ class ApiTransport:
             except httpx.HTTPError as error:
                 await self._pool.drop(number)
                 raise self._transport_failure(name, error) from error
+
             return b""
 
         try:
             yield response.status_code, response.headers, pull
         finally:
             await response.aclose()
-            # A body left half-way leaves five generators half-way too. On the closed connection they end at
-            # once, here rather than in the garbage collector, of which trio would warn.
+            # An unread body leaves five generators suspended. The closed connection ends them here,
+            # not in the garbage collector, of which trio would warn.
             with suppress(httpx.HTTPError, httpx.StreamError):
                 async for _ in pieces:
                     pass
@@ -223,34 +247,42 @@ class ApiTransport:
     def _request(self, method: str, path: str, **fields: Any) -> httpx.Request:
         try:
             request = self._client.build_request(method, self._root + path, **fields)
-        except (ValueError, httpx.InvalidURL) as error:  # a lone surrogate in a name, a URL of 64 KiB
+        except (ValueError, httpx.InvalidURL) as error:
+            # A lone surrogate in a name, or a URL of more than 64 KiB.
             raise Invalid("a name in the request can't be sent; use an id") from error
+
         request.headers["X-API-Key"] = self._key.reveal()
         return request
 
     async def _persist(self, name: str, once: Callable[[], Awaitable[T]]) -> T:
-        """Repeat `once` as long as that makes sense."""
+        """The result of `once`, retried while the policy and the error allow it."""
         patience = RetryPolicy(self._clock, self._max_retries, self._max_wait)
         while True:
             try:
                 self._admit(name)
                 return await once()
             except _Failed as failure:
-                error, cause = failure.error, failure.__cause__
+                error = failure.error
+                cause = failure.__cause__
+
+                # A 503 whose Retry-After is too long tells the caller how long to wait.
                 too_long = failure.asked is not None and failure.asked > patience.left
                 if too_long and isinstance(error, ServerFault):
                     error = Throttled(str(error), failure.asked)
+
                 again = failure.again and not too_long and await patience.wait(failure.asked)
             except PictofsError as unsent:
                 self._request_stats.failed(unsent)
                 raise
+
             if not again:
                 self._request_stats.failed(error)
                 raise error from cause
+
             self._request_stats.retries += 1
 
     def _admit(self, name: str) -> None:
-        """Raise what keeps a request from being sent: `_Failed` where the server has said that it will refuse it."""
+        """Raise if a request must not be sent: `_Failed` if the server would refuse it anyway."""
         now = self._clock.wall()
         self._request_stats.admit(now)
         refusal = self._request_stats.refusal(name, now, self._clock.chance())
@@ -258,74 +290,98 @@ class ApiTransport:
             return
         if isinstance(refusal, Throttled):
             raise _Failed(refusal, again=True, asked=refusal.retry_after)
+
         raise _Failed(refusal, again=False)
 
     async def _open(self, name: str, request: httpx.Request, *, safe: bool) -> httpx.Response:
         """The head of a 2xx answer. Raises `_Failed`."""
         if not safe:
-            # It can't be sent again, so it must not ride on a connection that may be dead.
+            # The request can't be repeated, so it must not use a connection that may be dead.
             await self._pool.drop(self._pool.number)
+
         patience = self._kept_patience.setdefault(
             name, ReusedConnectionTimeout(_KEPT_SILENCE_S, self._timeout)
         )
         sending = _Sending(self._note_peer, self._timeout, patience)
         number = self._pool.number
+
         try:
             response, heard = await self._send(name, request, sending)
         except httpx.HTTPError as error:
             await self._pool.drop(number)
             if not (sending.kept and safe):
                 raise _Failed(self._transport_failure(name, error), again=safe) from error
-            # A kept connection that is dead: that is news about all that are kept, and none about the server.
+
+            # A dead kept connection says that the others are dead too, and nothing of the server.
             self._request_stats.retries += 1
             try:
                 response, heard = await self._send(name, request, sending)
             except httpx.HTTPError as another:
                 raise _Failed(self._transport_failure(name, another), again=safe) from another
-        served_at, now = _date(response.headers.get("date")), self._clock.wall()
-        self._request_stats.answered(name, response.status_code, response.headers, now, served_at, heard)
+
+        served_at = _date(response.headers.get("date"))
+        now = self._clock.wall()
+        self._request_stats.answered(
+            name, response.status_code, response.headers, now, served_at, heard
+        )
         if response.is_success:
             return response
+
         try:
             body = await self._read(name, response, safe=safe, limit=_ERROR_BODY_MAX)
         except _Failed:
             body = b""  # the status says enough
         finally:
             await response.aclose()
+
         raise self._refused(name, response, body, safe=safe)
 
-    async def _send(self, name: str, request: httpx.Request, sending: _Sending) -> tuple[httpx.Response, int]:
-        """The head of an answer, and what `RequestStats.ask` gave. Raises `httpx.HTTPError`."""
+    async def _send(
+        self, name: str, request: httpx.Request, sending: _Sending
+    ) -> tuple[httpx.Response, int]:
+        """The head of an answer, and what `RequestStats.ask` yielded. Raises `httpx.HTTPError`."""
         with self._request_stats.ask(name) as heard:
             request.extensions = {**request.extensions, "trace": sending.follow}
             with sending.begin():
                 return await self._client.send(request, stream=True), heard
+
+            # Only reached if the scope in `begin` was cancelled.
             raise httpx.ReadTimeout("no answer", request=request)
 
     def _note_peer(self, stream: Any) -> None:
-        """A TCP connection was made, to the API or to the proxy."""
+        """Note a new TCP connection, to the API or to the proxy."""
         watch_peer(stream.get_extra_info("socket"))
         if self._proxy is None:
             self._note_address(ipaddress.ip_address(stream.get_extra_info("server_addr")[0]))
 
     def _refused(self, name: str, response: httpx.Response, body: bytes, *, safe: bool) -> _Failed:
-        now, status = self._clock.wall(), response.status_code
-        asked = retry_after(response.headers, now) if status in (429, 503) else None
+        now = self._clock.wall()
+        status = response.status_code
+        asked = None
+        if status in (429, 503):
+            asked = retry_after(response.headers, now)
+
         if status == 429:
             self._request_stats.throttled(now, asked)
+
         error = api_failure(name, status, response.headers, body, key=self._key, now=now)
         if status in (401, 402, 429):
             silence = self._request_stats.refused(name, error, now, asked, self._clock.chance())
+            # A 429 is retried once the silence that was decided on is over.
             asked = silence if status == 429 else None
-        # 429 says that the request was not processed: it may be repeated even where a 502 may not.
-        return _Failed(error, again=status == 429 or (safe and status in RETRYABLE), asked=asked)
+
+        # 429 says that the request was not processed, so even an unsafe one may be repeated.
+        again = status == 429 or (safe and status in RETRYABLE)
+        return _Failed(error, again=again, asked=asked)
 
     async def _read(self, name: str, response: httpx.Response, *, safe: bool, limit: int) -> bytes:
         """The whole body, decompressed. Raises `_Failed`."""
         pieces: list[bytes] = []
         size = 0
-        pace, number = Pace(), self._pool.number
+        pace = Pace()
+        number = self._pool.number
         asked_at = trio.current_time()
+
         try:
             async for piece in response.aiter_bytes():
                 now = trio.current_time()
@@ -334,30 +390,42 @@ class ApiTransport:
                 size += len(piece)
                 if size > limit:
                     raise _Failed(
-                        InvalidResponse(f"{name}: the answer is larger than {limit} bytes"), again=False
+                        InvalidResponse(f"{name}: the answer is larger than {limit} bytes"),
+                        again=False,
                     )
+
                 pieces.append(piece)
         except httpx.HTTPError as error:
             await self._pool.drop(number)
             raise _Failed(self._transport_failure(name, error), again=safe) from error
-        except TimedOut as error:  # it drips
+        except TimedOut as error:  # too few bytes a second
             raise _Failed(TimedOut(f"{name}: {error}"), again=safe) from error
         finally:
             self._request_stats.bytes_in["api"] += size
+
         return b"".join(pieces)
 
     def _transport_failure(self, name: str, error: httpx.HTTPError) -> PictofsError:
         detail = clean(self._key.scrub(str(error))) or type(error).__name__
         proxy = None if self._proxy is None else f"the proxy {place_of(self._proxy)}"
         if isinstance(error, httpx.ConnectTimeout) and proxy:
-            return TimedOut(f"{name}: no connection through {proxy} in time; check the network and the proxy")
+            return TimedOut(
+                f"{name}: no connection through {proxy} in time; check the network and the proxy"
+            )
         if isinstance(error, httpx.TimeoutException):
-            return TimedOut(f"{name}: no answer in time ({type(error).__name__}); check the network")
+            return TimedOut(
+                f"{name}: no answer in time ({type(error).__name__}); check the network"
+            )
+
         if isinstance(error, httpx.ProxyError):
-            hint = "; put user and password into the proxy's URL" if detail.startswith("407") else ""
+            hint = ""
+            if detail.startswith("407"):
+                hint = "; put user and password into the proxy's URL"
+
             return ServerUnreachable(
                 f"{name}: {proxy or 'the proxy'} refused a tunnel to the API: {detail}{hint}"
             )
+
         if isinstance(error, httpx.ConnectError) and proxy:
             return ServerUnreachable(
                 f"{name}: the API can't be reached through {proxy}: {detail}; check the proxy"
@@ -368,37 +436,41 @@ class ApiTransport:
             )
         if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
             return ServerFault(f"{name}: the connection broke: {detail}")
+
         return InvalidResponse(f"{name}: the exchange failed: {detail}")
 
 
 class _Sending:
-    """One request on its way: how long it may take until the head of its answer is there.
+    """Bounds the time until the head of an answer arrives.
 
-    What an attempt may take is known when it has its connection: less where that was kept.
+    The bound is set once the request has its connection: it is shorter on a kept one.
     """
 
     def __init__(
         self, connected: Callable[[Any], None], most: float, patience: ReusedConnectionTimeout
     ) -> None:
-        self._connected, self._most, self._patience = connected, most, patience
+        self._connected = connected
+        self._most = most
+        self._patience = patience
         self._sent_at = 0.0
         self._is_new = False
         self.kept = False
-        """Whether the last attempt rides on a connection that was used before."""
+        """Whether the last attempt went out on a connection that had been used before."""
 
     @contextmanager
     def begin(self) -> Iterator[None]:
-        """An attempt is made inside, and cancelled where its answer does not begin in time."""
+        """Bound the attempt made inside: it is cancelled if its answer does not begin in time."""
         self.kept = self._is_new = False
         self._sent_at = trio.current_time()
-        # Connecting has its own bounds: this one is for a proxy or a handshake that drips.
+        # Connecting has its own timeouts. This one is for a proxy or handshake that trickles.
         with trio.CancelScope(relative_deadline=4 * self._most) as self._scope:
             yield
+
         if not self._scope.cancelled_caught:
             self._patience.took(trio.current_time() - self._sent_at)
 
     async def follow(self, event: str, info: Mapping[str, Any]) -> None:
-        """What httpcore tells of the attempt."""
+        """Follow the attempt by httpcore's trace events."""
         if event == "connection.connect_tcp.started":
             self._is_new = True
         elif event == "connection.connect_tcp.complete":
@@ -406,12 +478,13 @@ class _Sending:
         elif event == "http11.send_request_headers.started":
             self.kept = not self._is_new
             self._sent_at = trio.current_time()
+
             most = self._patience.seconds if self.kept else self._most
             self._scope.deadline = self._sent_at + most
 
 
 def _date(value: str | None) -> float | None:
-    """Unix seconds of an HTTP-date."""
+    """Unix seconds of an HTTP-date; None if it is missing or malformed."""
     try:
         return parsedate_to_datetime(value or "").timestamp()
     except (ValueError, TypeError, OverflowError):

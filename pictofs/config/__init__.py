@@ -1,4 +1,4 @@
-"""Settings, each declared once, and where the key comes from."""
+"""Settings, each of which is declared once, and the search for the API key."""
 
 from pictofs.config.access import Access, find_access, home_folder, profile_names
 from pictofs.config.library import LibrarySettings, default_cache_dir

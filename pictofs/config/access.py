@@ -1,8 +1,9 @@
-"""Which key to use at which API: the vendor's own rules, so that both command lines act alike.
+"""Finds the API key and the base URL, by the vendor's rules: both command lines act alike.
 
-The key, first match wins: `--api-key-file`, the profile of `--profile`, `PICTOGRAPH_API_KEY`, the profile of
-`PICTOGRAPH_PROFILE`, `[default]`. The URL likewise: `--base-url`, the profile of `--profile`,
-`PICTOGRAPH_BASE_URL`, the profile of `PICTOGRAPH_PROFILE`, `[default]`.
+The first of these that is there has the key: `--api-key-file`, the profile of `--profile`,
+`PICTOGRAPH_API_KEY`, the profile of `PICTOGRAPH_PROFILE`, `[default]`. The first of these has the
+URL: `--base-url`, the profile of `--profile`, `PICTOGRAPH_BASE_URL`, the profile of
+`PICTOGRAPH_PROFILE`, `[default]`.
 """
 
 from __future__ import annotations
@@ -37,21 +38,27 @@ class Profile:
 
 @dataclass(frozen=True)
 class Access:
-    """A key and where it belongs."""
+    """A key and the API that it belongs to."""
 
     api_key: str = field(repr=False)
     source: str
     """Where the key was found, in words."""
     base_url: str | None
-    """None where nothing but the built-in default applies."""
+    """None if only the built-in default applies."""
     warnings: tuple[str, ...] = ()
 
 
 def home_folder() -> Path:
-    """The user's home. Where there is none, as for a user that a container does not list, a folder that isn't there."""
+    """The user's home folder, or a folder that does not exist.
+
+    A user whom a container does not list has no home.
+    """
     home = os.path.expanduser("~")
-    # A relative one would have anybody's profile in the working folder tell where the key goes.
-    return Path(home) if os.path.isabs(home) else Path("/nonexistent")
+    if os.path.isabs(home):
+        return Path(home)
+
+    # With a relative path, anybody's profile in the working folder could redirect the key.
+    return Path("/nonexistent")
 
 
 def find_access(
@@ -64,7 +71,10 @@ def find_access(
         Invalid: the key's file or the profile file can't be used.
     """
     profiles = _Profiles(home / PROFILE_FILE)
-    chosen = profiles.named(profile, "--profile") if profile is not None else None
+    chosen = None
+    if profile is not None:
+        chosen = profiles.named(profile, "--profile")
+
     named = lookup(environ, "PICTOGRAPH_PROFILE")
 
     def ambient() -> Profile:
@@ -74,32 +84,38 @@ def find_access(
 
     base_url: str | None
     if chosen:
-        # Never PICTOGRAPH_BASE_URL here: it could send this profile's key to another host.
+        # Not PICTOGRAPH_BASE_URL: it could send this profile's key to another host.
         base_url = chosen.base_url or _DEFAULT_URL
     else:
         base_url = lookup(environ, "PICTOGRAPH_BASE_URL") or ambient().base_url
 
     key: str | None
     if key_file is not None:
-        key, source = _read_key_file(key_file), f"--api-key-file {key_file}"
+        key = _read_key_file(key_file)
+        source = f"--api-key-file {key_file}"
         profiles.warn_if_open(key_file)
     elif chosen:
-        key, source = chosen.api_key, f"profile {profile!r}"
+        key = chosen.api_key
+        source = f"profile {profile!r}"
     elif environment := lookup(environ, "PICTOGRAPH_API_KEY"):
-        key, source = environment, "PICTOGRAPH_API_KEY"
+        key = environment
+        source = "PICTOGRAPH_API_KEY"
     else:
-        key, source = ambient().api_key, f"profile {named or 'default'!r}"
+        key = ambient().api_key
+        source = f"profile {named or 'default'!r}"
+
     if not key:
         where = f" ({source} has none)" if profile or named else ""
         raise Unauthorized(
             f"no API key{where}: set PICTOGRAPH_API_KEY, name a file by --api-key-file, "
             "or run `pictograph login`"
         )
+
     return Access(key, source, base_url, tuple(profiles.warnings))
 
 
 def profile_names(home: Path) -> list[str]:
-    """The profiles that there are, in alphabetical order. Raises Invalid where the file can't be used."""
+    """All profiles in alphabetical order. Raises Invalid if the file can't be used."""
     return sorted(_Profiles(home / PROFILE_FILE).all())
 
 
@@ -115,19 +131,21 @@ class _Profiles:
         """The profile `name`, which must exist."""
         if not _PROFILE_NAME.fullmatch(name):
             raise Invalid(
-                f"{source}: {quoted(name)} can't be a profile: letters, digits, - and _, at most 64, "
-                "with a letter or digit first"
+                f"{source}: {quoted(name)} can't be a profile: letters, digits, - and _, "
+                "at most 64, with a letter or digit first"
             )
+
         if name not in self.all():
             known = ", ".join(sorted(self.all())) or "none"
             raise Unauthorized(
                 f"no profile {name!r} (named by {source}) in {self._path}; there is: {known}. "
                 f"Make it by `pictograph login --profile {name}`"
             )
+
         return self.all()[name]
 
     def all(self) -> dict[str, Profile]:
-        """Every profile by name; none where there is no file."""
+        """Every profile by name; empty if there is no file."""
         if self._tables is None:
             self._tables = self._read()
         return self._tables
@@ -139,14 +157,22 @@ class _Profiles:
             return {}
         except (OSError, UnicodeDecodeError) as error:
             raise Invalid(f"can't read {self._path}: {_reason(error)}") from None
+
         try:
             data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            # The position only: the rest of the message may quote the line with the key.
+            # Only the position is shown: the rest of the message may quote the line with the key.
             place = re.search(r"\(at [^()]*\)$", str(error))
-            raise Invalid(f"{self._path} is not TOML {place.group() if place else ''}".rstrip()) from None
+            raise Invalid(
+                f"{self._path} is not TOML {place.group() if place else ''}".rstrip()
+            ) from None
+
         self.warn_if_open(self._path)
-        return {name: self._profile(name, table) for name, table in data.items() if isinstance(table, dict)}
+        return {
+            name: self._profile(name, table)
+            for name, table in data.items()
+            if isinstance(table, dict)
+        }
 
     def _profile(self, name: str, table: dict[str, object]) -> Profile:
         texts = {key: value.strip() for key, value in table.items() if isinstance(value, str)}
@@ -156,10 +182,11 @@ class _Profiles:
                 base_url = values.url(base_url)
             except ValueError as error:
                 raise Invalid(f"base_url of [{name}] in {self._path}: {error}") from None
+
         return Profile(texts.get("api_key") or None, base_url)
 
     def warn_if_open(self, path: Path) -> None:
-        """Note where a file with a key can be read by others."""
+        """Add a warning if other users can access the file `path`, which holds a key."""
         mode = path.stat().st_mode
         if stat.S_ISREG(mode) and mode & 0o077:
             self.warnings.append(f"{path} holds a key and is open to other users: chmod 600 {path}")
@@ -171,10 +198,14 @@ def _read_key_file(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Invalid(f"--api-key-file: can't read {shown}: {_reason(error)}") from None
+
     if not text.strip():
         raise Invalid(f"--api-key-file: {shown} is empty")
+
     return text.strip()
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or "it can't be read" if isinstance(error, OSError) else "it is not text"
+    if isinstance(error, OSError):
+        return error.strerror or "it can't be read"
+    return "it is not text"

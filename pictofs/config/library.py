@@ -19,20 +19,25 @@ _CACHE = "Cache"
 def default_cache_dir() -> Path:
     """`$XDG_CACHE_HOME/pictofs`; a relative XDG_CACHE_HOME is ignored, as its specification asks.
 
-    Raises Invalid where there is no home folder.
+    Raises Invalid if there is no home folder.
     """
     cache = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(cache):
         return Path(cache) / "pictofs"
+
     home = os.path.expanduser("~")
-    if not os.path.isabs(home):  # neither HOME nor an entry in the list of users, as in some containers
-        raise Invalid("there is no home folder to put the cache in: set HOME, or name one by --cache-dir")
+    if not os.path.isabs(home):
+        # In some containers there is neither HOME nor an entry in the list of users.
+        raise Invalid(
+            "there is no home folder to put the cache in: set HOME, or name one by --cache-dir"
+        )
+
     return Path(home) / ".cache/pictofs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LibrarySettings(ServerSettings):
-    """What everybody needs to know who asks the server and uses the cache, apart from the key."""
+    """What it takes to use the server and the cache, except the key."""
 
     cache_dir: Path = setting(
         "Where downloaded bytes and listings are kept. Several mounts may share it.",
@@ -43,7 +48,8 @@ class LibrarySettings(ServerSettings):
         make=default_cache_dir,
         env="PICTOFS_CACHE_DIR",
     )
-    # A fixed figure, so that a mount behaves alike everywhere; on a small disk --min-free is what bounds it.
+
+    # A fixed size, so that mounts behave alike everywhere. On a small disk --min-free is the bound.
     cache_size: int = setting(
         "How large the cache may grow: 20MB, 1.5GiB, or bytes.",
         panel=_CACHE,
@@ -67,8 +73,8 @@ class LibrarySettings(ServerSettings):
     )
 
     annotation_ttl: float = setting(
-        "How long a cached annotation file counts as right unless the server tells of a change; then it is asked for "
-        "again when it is opened. 0: for ever.",
+        "How long a cached annotation file counts as right unless the server tells of a change; "
+        "then it is asked for again when it is opened. 0: for ever.",
         panel=_CACHE,
         parse=values.seconds,
         metavar="SECONDS",
@@ -78,5 +84,5 @@ class LibrarySettings(ServerSettings):
 
     @property
     def blobs_dir(self) -> Path:
-        """Where the content shelf is; the catalog lies next to it."""
+        """The folder of the cached contents. The catalog lies next to it."""
         return self.cache_dir / "content"

@@ -15,32 +15,37 @@ from pictofs.config.library import LibrarySettings
 from pictofs.config.setting import resolve, setting
 from pictofs.errors import Invalid
 
-_CACHE, _MOUNT, _LOG = "Cache", "Mount", "Process and log"
+_CACHE = "Cache"
+_MOUNT = "Mount"
+_LOG = "Process and log"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MountSettings(LibrarySettings):
-    """Everything that a mount needs to know, apart from the key."""
+    """All settings of a mount, except the key."""
 
     mountpoint: Path
     """Absolute."""
 
     annotation_sizes: Literal["lazy", "exact"] = setting(
-        "lazy: an annotation shows its size once it was opened. exact: stat fetches it, one request each.",
+        "lazy: an annotation shows its size once it was opened. "
+        "exact: stat fetches it, one request each.",
         panel=_MOUNT,
         parse=values.one_of("lazy", "exact"),
         metavar="lazy|exact",
         default="lazy",
     )
     frozen: bool = setting(
-        "Never ask again for what is known: an epoch is the same as the one before, whatever others change. "
-        "`pictofs refresh` still asks.",
+        "Never ask again for what is known: an epoch is the same as the one before, "
+        "whatever others change. `pictofs refresh` still asks.",
         panel=_CACHE,
     )
-    offline: bool = setting("Never use the network: what is cached is there, the rest is not.", panel=_CACHE)
+    offline: bool = setting(
+        "Never use the network: what is cached is there, the rest is not.", panel=_CACHE
+    )
     prefetch: Literal["off", "auto", "all"] = setting(
-        "What is fetched before it is read. auto: what follows the reads, within the cache and the request "
-        "budget. all: every image of a dataset once one was read.",
+        "What is fetched before it is read. auto: what follows the reads, within the cache "
+        "and the request budget. all: every image of a dataset once one was read.",
         panel=_CACHE,
         parse=values.one_of("off", "auto", "all"),
         metavar="off|auto|all",
@@ -48,8 +53,8 @@ class MountSettings(LibrarySettings):
     )
 
     bulk_annotations: Literal["off", "export"] = setting(
-        "export: the third annotation read of a dataset fetches all of them by one export archive, for some ten "
-        "requests. Needs the role member.",
+        "export: the third annotation read of a dataset fetches all of them "
+        "by one export archive, for some ten requests. Needs the role member.",
         panel=_CACHE,
         parse=values.one_of("off", "export"),
         metavar="off|export",
@@ -57,12 +62,14 @@ class MountSettings(LibrarySettings):
     )
 
     writable: bool = setting(
-        "Let datasets be made, renamed, described and, where empty, removed: mkdir, mv, setfattr, rmdir; and README.md "
-        "be written. Needs the role member, for rmdir admin.",
+        "Let datasets be made, renamed, described and, where empty, removed: "
+        "mkdir, mv, setfattr, rmdir; and README.md be written. "
+        "Needs the role member, for rmdir admin.",
         panel=_MOUNT,
     )
     allow_other: bool = setting(
-        "Let other users in. Needs user_allow_other in /etc/fuse.conf unless root mounts.", panel=_MOUNT
+        "Let other users in. Needs user_allow_other in /etc/fuse.conf unless root mounts.",
+        panel=_MOUNT,
     )
     uid: int = setting(
         "The owner that files show.",
@@ -121,7 +128,8 @@ class MountSettings(LibrarySettings):
         make=lambda: None,
     )
     metrics_port: int | None = setting(
-        "Serve the figures of .pictofs/metrics at this port of 127.0.0.1, to everybody on this machine.",
+        "Serve the figures of .pictofs/metrics at this port of 127.0.0.1, "
+        "to everybody on this machine.",
         panel=_LOG,
         parse=values.port,
         metavar="PORT",
@@ -134,14 +142,17 @@ class MountSettings(LibrarySettings):
         for other in ("offline", "frozen"):
             if self.writable and getattr(self, other):
                 raise Invalid(
-                    f"--writable and --{other} exclude each other: a change needs the server, as it is now"
+                    f"--writable and --{other} exclude each other: "
+                    "a change needs the server, as it is now"
                 )
 
     @classmethod
     def load(
         cls, mountpoint: Path, given: Mapping[str, str | bool | None], environ: Mapping[str, str]
     ) -> Self:
-        """Settings from options (by field name, as written), then the environment, then the defaults.
+        """Settings from `given` options, then the environment, then the defaults.
+
+        `given`: by field name, as written on the command line.
 
         Raises:
             Invalid: a value can't be understood; the message says what to write.

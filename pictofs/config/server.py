@@ -1,4 +1,4 @@
-"""The settings of whoever asks the server."""
+"""The settings for requests to the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _API = "Pictograph"
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Where the API is and how patiently it is asked."""
+    """Where the API is, and how long to wait for it."""
 
     base_url: str = setting(
         "Where the API is.",

@@ -1,4 +1,4 @@
-"""A setting, declared once: the command's option, the variable, the check and the docs come from it."""
+"""Declares a setting once, for the command's option, the variable, the check and the docs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ class Setting:
     """One setting of a dataclass of settings."""
 
     name: str
-    """The field's name; the flag is made of it."""
+    """The field's name, from which the flag is made."""
     help: str
     panel: str
-    """The heading under which the help lists it."""
+    """The heading in the help text."""
     parse: Callable[[str], Any] | None
-    """Text to value, ValueError with what to write; None for a switch, which is on when it is named."""
+    """Turns text into the value, or raises ValueError that says what to write.
+
+    None for a switch, which is on if it is given.
+    """
     metavar: str | None
     shown: str
     """The default as a person would write it."""
@@ -47,8 +50,8 @@ def setting(
 ) -> Any:
     """A field of a frozen dataclass that is a setting.
 
-    `default` is text as a person would write it; where it depends on the machine, `make` computes the value
-    and `default` describes it. Without `parse` the setting is a switch, off by default.
+    `default` is text as a person would write it. If the value depends on the machine, `make`
+    computes it and `default` describes it. Without `parse` the setting is a switch, off by default.
     """
     meta = {_KEY: (help, panel, parse, metavar, default, env)}
     if make is not None:
@@ -66,7 +69,9 @@ def declared(settings: type) -> Iterator[Setting]:
 def resolve(
     settings: type, given: Mapping[str, str | bool | None], environ: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Values by field name, from the command's options, then the environment; the rest keeps its default.
+    """Values by field name, from the options `given`, then the environment.
+
+    Switches are always included. Other settings that neither has are left out.
 
     Raises:
         Invalid: a value can't be understood.
@@ -77,30 +82,37 @@ def resolve(
         if item.parse is None:
             values[item.name] = bool(text)
             continue
+
         source = item.flag
         if text is None and item.env:
-            text, source = lookup(environ, item.env), item.env
+            text = lookup(environ, item.env)
+            source = item.env
+
         if text is None:
             continue
+
         try:
             values[item.name] = item.parse(str(text))
         except ValueError as error:
             raise Invalid(f"{source}: {quoted(str(text))} won't do: {error}") from None
+
     return values
 
 
 def lookup(environ: Mapping[str, str], name: str) -> str | None:
-    """The variable's value; blank counts as unset, and case does not matter, as in the vendor's SDK."""
+    """The variable's value. Blank counts as unset and case does not matter, as in the SDK."""
     if name in environ:
         return environ[name].strip() or None
+
     for key, value in environ.items():
         if key.upper() == name:
             return value.strip() or None
+
     return None
 
 
 def quoted(text: str) -> str:
-    """`text` for a message: short, on one line, and never an API key that was put in the wrong place."""
+    """`text` for a message: short, on one line, and no API key that was put in the wrong place."""
     if re.search("pk_[a-z]+_|@", text):
         return "the value (not shown: it may hold a secret)"
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,6 +1,7 @@
-"""What a person writes for a setting, and the value that it means.
+"""Parsers for what a person writes as a setting.
 
-Each parser takes the text and returns the value, or raises ValueError with words that say what to write.
+Each takes the text and returns the value, or raises ValueError with a message that says what to
+write.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 MINIMUM_CACHE_BYTES = 1_000_000
-"""Bytes. Whatever is read lies in the cache first, and so a cache of nothing can't serve anything."""
+"""Bytes. Everything is read through the cache, so an empty one can't serve anything."""
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(?:([kmgt])(i?))?b?", re.IGNORECASE | re.ASCII)
 _SIZE_HINT = "write a size such as 20MB, 1.5GiB or a number of bytes"
@@ -25,7 +26,7 @@ _MAX_SIZE = 2**63 - 1
 
 @dataclass(frozen=True)
 class FreeSpace:
-    """How much of a disk stays free: a share of it, or bytes."""
+    """How much of a disk stays free: a share of it, or a number of bytes."""
 
     share: float = 0.0
     bytes: int = 0
@@ -36,20 +37,26 @@ class FreeSpace:
 
 
 def size(text: str) -> int:
-    """Bytes. `k`, `M`, `G`, `T` count in thousands, `Ki`, `Mi`, `Gi`, `Ti` in 1024s; a `B` may follow."""
+    """Bytes. `k`, `M`, `G`, `T` are powers of 1000, `Ki`, `Mi`, `Gi`, `Ti` of 1024.
+
+    A `B` may follow.
+    """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise ValueError(_SIZE_HINT)
+
     digits, letter, binary = match.groups()
     power = " kmgt".index(letter.lower()) if letter else 0
+    # Decimal, because a float would round large sizes.
     value = int(Decimal(digits) * (1024 if binary else 1000) ** power)
     if value > _MAX_SIZE:
         raise ValueError("that is more than any disk holds; " + _SIZE_HINT)
+
     return value
 
 
 def cache_size(text: str) -> int:
-    """Bytes, at least `MINIMUM_CACHE`."""
+    """Bytes, at least `MINIMUM_CACHE_BYTES`."""
     value = size(text)
     if value < MINIMUM_CACHE_BYTES:
         raise ValueError("write 1MB or more")
@@ -64,9 +71,11 @@ def free_space(text: str) -> FreeSpace:
             return FreeSpace(bytes=size(text))
         except ValueError:
             raise ValueError("write a share such as 5% or a size such as 10GB") from None
+
     share = number(text[:-1]) / 100
     if not 0 <= share < 1:
         raise ValueError("write a share from 0% up to, not including, 100%")
+
     return FreeSpace(share=share)
 
 
@@ -76,8 +85,10 @@ def number(text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
+
     if not math.isfinite(value):
         raise ValueError("write a number")
+
     return value
 
 
@@ -117,6 +128,7 @@ def numeric_id(text: str) -> int:
         value = count(text)
     except ValueError:
         raise ValueError("write a numeric id, such as `id -u` and `id -g` print") from None
+
     return value
 
 
@@ -146,17 +158,23 @@ def path(text: str) -> Path:
 
 
 def url(text: str) -> str:
-    """The root URL of an API: http or https and a host; a path prefix stays, a slash at the end goes."""
+    """The root URL of an API: http or https, a host, and perhaps a path prefix.
+
+    A slash at the end is removed.
+    """
     hint = "write a URL such as https://api.pictograph.io"
     try:
+        # Reading the port raises ValueError if it is not a number from 0 to 65535.
         parts = urlsplit(text.strip())
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         valid = False
+
     if not valid or re.search(r"[\s\x00-\x1f]", text.strip()):
         raise ValueError(hint)
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError(hint + ", without a user, a query or a fragment")
+
     return parts.geturl().rstrip("/")
 
 

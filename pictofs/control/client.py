@@ -13,21 +13,26 @@ from pictofs.errors import InvalidResponse, PictofsError, ServerUnreachable, Tim
 
 
 def request(path: Path, message: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
-    """Send `message` to the mount that listens at `path`; yield its progress, and last what holds `done`.
+    """Send `message` to the mount that listens at `path`, and yield the objects of its answer.
 
-    Nothing is sent before the first `next`. `timeout`: seconds that each line may take.
+    The last one holds `done`. Nothing is sent before the first `next`. `timeout`: seconds that each
+    line may take.
 
     Raises:
-        ServerUnreachable: nobody listens there, or the mount ended meanwhile.
+        ServerUnreachable: nobody listens there, or the mount ended in between.
         TimedOut: a line took too long.
+        InvalidResponse: a line is not a JSON object.
         PictofsError: the mount's own error, with its exit code.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
             connection.connect(str(path))
-            with suppress(BrokenPipeError):  # refused before it was heard: the reason is there to be read
+
+            # A mount that refuses at once closes before it reads, but its reason can be read.
+            with suppress(BrokenPipeError):
                 connection.sendall(json.dumps(message).encode() + b"\n")
+
             for line in connection.makefile("rb"):
                 answer = _parse(line)
                 yield answer
@@ -36,7 +41,10 @@ def request(path: Path, message: Mapping[str, Any], timeout: float) -> Iterator[
         except TimeoutError:
             raise TimedOut(f"the mount did not answer within {timeout:g} s") from None
         except OSError as error:
-            raise ServerUnreachable(f"the mount can't be talked to at {path}: {error.strerror}") from None
+            raise ServerUnreachable(
+                f"the mount can't be talked to at {path}: {error.strerror}"
+            ) from None
+
     raise ServerUnreachable("the mount ended before it answered")
 
 
@@ -45,10 +53,13 @@ def _parse(line: bytes) -> dict[str, Any]:
         answer = json.loads(line)
     except ValueError:
         raise InvalidResponse("the mount answered with something else than JSON") from None
+
     if not isinstance(answer, dict):
         raise InvalidResponse("the mount answered with something else than an object")
+
     if "error" in answer:
         failure = PictofsError(str(answer["error"]))
         failure.exit_code = int(answer.get("exit_code", 1))
         raise failure
+
     return answer

@@ -1,4 +1,4 @@
-"""Tells a mount which images will be read next."""
+"""Tells a mount in which order images will be read."""
 
 from __future__ import annotations
 
@@ -11,42 +11,43 @@ from pathlib import Path
 from pictofs.control.client import request
 
 REQUEST_PATHS_BYTES = 48_000
-"""Bytes of paths in one request, which may have 64 KiB."""
+"""Bytes of paths in one request, which may have up to 64 KiB."""
 REMEMBERED = 65_536
-"""Folders that are remembered."""
+"""Folders whose place in the mount is remembered."""
 
 
 @dataclass
 class OrderReply:
-    """What the mount has understood so far, in numbers of paths."""
+    """How many paths the mount has understood so far."""
 
     images: int = 0
     annotations: int = 0
-    """Annotation files: each costs a request, and none is fetched ahead."""
+    """Annotation files. They are not fetched ahead, because each costs a request."""
     unknown: int = 0
     example: str | None = None
-    """The first unknown one."""
+    """The first unknown path."""
     ahead: int = 0
-    """Images that are kept ahead of the reader."""
+    """Images that the mount keeps ahead of the reader."""
     complete: bool = False
 
 
 class MountRelativePath:
-    """Spells paths as the mount does: relative to its mount point."""
+    """Makes paths relative to the mount point."""
 
     def __init__(self, mountpoint: Path, base: Path) -> None:
-        """`mountpoint` and `base`, the folder that relative paths are relative to: absolute, no symbolic links."""
+        """`mountpoint`, and `base`, to which relative paths refer: absolute, without symlinks."""
         self._prefix = f"{mountpoint}/".replace("//", "/")
         self._base = str(base)
         self._folders: dict[str, str | None] = {}
 
     def __call__(self, path: str) -> str | None:
-        """`path` relative to the mount point; None where it lies elsewhere."""
+        """`path` relative to the mount point; None if it lies elsewhere."""
         folder, slash, name = path.rpartition("/")
         if folder not in self._folders:
             if len(self._folders) >= REMEMBERED:
                 self._folders.clear()
             self._folders[folder] = self._place(folder + slash)
+
         place = self._folders[folder]
         return None if place is None else place + name
 
@@ -54,12 +55,15 @@ class MountRelativePath:
         """The folder below the mount point, with a slash at its end."""
         spelled = os.path.join(self._base, folder)
         for way in (os.path.normpath, os.path.realpath):
-            # In a mount there are no links; only one that leads into it takes a look at the folders.
+            # Symbolic links matter only outside the mount and before `..`: only then does realpath
+            # look at the folders.
             if way is os.path.normpath and ".." in folder.split("/"):
                 continue
+
             place = way(spelled) + "/"
             if place.startswith(self._prefix):
                 return place[len(self._prefix) :]
+
         return None
 
 
@@ -72,19 +76,20 @@ def send_order(
     bound: bool,
     timeout: float,
 ) -> Iterator[OrderReply]:
-    """Tell the mount that listens at `socket` an order, and yield what it has understood after each piece of it.
+    """Send an order to the mount that listens at `socket`, piece by piece.
 
-    `paths`: relative to the mount point; None for one outside of it, which counts as unknown. `by`: whose order it
-    is; it takes the place of the last one by the same name at once. `ahead`: images to keep ahead of the reader,
-    None for what the cache allows, 0 for none. `bound`: it ends with this process. `timeout`: seconds for one
-    piece, the first of which may list datasets.
+    Yields what the mount has understood, after each piece. Raises what `request` raises.
 
-    Raises what `request` does.
+    `paths`: relative to the mount point; None for a path outside of it, which counts as unknown.
+    `by`: the name of the sender, whose previous order is replaced at once. `ahead`: images to keep
+    ahead of the reader; None: as many as the cache allows; 0: none. `bound`: whether the order ends
+    with this process. `timeout`: seconds for one piece, the first of which may list datasets.
     """
     heard = OrderReply()
     number: int | None = None
     pieces = _pieces(paths, heard)
     piece = next(pieces, [])
+
     while not heard.complete:
         following = next(pieces, None)
         message = {
@@ -96,6 +101,7 @@ def send_order(
             "paths": piece,
             "last": following is None,
         }
+
         for answer in request(socket, message, timeout):
             number = int(answer["order"])
             heard.images += int(answer["images"])
@@ -103,24 +109,34 @@ def send_order(
             heard.unknown += int(answer["unknown"])
             heard.example = heard.example or answer["example"]
             heard.ahead = int(answer["ahead"])
+
         heard.complete = following is None
         yield heard
         piece = following or []
 
 
 def _pieces(paths: Iterable[str | None], heard: OrderReply) -> Iterator[list[str]]:
-    """Lists of paths that fit into a request each."""
+    """Lists of paths, each of which fits into a request. Counts the other paths as unknown."""
     piece: list[str] = []
     size = 0
+
     for path in paths:
-        length = REQUEST_PATHS_BYTES if path is None else len(json.dumps(path)) + 2
-        if path is None or length >= REQUEST_PATHS_BYTES:
+        if path is None:
             heard.unknown += 1
             continue
+
+        length = len(json.dumps(path)) + 2
+        if length >= REQUEST_PATHS_BYTES:
+            heard.unknown += 1
+            continue
+
         if size + length > REQUEST_PATHS_BYTES:
             yield piece
-            piece, size = [], 0
+            piece = []
+            size = 0
+
         piece.append(path)
         size += length
+
     if piece:
         yield piece

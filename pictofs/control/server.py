@@ -19,18 +19,22 @@ from pictofs.errors import Conflict, Forbidden, Invalid, PictofsError
 MAX_LINE = 65536
 MAX_CONNECTIONS = 16
 IDLE_SECONDS = 30.0
-"""How long a peer may take to send a request, or to take an answer."""
+"""How long a peer may take to send a request, or to receive an answer."""
 
 Request = Mapping[str, Any]
-Handler = Callable[[Request], Awaitable[Mapping[str, Any]] | AsyncGenerator[Mapping[str, Any], None]]
-"""An async function that returns the answer, or an async generator that yields progress. What it is given holds
-`peer` too: the id of the process that asked, 0 where it has none that we can see."""
+Handler = Callable[
+    [Request], Awaitable[Mapping[str, Any]] | AsyncGenerator[Mapping[str, Any], None]
+]
+"""An async function that returns the answer, or an async generator that yields progress.
+
+The request that it gets also holds `peer`: the id of the process that asked, 0 if it can't be seen.
+"""
 
 _log = logging.getLogger("pictofs.control")
 
 
 class ControlServer:
-    """Answers requests by `handlers`, by the name of the operation."""
+    """Answers requests. `handlers` has one for the name of each operation."""
 
     def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
         self.path = path
@@ -39,15 +43,18 @@ class ControlServer:
         self._idle: dict[_Peer, trio.CancelScope] = {}
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen at `path` until cancelled; started once a client can connect. The socket goes at the end.
+        """Listen at `path` until cancelled. Has started once a client can connect.
+
+        The socket is removed at the end.
 
         Raises:
             OSError: the socket can't be made.
         """
         with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-            # What lies there is of a dead process that had our id: the folder is ours alone.
+            # The folder is ours alone, so an old socket is that of a dead process with our id.
             self.path.unlink(missing_ok=True)
             await listening.bind(str(self.path))
+
             try:
                 self.path.chmod(0o600)
                 listening.listen(MAX_CONNECTIONS)
@@ -59,12 +66,16 @@ class ControlServer:
     async def _connected(self, stream: trio.SocketStream) -> None:
         peer = _Peer(stream)
         self._connections += 1
+
         try:
             async with stream:
                 if not peer.may_command():
                     await peer.send_error("this mount belongs to another user", Forbidden.exit_code)
+                # A new peer takes the place of one that is idle.
                 elif self._connections > MAX_CONNECTIONS and not self._make_room():
-                    await peer.send_error("too many requests at once: try again", Conflict.exit_code)
+                    await peer.send_error(
+                        "too many requests at once: try again", Conflict.exit_code
+                    )
                 else:
                     while (line := await self._next_line(peer)) is not None:
                         await self._respond(peer, line)
@@ -74,32 +85,35 @@ class ControlServer:
             self._connections -= 1
 
     async def _next_line(self, peer: _Peer) -> bytes | None:
-        """The peer's next request; None at the end, or where another one needs the room."""
+        """The peer's next request; None at the end, or if `_make_room` closes the connection."""
         with trio.CancelScope() as scope:
             self._idle[peer] = scope
             try:
                 return await peer.read_line()
             finally:
                 self._idle.pop(peer, None)
+
         return None
 
     def _make_room(self) -> bool:
-        """Let the connection go that asks for nothing for the longest time. Returns: whether there was one."""
+        """Close the connection that has been idle for the longest time, if there is one."""
         if not self._idle:
             return False
-        self._idle.pop(next(iter(self._idle))).cancel()
+
+        longest = next(iter(self._idle))
+        self._idle.pop(longest).cancel()
         return True
 
     async def _respond(self, peer: _Peer, line: bytes) -> None:
+        """Send the answer to a request, or the error by which it fails."""
         try:
             await self._run(peer, _parse(line))
         except PictofsError as error:
             await peer.send_error(str(error), error.exit_code)
         except _PeerGone:
             raise
-        except (
-            UnicodeError
-        ):  # half of a surrogate pair is JSON; of a path it stands for a byte, elsewhere for nothing
+        except UnicodeError:
+            # JSON allows half a surrogate pair. In a path it stands for a byte, but not in a text.
             await peer.send_error(
                 "the request holds half a surrogate pair where text is due", Invalid.exit_code
             )
@@ -112,6 +126,7 @@ class ControlServer:
         if handler is None:
             known = ", ".join(sorted(self._handlers))
             raise Invalid(f"this mount knows no operation {request['op']!r}, only {known}")
+
         answer = handler({**request, "peer": peer.process()})
         if isinstance(answer, AsyncGenerator):
             async with contextlib.aclosing(answer) as progress:
@@ -146,23 +161,28 @@ class _Peer:
         return self._credentials()[0]
 
     def _credentials(self) -> tuple[int, int, int]:
-        size = struct.calcsize("3i")  # struct ucred: pid, uid, gid
-        pid, uid, gid = struct.unpack(
-            "3i", self._stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        )
+        # struct ucred: pid, uid, gid
+        size = struct.calcsize("3i")
+        option = self._stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        pid, uid, gid = struct.unpack("3i", option)
         return pid, uid, gid
 
     async def read_line(self) -> bytes | None:
-        """The next line; None at the end. A line that is too long is the last one."""
+        """The next line; None at the end. A line that is too long ends the connection."""
         with self._bounded():
             while (end := self._pending.find(b"\n")) < 0:
                 if len(self._pending) > MAX_LINE:
-                    await self.send_error(f"a request is at most {MAX_LINE} bytes", Invalid.exit_code)
+                    await self.send_error(
+                        f"a request is at most {MAX_LINE} bytes", Invalid.exit_code
+                    )
                     raise _PeerGone
+
                 chunk = await self._stream.receive_some(MAX_LINE)
                 if not chunk:
                     return None
+
                 self._pending += chunk
+
         line = bytes(self._pending[:end])
         del self._pending[: end + 1]
         return line
@@ -174,7 +194,7 @@ class _Peer:
             await self._stream.send_all(line)
 
     async def send_error(self, message: str, exit_code: int) -> None:
-        """Send what ends a conversation's turn badly."""
+        """Send the object that ends an answer with an error."""
         await self.send({"error": message, "exit_code": exit_code})
 
     @staticmethod
@@ -192,6 +212,8 @@ def _parse(line: bytes) -> Request:
         request = json.loads(line)
     except (ValueError, RecursionError):
         request = None
+
     if not isinstance(request, dict) or not isinstance(request.get("op"), str):
         raise Invalid('a request is one JSON object a line, with the operation as "op"')
+
     return request

@@ -1,1 +1,1 @@
-"""Frozen nouns and pure rules on them. Nothing here does I/O."""
+"""Immutable records and pure functions on them. Nothing here does I/O."""

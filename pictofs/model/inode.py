@@ -1,14 +1,14 @@
-"""Inode numbers: 63 bits that tell what a node is, made from the server's ids.
+"""Inode numbers: 63 bits that identify a node, made from the server's ids.
 
 | bits | meaning |
 |---|---|
 | 0-3 | the `Kind` |
-| 4-11 | of a file whose content changes its version, modulo 256; of a link the kind that it leads to; of a view what it
-         chooses (model/selection.py); else 0 |
+| 4-11 | for a file whose content changes, its version modulo 256; for a link, the `Kind` of its
+         target; for a view, what it selects (model/selection.py); else 0 |
 | 12-62 | the item's key: 51 bits of a hash of its id |
 
-A rename keeps the number, and so does a remount. A new version of a file has a new number: an open handle keeps
-the old number with its own page cache, and so no reader sees a mix of two versions.
+The number survives renames and remounts. A new version of a file has a new number: an open handle
+keeps the old number with its own page cache, so that no reader sees a mix of two versions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Kind(enum.IntEnum):
     """What a node is. The value is part of the inode number and must not change."""
 
     FIXED = 1
-    """The few folders and files that every mount has; the key is their place in the list."""
+    """The folders and files that every mount has. The key is their place in the list."""
     DATASET = 2
     IMAGES = 3
     """`images/` of a dataset, or a virtual directory in it."""
@@ -38,19 +38,19 @@ class Kind(enum.IntEnum):
     DOCUMENT = 7
     """`dataset.json` of a dataset."""
     LINK = 8
-    """A symbolic link in `by-id/`; the key is that of what it leads to."""
+    """A symbolic link in `by-id/`. The key is its target's."""
     VIEW = 9
-    """`by-status`, `by-split` or a folder in it; the key is the dataset's."""
+    """`by-status`, `by-split` or a folder in it. The key is the dataset's."""
     VIEW_IMAGES = 10
-    """`images/` of a view, or a virtual directory in it; the key is that of the directory."""
+    """`images/` of a view, or a virtual directory in it. The key is the directory's."""
     VIEW_ANNOTATIONS = 11
-    """The same for `annotations/`."""
+    """`annotations/` of a view, or a virtual directory in it. The key is the directory's."""
     README = 12
     """`README.md` of a dataset."""
 
 
 class Inode(NamedTuple):
-    """An inode number taken apart."""
+    """The parts of an inode number."""
 
     kind: Kind
     key: int
@@ -58,7 +58,7 @@ class Inode(NamedTuple):
 
     @classmethod
     def of(cls, number: int) -> Inode | None:
-        """Take `number` apart; None where no node can have it."""
+        """Take `number` apart. None if no node can have it."""
         try:
             return cls(Kind(number & 15), number >> 12, number >> 4 & 255)
         except ValueError:
@@ -71,9 +71,10 @@ def number(kind: Kind, key: int, version: int = 0) -> int:
 
 
 def key_of(identity: str) -> int:
-    """51 bits of a hash of an item's identity: an id in lower case, or `dataset id:path` for a directory.
+    """51 bits of a hash of an item's identity.
 
-    Among a million items two share a key with a chance of 2e-4; one of the two is then not shown.
+    The identity is an id in lower case, or `dataset id:path` for a directory. Among a million items
+    the chance that two share a key is 2e-4. One of the two is not shown then.
     """
     digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") & KEY_MASK

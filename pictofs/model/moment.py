@@ -1,4 +1,4 @@
-"""Moments: the API's texts, and nanoseconds since the epoch."""
+"""Converts times between the API's texts and nanoseconds since the epoch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def time_ns(value: Any) -> int:
-    """Nanoseconds since the epoch of an ISO 8601 text (UTC where it names no zone); 0 where it is none."""
+    """Nanoseconds since the epoch of an ISO 8601 text, 0 if `value` is none.
+
+    A text without a time zone is in UTC.
+    """
     try:
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
@@ -19,9 +22,10 @@ def time_ns(value: Any) -> int:
         ns = (moment - _EPOCH) // _MICROSECOND * 1000
     except (ValueError, TypeError, OverflowError):
         return 0
+
     return ns if 0 < ns < _NS_MAX else 0
 
 
 def iso(ns: int) -> str:
-    """The text of a moment that `time_ns` gave, to the microsecond."""
+    """The ISO 8601 text, to the microsecond, of nanoseconds since the epoch."""
     return (_EPOCH + timedelta(microseconds=ns // 1000)).isoformat()

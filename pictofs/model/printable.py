@@ -1,13 +1,13 @@
-"""Other people's words on a terminal or in a log."""
+"""Makes text from others safe for a terminal or a log."""
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with everything that a terminal would act upon, or not show, written out.
+    """`text` on one line, with the characters escaped that a terminal would act on or not show.
 
-    Names come from whoever can upload an image: a line break would forge a line of a log, an escape sequence move
-    the cursor or set the clipboard, and a change of direction turn a name round.
+    Anyone who can upload an image chooses its name. A line break could forge a line of the log, an
+    escape sequence move the cursor or set the clipboard, and a change of direction reverse a name.
     """
     if text.isprintable():
         return text

@@ -1,6 +1,6 @@
-"""What an organization consists of, as the rest of pictofs sees it.
+"""The items of an organization: datasets, directories, images.
 
-The wire's spellings stop in `pictofs.api`; what is kept on disk is the business of `pictofs.store`.
+`pictofs.api` decodes them from the API's spellings, and `pictofs.store` keeps them on disk.
 """
 
 from __future__ import annotations
@@ -29,23 +29,21 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     created_ns: int = 0
     """Nanoseconds since the epoch."""
     updated_at: str | None = None
-    """The server's word, by its clock."""
+    """The server's text, by the server's clock."""
     raw: dict[str, Any] = {}
-    """The API's object as it came, without embedded images."""
+    """The API's object without embedded images."""
 
     @property
     def signature(self) -> str:
-        """What changes when the dataset's listing may have changed (API.md 10)."""
-        return "|".join(
-            str(part)
-            for part in (
-                self.updated_at,
-                self.image_count,
-                self.archived_image_count,
-                self.completed_image_count,
-                self.total_size,
-            )
+        """A text that changes if the dataset's listing may have changed (API.md 10)."""
+        parts = (
+            self.updated_at,
+            self.image_count,
+            self.archived_image_count,
+            self.completed_image_count,
+            self.total_size,
         )
+        return "|".join(map(str, parts))
 
 
 class Directory(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +69,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     annotation_count: int = 0
     min_confidence: float | None = None
     size: int = 0
-    """Bytes as the listing says; 0 may mean unknown (API.md 5.1)."""
+    """Bytes by the listing; 0 may mean unknown (API.md 5.1)."""
     width: int | None = None
     height: int | None = None
     content_type: str | None = None
@@ -82,33 +80,33 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SignedUrl(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the bytes of an image can be fetched without a key, for a while."""
+    """A URL from which the bytes of an image can be fetched without a key until it expires."""
 
     image_id: str
     url: str
     expires_at: float
-    """Wall-clock seconds since the epoch after which it is not to be used."""
+    """Wall-clock seconds since the epoch after which the URL must not be used."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
-    """Some rows of a paged listing."""
+    """The rows of one page of a listing."""
 
     rows: list[T]
     received: int
-    """Rows that the server sent, the malformed ones included: what the offset advances by."""
+    """Rows that the server sent, malformed ones included. The offset advances by this."""
     total: int | None = None
-    """What the server says the whole listing holds."""
+    """Rows of the whole listing, as the server counts them."""
     has_more: bool | None = None
     summary: bool = False
-    """Whether no row tells in which directory its image lies, or none tells a size."""
+    """Whether all rows lack the image's directory, or all lack its size."""
 
 
 DIRECTORY_CHARS_MAX = 65_536
-"""Characters of a directory's path; a longer one makes no sense, and counts as absent."""
+"""Characters of a directory's path. A longer one makes no sense and counts as absent."""
 
 
 def canonical_directory(path: str | None) -> str:
-    """`/a/b` for every way the API spells that directory; `/` for null, empty, absurdly long and root."""
+    """`/a/b` for every spelling of that directory; `/` for the root, null, "" and absurd ones."""
     if not path or len(path) > DIRECTORY_CHARS_MAX:
         return "/"
     parts = [part for part in path.split("/") if part]

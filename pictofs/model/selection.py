@@ -1,4 +1,4 @@
-"""What the views of a dataset choose images by, and what each choice is in an inode number."""
+"""The criteria by which views of a dataset select images, and their place in inode numbers."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Literal, NamedTuple
 
 Axis = Literal["status", "split"]
 STATUSES = ("new", "annotate", "review", "complete")
-"""The statuses that `status_filter` knows (API.md 8); a row may carry another one."""
+"""The statuses that `status_filter` takes (API.md 8). An image may have another one."""
 SPLITS = ("train", "val", "test")
 UNASSIGNED = "unassigned"
-"""The folder of images that have no split."""
+"""The folder of images without a split."""
 
 
 class Selection(NamedTuple):
-    """Images of one status, or of one split."""
+    """The images of one status or one split."""
 
     axis: Axis
     value: str | None
-    """None: no split."""
+    """None: images without a split."""
 
     @property
     def folder(self) -> str:
-        """The name of its folder."""
+        """The name of the view's folder."""
         return UNASSIGNED if self.value is None else self.value
 
 
@@ -36,15 +36,18 @@ SELECTIONS: Mapping[int, Selection] = dict(
         1,
     )
 )
-"""By the version of an inode number; these must not change."""
+"""By the version bits of an inode number. These numbers must not change."""
 AXES: Mapping[int, Axis] = {16: "status", 17: "split"}
-"""The same for the folders `by-status` and `by-split`."""
+"""The axes of the folders `by-status` and `by-split`, by the version bits."""
 AXIS_FOLDERS: Mapping[str, int] = {f"by-{axis}": version for version, axis in AXES.items()}
-"""Those by their names."""
+"""The version bits of those folders, by their names."""
 _VERSIONS = {selection: version for version, selection in SELECTIONS.items()}
 
 
 def selections_of(status: str, split: str | None) -> frozenset[int]:
-    """What an image belongs to; another status, or another split, than those that the API has is in no view."""
+    """The version bits of the selections that an image belongs to.
+
+    An unknown status or split belongs to none.
+    """
     found = (_VERSIONS.get(Selection("status", status)), _VERSIONS.get(Selection("split", split)))
     return frozenset(version for version in found if version is not None)
