@@ -1,10 +1,11 @@
-"""A plain folder of the user's that gets copies of files: each is there whole under its name, or not at all.
+"""A plain folder of the user's that gets copies of files: each is there whole, or not at all.
 
-    ROOT/<folders>/<file>             what has landed, and whatever else the user keeps there
-    ROOT/.pictofs-download/<number>   what is on its way; the next run sweeps what a killed one left
+    ROOT/<folders>/<file>             finished files, and whatever else the user keeps there
+    ROOT/.pictofs-download/<number>   files on their way; the next run removes those of a killed one
 
-Paths are relative to ROOT, in parts. No symbolic link below ROOT is followed when something is written, whatever the
-parts say: each folder is opened from the one above it. There is no fsync: after a power cut sizes and checksums tell.
+Paths are relative to ROOT, in parts. When something is written, no symbolic link below ROOT is
+followed, whatever the parts say: each folder is opened from the one above it. There is no fsync:
+after a power cut sizes and checksums show what is whole.
 """
 
 from __future__ import annotations
@@ -34,32 +35,38 @@ _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENO
 _DENIED = (errno.EACCES, errno.EPERM)
 _NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 _NO_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
-"""What says that two files can't be copied within the kernel."""
+"""Errors of `copy_file_range` at which the bytes are copied by this process instead."""
+
 _PIECE = 1 << 20
+
 _GRAINS = (1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000)
-"""Nanoseconds to which file systems cut times: 1 most, 100 NTFS, 10 ms exFAT, 2 s FAT."""
+"""Nanoseconds to which file systems cut times: 1 for most, 100 NTFS, 10 ms exFAT, 2 s FAT."""
+
 _MOMENT = 1_700_000_001_123_456_789
-"""A time that each of them keeps differently."""
+"""Nanoseconds since the epoch: a time that each of them keeps differently."""
 
 
 class FolderUnusable(DiskFull):
-    """The disk below the folder takes no more: full, read-only, gone."""
+    """The folder's disk takes no more: full, read-only, gone."""
 
 
 class Folder:
-    """One folder, for one process at a time. Every method may block: shortly, but for copies of large files."""
+    """One folder, for one process at a time. Every method may block, but only large copies for
+    long."""
 
     def __init__(self, root: Path) -> None:
-        """Open or make `root`, which may be a link, and sweep what a killed run left.
+        """Open or make `root`, which may be a link, and remove the partial files of a killed run.
 
-        Raises Conflict where another process is at it, Forbidden, FolderUnusable, AlreadyExists for a file in its
-        place.
+        Raises Conflict if another process is writing to it, AlreadyExists for a file in its place,
+        Forbidden, FolderUnusable.
         """
         self.root = root
         self._numbers = itertools.count()
+
         with self._errors("making it"):
             root.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
         try:
             self._lock()
             with self._errors("making it"):
@@ -73,13 +80,16 @@ class Folder:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Conflict(f"another pictofs download is writing to {self.root}: wait for its end") from error
+            raise Conflict(
+                f"another pictofs download is writing to {self.root}: wait for its end"
+            ) from error
         except OSError:
             pass  # a file system without locks, as NFS may be
 
     def _open_partial(self) -> int:
         with suppress(FileExistsError):
             os.mkdir(PARTIAL, 0o700, dir_fd=self._fd)
+
         fd = os.open(PARTIAL, _FOLDER & ~os.O_PATH, dir_fd=self._fd)
         try:
             for name in os.listdir(fd):
@@ -87,16 +97,18 @@ class Folder:
         except BaseException:
             os.close(fd)
             raise
+
         return fd
 
     def _probed(self) -> int:
-        """To how many nanoseconds the file system keeps times."""
+        """The nanoseconds to which the file system cuts times."""
         with self.partial_file() as partial_file:
             kept = partial_file.timed(_MOMENT)
+
         return next((grain for grain in _GRAINS if kept == _MOMENT - _MOMENT % grain), _GRAINS[-1])
 
     def close(self) -> None:
-        """Let others at it, and leave nothing but what has landed."""
+        """Release the folder for others, and leave only finished files in it."""
         os.close(self._partial)
         with suppress(OSError):
             os.rmdir(PARTIAL, dir_fd=self._fd)
@@ -106,20 +118,23 @@ class Folder:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
     @property
     def free(self) -> int:
-        """Bytes that the disk has left."""
+        """Free bytes of the disk."""
         found = os.fstatvfs(self._fd)
         return found.f_bavail * found.f_frsize
 
-    # What is there. 3 us; the annotation file that is read through, 15.
+    # Questions: 3 us, or 15 us for an annotation file that is read through.
 
     def holds(self, path: Sequence[str], size: int, mtime_ns: int) -> bool:
-        """Whether there is a file of that length and time."""
+        """Whether there is a file of `size` bytes and that time."""
         try:
             found = os.stat(b"/".join(_spelled(path)), dir_fd=self._fd, follow_symlinks=False)
         except OSError:
@@ -128,40 +143,47 @@ class Folder:
         return stat.S_ISREG(found.st_mode) and found.st_size == size and same_time
 
     def holds_content(self, path: Sequence[str], size: int, crc32c: int) -> bool:
-        """Whether there is a file of that length and checksum."""
+        """Whether there is a file of `size` bytes and that checksum."""
         try:
             fd = os.open(b"/".join(_spelled(path)), _READ, dir_fd=self._fd)
         except OSError:
             return False
+
         try:
             found = os.fstat(fd)
-            return stat.S_ISREG(found.st_mode) and found.st_size == size and checksum(fd, size) == crc32c
+            return (
+                stat.S_ISREG(found.st_mode)
+                and found.st_size == size
+                and checksum(fd, size) == crc32c
+            )
         except OSError:
             return False
         finally:
             os.close(fd)
 
-    # What is put there.
+    # Changes.
 
     def make(self, path: Sequence[str]) -> None:
-        """Have a folder at `path`. Raises AlreadyExists where something else is there."""
+        """Make a folder at `path`, if there is none. Raises AlreadyExists if something else is
+        there."""
         with self._errors(f"making {'/'.join(path)}"):
             self._close(self._open(_spelled(path)))
 
     def put(self, path: Sequence[str], data: bytes, mtime_ns: int) -> None:
-        """Have a file of that content and time; 80 us for 100 KiB. Raises what `Draft.land` does."""
+        """Write a file of that content and time; 80 us for 100 KiB. Raises what `commit` raises."""
         with self.partial_file() as partial_file:
             partial_file.write(0, data)
             partial_file.commit(path, mtime_ns)
 
     def partial_file(self) -> PartialFile:
-        """A file without a name. Raises FolderUnusable."""
+        """A file that has no name yet. Raises FolderUnusable."""
         name = b"%d" % next(self._numbers)
         with self._errors("starting a file"):
             return PartialFile(self, name, os.open(name, _NEW, 0o666, dir_fd=self._partial))
 
     def _open(self, names: Sequence[bytes]) -> int:
-        """A descriptor of the folder at the end of `names`, made as far as it is missing; for `_close`."""
+        """A descriptor of the folder at `names`, to be closed by `_close`. Missing folders are
+        made."""
         at = self._fd
         try:
             for name in names:
@@ -170,12 +192,15 @@ class Folder:
                 except FileNotFoundError:
                     with suppress(FileExistsError):
                         os.mkdir(name, dir_fd=at)
+
                     below = os.open(name, _FOLDER, dir_fd=at)
+
                 self._close(at)
                 at = below
         except BaseException:
             self._close(at)
             raise
+
         return at
 
     def _close(self, fd: int) -> None:
@@ -183,13 +208,16 @@ class Folder:
             os.close(fd)
 
     def _commit(self, name: bytes, path: Sequence[str]) -> None:
+        """Rename a partial file to `path`, over a regular file. Raises OSError, AlreadyExists,
+        Invalid."""
         *folders, target = _spelled(path)
         at = self._open(folders)
         try:
             with suppress(FileNotFoundError):
-                found = os.stat(target, dir_fd=at, follow_symlinks=False)
-                if not stat.S_ISREG(found.st_mode):
-                    raise AlreadyExists(f"{_kind(found.st_mode)} is in the way: {self._shown(path)}")
+                mode = os.stat(target, dir_fd=at, follow_symlinks=False).st_mode
+                if not stat.S_ISREG(mode):
+                    raise AlreadyExists(f"{_kind(mode)} is in the way: {self._shown(path)}")
+
             os.rename(name, target, src_dir_fd=self._partial, dst_dir_fd=at)
         finally:
             self._close(at)
@@ -203,7 +231,7 @@ class Folder:
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:
-        """Raise errors with a name in place of OSError."""
+        """Raise the project's errors in place of OSError."""
         try:
             yield
         except OSError as error:
@@ -217,15 +245,18 @@ class Folder:
             return Forbidden(said)
         if error.errno in _NAMES:
             return Invalid(f"{said}: its file system can't hold such a name")
+
         return FolderUnusable(said)
 
 
 class PartialFile:
-    """A file on its way. As a context manager it is discarded unless it has landed."""
+    """A file on its way. As a context manager it is discarded unless committed."""
 
     def __init__(self, folder: Folder, name: bytes, fd: int) -> None:
-        """Made by `Folder.draft`."""
-        self._folder, self._name, self._fd = folder, name, fd
+        """Made by `Folder.partial_file`."""
+        self._folder = folder
+        self._name = name
+        self._fd = fd
         self._landed = False
 
     def write(self, offset: int, data: bytes) -> None:
@@ -236,9 +267,9 @@ class PartialFile:
                 done += os.pwrite(self._fd, memoryview(data)[done:], offset + done)
 
     def copy(self, fd: int, size: int) -> None:
-        """Take the first `size` bytes of another file: by reference where the file system can.
+        """Take the first `size` bytes of another file, by reference if the file system can.
 
-        Raises Corrupt where it has fewer, FolderUnusable.
+        Raises FolderUnusable, also if the other file has fewer bytes.
         """
         with self._folder._errors("writing"):
             done = 0
@@ -246,9 +277,11 @@ class PartialFile:
                 moved = self._moved(fd, done, size - done)
                 if not moved:
                     raise OSError(errno.EIO, "the file to copy was cut")
+
                 done += moved
 
     def _moved(self, fd: int, offset: int, count: int) -> int:
+        """Copy at most `count` bytes at `offset` from `fd`; how many."""
         try:
             return os.copy_file_range(fd, self._fd, count, offset, offset)
         except OSError as error:
@@ -257,31 +290,34 @@ class PartialFile:
         return os.pwrite(self._fd, os.pread(fd, min(count, _PIECE), offset), offset)
 
     def truncate(self) -> None:
-        """Begin anew. Raises FolderUnusable."""
+        """Drop what was written, to begin anew. Raises FolderUnusable."""
         with self._folder._errors("writing"):
             os.ftruncate(self._fd, 0)
 
     def timed(self, mtime_ns: int) -> int:
-        """Set its time; what the file system makes of that."""
+        """Set the time of the file; the time that the file system keeps, in nanoseconds."""
         os.utime(self._fd, ns=(mtime_ns, mtime_ns))
         return os.fstat(self._fd).st_mtime_ns
 
     def commit(self, path: Sequence[str], mtime_ns: int) -> None:
         """Give the file its name and time. A regular file of that name is replaced.
 
-        Raises AlreadyExists where a folder, a link or anything else is in the way, Forbidden, FolderUnusable,
-        Invalid for a name that the disk can't hold.
+        Raises AlreadyExists if a folder, a link or anything else is in the way, Invalid for a name
+        that the disk can't hold, Forbidden, FolderUnusable.
         """
         with self._folder._errors(f"writing {'/'.join(path)}"):
             os.utime(self._fd, ns=(mtime_ns, mtime_ns))
             self._folder._commit(self._name, path)
+
         self._landed = True
 
     def close(self) -> None:
-        """Discard it, unless it has landed. Never fails."""
+        """Close the file, and discard it unless committed. Never fails."""
         if self._fd < 0:
             return
-        fd, self._fd = self._fd, -1
+
+        fd = self._fd
+        self._fd = -1
         os.close(fd)
         if not self._landed:
             self._folder._discard(self._name)
@@ -290,13 +326,17 @@ class PartialFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
 
 def _spelled(path: Sequence[str]) -> list[bytes]:
-    """The parts as they are on the disk. Raises Invalid for one that is no name: it might lead elsewhere."""
+    """The parts as bytes. Raises Invalid for a part that is no file name: it might lead
+    elsewhere."""
     names = [part.encode() for part in path]
     for name in names:
         if name in (b"", b".", b"..") or b"/" in name or b"\0" in name:

@@ -15,8 +15,8 @@ FOREVER_S = 86_400.0
 """Seconds the kernel may keep what can't change: the attributes of an image of known size."""
 
 FOLDER, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644
-"""Modes. They go along with a copy, whose owner must be able to change and delete it; the mount itself refuses that by
-being read-only, or where it is not, by answering EROFS."""
+"""Modes. They go along with a copy, whose owner must be able to change and delete it; the mount
+itself refuses that by being read-only, or where it is not, by answering EROFS."""
 
 BATCH = 256
 """Entries that a view gives at once: ten times what one readdir takes with attributes (4 KiB)."""
@@ -67,7 +67,8 @@ def file(inode: int, size: int, mtime_ns: int, keep: float, keep_entry: float) -
 
 
 def unsized(inode: int, placeholder: int, mtime_ns: int, keep_entry: float) -> Attributes:
-    """Attributes of a file whose size only a download tells: the kernel asks again once it is open."""
+    """Attributes of a file whose size only a download tells: the kernel asks again once it is
+    open."""
     return Attributes(inode, FILE, placeholder, 0, mtime_ns, 0.0, keep_entry)
 
 
@@ -78,7 +79,8 @@ class Opening(NamedTuple):
     """As they are now; their size is the content's."""
     content: Content
     told_one_size: bool = True
-    """Whether no other size was ever shown of this inode, by any mount, that the kernel may still keep."""
+    """Whether no other size was ever shown of this inode, by any mount, that the kernel may still
+    keep."""
 
 
 def exactly(attributes: Attributes, size: int) -> Attributes:
@@ -99,10 +101,12 @@ class NodeHandler(Protocol):
         """Entries from behind `cookie`, 0 for the first; none at the end. Raises NotADirectory."""
 
     async def open(self, inode: Inode) -> Opening:
-        """The content, and what the kernel may have been told of it. Raises IsADirectory, NoSuchEntry, Stale."""
+        """The content, and what the kernel may have been told of it. Raises IsADirectory,
+        NoSuchEntry, Stale."""
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
-        """Extended attributes by name, for no more requests than `attributes`. Raises NoSuchEntry, Stale."""
+        """Extended attributes by name, for no more requests than `attributes`. Raises NoSuchEntry,
+        Stale."""
 
     async def target(self, inode: Inode) -> str:
         """Where a symbolic link leads. Raises Invalid for what is none, NoSuchEntry."""

@@ -1,4 +1,5 @@
-"""Which folder a node lies in, for a kernel that has forgotten the way to it: file handles, as of an NFS server."""
+"""Which folder a node lies in, for a kernel that has forgotten the way to it: file handles, as of
+an NFS server."""
 
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ def parent_of(catalog: Catalog, inode: Inode) -> int:
             image = catalog.image(inode.key)
             if image is None:
                 raise NoSuchEntry("the image is gone")
+
             return number(_FOLDERS[inode.kind], image.directory)
         case _:
             return _above_directory(catalog, inode)
@@ -41,15 +43,18 @@ def _above_view(inode: Inode) -> int:
     """Of `by-status` the dataset, of `by-status/new` the folder `by-status`."""
     if inode.version in AXES:
         return number(Kind.DATASET, inode.key)
+
     selection = SELECTIONS.get(inode.version)
     if selection is None:
         raise NoSuchEntry("there is no such view")
+
     axis = next(version for version, name in AXES.items() if name == selection.axis)
     return number(Kind.VIEW, inode.key, axis)
 
 
 def _above_directory(catalog: Catalog, inode: Inode) -> int:
-    """Of a virtual directory the one above; of the root of them what has `images/` and `annotations/`."""
+    """Of a virtual directory the one above; of the root of them what has `images/` and
+    `annotations/`."""
     row = catalog.directory(inode.key)
     if row is None:
         raise NoSuchEntry("the directory is gone")
@@ -57,4 +62,5 @@ def _above_directory(catalog: Catalog, inode: Inode) -> int:
         return number(inode.kind, row.parent, inode.version)
     if inode.kind in (Kind.VIEW_IMAGES, Kind.VIEW_ANNOTATIONS):
         return number(Kind.VIEW, row.dataset, inode.version)
+
     return number(Kind.DATASET, row.dataset)

@@ -41,10 +41,12 @@ class Paths:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._folders: dict[str, tuple[int, int] | Other] = {}  # path -> keys of its dataset and directory
+        # Path -> keys of its dataset and directory.
+        self._folders: dict[str, tuple[int, int] | Other] = {}
 
     async def find(self, paths: Sequence[str]) -> list[Found | Other]:
-        """What each path, relative to the mount point, leads to, with the same price for one or a million.
+        """What each path, relative to the mount point, leads to, with the same price for one or a
+        million.
 
         Raises what keeps a dataset from being listed that never was.
         """
@@ -55,36 +57,45 @@ class Paths:
             if place is None:
                 if len(self._folders) >= REMEMBERED:
                     self._folders.clear()
+
                 place = self._folders[folder] = await self._folder(folder)
+
             if storable(name) != name:  # no entry is called so: names are escaped
                 place = Other.UNKNOWN
+
             if isinstance(place, Other):
                 found.append(place)
             else:
                 dataset, directory = place
                 key = self._library.catalog.image_key(directory, name)
                 found.append(Other.UNKNOWN if key is None else Found(dataset, key))
+
             if len(found) % STEP == 0:
                 await trio.lowlevel.checkpoint()
+
         return found
 
     async def _folder(self, path: str) -> tuple[int, int] | Other:
         """The keys of the dataset and the directory that are `images/...` of a dataset."""
         if storable(path) != path:
             return Other.UNKNOWN
+
         top, _, below = path.partition("/")
         entry, _, below = below.partition("/")
         part, _, below = below.partition("/")
         if part in AXIS_FOLDERS:  # the same files, by the same names
             part, _, below = below.partition("/")[2].partition("/")
+
         if top != "datasets" or part not in PARTS:
             return Other.UNKNOWN
         if PARTS[part] is Kind.ANNOTATIONS:
             return Other.NOTE
+
         await self._library.listing.datasets()
         dataset = self._library.catalog.dataset_by_entry(entry)
         if dataset is None:
             return Other.UNKNOWN
+
         directory = await self._directory(dataset, below)
         return Other.UNKNOWN if directory is None else (dataset.key, directory)
 
@@ -93,9 +104,12 @@ class Paths:
             await self._library.listing.all_images(dataset.key)
         except NoSuchEntry:
             return None
+
         directory = self._library.catalog.directory_by_path(dataset.key, "/")
         for entry in path.split("/") if path else []:
             if directory is None:
                 return None
+
             directory = self._library.catalog.directory_by_entry(directory.key, entry)
+
         return directory and directory.key

@@ -1,4 +1,5 @@
-"""Where an inode lies in the tree, for who reads a log. Point reads of the catalog; nobody is asked."""
+"""Where an inode lies in the tree, for who reads a log. Point reads of the catalog; nobody is
+asked."""
 
 from __future__ import annotations
 
@@ -44,6 +45,7 @@ class Places:
                 return self._file(key, "annotations")
             case Inode(Kind.LINK, key, kind):
                 return self._link(key, kind)
+
         return UNKNOWN
 
     def entry(self, parent: int, name: bytes) -> str:

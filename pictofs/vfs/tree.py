@@ -1,4 +1,4 @@
-"""The tree: operations by inode number, and the handles of what is open."""
+"""The tree: operations by inode number, and the handles of open files and folders."""
 
 from __future__ import annotations
 
@@ -29,13 +29,18 @@ from pictofs.vfs.parents import parent_of
 from pictofs.vfs.writing import ReadmeWriter, WrittenText
 
 DESCRIPTIONS = (xattrs.PREFIX + "description", xattrs.PREFIX + "readme")
-"""The extended attributes of a dataset that can be set: the API's older and newer word for one thing."""
+"""The extended attributes of a dataset that can be set: the API's older and newer name of one
+field."""
+
 WHOLE = 0.9
-"""Part of a file from which on it counts as read whole. The kernel makes 16 KiB of the first 64 bytes."""
+"""A file counts as read whole if this part of it was read. The kernel reads 16 KiB where a program
+asks for the first 64 bytes."""
+
 SETTLED_MAX = 100_000
-"""Files of wrong size whose right one the kernel is remembered to have: 10 MB of memory."""
+"""Files for which the size that the kernel was told last is remembered: 10 MB of memory."""
+
 PAGES_MAX = 100_000
-"""Files of whose pages in the kernel the version is remembered: 10 MB of memory."""
+"""Files for which the version of the kernel's pages is remembered: 10 MB of memory."""
 
 
 @dataclass(eq=False)
@@ -48,27 +53,29 @@ class OpenFile:
     renew_size: bool
     """Whether the kernel may hold another size, and must ask for this one."""
     renew_pages: bool
-    """Whether it may go by another size without asking, and have pages that end with it. True only where nothing
-    else has the file open, so that no page of it is on its way."""
+    """Whether the kernel may use another size without asking, and have pages that end at that size.
+    True only if nothing else has the file open, so that no page of it is on its way."""
     direct: bool
-    """Whether the kernel must keep no pages of it: the content is made at open, or another version is open."""
+    """Whether the kernel must keep no pages of it: the content is made at open, or another version
+    is open."""
     keep: bool
-    """Whether pages that the kernel may have of earlier reads are right."""
+    """Whether the pages that the kernel may have kept from earlier reads are right."""
     reached: int = 0
-    """Bytes from the start up to the end of what was asked for; 0 where the kernel had all that was read."""
+    """The end of the furthest read, in bytes from the start; 0 if the kernel served every read."""
 
 
 @dataclass
 class _OpenFolder:
     inode: Inode
     entries: list[Entry] = field(default_factory=list)
-    """What was read ahead of the kernel's small replies, from `start` on."""
+    """Entries read ahead, as one reply to the kernel takes fewer of them. The first follows
+    `start`."""
     start: int = 0
-    """The cookie in front of the first of them."""
+    """The cookie before the first entry."""
 
 
 class Tree:
-    """A file system without a kernel: `pictofs.fuse` puts it below one."""
+    """A file system without a kernel: `pictofs.fuse` connects it to one."""
 
     def __init__(
         self,
@@ -79,11 +86,17 @@ class Tree:
         started_ns: int,
     ) -> None:
         self._library = library
+
         exact = ExactSizes(library, exact_annotation_sizes)
-        links, views = IdLink(library), SelectionRoot(library)
-        images, annotations = ImagesDirectory(library), AnnotationsDirectory(library, exact)
+        links = IdLink(library)
+        views = SelectionRoot(library)
+        images = ImagesDirectory(library)
+        annotations = AnnotationsDirectory(library, exact)
         objects = DatasetFile(library, Kind.DOCUMENT, DOCUMENT, document)
-        readmes = DatasetFile(library, Kind.README, README, readme, written=library.edits is not None)
+        readmes = DatasetFile(
+            library, Kind.README, README, readme, written=library.edits is not None
+        )
+
         self._views: Mapping[Kind, NodeHandler] = {
             Kind.FIXED: FixedNodes(library, documents, links, started_ns),
             Kind.LINK: links,
@@ -99,13 +112,17 @@ class Tree:
             Kind.ANNOTATION: AnnotationFile(library, exact),
         }
         self._readme_writer = ReadmeWriter(library, readmes)
+
         self._numbers: Iterator[int] = count(1)
         self._files: dict[int, OpenFile] = {}
         self._folders: dict[int, _OpenFolder] = {}
         self._by_inode: dict[int, list[OpenFile]] = {}
-        # Files of which the kernel may have been told another size: the one it was told for the last time.
+
+        # By inode number, for files whose size the kernel may have been told differently before:
+        # the size that it was told last.
         self._settled: dict[int, int] = {}
-        # The version that the pages of a file are of. The kernel has one set of them for all who have it open.
+        # By inode number: the version of the kernel's pages, of which all open handles share one
+        # set.
         self._pages: dict[int, Hashable] = {}
 
     @property
@@ -114,31 +131,35 @@ class Tree:
         return len(self._files)
 
     def inode_of(self, handle: int) -> int:
-        """The inode number of what is open as `handle`; 0 where nothing is."""
+        """The inode number of the file or folder open as `handle`; 0 if there is none."""
         if handle in self._files:
             return self._files[handle].attributes.inode
+
         folder = self._folders.get(handle)
         return number_of(*folder.inode) if folder else 0
 
     async def attributes(self, number: int) -> Attributes:
-        """What stat shows; of an open file what it showed when it was opened, whatever came later."""
+        """What stat shows; for an open file, what it showed when the file was opened."""
         opened = self._by_inode.get(number)
         if opened:
             return _shown_of(opened)
+
         inode, view = self._node(number)
         return self.shown(await view.attributes(inode))
 
     async def lookup(self, parent: int, name: str) -> Attributes:
-        """The entry `name` of a folder; of "." any node itself, and of ".." the folder that it lies in.
+        """The entry `name` of a folder; for "." the node itself, for ".." the folder that contains
+        it.
 
-        No entry is called so. The kernel asks for them where it has a file handle, of an NFS client say, and has
-        forgotten the inode.
+        No entry is listed as "." or "..". The kernel asks for them if it has a file handle, of an
+        NFS client for example, whose inode it has forgotten.
         """
         inode, view = self._node(parent)
         if name == ".":
             return await self._itself(parent)
         if name == "..":
             return await self._itself(parent_of(self._library.catalog, inode))
+
         return self.shown(await view.lookup(inode, name))
 
     async def _itself(self, number: int) -> Attributes:
@@ -148,18 +169,22 @@ class Tree:
         return attributes
 
     def shown(self, attributes: Attributes) -> Attributes:
-        """What the kernel may be told of a file just now: while it is open nothing but the size it was opened with.
+        """What the kernel may be told of a file now: while it is open, only the size it was opened
+        with.
 
-        Everything that tells the kernel attributes goes through this, at the moment of the answer: what the catalog
-        said before may shorten a file that was opened meanwhile.
+        Every answer with attributes goes through this at the moment it is given: attributes read
+        from the catalog earlier may shorten a file that was opened meanwhile.
         """
-        number, size = attributes.inode, attributes.size
+        number = attributes.inode
+        size = attributes.size
         opened = self._by_inode.get(number)
         if opened:
             known = _shown_of(opened)
             return attributes._replace(size=known.size, blocks=known.blocks, keep=known.keep)
+
         if self._settled and self._settled.get(number, size) != size:
             del self._settled[number]
+
         return attributes
 
     async def xattrs(self, number: int) -> Mapping[str, bytes]:
@@ -171,47 +196,57 @@ class Tree:
         """`mkdir`: a new dataset, in `datasets/`. Raises AlreadyExists; elsewhere ReadOnly."""
         row = await self._edits(parent).create(name)
         made = dataset_folder(row, self._library.listing.fresh_for)
+
         # A server may keep a name in another form than it was given.
         return made if row.entry == name else made._replace(keep_entry=0.0)
 
     async def remove_folder(self, parent: int, name: str) -> None:
-        """`rmdir`: a dataset that holds nothing. Raises NotEmpty, NoSuchEntry; elsewhere ReadOnly."""
+        """`rmdir`: an empty dataset. Raises NotEmpty, NoSuchEntry; elsewhere ReadOnly."""
         self._forget_link(await self._edits(parent).remove(name))
 
     async def rename(self, parent: int, name: str, to: int, new_name: str) -> None:
-        """`mv` of a dataset within `datasets/`, which replaces nothing.
+        """`mv` of a dataset within `datasets/`. It never replaces another dataset.
 
-        Raises AlreadyExists, NoSuchEntry; NotSupported for another folder, ReadOnly for anything but a dataset.
+        Raises AlreadyExists, NoSuchEntry; NotSupported for another folder, ReadOnly for anything
+        but a dataset.
         """
         edits = self._edits(parent)
         if to != DATASETS:
             raise NotSupported(
                 f"the dataset {name!r} can't be moved into another folder: it can be renamed only"
             )
+
         self._forget_link(await edits.rename(name, new_name))
 
     def _forget_link(self, row: DatasetRow) -> None:
-        """Have the kernel look anew where the link by id leads, and how long that is."""
-        self._library.invalidations.tell([RemovedDentry(number_of(Kind.FIXED, BY_ID), row.id.lower())])
+        """Have the kernel look up the target and the length of the dataset's link by id again."""
+        self._library.invalidations.tell(
+            [RemovedDentry(number_of(Kind.FIXED, BY_ID), row.id.lower())]
+        )
 
     async def set_xattr(self, number: int, name: str, value: bytes) -> None:
         """`setfattr`: a dataset's description.
 
-        Raises Invalid where it is no UTF-8, NotSupported for another name, ReadOnly for anything but a dataset.
+        Raises Invalid if it is not UTF-8, NotSupported for another name, ReadOnly for anything but
+        a dataset.
         """
         inode, _ = self._node(number)
         edits = self._library.edits
+        # Not ReadOnly: at NotSupported `cp -p` falls back to setting the mode alone.
         if edits is not None and inode.kind is Kind.README:
-            raise NotSupported(f"{README} has no extended attributes")  # `cp -p` then asks for the mode alone
+            raise NotSupported(f"{README} has no extended attributes")
         if edits is None or inode.kind is not Kind.DATASET:
             self.refuse()
         if name not in DESCRIPTIONS:
             raise NotSupported(f"{name!r} can't be set: of a dataset only {DESCRIPTIONS[0]} can")
+
         await edits.describe(inode.key, value)
 
     def refuse(self) -> NoReturn:
-        """Any other change."""
-        raise ReadOnly("only datasets can be made, renamed, described and removed, and README.md be written")
+        """Refuse any other change. Raises ReadOnly."""
+        raise ReadOnly(
+            "only datasets can be made, renamed, described and removed, and README.md be written"
+        )
 
     def _edits(self, parent: int) -> Edits:
         edits = self._library.edits
@@ -231,22 +266,27 @@ class Tree:
         return handle
 
     async def read_folder(self, handle: int, cookie: int) -> list[Entry]:
-        """Some entries from behind `cookie`, 0 for the first; none at the end.
+        """Some entries after `cookie`, 0 for the first; none at the end.
 
-        Waits where the next page is on its way, and raises what kept it from coming. Their attributes are the
-        catalog's of some time ago: `shown` says what may be told of them.
+        Waits if the next page is on its way, and raises the error that kept it from coming. The
+        attributes are those of the catalog some time ago: `shown` says what the kernel may be told.
         """
         folder = self._folders[handle]
         if folder.start == cookie and folder.entries:
             return folder.entries
+
         for place, entry in enumerate(folder.entries):
             if entry.cookie == cookie:
-                folder.entries, folder.start = folder.entries[place + 1 :], cookie
+                folder.entries = folder.entries[place + 1 :]
+                folder.start = cookie
                 break
         else:
             folder.entries = []
+
         if not folder.entries:
-            folder.entries, folder.start = await self._more(folder.inode, cookie), cookie
+            folder.entries = await self._more(folder.inode, cookie)
+            folder.start = cookie
+
         return folder.entries
 
     async def _more(self, inode: Inode, cookie: int) -> list[Entry]:
@@ -255,72 +295,92 @@ class Tree:
             batch = await view.entries(inode, cookie)
             if batch.entries or batch.in_progress_listing is None:
                 return batch.entries
+
             await batch.in_progress_listing.more()
             if batch.in_progress_listing.finished.is_set():
+                # Not another look at the entries: it would begin another pass.
                 if batch.in_progress_listing.error is not None:
-                    raise batch.in_progress_listing.error  # another look would begin another pass
+                    raise batch.in_progress_listing.error
+
                 return (await view.entries(inode, cookie)).entries
 
     def close_folder(self, handle: int) -> None:
-        """Give a folder's handle back."""
+        """Release a folder's handle."""
         del self._folders[handle]
 
     async def open(self, number: int) -> OpenFile:
-        """A handle for reading a file, whose size is exact. Raises Stale: look the path up again."""
+        """A handle for reading a file, with its exact size. Raises Stale: look the path up
+        again."""
         inode, view = self._node(number)
         attributes, content, told_one_size = await view.open(inode)
 
-        # No await from here on: an answer that was made before is older than what the kernel is told now, and it
-        # drops it; one that is made later goes through `shown`.
+        # No await from here on. The kernel drops an answer that was made before, which is older
+        # than what it is told now; an answer that is made later goes through `shown`.
         others = self._by_inode.setdefault(number, [])
         differs = any(each.content.version != content.version for each in others if not each.direct)
         told_one_size = differs or (
             told_one_size and all(each.content.size == content.size for each in others)
         )
+
         opened = OpenFile(
             handle=next(self._numbers),
             content=content,
             attributes=attributes,
             renew_size=not told_one_size,
-            renew_pages=not told_one_size and not others and self._settled.get(number) != content.size,
+            renew_pages=not told_one_size
+            and not others
+            and self._settled.get(number) != content.size,
             direct=differs or inode.kind is Kind.FIXED,
             keep=self._pages.get(number) == content.version,
         )
         self._files[opened.handle] = opened
 
+        # In front, as `_shown_of` looks from the end: the kernel goes on with what the others have
+        # open.
         if differs:
-            others.insert(0, opened)  # the kernel goes on with what the others have open
+            others.insert(0, opened)
             return opened
 
         others.append(opened)
         self._remember_pages(number, content.version)
         if not told_one_size:
             self._settle(number, content.size)
+
         return opened
 
     def _remember_pages(self, number: int, version: Hashable) -> None:
         if len(self._pages) >= PAGES_MAX and number not in self._pages:
             self._pages.clear()
+
         self._pages[number] = version
 
     def _settle(self, number: int, size: int) -> None:
-        """The kernel is told a size in place of all others. What folders read ahead of it is not to be told."""
+        """Note the size that the kernel is told now. Entries read ahead may have another: drop
+        them."""
         if len(self._settled) >= SETTLED_MAX:
             self._settled.clear()
+
         self._settled[number] = size
         for folder in self._folders.values():
             folder.entries = []
 
     async def open_to_write(self, number: int, *, truncate: bool, append: bool) -> OpenFile:
-        """A handle for writing a file: a dataset's readme. Raises Stale; ReadOnly for anything else."""
+        """A handle for writing a file: a dataset's readme.
+
+        Raises Stale; ReadOnly for anything else.
+        """
         edits, inode = self._writable(number)
-        attributes, text = await self._readme_writer.open(edits, inode, truncate=truncate, append=append)
+        attributes, text = await self._readme_writer.open(
+            edits, inode, truncate=truncate, append=append
+        )
         return self._opened_to_write(attributes, text)
 
     async def create(
         self, parent: int, name: str, *, exclusive: bool, truncate: bool, append: bool
     ) -> OpenFile:
-        """A handle for writing a new file: the readme of a dataset that has none. Its name is shown once it is saved.
+        """A handle for writing a new file: the readme of a dataset that has none.
+
+        Its name is shown once it is saved.
 
         Raises AlreadyExists if `exclusive`; ReadOnly for anything else.
         """
@@ -328,6 +388,7 @@ class Tree:
         edits = self._library.edits
         if edits is None or inode.kind is not Kind.DATASET or name != README:
             self.refuse()
+
         attributes, text = await self._readme_writer.create(
             edits, inode.key, exclusive=exclusive, truncate=truncate, append=append
         )
@@ -343,12 +404,13 @@ class Tree:
             direct=True,
             keep=False,
         )
+
         self._files[opened.handle] = opened
         self._by_inode.setdefault(attributes.inode, []).append(opened)
         return opened
 
     def _writable(self, number: int) -> tuple[Edits, Inode]:
-        """What changes a file. Raises ReadOnly where nothing does."""
+        """How to change a file, and its inode. Raises ReadOnly if it can't be changed."""
         inode, _ = self._node(number)
         edits = self._library.edits
         if edits is None or inode.kind is not Kind.README:
@@ -356,35 +418,43 @@ class Tree:
         return edits, inode
 
     def written(self, handle: int) -> WrittenText | None:
-        """The text of a handle that is open for writing; None of any other."""
+        """The text behind a handle that is open for writing; None for any other handle."""
         opened = self._files.get(handle)
         if opened is None or not isinstance(opened.content, WrittenText):
             return None
         return opened.content
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
-        """Bytes for a file that is open for writing; how many are taken. Raises TooLarge."""
+        """Write `data` at `offset` of a file that is open for writing; how many bytes were taken.
+
+        Raises TooLarge.
+        """
         text = self.written(handle)
         if text is None:
             self.refuse()
         return text.write(offset, data)
 
     async def save(self, handle: int) -> None:
-        """Send what was written, where that was not sent. Raises what keeps it from being the server's."""
+        """Send what was written and not yet sent. Raises what keeps the server from taking it."""
         text = self.written(handle)
         if text is not None:
             await text.save()
 
     def check_writable(self, number: int) -> None:
-        """Raises ReadOnly where a file can't be changed."""
+        """Raises ReadOnly if the file can't be changed."""
         self._writable(number)
 
     async def resize(self, number: int, size: int, handle: int | None) -> Attributes:
-        """`truncate`, of an open file where `handle` is one; what is shown then. Raises TooLarge, Stale, ReadOnly."""
+        """`truncate` to `size` bytes; the attributes afterwards.
+
+        With a handle that is open for writing only its text changes, else the text on the server.
+        Raises TooLarge, Stale, ReadOnly.
+        """
         edits, inode = self._writable(number)
         text = None if handle is None else self.written(handle)
         if text is None:
             return await self._readme_writer.truncate(edits, inode, size)
+
         text.truncate(size)
         return await self.attributes(number)
 
@@ -397,7 +467,10 @@ class Tree:
         return data
 
     async def finish(self, handle: int) -> None:
-        """Give a file's handle back when its last descriptor is closed. Raises what `save` does, and has given it."""
+        """Release a file's handle when its last descriptor is closed.
+
+        Raises what `save` raises; the handle is released all the same.
+        """
         try:
             text = self.written(handle)
             if text is not None:
@@ -406,33 +479,40 @@ class Tree:
             self.close(handle)
 
     def close(self, handle: int) -> None:
-        """Give a file's handle back, and no more."""
+        """Release a file's handle, and send nothing."""
         opened = self._files.pop(handle)
         inode = opened.attributes.inode
         others = self._by_inode[inode]
         others.remove(opened)
+
         if not others:
             del self._by_inode[inode]
+
         if not opened.direct:
-            # What was a transfer may have a checksum by now.
+            # The version may be another one: what was a download may have a checksum by now.
             self._remember_pages(inode, opened.content.version)
+
         opened.content.close()
         if 0 < opened.reached < WHOLE * opened.content.size:
             self._tell_skimmed(inode)
 
     def _tell_skimmed(self, number: int) -> None:
-        """Let what is fetched ahead know of a file that was not read to its end."""
+        """Let the prefetcher know of a file that was not read to its end."""
         inode = self._node(number)[0]
         if inode.kind not in (Kind.IMAGE, Kind.ANNOTATION):
             return
+
         row = self._library.catalog.image(inode.key)
-        if row is not None:
-            images = inode.kind is Kind.IMAGE
-            prefetch = self._library.downloads.prefetch if images else self._library.annotation_prefetch
-            prefetch.skimmed(row)
+        if row is None:
+            return
+
+        if inode.kind is Kind.IMAGE:
+            self._library.downloads.prefetch.skimmed(row)
+        else:
+            self._library.annotation_prefetch.skimmed(row)
 
     def close_all(self) -> None:
-        """Give every handle back, at the end of the mount."""
+        """Release every handle, at the end of the mount."""
         for handle in list(self._files):
             self.close(handle)
         self._folders.clear()
@@ -449,14 +529,15 @@ class Tree:
 
 
 def _shown_of(opened: list[OpenFile]) -> Attributes:
-    """What stat shows of a file that is open.
+    """What stat shows of an open file.
 
-    All readers of an inode see one content, and the kernel must hold its size. Only where nobody reads it shows
-    what is being written.
+    All readers of an inode see one content, and the kernel must hold its size. The text being
+    written shows only if nobody reads the file.
     """
     for each in reversed(opened):
         if not isinstance(each.content, WrittenText):
             return each.attributes
+
     text = opened[-1].content
     assert isinstance(text, WrittenText)
     return exactly(opened[-1].attributes, text.size)._replace(mtime_ns=text.mtime_ns)

@@ -1,11 +1,13 @@
-"""`README.md` as it is written: in memory while a file handle is open, sent as a whole when that is flushed.
+"""`README.md` as it is written: in memory while a file handle is open, sent as a whole when that is
+flushed.
 
-A program writes a file in pieces, and the API takes a text as a whole. So each handle that is open for writing has a
-text of its own, which nobody else reads. `close` and `fsync` send it, where it was changed since it was sent last;
-then the catalog has it, and the path leads to it. Of two handles the one that is closed last wins.
+A program writes a file in pieces, and the API takes a text as a whole. So each handle that is open
+for writing has a text of its own, which nobody else reads. `close` and `fsync` send it, where it
+was changed since it was sent last; then the catalog has it, and the path leads to it. Of two
+handles the one that is closed last wins.
 
-A text that was emptied by O_TRUNC alone is not sent before the last `close`: a shell opens the file of `> README.md`,
-copies the descriptor and closes the first one, and nothing was written then.
+A text that was emptied by O_TRUNC alone is not sent before the last `close`: a shell opens the file
+of `> README.md`, copies the descriptor and closes the first one, and nothing was written then.
 """
 
 from __future__ import annotations
@@ -38,9 +40,9 @@ class WrittenText:
         now_ns: Callable[[], int],
         send: Callable[[bytes], Awaitable[int]],
     ) -> None:
-        """`emptied`: whether there was a text that the opening has cut off. `append`: whether all that is written goes
-        to the end (O_APPEND). `now_ns`: the time. `send`: makes a text the server's, and gives its time (both times
-        in nanoseconds since the epoch)."""
+        """`emptied`: whether there was a text that the opening has cut off. `append`: whether all
+        that is written goes to the end (O_APPEND). `now_ns`: the time. `send`: makes a text the
+        server's, and gives its time (both times in nanoseconds since the epoch)."""
         self.version: Hashable = object()  # nothing that another handle reads
         self._data = bytearray(data)
         self._emptied = emptied
@@ -49,7 +51,8 @@ class WrittenText:
         self._send = send
         self._changes = 0
         self._sent = 0  # the number of changes when it was sent last
-        self._cut_off = False  # whether something did not fit, so that what is here is not what was meant
+        # Whether something did not fit, so that the text here is not the one that was meant.
+        self._cut_off = False
         self._sending = trio.Lock()
         self.mtime_ns = now_ns()
         """The time of the last change; once it is sent, the server's."""
@@ -67,13 +70,16 @@ class WrittenText:
         """Store bytes; how many. A gap in front of them is filled with NULs. Raises TooLarge."""
         if self._append:
             offset = len(self._data)
+
         end = offset + len(data)
         if end > DESCRIPTION_MAX_BYTES:
             self._cut_off = True
+
         _refuse_above_limit(end)
 
         if offset > len(self._data):
             self._data.extend(bytes(offset - len(self._data)))
+
         self._data[offset:end] = data
         self._changed()
         return len(data)
@@ -99,9 +105,11 @@ class WrittenText:
         async with self._sending:
             if self._cut_off:
                 _refuse_above_limit(DESCRIPTION_MAX_BYTES + 1)
+
             changes = self._changes
             if changes == self._sent:
                 return
+
             sent_ns = await self._send(bytes(self._data))
 
             self._sent = changes
@@ -109,7 +117,8 @@ class WrittenText:
                 self.mtime_ns = sent_ns
 
     async def finish(self) -> None:
-        """The last `close`: send what was emptied and never written to. What `save` failed to send stays unsent."""
+        """The last `close`: send what was emptied and never written to. What `save` failed to send
+        stays unsent."""
         if self._emptied:
             self._changed()
             await self.save()
@@ -130,15 +139,19 @@ class ReadmeWriter:
     ) -> tuple[Attributes, WrittenText]:
         """A readme that there is. Raises NoSuchEntry, Stale."""
         attributes, data = await self._view.current(inode)
-        text = self._text(edits, inode.key, b"" if truncate else data, emptied=truncate, append=append)
+        text = self._text(
+            edits, inode.key, b"" if truncate else data, emptied=truncate, append=append
+        )
         return attributes, text
 
     async def create(
         self, edits: Edits, dataset: int, *, exclusive: bool, truncate: bool, append: bool
     ) -> tuple[Attributes, WrittenText]:
-        """A new readme of the dataset with the key `dataset`, which nobody else sees before it is sent.
+        """A new readme of the dataset with the key `dataset`, which nobody else sees before it is
+        sent.
 
-        One that has come meanwhile is opened instead. Raises AlreadyExists if `exclusive`; NoSuchEntry.
+        One that has come meanwhile is opened instead. Raises AlreadyExists if `exclusive`;
+        NoSuchEntry.
         """
         row = await self._library.listing.dataset(dataset)
         found = self._view.of(row)
@@ -149,19 +162,25 @@ class ReadmeWriter:
 
         if exclusive:
             raise AlreadyExists(f"the dataset has a {README}")
+
         attributes, data = found
-        text = self._text(edits, dataset, b"" if truncate else data, emptied=truncate, append=append)
+        text = self._text(
+            edits, dataset, b"" if truncate else data, emptied=truncate, append=append
+        )
         return attributes, text
 
     async def truncate(self, edits: Edits, inode: Inode, size: int) -> Attributes:
-        """Cut a readme to `size` bytes on the server; what is shown then. Raises TooLarge, NoSuchEntry, Stale."""
+        """Cut a readme to `size` bytes on the server; what is shown then. Raises TooLarge,
+        NoSuchEntry, Stale."""
         attributes, text = await self.open(edits, inode, truncate=False, append=False)
         if size != text.size:
             text.truncate(size)
             await text.save()
         return exactly(attributes, size)._replace(mtime_ns=text.mtime_ns)
 
-    def _text(self, edits: Edits, dataset: int, data: bytes, *, emptied: bool, append: bool) -> WrittenText:
+    def _text(
+        self, edits: Edits, dataset: int, data: bytes, *, emptied: bool, append: bool
+    ) -> WrittenText:
         async def send(data: bytes) -> int:
             return await self._send(edits, dataset, data)
 
@@ -179,8 +198,10 @@ class ReadmeWriter:
             found = self._view.of(row)
             if found is None and data:
                 log.warning(
-                    "the server has taken a text for %s, and gives no readme back: none is shown", README
+                    "the server has taken a text for %s, and gives no readme back: none is shown",
+                    README,
                 )
+
         return found[0].mtime_ns if found else self._now_ns()
 
 

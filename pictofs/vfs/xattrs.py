@@ -1,6 +1,7 @@
 """`user.pictograph.*`: what the API says of a dataset or an image, as extended attributes.
 
-A scalar is plain text, a list or an object compact JSON. What the API leaves out or gives as null is no attribute.
+A scalar is plain text, a list or an object compact JSON. What the API leaves out or gives as null
+is no attribute.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ PREFIX = "user.pictograph."
 VALUE_MAX_BYTES = 1 << 16
 """Bytes of the longest value that the kernel takes (XATTR_SIZE_MAX); a longer one is left out."""
 LISTED_MAX_BYTES = 2048
-"""Bytes of all names and values that are listed. Programs copy what is listed, and ext4 has a block of 4 KiB for it,
-which a file's other attributes share; where it does not fit, `shutil.copytree` fails with ENOSPC."""
+"""Bytes of all names and values that are listed. Programs copy what is listed, and ext4 has a block
+of 4 KiB for it, which a file's other attributes share; where it does not fit, `shutil.copytree`
+fails with ENOSPC."""
 DATASET = (
     "id",
     "organization_id",
@@ -47,7 +49,9 @@ def of_dataset(raw: Mapping[str, Any]) -> dict[str, bytes]:
     return _attributes({name: raw.get(name) for name in DATASET})
 
 
-def of_image(row: ImageRow, dataset: DatasetRow | None, directory: DirectoryRow | None) -> dict[str, bytes]:
+def of_image(
+    row: ImageRow, dataset: DatasetRow | None, directory: DirectoryRow | None
+) -> dict[str, bytes]:
     """Those of an image, and of its annotation file."""
     return _attributes(
         {
@@ -77,7 +81,9 @@ def listed(found: Mapping[str, bytes]) -> list[str]:
         room -= len(name) + len(value)
         if room < 0:
             break
+
         chosen.add(name)
+
     return [name for name in found if name in chosen]
 
 

@@ -1,7 +1,7 @@
 """One immutable piece of content in the cache: its name on disk, its footer, and the open file.
 
-A blob file is the content and then a footer that says what the content must be, so that a file needs no row
-elsewhere to be believed, and a torn, flipped, truncated or swapped file is found out by itself.
+A blob file is the content, followed by a footer that says what the content must be. So a file needs
+no row elsewhere to be trusted, and a torn, flipped, truncated or swapped file shows by itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ TEMP_MARK = "~"  # in no blob's name; what follows it tells temp files of one bl
 
 @dataclass(frozen=True, slots=True)
 class BlobPath:
-    """Where a blob lives: a fan-out directory (0 to 255), a file name in it, and the digest in its footer."""
+    """Where a blob lives: a fan-out directory (0 to 255), a file name in it, and the digest in its
+    footer."""
 
     shard: int
     name: str
@@ -45,21 +46,25 @@ class BlobPath:
 
     @classmethod
     def of_key(cls, key: str) -> BlobPath:
-        """The place of a key, which may be any string. Image ids keep their name, for a person who looks."""
+        """The place of a key, which may be any string. An image id is its own file name, for
+        readers."""
         digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         name = key if _PLAIN.fullmatch(key) else "x" + digest.hex()
-        # Not by the key's first letters: the ids may be ordered by time and would fill one directory.
+
+        # Not by the key's first letters: ids ordered by time would fill one directory.
         return cls(digest[0], name, digest)
 
     @classmethod
     def of_file(cls, shard: int, name: str) -> BlobPath | None:
-        """The place that a file found in directory `fan` has by right; None for a name no blob can have."""
+        """The place that a file `name` in directory `shard` has; None if no blob can be called so
+        there."""
         if _HASHED.fullmatch(name):
             place = cls(shard, name, bytes.fromhex(name[1:]))
         elif _PLAIN.fullmatch(name):
             place = cls.of_key(name)
         else:
             return None
+
         return place if place.digest[0] == shard else None
 
 
@@ -72,26 +77,28 @@ def encode_footer(place: BlobPath, size: int, crc32c: int) -> bytes:
 def read_footer(fd: int, file_size: int, place: BlobPath) -> int:
     """The content's crc32c by the footer of a file of `file_size` bytes.
 
-    Raises Corrupt when the file is not a whole blob for `place`, OSError when the disk can't read it.
+    Raises Corrupt if the file is not a whole blob for `place`, OSError if the disk can't read it.
     """
     size = file_size - FOOTER_SIZE
     footer = os.pread(fd, FOOTER_SIZE, size) if size >= 0 else b""
     if len(footer) != FOOTER_SIZE:
         raise Corrupt(f"cached file {place.path} is too short")
+
     body = footer[: _BODY.size]
     magic, length, digest, crc = _BODY.unpack(body)
     if magic != _MAGIC or _SEAL.unpack(footer[_BODY.size :])[0] != google_crc32c.value(body):
         raise Corrupt(f"cached file {place.path} has no valid footer")
     if length != size or digest != place.digest:
         raise Corrupt(f"cached file {place.path} holds other content than its name says")
+
     return int(crc)
 
 
 class Blob:
     """An open blob. It stays readable after eviction. Close it, or use it as a context manager.
 
-    `fd` is for reading only and ends `size` bytes of content before the footer; `size` is in bytes, and `crc32c` is
-    what the footer says.
+    `fd` is for reading only: `size` bytes of content, then the footer. `crc32c` is what the footer
+    says.
     """
 
     __slots__ = ("_settle", "crc32c", "fd", "key", "size", "verified")
@@ -99,7 +106,8 @@ class Blob:
     def __init__(
         self, key: str, fd: int, size: int, crc32c: int, settle: Callable[[bool], None] | None
     ) -> None:
-        """Takes over `fd`. `settle` hears the verdict on an unverified content; None: it is verified."""
+        """Takes over `fd`. `settle` is told whether the content is sound; None if it is verified
+        already."""
         self.key = key
         self.fd = fd
         self.size = size
@@ -108,16 +116,21 @@ class Blob:
         self._settle = settle
 
     def verify(self) -> None:
-        """Check the content against its checksum. Blocks: run it in a thread. Raises Corrupt, and the
-        shelf has then dropped the blob."""
+        """Check the content against its checksum. Blocks: run it in a thread.
+
+        Raises Corrupt; the cache has then dropped the blob.
+        """
         settle = self._settle
         if settle is None:
             return
+
         sound = self._is_sound()
         settle(sound)
         if not sound:
             raise Corrupt(f"cached content of {self.key} is damaged")
-        self.verified, self._settle = True, None
+
+        self.verified = True
+        self._settle = None
 
     def _is_sound(self) -> bool:
         try:
@@ -128,25 +141,32 @@ class Blob:
     def pread(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on, fewer only at the end of the content.
 
-        Inline (20 us when the page cache has it); of an unverified blob it verifies first, which blocks.
-        Raises Corrupt when the disk can't read, or the file was cut.
+        Inline (20 us if the page cache has it), but an unverified blob is verified first, which
+        blocks. Raises Corrupt if the disk can't read, or the file was cut.
         """
         if not self.verified:
             self.verify()
+
         wanted = min(length, self.size - offset)
         if wanted <= 0:
             return b""
+
         try:
             data = os.pread(self.fd, wanted, offset)
         except OSError as error:
-            raise Corrupt(f"cached content of {self.key} can't be read: {error.strerror}") from error
+            raise Corrupt(
+                f"cached content of {self.key} can't be read: {error.strerror}"
+            ) from error
+
         if len(data) != wanted:
             raise Corrupt(f"cached content of {self.key} was cut")
+
         return data
 
     def close(self) -> None:
-        """Give the descriptor back; again is harmless."""
-        fd, self.fd = self.fd, -1
+        """Close the descriptor. Calling it again is harmless."""
+        fd = self.fd
+        self.fd = -1
         if fd >= 0:
             os.close(fd)
 
@@ -154,6 +174,9 @@ class Blob:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()

@@ -1,10 +1,10 @@
-"""The content shelf: immutable blobs on the local disk, shared by every process that opens the directory.
+"""The cache of content: immutable blobs on the local disk, shared by all processes that open it.
 
-    root/usage, root/eviction      the ledger and the lock of evicting processes
+    root/usage, root/eviction      the ledger, and the lock of the process that evicts
     root/00 .. root/ff/<name>      blobs: content and footer
-    root/00 .. root/ff/<name>~...  temp files, locked by their living writer
+    root/00 .. root/ff/<name>~...  temp files, each locked by its writer while that lives
 
-There is no fsync: a power cut may tear a file, and its checksum then finds it out.
+There is no fsync: a power cut may tear a file, which its checksum then shows.
 """
 
 from __future__ import annotations
@@ -41,15 +41,18 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
 # O_NONBLOCK: a named pipe in a blob's place must not hang the event loop.
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-# Content up to this is verified inline: 100 us, what a hop to a thread costs.
+
+# Bytes of content up to which it is verified inline: 100 us, what a hop to a thread costs.
 _INLINE = 1 << 20
 
 
 @dataclass(slots=True)
 class Audit:
-    """What `verify` found: blobs looked at and their content in bytes, damaged ones and litter removed."""
+    """What `verify` found: blobs checked, bytes of sound content, damaged blobs and litter
+    removed."""
 
     blobs: int = 0
     bytes: int = 0
@@ -58,30 +61,41 @@ class Audit:
 
 
 class BlobCache:
-    """The cache directory. `open`, `usage` and `flush_uses` never wait for another process; methods that say "blocks"
-    may wait for locks, scan and evict, and belong in a thread. Every failure is a PictofsError."""
+    """The cache directory.
+
+    `open`, `usage` and `flush_uses` never wait for another process. Methods that say "Blocks" may
+    wait for locks, scan and evict, and belong in a thread. Every failure is a PictofsError.
+    """
 
     def __init__(self, root: Path, *, limit: int, reserve: FreeSpace, clock: Clock) -> None:
-        """Open or make the directory `root` for at most `limit` bytes, temp files included. Blocks shortly.
+        """Open or make the directory `root` for at most `limit` bytes, temp files included.
 
-        Raises Invalid when the directory is a link or another user's, ShelfUnusable when the disk fails.
-        Run `recount` in a thread soon after.
+        Blocks briefly. Run `recount` in a thread soon after.
+
+        Raises:
+            Invalid: the directory is a link, or belongs to another user.
+            CacheUnusable: the disk fails.
         """
         self._path = root
         self._root = _open_root(root)
         self.limit = limit
         self._clock = clock
+
         self._verified = VerifiedFiles(self._root, clock)
         self._room = SpaceManager(self._root, limit, reserve, self._verified.flush)
-        self._room_at_once = SpaceManager(self._root, limit, reserve, self._verified.flush, at_once=True)
-        self.damaged = 0  # blobs that this process found damaged and dropped
+        self._room_at_once = SpaceManager(
+            self._root, limit, reserve, self._verified.flush, at_once=True
+        )
+
+        self.damaged = 0
+        """Blobs that this process found damaged and dropped."""
 
     def open(self, key: str) -> Blob | None:
-        """The blob of `key`, or None when it is not here or was damaged (it is then dropped).
+        """The blob of `key`, or None if it is not here or was damaged, and is dropped then.
 
-        Inline: 15 us when this process has verified it before; else it reads content up to 1 MiB to verify
-        it, and leaves larger content unverified for the caller to `verify` in a thread.
-        Raises ShelfUnusable, TooManyFiles.
+        Inline: 15 us if this process has verified it before. Otherwise content of up to 1 MiB is
+        read to verify it; larger content is left for the caller to `verify` in a thread. Raises
+        CacheUnusable, TooManyFiles.
         """
         place = BlobPath.of_key(key)
         with disk_errors("opening"):
@@ -90,10 +104,12 @@ class BlobCache:
             except FileNotFoundError:
                 return None
             except OSError as error:
+                # A symbolic link in a blob's place is damage, any other error a fault of the disk.
                 if error.errno != errno.ELOOP:
                     raise
                 self._drop(place)
                 return None
+
         blob: Blob | None = None
         try:
             blob = self._believe(key, place, fd)
@@ -102,12 +118,15 @@ class BlobCache:
         finally:
             if blob is None:
                 os.close(fd)
+
         return blob
 
     def _believe(self, key: str, place: BlobPath, fd: int) -> Blob:
+        """The blob in an open file, verified if it is small. Raises Corrupt, OSError."""
         stat = os.fstat(fd)
         self._verified.use(place.path, stat)
         size = stat.st_size - FOOTER_SIZE
+
         known = self._verified.knows(stat)
         if known is not None:
             return Blob(key, fd, size, known, None)
@@ -118,6 +137,7 @@ class BlobCache:
             return Blob(key, fd, size, crc, partial(self._settle, place, file))
         if checksum(fd, size) != crc:
             raise Corrupt(f"cached content of {key} is damaged")
+
         self._verified.mark_verified(file)
         return Blob(key, fd, size, crc, None)
 
@@ -128,75 +148,100 @@ class BlobCache:
             self._drop(place)
 
     def _drop(self, place: BlobPath) -> None:
-        """Unlink a damaged blob. Not in the ledger, whose lock the event loop must not wait for: the count
-        stays too high until the next recount."""
+        """Unlink a damaged blob, but leave it in the ledger, whose lock the event loop must not
+        wait for.
+
+        The count stays too high until the next recount.
+        """
         if not self.damaged:
             _log.warning(
-                "dropped a damaged file from the cache: %s (more of them are only counted)", place.path
+                "dropped a damaged file from the cache: %s (more of them are only counted)",
+                place.path,
             )
+
         self.damaged += 1
         with suppress(OSError):
             os.unlink(place.path, dir_fd=self._root)
 
     def has(self, key: str) -> bool:
-        """Whether there is a blob of `key`, sound or not. Inline, 5 us. Raises ShelfUnusable."""
+        """Whether there is a blob of `key`, sound or not. Inline, 5 us. Raises CacheUnusable."""
         return self._room.holds(BlobPath.of_key(key).path)
 
     def renew(self, key: str) -> bool:
-        """Whether there is a blob of `key`, which then counts as used now: it will be. Inline, 15 us.
+        """Whether there is a blob of `key`. It then counts as used now, as it soon will be.
 
-        Raises ShelfUnusable.
+        Inline, 15 us. Raises CacheUnusable.
         """
         with disk_errors("looking"):
             return self._verified.renew(BlobPath.of_key(key).path)
 
     def open_partial(self, key: str, size: int | None, *, at_once: bool = False) -> PartialBlob:
-        """Start a download of `size` bytes (None: not known yet) that no other process does too. Blocks.
+        """Start a download that no other process or reader has under way. Blocks.
 
-        `at_once`: waits for nobody and evicts nothing, 60 us, but raises WouldBlock; so does the draft's
-        `commit`, until its `take_time` was called.
-        Raises Busy when another does, or the blob is here by now; DiskFull when it can't fit; ShelfUnusable.
+        Args:
+            key: the blob's key.
+            size: bytes of its content; None if not known yet.
+            at_once: wait for nobody and evict nothing, 60 us, but raise WouldBlock. The methods of
+            the
+                partial blob do the same until its `take_time` is called.
+
+        Raises:
+            Busy: another one has it under way, or the blob is here by now.
+            WouldBlock: with `at_once`, it would take a wait or an eviction.
+            DiskFull: it can't fit.
+            CacheUnusable: the disk fails.
         """
         self._follow()
         place = BlobPath.of_key(key)
         partial_blob = PartialBlob(key, place, self._room, self._verified, self._clock)
         if at_once:
             partial_blob.room = self._room_at_once
+
         partial_blob.start("", size or 0)
         try:
             if self._room.holds(place.path):
                 raise Busy(f"{key} was just downloaded")
-            partial_blob.allocate()  # or the free space would not show what is on its way
+
+            # Otherwise the free space would not show what is on its way.
+            partial_blob.allocate()
         except BaseException:
             partial_blob.abandon()
             raise
+
         return partial_blob
 
     def put(self, key: str, data: bytes, crc32c: int | None) -> Blob:
-        """Store small content in one call, whoever else stores it too, and return it open. Blocks.
+        """Store small content in one call, and return it open. Others may store it too. Blocks.
 
-        Raises Corrupt when `data` has another checksum than `crc32c`, DiskFull, ShelfUnusable.
+        Raises Corrupt if the checksum of `data` is not `crc32c`, DiskFull, CacheUnusable.
         """
         with self.open_private_partial(key, len(data)) as partial_blob:
             partial_blob.write(0, data)
             return partial_blob.commit(len(data), crc32c)
 
     def mark_verified(self, file: FileStamp) -> None:
-        """Take another process's word that the file, as it was then, is a sound blob. Inline, 1 us."""
+        """Trust another process that the file, as `file` describes it, is a sound blob. Inline, 1
+        us."""
         self._verified.mark_verified(file)
 
     def open_private_partial(self, key: str, size: int) -> PartialBlob:
-        """Start a download whoever else does it too. Blocks. Raises DiskFull, ShelfUnusable."""
+        """Start a download that others may have under way too. Blocks. Raises DiskFull,
+        CacheUnusable."""
         self._follow()
-        partial_blob = PartialBlob(key, BlobPath.of_key(key), self._room, self._verified, self._clock)
+        partial_blob = PartialBlob(
+            key, BlobPath.of_key(key), self._room, self._verified, self._clock
+        )
+
         while True:
-            with suppress(Busy):  # a sweep took the file for a dead one, between its creation and its lock
+            # Busy: between its creation and its lock a sweep took the file for a dead writer's.
+            with suppress(Busy):
                 return partial_blob.start(os.urandom(6).hex(), size)
 
     def _follow(self) -> None:
-        """Go on in a new folder where the old one was removed or moved, as `rm -rf` of the cache does. 3 us.
+        """Go on in a new folder if the old one was removed or moved, as by `rm -rf`. 3 us.
 
-        Everybody here knows the folder by the number of one descriptor, which is made to lead to the new one.
+        All code here knows the folder by the number of one descriptor, which is made to lead to the
+        new folder. Raises CacheUnusable.
         """
         with disk_errors(f"opening {self._path}"):
             ours = os.fstat(self._root)
@@ -204,23 +249,26 @@ class BlobCache:
                 found = os.lstat(self._path)
             except FileNotFoundError:
                 found = None
+
             if found is not None and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
                 return
+
             fd = _open_root_again(self._path)
             try:
                 os.dup2(fd, self._root, inheritable=False)
             finally:
                 os.close(fd)
+
         _log.warning("the cache %s was removed or moved; going on in a new one", self._path)
 
     def remove(self, key: str) -> bool:
-        """Drop the blob of `key`; False when it was not here. Blocks. Raises ShelfUnusable."""
+        """Drop the blob of `key`; False if it was not here. Blocks. Raises CacheUnusable."""
         return self._room.remove(BlobPath.of_key(key).path, blobs=1)
 
     def usage(self) -> Usage:
-        """What the cache takes, 20 us. Waits for nobody.
+        """How much space the cache takes, 20 us. Waits for nobody.
 
-        Raises ShelfUnusable, and WouldBlock where another process just begins to count.
+        Raises CacheUnusable, and WouldBlock if another process has just begun to count.
         """
         return self._room_at_once.usage()
 
@@ -230,22 +278,26 @@ class BlobCache:
         return self._room.evicted, self._room.evicted_bytes
 
     def flush_uses(self) -> None:
-        """Write what was used, for the order of eviction, to the disk. Blocks; never fails."""
+        """Write to the disk which blobs were used, for the order of eviction. Blocks; never
+        fails."""
         self._verified.flush()
 
     def recount(self) -> int:
-        """Correct the count of bytes after crashes and sweep temp files of dead processes; how many those
-        were. Blocks for a scan. Raises ShelfUnusable."""
+        """Correct the count of bytes after crashes, and remove the temp files of dead processes.
+
+        Returns how many temp files were removed. Blocks for a scan. Raises CacheUnusable.
+        """
         return self._room.recount()
 
     def clear(self) -> int:
-        """Remove every blob but not the downloads under way; how many. Blocks. Raises ShelfUnusable."""
+        """Remove all blobs, but no download under way; how many. Blocks. Raises CacheUnusable."""
         return self._room.clear()
 
     def verify(self, report: Callable[[Audit], None]) -> Audit:
-        """Check every blob's content, remove damaged ones and litter. Blocks long.
+        """Check the content of all blobs, and remove damaged ones and litter. Blocks for long.
 
-        `report` hears the counts so far after each of 256 directories. Raises ShelfUnusable.
+        `report` is called with the counts so far after each of 256 directories. Raises
+        CacheUnusable.
         """
         audit = Audit()
         for shard in range(SHARDS):
@@ -253,7 +305,9 @@ class BlobCache:
                 for entry in list(self._room.listing(shard)):
                     if not entry.is_dir(follow_symlinks=False) and TEMP_MARK not in entry.name:
                         self._audit(shard, entry.name, audit)
+
             report(audit)
+
         audit.litter += self.recount()
         return audit
 
@@ -262,6 +316,7 @@ class BlobCache:
         if place is None:
             audit.litter += self._room.remove(f"{shard:02x}/{name}", blobs=1)
             return
+
         audit.blobs += 1
         try:
             audit.bytes += self._content_size(place)
@@ -272,19 +327,21 @@ class BlobCache:
             audit.damaged += self._room.remove(place.path, blobs=1)
 
     def _content_size(self, place: BlobPath) -> int:
+        """Bytes of a blob's content, which is verified. Raises Corrupt, OSError."""
         fd = os.open(place.path, _READ, dir_fd=self._root)
         try:
             stat = os.fstat(fd)
             crc = read_footer(fd, stat.st_size, place)
             if checksum(fd, stat.st_size - FOOTER_SIZE) != crc:
                 raise Corrupt(f"cached content of {place.path} is damaged")
+
             self._verified.mark_verified(FileStamp.of(stat, crc))
             return stat.st_size - FOOTER_SIZE
         finally:
             os.close(fd)
 
     def close(self) -> None:
-        """Give the descriptors back; open blobs stay readable."""
+        """Close the descriptors. Open blobs stay readable."""
         self._room.close()
         self._room_at_once.close()
         os.close(self._root)
@@ -295,24 +352,32 @@ def _open_root(root: Path) -> int:
         root.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             root.mkdir(mode=0o700)
+
         if root.is_symlink() or not root.is_dir():
             raise Invalid(f"the cache {root} must be a directory, and not a link to one")
+
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             _make_private(fd, root)
         except BaseException:
             os.close(fd)
             raise
+
         return fd
 
 
 def _open_root_again(root: Path) -> int:
-    """Make what was removed under a live mount: the cache folder and the one above it, but no disk's mount point."""
+    """Make the cache folder and the one above it again, which were removed under a live mount.
+
+    Not the folders further up: one may have been a disk's mount point.
+    """
     with suppress(FileExistsError):
         root.parent.mkdir(mode=0o700)
+
     above = root.parent.stat()
     if above.st_uid not in (0, os.geteuid()) or above.st_mode & 0o022:
         raise CacheUnusable(f"the cache {root.parent} was made anew, and others may write to it")
+
     return _open_root(root)
 
 

@@ -1,4 +1,5 @@
-"""How much disk the cache takes: the bound, the free-space reserve, and the ledger that processes share."""
+"""How much disk the cache takes: the bound, the free-space reserve, and the ledger that processes
+share."""
 
 from __future__ import annotations
 
@@ -15,25 +16,35 @@ from typing import Self
 from pictofs.errors import DiskFull, PictofsError
 
 SHARDS = 256
+"""Fan-out directories of the cache."""
+
 _BLOCK = 4096
 _PAGE = SHARDS * 16  # bytes of the ledger: 256 byte counts, then 256 file counts, each int64
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-_POLL = 0.002  # seconds between two attempts at another process's lock
-_STUCK = 5.0  # seconds after a wait in vain for which nobody waits again: calls queue up behind each other
-_GLANCE = 0.05  # seconds that they wait meanwhile
-_LONG = 0.005  # seconds of holding a lock after which the holder lets the others have a turn
+
+# Seconds between two attempts at another process's lock.
+_POLL = 0.002
+
+# After a wait in vain, calls wait only `_GLANCE` seconds, for `_STUCK` seconds: they would queue
+# up.
+_STUCK = 5.0
+_GLANCE = 0.05
+
+# Seconds of holding a lock after which the holder lets others have a turn.
+_LONG = 0.005
 
 
 class CacheUnusable(DiskFull):
-    """The disk below the cache does not work: full, read-only, gone. Reads can go on without the cache."""
+    """The cache's disk does not work: full, read-only, gone. Reads can go on without the cache."""
 
 
 class WouldBlock(PictofsError):
-    """What was asked for at once takes a wait: for another process, or for an eviction."""
+    """What must be done at once would take a wait: for another process, or for an eviction."""
 
 
 def allocated_size(file_size: int) -> int:
-    """The bytes that a file of `file_size` bytes counts for: whole blocks, as the disk gives them out.
+    """The bytes that a file of `file_size` bytes counts for: whole blocks, as the disk gives them
+    out.
 
     Annotations of 1 KiB take four times their length; a bound on lengths would not bound the disk.
     """
@@ -42,7 +53,8 @@ def allocated_size(file_size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the cache takes, in bytes: now (`bytes` in `files` blobs), at most, and what its disk has free."""
+    """What the cache takes now (`bytes` in `files` blobs) and at most (`limit`), and its disk's
+    free bytes."""
 
     bytes: int
     files: int
@@ -51,13 +63,18 @@ class Usage:
 
 
 class Lock:
-    """A lock file in the cache's root: one holder among all threads of all processes. The kernel frees it
-    when the holder dies. Waiting ends after `patience` seconds with ShelfUnusable, so that a stopped process
-    can't hang this one, and who comes in the 5 s after that hardly waits; a patience of 0 waits for nobody and raises
-    WouldBlock."""
+    """A lock file in the cache's root, with one holder among all threads of all processes.
+
+    The kernel frees it when the holder dies. Waiting ends after `patience` seconds with
+    CacheUnusable, so that a stopped process can't hang this one; calls in the 5 s after that hardly
+    wait.
+    """
 
     def __init__(self, root: int, name: str, patience: float) -> None:
-        """`root` is the descriptor of the cache's directory."""
+        """`root` is the descriptor of the cache's directory.
+
+        `patience`: seconds to wait; 0: wait for nobody, and raise WouldBlock.
+        """
         self._root = root
         self._name = name
         self._patience = patience
@@ -76,30 +93,39 @@ class Lock:
         if not self._thread.acquire(timeout=self._wait()):
             self._refuse()
             raise CacheUnusable(f"the cache's {self._name} lock is held too long")
+
         try:
             self._acquire()
         except BaseException:
             self._thread.release()
             raise
+
         self._since = time.monotonic()
         return self
 
     def _acquire(self) -> None:
-        for _ in range(max(2, int(self._wait() / _POLL))):  # twice: the file may be new
+        # At least twice: the file may be a new one at the second attempt.
+        for _ in range(max(2, int(self._wait() / _POLL))):
             if self.fd < 0:
                 self.fd = os.open(self._name, _OPEN, 0o600, dir_fd=self._root)
+
             try:
                 fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 self._refuse()
                 time.sleep(_POLL)
                 continue
+
+            # Someone may have emptied the directory: a lock on a file without a name excludes
+            # nobody.
             if os.fstat(self.fd).st_nlink:
                 return
-            self.close()  # someone emptied the directory: a lock on a file without a name excludes nobody
+            self.close()
+
         self._stuck_until = time.monotonic() + _STUCK
         raise CacheUnusable(
-            f"the cache's {self._name} lock is held too long by another process; if one is stopped, resume or end it"
+            f"the cache's {self._name} lock is held too long by another process;"
+            " if one is stopped, resume or end it"
         )
 
     def _refuse(self) -> None:
@@ -107,31 +133,40 @@ class Lock:
             raise WouldBlock(f"the cache's {self._name} lock is held")
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
-        tired = time.monotonic() - self._since > _LONG
+        held_long = time.monotonic() - self._since > _LONG
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         self._thread.release()
-        if tired:  # a scan takes the lock again at once, and those who poll would never get it
+
+        # A scan takes the lock again at once, and processes that poll would never get it.
+        if held_long:
             time.sleep(2 * _POLL)
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        fd, self.fd = self.fd, -1
+        """Close the descriptor."""
+        fd = self.fd
+        self.fd = -1
         if fd >= 0:
             os.close(fd)
 
 
 class Ledger(Lock):
-    """The bytes and blobs in each fan-out directory, temp files included, for all processes of the cache.
+    """The bytes and blobs in each fan-out directory, temp files included, for all processes of the
+    cache.
 
-    Read and change it inside `with ledger:` only (12 us), together with the files that it counts. Raise a
-    count before its file grows and lower it after the file is gone: a crash between leaves it too high,
-    never too low, until the next recount.
+    Read and change it only inside `with ledger:` (12 us), together with the files that it counts.
+    Raise a count before its file grows, and lower it after the file is gone: a crash in between
+    leaves the count too high, never too low, until the next recount.
     """
 
-    def __init__(self, root: int, measure: Callable[[int], tuple[int, int]], patience: float) -> None:
-        """`measure` counts a directory anew: (bytes, blobs)."""
+    def __init__(
+        self, root: int, measure: Callable[[int], tuple[int, int]], patience: float
+    ) -> None:
+        """`measure` counts a directory anew, and returns (bytes, blobs)."""
         super().__init__(root, "usage", patience)
         self._measure = measure
         self._page = array("q")
@@ -145,6 +180,7 @@ class Ledger(Lock):
             raise
 
     def _load(self) -> None:
+        """Read the counts, or count anew if they make no sense."""
         self._page = array("q", self._read())
         if len(self._page) != 2 * SHARDS or min(self._page) < 0:
             self._page = array("q", bytes(_PAGE))
@@ -157,19 +193,26 @@ class Ledger(Lock):
         return page if len(page) == _PAGE else b""
 
     def peek(self) -> tuple[int, int] | None:
-        """Bytes and blobs by the ledger as it is, without its lock, which a stopped process may hold: right but for
-        the file that some process counts just now. None where it must be counted anew first. Raises OSError."""
+        """Bytes and blobs as the ledger has them, without its lock, which a stopped process may
+        hold.
+
+        They are right but for a file that some process is counting. None if the ledger must be
+        counted anew first. Raises OSError.
+        """
         try:
             fd = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root)
         except FileNotFoundError:
             return None
+
         try:
             page = os.pread(fd, _PAGE, 0)
         finally:
             os.close(fd)
+
         counts = array("q", page if len(page) == _PAGE else b"")
         if not counts or min(counts) < 0:
             return None
+
         return sum(counts[:SHARDS]), sum(counts[SHARDS:])
 
     @property
@@ -183,11 +226,14 @@ class Ledger(Lock):
         return sum(self._page[SHARDS:])
 
     def add(self, shard: int, size: int, files: int = 0) -> None:
-        """Count `size` bytes and `files` blobs more (or fewer) in directory `fan`. Raises OSError."""
-        self.put(shard, max(0, self._page[shard] + size), max(0, self._page[SHARDS + shard] + files))
+        """Count `size` bytes and `files` blobs more (or fewer) in directory `shard`. Raises
+        OSError."""
+        total_size = max(0, self._page[shard] + size)
+        total_files = max(0, self._page[SHARDS + shard] + files)
+        self.put(shard, total_size, total_files)
 
     def put(self, shard: int, size: int, files: int) -> None:
-        """Set directory `fan` to what a recount found. Raises OSError."""
+        """Set the counts of directory `shard`. Raises OSError."""
         for index, value in ((shard, size), (SHARDS + shard, files)):
             if self._page[index] != value:
                 self._page[index] = value

@@ -1,4 +1,4 @@
-"""A blob on its way in: a locked temp file that becomes a blob or goes."""
+"""A blob on its way in: a locked temp file that becomes a blob or is removed."""
 
 from __future__ import annotations
 
@@ -24,39 +24,45 @@ _CREATE = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 class Busy(PictofsError):
     """Another reader, here or in another process, is downloading this blob, or has just finished.
 
-    Open it again in a moment; when it is still missing and nobody is busy, download it.
+    Open it again in a moment. If it is still missing then and nobody is busy, download it.
     """
 
     errno = errno.EBUSY
 
 
 class PartialBlob:
-    """A download under way. One thread at a time; every method but `pread` may block: run it in a thread.
+    """A download under way, for one thread at a time. All methods but `pread` may block: use a
+    thread.
 
-    The temp file is as long as the room claimed for it, so a recount by any process sees the claim. As a
-    context manager it abandons itself unless committed.
+    The temp file is as long as the room claimed for it, so that a recount by any process sees the
+    claim. As a context manager it abandons itself unless committed.
     """
 
     def __init__(
         self, key: str, place: BlobPath, room: SpaceManager, seen: VerifiedFiles, clock: Clock
     ) -> None:
-        """Made by the cache alone; `start` follows."""
+        """Only the cache makes one, and then calls `start`."""
         self.key = key
         self.fd = -1
+
         self._place = place
         self.room = self._room = room
         self._verified = seen
         self._clock = clock
+
         self._temp = ""
         self._held = 0
+        """Bytes claimed, the footer included."""
         self._end = 0
+        """Bytes of content up to the last one written."""
         self._crc = 0
-        self._summed: int | None = 0  # the bytes that `_crc` covers; None: not written in order
+        self._summed: int | None = 0
+        """The bytes that `_crc` covers; None if they were not written in order."""
 
     def start(self, token: str, size: int) -> Self:
         """Lock the temp file that `token` names and claim room for `size` bytes.
 
-        Raises Busy, DiskFull, ShelfUnusable.
+        Raises Busy, DiskFull, CacheUnusable.
         """
         self._temp = f"{self._place.path}{TEMP_MARK}{token}"
         with disk_errors("starting a download"):
@@ -66,10 +72,11 @@ class PartialBlob:
             except BaseException:
                 self.abandon()
                 raise
+
         return self
 
     def _open_temp(self) -> None:
-        """Have an empty, locked temp file, in place of one that a dead process may have begun."""
+        """Make an empty, locked temp file, in place of one that a dead process may have begun."""
         while True:
             self.fd = self._create()
             try:
@@ -77,16 +84,19 @@ class PartialBlob:
                     raise Busy(f"{self.key} is being downloaded")
                 if os.fstat(self.fd).st_size == 0:
                     return
+
                 self.room.remove(self._temp, blobs=0)
             except BaseException:
                 self._close()
                 raise
+
             self._close()
 
     def _create(self) -> int:
         try:
             return os.open(self._temp, _CREATE, 0o600, dir_fd=self.room.root)
-        except FileNotFoundError:  # the first file of its directory, or someone emptied the cache
+        except FileNotFoundError:
+            # It is the first file of its directory, or someone has emptied the cache.
             with contextlib.suppress(FileExistsError):
                 os.mkdir(self._temp[:2], 0o700, dir_fd=self.room.root)
             return os.open(self._temp, _CREATE, 0o600, dir_fd=self.room.root)
@@ -96,35 +106,39 @@ class PartialBlob:
         self._held = size + FOOTER_SIZE
 
     def take_time(self) -> None:
-        """From now on wait for locks, and evict: every method but `pread` then belongs in a thread."""
+        """Wait for locks and evict from now on: all methods but `pread` then belong in a thread."""
         self.room = self._room
 
     def grow(self, size: int) -> None:
-        """Claim room for `size` bytes of content in all. Raises DiskFull, ShelfUnusable."""
+        """Claim room for `size` bytes of content in all. Raises DiskFull, CacheUnusable."""
         if size + FOOTER_SIZE > self._held:
             self._reserve(size)
 
     def restart(self) -> None:
-        """Take nothing of what was written for content; the room stays claimed."""
+        """Forget all that was written. The room stays claimed."""
         self._end = self._crc = self._summed = 0
 
     def allocate(self) -> None:
-        """Give the claimed room its blocks on the disk now, so that a full disk shows before the download.
+        """Allocate the claimed room on the disk, so that a full disk shows before the download.
 
-        Raises ShelfUnusable.
+        Raises CacheUnusable.
         """
         with disk_errors("allocating"):
             os.posix_fallocate(self.fd, 0, self._held)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write all of `data` at `offset`, claiming more room if need be. Raises DiskFull, ShelfUnusable."""
+        """Write all of `data` at `offset`, claiming more room if need be. Raises DiskFull,
+        CacheUnusable."""
         end = offset + len(data)
         self.grow(end)
         self._write(offset, data)
+
         if self._summed == offset:
-            self._crc, self._summed = google_crc32c.extend(self._crc, data), end
+            self._crc = google_crc32c.extend(self._crc, data)
+            self._summed = end
         else:
             self._summed = None
+
         self._end = max(self._end, end)
 
     def _write(self, offset: int, data: bytes) -> None:
@@ -134,37 +148,45 @@ class PartialBlob:
                 done += os.pwrite(self.fd, data[done:], offset + done)
 
     def pread(self, offset: int, length: int) -> bytes:
-        """What was written there; zeros where nothing was yet, so ask only for ranges known as written.
+        """The bytes written there. Ask only for ranges known to be written: others read as zeros.
 
-        Inline. Raises ShelfUnusable.
+        Inline. Raises CacheUnusable.
         """
         with disk_errors("reading"):
             return os.pread(self.fd, max(0, min(length, self._end - offset)), offset)
 
     def commit(self, size: int, crc32c: int | None) -> Blob:
-        """Publish the content of `size` bytes, all written, and return it open; the blob takes over `fd`.
+        """Publish the content of `size` bytes, all written, and return it open. The blob takes over
+        `fd`.
 
-        Raises Corrupt when the length or the checksum that the server named is another, ShelfUnusable; the
-        draft is then still to be abandoned.
+        Raises Corrupt if the length is not `size` or the checksum not `crc32c` (None: unknown), and
+        CacheUnusable. The partial blob must then still be abandoned.
         """
         if size != self._end:
             raise Corrupt(f"{self.key} has {self._end} bytes and should have {size}")
+
         with disk_errors("publishing"):
             crc = self._crc if self._summed == size else checksum(self.fd, size)
             if crc32c not in (None, crc):
                 raise Corrupt(f"{self.key} has another checksum than the server says")
+
             self._write(size, encode_footer(self._place, size, crc))
+            # By the cache's clock: the time of last use orders eviction.
             now = int(self._clock.wall() * 1e9)
             os.utime(self.fd, ns=(now, now))
             self.room.publish(self.fd, self._temp, self._place.path, self._held, size + FOOTER_SIZE)
             self._verified.mark_verified(FileStamp.of(os.fstat(self.fd), crc))
-        fd, self.fd = self.fd, -1
+
+        fd = self.fd
+        self.fd = -1
         return Blob(self.key, fd, size, crc, None)
 
     def abandon(self) -> None:
-        """Drop the draft unless committed. Never fails: what a broken disk keeps is swept later."""
+        """Drop the temp file unless committed. Never fails: a recount removes what a broken disk
+        keeps."""
         if self.fd < 0:
             return
+
         try:
             with contextlib.suppress(CacheUnusable):
                 self.room.remove(self._temp, blobs=0)
@@ -172,13 +194,17 @@ class PartialBlob:
             self._close()
 
     def _close(self) -> None:
-        fd, self.fd = self.fd, -1
+        fd = self.fd
+        self.fd = -1
         os.close(fd)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.abandon()

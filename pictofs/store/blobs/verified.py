@@ -1,4 +1,5 @@
-"""What one process knows of the blobs in the cache: which it has verified, which were used lately."""
+"""What one process knows of the blobs in the cache: those it has verified, and those used
+lately."""
 
 from __future__ import annotations
 
@@ -10,14 +11,17 @@ from cachetools import LRUCache
 
 from pictofs.clock import Clock
 
-_REMEMBERED = 65_536  # verdicts; 15 MB. Forgetting one costs a checksum: 15 us for 100 KiB
-_FRESH = 600  # seconds: a use is written to disk when the last one written is older than this
+# Files remembered as verified: 15 MB. Forgetting one costs a checksum, 15 us for 100 KiB.
+_REMEMBERED = 65_536
+
+# A use is written to the disk if the one written last is older than this, in seconds.
+_FRESH = 600
 
 
 class FileStamp(NamedTuple):
-    """A file, and what changes when it does.
+    """A file, with what changes when its content does.
 
-    The kernel moves ctime with every change of content, name or time; a program can't set it back.
+    The kernel moves ctime at every change of content, name or time; a program can't set it back.
     """
 
     inode: int
@@ -29,12 +33,12 @@ class FileStamp(NamedTuple):
 
     @classmethod
     def of(cls, stat: os.stat_result, crc32c: int) -> Self:
-        """Of the file that `stat` tells of."""
+        """The stamp of the file that `stat` describes."""
         return cls(stat.st_ino, stat.st_ctime_ns, stat.st_size, crc32c)
 
 
 class VerifiedFiles:
-    """Verdicts and uses of this process. Any thread may call any method."""
+    """The files that this process has verified or used. Any thread may call any method."""
 
     def __init__(self, root: int, clock: Clock) -> None:
         """`root` is the descriptor of the cache's directory."""
@@ -45,7 +49,8 @@ class VerifiedFiles:
         self._used: dict[str, None] = {}
 
     def knows(self, stat: os.stat_result) -> int | None:
-        """The CRC-32C of the content of a verified file; None if it is another one, or has changed since.
+        """The CRC-32C of a verified file's content; None if the file is unknown, or has changed
+        since.
 
         Inline, 1 us.
         """
@@ -56,7 +61,7 @@ class VerifiedFiles:
         return known[2]
 
     def mark_verified(self, file: FileStamp) -> None:
-        """Remember that the file, as it was then, is sound. Inline, 1 us."""
+        """Remember that the file, as `file` describes it, is sound. Inline, 1 us."""
         with self._lock:
             self._verified[file.inode] = file[1:]
 
@@ -66,7 +71,8 @@ class VerifiedFiles:
             self._used[path] = None
 
     def renew(self, path: str) -> bool:
-        """Write a use of the blob at `path` now; False where there is none. Inline, 15 us. Raises OSError."""
+        """Write a use of the blob at `path` now; False if there is none. Inline, 15 us. Raises
+        OSError."""
         try:
             self._touch(path, int(self._clock.wall() * 1e9))
         except FileNotFoundError:
@@ -74,11 +80,13 @@ class VerifiedFiles:
         return True
 
     def flush(self) -> None:
-        """Write the noted uses to the files' mtime, which orders eviction. Blocks (10 us each); never fails.
+        """Write the noted uses to the files' mtime, which orders eviction. Blocks, 10 us each;
+        never fails.
 
-        mtime and not atime: the kernel sets atime by rules that the mount options of the disk choose.
+        Not to atime, which the kernel sets by rules that the disk's mount options choose.
         """
         now = int(self._clock.wall() * 1e9)
+
         while self._used:
             try:
                 path, _ = self._used.popitem()
@@ -86,10 +94,14 @@ class VerifiedFiles:
             except KeyError:
                 return  # another thread took the last one
             except OSError:
-                continue  # evicted meanwhile, or a read-only disk: the order of eviction suffers, no more
+                # Evicted meanwhile, or the disk is read-only: only the order of eviction suffers.
+                continue
 
     def _touch(self, path: str, now: int) -> None:
         known = self.knows(os.stat(path, dir_fd=self._root, follow_symlinks=False))
         os.utime(path, ns=(now, now), dir_fd=self._root, follow_symlinks=False)
-        if known is not None:  # the touch moved ctime; without this each would cost a checksum
-            self.mark_verified(FileStamp.of(os.stat(path, dir_fd=self._root, follow_symlinks=False), known))
+
+        # The touch has moved ctime: without this each one would cost a checksum.
+        if known is not None:
+            stat = os.stat(path, dir_fd=self._root, follow_symlinks=False)
+            self.mark_verified(FileStamp.of(stat, known))

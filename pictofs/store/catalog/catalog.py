@@ -1,7 +1,8 @@
 """What the organization is known to hold: point reads inline, writes in threads.
 
-A read costs about 20 us and is made on the event loop; every method that writes blocks, runs in one
-transaction, and belongs in a thread. Writers that change what a folder shows return the entries that are gone.
+A read costs about 20 us and is made on the event loop. Every method that writes blocks, runs in one
+transaction, and belongs in a thread. Methods that change what a folder shows return the entries
+that are gone.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ _ENTRY = "SELECT " + ", ".join(EntryRow._fields) + " FROM image "
 _IMAGE = "SELECT " + ", ".join(ImageRow._fields) + " FROM image "
 
 SCAN = 4096
-"""Rows that one look for a selection goes through."""
+"""Rows that one call of `selected_after` goes through."""
+
 _SEQ_MAX = 2**63 - 1
 
 
 class Catalog:
-    """The tables of datasets and directories, and all point reads. Images are written by `ImageTable`."""
+    """The tables of datasets and directories, and all point reads. `ImageTable` writes the
+    images."""
 
     def __init__(self, path: Path) -> None:
         """Open or make the catalog at `path`.
@@ -67,12 +70,19 @@ class Catalog:
         return row
 
     def annotations_due(self, key: int) -> float:
-        """Wall-clock seconds: annotation files of the dataset that were confirmed before are due. 5 us."""
+        """The wall-clock time in seconds; annotation files confirmed before it must be checked
+        again.
+
+        5 us.
+        """
         rows = self.database.query("SELECT annotations_due FROM dataset WHERE key = ?", (key,))
         return float(rows[0][0] or 0.0) if rows else 0.0
 
     def dataset_object(self, key: int) -> tuple[dict[str, Any], int]:
-        """The API's object of a dataset, as it came, and how often it has changed; empty if there is none."""
+        """The API's object of a dataset, as it came, and how often it has changed.
+
+        Empty if there is no such dataset.
+        """
         rows = self.database.query("SELECT raw, raw_changes FROM dataset WHERE key = ?", (key,))
         if not rows:
             return {}, 0
@@ -85,7 +95,7 @@ class Catalog:
         return row
 
     def datasets_after(self, seq: int, limit: int) -> list[DatasetRow]:
-        """Datasets in listing order, from behind `seq`."""
+        """Datasets in listing order, after `seq`."""
         sql = _DATASET + "WHERE seq > ? ORDER BY seq LIMIT ?"
         rows: list[DatasetRow] = self._rows(DatasetRow, sql, (seq, limit))
         return rows
@@ -108,14 +118,16 @@ class Catalog:
         return row
 
     def directories_after(self, parent: int, seq: int, limit: int) -> list[DirectoryRow]:
-        """Directories in a directory, from behind `seq`."""
+        """Directories in a directory, after `seq`."""
         sql = _DIRECTORY + "WHERE parent = ? AND seq > ? ORDER BY seq LIMIT ?"
         rows: list[DirectoryRow] = self._rows(DirectoryRow, sql, (parent, seq, limit))
         return rows
 
     def directories_of(self, dataset: int) -> list[DirectoryRow]:
         """All directories of a dataset, its root among them."""
-        rows: list[DirectoryRow] = self._rows(DirectoryRow, _DIRECTORY + "WHERE dataset = ?", (dataset,))
+        rows: list[DirectoryRow] = self._rows(
+            DirectoryRow, _DIRECTORY + "WHERE dataset = ?", (dataset,)
+        )
         return rows
 
     def directory_keys(self, dataset: int) -> list[int]:
@@ -140,24 +152,27 @@ class Catalog:
         if entry.endswith(".json"):
             sql = _IMAGE + "WHERE directory = ? AND entry = ? AND annotation_entry IS NULL"
             row = self._row(ImageRow, sql, (directory, entry[:-5]))
+
+        # Only a file whose name does not follow from its image's has an entry of its own.
         if row is None:
             sql = _IMAGE + "WHERE directory = ? AND annotation_entry = ?"
             row = self._row(ImageRow, sql, (directory, entry))
+
         return row
 
     def any_image(self) -> ImageRow | None:
-        """The image that was listed last; None where there is none."""
+        """The image that was listed last; None if there is none."""
         row: ImageRow | None = self._row(ImageRow, _IMAGE + "ORDER BY seq DESC LIMIT 1", ())
         return row
 
     def images_after(self, directory: int, seq: int, limit: int) -> list[ImageRow]:
-        """Images in a directory in listing order, from behind `seq`."""
+        """Images in a directory in listing order, after `seq`."""
         sql = _IMAGE + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
         rows: list[ImageRow] = self._rows(ImageRow, sql, (directory, seq, limit))
         return rows
 
     def entries_after(self, directory: int, seq: int, limit: int) -> list[EntryRow]:
-        """The same, as far as a listing shows it."""
+        """The same images, with the columns that a listing shows."""
         sql = _ENTRY + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
         rows: list[EntryRow] = self._rows(EntryRow, sql, (directory, seq, limit))
         return rows
@@ -165,26 +180,36 @@ class Catalog:
     def selected_after(
         self, directory: int, seq: int, selection: Selection, limit: int
     ) -> tuple[list[EntryRow], int | None]:
-        """What `entries_after` has of a selection, and from behind which `seq` to go on; None: that is all.
+        """The rows of `entries_after` that are in a selection, and the `seq` after which to go on.
 
-        There may be no rows although it is not all: no more than 4,096 are looked at in one turn, 4 ms.
+        The `seq` is None at the end. There may be no rows before the end: one call looks at no more
+        than 4,096, which takes 4 ms.
         """
         sql = "SELECT seq FROM image WHERE directory = ? AND seq > ? ORDER BY seq LIMIT 1 OFFSET ?"
         far = self.database.query(sql, (directory, seq, SCAN - 1))
         last = far[0][0] if far else None
+
         sql = (
-            _ENTRY
-            + f"WHERE directory = ? AND seq > ? AND seq <= ? AND {selection.axis} IS ? ORDER BY seq LIMIT ?"
+            _ENTRY + f"WHERE directory = ? AND seq > ? AND seq <= ? AND {selection.axis} IS ?"
+            " ORDER BY seq LIMIT ?"
         )
         values = (directory, seq, last or _SEQ_MAX, selection.value, limit)
         rows: list[EntryRow] = self._rows(EntryRow, sql, values)
+
+        # A full batch ends before the rows looked at do.
         return rows, rows[-1].seq if len(rows) == limit else last
 
-    def next_images(self, row: ImageRow, order: str, limit: int, *, back: bool = False) -> list[ImageRow]:
-        """What follows an image in its directory, in the order of `seq`, `entry` or `key`; `back`: precedes it."""
+    def next_images(
+        self, row: ImageRow, order: str, limit: int, *, back: bool = False
+    ) -> list[ImageRow]:
+        """The images that follow one in its directory, ordered by `order`: `seq`, `entry` or `key`.
+
+        `back`: the images that precede it, the nearest first.
+        """
         side, way = ("<", "DESC") if back else (">", "ASC")
         sql = _IMAGE + f"WHERE directory = ? AND {order} {side} ? ORDER BY {order} {way} LIMIT ?"
-        rows: list[ImageRow] = self._rows(ImageRow, sql, (row.directory, getattr(row, order), limit))
+        values = (row.directory, getattr(row, order), limit)
+        rows: list[ImageRow] = self._rows(ImageRow, sql, values)
         return rows
 
     def directories_with_images(self, dataset: int) -> frozenset[int]:
@@ -196,7 +221,8 @@ class Catalog:
         return frozenset(row[0] for row in self.database.query(sql, (dataset,)))
 
     def image_key(self, directory: int, entry: str) -> int | None:
-        """The key of the image listed as `entry` in `images/`; 5 us, for whoever asks for many."""
+        """The key of the image listed as `entry` in `images/`; 5 us, for callers that ask for
+        many."""
         sql = "SELECT key FROM image WHERE directory = ? AND entry = ?"
         rows = self.database.query(sql, (directory, entry))
         return int(rows[0][0]) if rows else None
@@ -204,10 +230,12 @@ class Catalog:
     def had_one_size(self, key: int, size: int) -> bool:
         """Whether no listing and no download ever gave an image another size than `size`; 5 us.
 
-        A listed size of 0 stands for none, and shows as a placeholder that no kernel keeps.
+        A listed size of 0 means that there is none, and shows as a placeholder that no kernel
+        keeps.
         """
         sql = (
-            "SELECT 1 FROM image WHERE key = ?1 AND size IN (0, ?2) AND coalesce(true_size, ?2) = ?2"
+            "SELECT 1 FROM image WHERE key = ?1 AND size IN (0, ?2)"
+            " AND coalesce(true_size, ?2) = ?2"
             " AND NOT EXISTS (SELECT 1 FROM former_image WHERE key = ?1)"
         )
         return bool(self.database.query(sql, (key, size)))
@@ -218,7 +246,7 @@ class Catalog:
         return not self.database.query(sql, (key,))
 
     def implies(self, parent: int) -> bool:
-        """Whether some directory in a directory is there only because images say that they are in it."""
+        """Whether a directory has a subdirectory that is known only from the paths of images."""
         sql = "SELECT EXISTS (SELECT 1 FROM directory WHERE parent = ? AND implied)"
         return bool(self.database.query(sql, (parent,))[0][0])
 
@@ -229,7 +257,8 @@ class Catalog:
         return max(0, _counted(rows[0][0])) if rows else 0
 
     def counts(self) -> tuple[int, int]:
-        """Datasets, and bytes of all their images, as the server counts them; constant time in practice."""
+        """Datasets, and bytes of all their images, by the server's counts; constant time in
+        practice."""
         ((datasets, size),) = self.database.query("SELECT count(*), total(total_size) FROM dataset")
         return datasets, _counted(size)
 
@@ -246,7 +275,7 @@ class Catalog:
 
     @property
     def revision(self) -> int:
-        """A number that every change made here raises: a list that was read across one may lack it."""
+        """A number that every change made here raises: a list read across a change may lack it."""
         return int(self.meta("edition") or 0)
 
     def put_datasets(
@@ -256,28 +285,39 @@ class Catalog:
         revision: int | None = None,
         heard: Observation | None = None,
     ) -> list[RemovedDentry] | None:
-        """Make the list of datasets equal to `datasets`, all of the organization's. Blocks.
+        """Make the table of datasets equal to `datasets`, all of the organization's. Blocks.
 
-        `heard`: when it was there; None: at `checked_at`, from a server that tells no time.
-        Does nothing and returns None where `revision`, as it was before the list was asked for, is no longer it.
+        Args:
+            datasets: the whole list.
+            checked_at: wall-clock seconds at which it was asked for.
+            revision: what `revision` was before that; None: write in any case.
+            heard: when it came; None: at `checked_at`, from a server that does not tell its time.
+
+        Returns:
+            The entries that are gone; None, with nothing written, if `revision` has changed.
         """
         with self.database.write() as db:
             if revision is not None and revision != _revision(db):
                 return None
+
             gone = datasets_table.put_all(db, datasets, heard or Observation(checked_at, None))
             _set_meta(db, "checked_at", checked_at)
+
         return gone
 
     def put_changed(self, dataset: Dataset) -> list[RemovedDentry]:
-        """A dataset was made or changed by this machine: the list has it from now on. Blocks."""
+        """Write a dataset that this machine has made or changed. Blocks."""
         with self.database.write() as db:
             _set_meta(db, "edition", _revision(db) + 1)
-            if dataset.is_archived:  # by someone else, meanwhile
+
+            # Someone else may have archived it meanwhile.
+            if dataset.is_archived:
                 return datasets_table.remove_one(db, key_of(dataset.id.lower()))
+
             return datasets_table.put_one(db, dataset)
 
     def drop_dataset(self, key: int) -> list[RemovedDentry]:
-        """A dataset was deleted by this machine. Blocks."""
+        """Remove a dataset that this machine has deleted. Blocks."""
         with self.database.write() as db:
             _set_meta(db, "edition", _revision(db) + 1)
             return datasets_table.remove_one(db, key)
@@ -285,7 +325,11 @@ class Catalog:
     def put_directories(
         self, dataset: int, dataset_id: str, rows: Iterable[Directory], signature: str, at: float
     ) -> list[RemovedDentry]:
-        """Make a dataset's directories equal to `rows`, those that images alone imply kept. Blocks."""
+        """Make a dataset's directories equal to `rows`, but keep those that images imply. Blocks.
+
+        `signature` is the one that the dataset had when `rows` were asked for; `at` is the time of
+        that in wall-clock seconds.
+        """
         with self.database.write() as db:
             old = {
                 row.key: row
@@ -296,33 +340,46 @@ class Catalog:
             }
             implied = {
                 row[0]
-                for row in db.execute("SELECT path FROM directory WHERE dataset = ? AND implied", (dataset,))
+                for row in db.execute(
+                    "SELECT path FROM directory WHERE dataset = ? AND implied", (dataset,)
+                )
             }
             root = key_of(dataset_id + ":/")
             elsewhere = {
-                row[0] for row in db.execute("SELECT key FROM directory WHERE dataset != ?", (dataset,))
+                row[0]
+                for row in db.execute("SELECT key FROM directory WHERE dataset != ?", (dataset,))
             }
+
             new = _directory_rows(
                 dataset_id,
                 rows,
                 {row.path: row.key for row in old.values() if row.path in implied},
                 elsewhere,
             )
-            gone: list[RemovedDentry] = []
-            if {key: (path, count, alone) for path, (key, count, alone) in new.items()} != {
+
+            # Most answers change nothing: then no row is written but the dataset's.
+            before = {
                 row.key: (row.path, row.image_count, row.path in implied) for row in old.values()
-            }:
+            }
+            after = {key: (path, count, alone) for path, (key, count, alone) in new.items()}
+            gone: list[RemovedDentry] = []
+            if after != before:
                 gone = _replace_directories(db, dataset, root, old, new)
+
             db.execute(
-                "UPDATE dataset SET tree_at = ?, tree_signature = ? WHERE key = ?", (at, signature, dataset)
+                "UPDATE dataset SET tree_at = ?, tree_signature = ? WHERE key = ?",
+                (at, signature, dataset),
             )
+
         return gone
 
-    def put_dataset(self, dataset: Dataset, heard: Observation, *, known: str) -> list[RemovedDentry]:
-        """A newer object of a known dataset came; its name is left for `put_datasets`. Blocks.
+    def put_dataset(
+        self, dataset: Dataset, heard: Observation, *, known: str
+    ) -> list[RemovedDentry]:
+        """Write a newer object of a known dataset, but leave its name to `put_datasets`. Blocks.
 
-        `known`: the signature that the row had when it was asked for. If the row has another one by now, nobody can
-        tell which answer is newer, and nothing is written.
+        `known`: the signature that the row had when the object was asked for. If the row has
+        another one by now, nobody can tell which answer is newer, and nothing is written.
         """
         key = key_of(dataset.id.lower())
         with self.database.write() as db:
@@ -340,24 +397,31 @@ class Catalog:
             ).rowcount
             if not written:
                 return []
+
             datasets_table.note_move(db, dataset, heard)
+
         return datasets_table.documents(key)
 
     def expire(self, dataset: int | None) -> None:
-        """Forget that one dataset, or the list of them all, was ever checked: the next look asks. Blocks."""
+        """Forget that a dataset, or with None any of them, was ever checked: the next look asks.
+        Blocks."""
         with self.database.write() as db:
-            _set_meta(db, "edition", _revision(db) + 1)  # a list that is being read may be too old
+            # A list that is being read just now may be too old.
+            _set_meta(db, "edition", _revision(db) + 1)
             _set_meta(db, "checked_at", 0.0)
+
             only = "" if dataset is None else "WHERE key = ?"
             values = () if dataset is None else (dataset,)
             db.execute(f"UPDATE dataset SET tree_at = NULL, listed_at = NULL {only}", values)
+
             only = only.replace("key", "dataset")
             db.execute(f"UPDATE directory SET listed_at = NULL {only}", values)
             db.execute(f"UPDATE image SET annotation_stale = 1 {only}", values)
 
 
 def _counted(total: float) -> int:
-    """A sum of the server's figures, which may be absurd: total() counts in floats, where sum() overflows."""
+    """A sum of the server's figures, which may be absurd: total() gives a float where sum()
+    overflows."""
     return int(min(total, _SEQ_MAX))
 
 
@@ -373,9 +437,10 @@ def _set_meta(db: Any, name: str, value: Any) -> None:
 def _directory_rows(
     dataset_id: str, rows: Iterable[Directory], implied: dict[str, int], taken: set[int]
 ) -> dict[str, tuple[int, int, int]]:
-    """Path -> (key, image count, implied) of every directory, with all parents, parents first.
+    """Path -> (key, image count, implied) of every directory and all its parents, parents first.
 
-    An id that comes twice, or that another dataset's directory has (`taken`), is no identity: the path is one.
+    An id that comes twice, or that another dataset's directory has (`taken`), does not identify a
+    directory: its key is then made of its path.
     """
     known = {storable(row.path): row for row in rows if row.path != "/"}
     paths: set[str] = set()
@@ -383,6 +448,7 @@ def _directory_rows(
         while path != "/" and path not in paths:
             paths.add(path)
             path = split_directory(path)[0]  # noqa: PLW2901
+
     result = {}
     for path in sorted(paths, key=lambda path: (path.count("/"), path)):
         row = known.get(path)
@@ -392,7 +458,9 @@ def _directory_rows(
             result[path] = (own if key in taken else key, row.image_count, 0)
         else:
             result[path] = (implied.get(path) or own, 0, 1)
+
         taken.add(result[path][0])
+
     return result
 
 
@@ -403,28 +471,35 @@ def _replace_directories(
     old: dict[int, DirectoryRow],
     new: dict[str, tuple[int, int, int]],
 ) -> list[RemovedDentry]:
-    """Write a dataset's directories anew: renames may be swaps, so rows are not changed one by one."""
+    """Write all of a dataset's directories anew: renames may be swaps, so no row can be changed
+    alone."""
     by_path = {row.path: row for row in old.values()}
     parents = {"/": root} | {path: key for path, (key, _, _) in new.items()}
     keys = set(parents.values())
     db.execute("DELETE FROM directory WHERE dataset = ? AND parent IS NOT NULL", (dataset,))
+
     gone: list[RemovedDentry] = []
     kept: dict[int, tuple[int, str]] = {}
     for path, (key, count, implied) in new.items():
         above, name = split_directory(path)
         parent = parents[above]
         entry = entry_name(name, path)
+
+        # The annotation files say where their images are.
         before = old.get(key)
-        if before is not None and before.path != path:  # the annotation files say where their images are
+        if before is not None and before.path != path:
             db.execute("UPDATE image SET annotation_stale = 1 WHERE directory = ?", (key,))
+
+        # The path was implied until now: its images move to the server's row.
         there = by_path.get(path)
-        if (
-            there is not None and there.key not in keys
-        ):  # implied until now: its images move to the server's row
-            db.execute("UPDATE OR IGNORE image SET directory = ? WHERE directory = ?", (key, there.key))
+        if there is not None and there.key not in keys:
+            db.execute(
+                "UPDATE OR IGNORE image SET directory = ? WHERE directory = ?", (key, there.key)
+            )
+
         db.execute(
-            "INSERT INTO directory (seq, key, dataset, parent, path, entry, image_count, implied, listed_at,"
-            " listed_signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO directory (seq, key, dataset, parent, path, entry, image_count, implied,"
+            " listed_at, listed_signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 before and before.seq,
                 key,
@@ -440,11 +515,15 @@ def _replace_directories(
         )
         kept[key] = (parent, entry)
         gone += disambiguate(db, parent, entry)
+
     for row in old.values():
         if kept.get(row.key) != (row.parent, row.entry):
             gone += folder_entries(row.parent or 0, row.entry)
+
         if row.key not in kept:
             cursor = db.execute("DELETE FROM image WHERE directory = ?", (row.key,))
-            if cursor.rowcount:  # they are elsewhere now, or gone: only a new listing tells
+            # Its images are elsewhere now, or gone: only a new listing tells.
+            if cursor.rowcount:
                 db.execute("UPDATE dataset SET listed_at = NULL WHERE key = ?", (dataset,))
+
     return gone

@@ -21,27 +21,36 @@ from pictofs.store.catalog.database_state import State, turn, used_by_others
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 3
-"""`user_version` of the file. A file of another version is put aside: what it holds comes again from the API."""
+"""`user_version` of the file. A file of another version is put aside: what it holds comes again
+from the API."""
 
 WRITE_WAIT_S = 10.0
-"""Seconds that a write waits for the writes of other processes: the longest takes a few."""
+"""Seconds that a write waits for the writes of other processes: the longest takes a few seconds."""
+
 STUCK_WAIT = 0.25
-"""The same once that was in vain, until a write succeeds: a stopped process may hold the lock for ever."""
+"""Seconds that a write waits after another has waited in vain, until one succeeds: a stopped
+process may hold the lock for ever."""
+
 READ_WAIT_S = 1.0
-"""Seconds that a read waits, on the event loop; only for another process that repairs the file after a crash."""
+"""Seconds that a read waits, on the event loop: only for another process that repairs the file
+after a crash."""
+
 OPEN_WAIT_S = 20.0
 """Seconds to wait for others who open or close the file; after a crash a million images take 2."""
+
 CLOSE_WAIT = 2.0
-"""The same at the end, where a file can be left as a killed process leaves it."""
+"""Seconds to wait for them at the end, when the file can be left as a killed process leaves it."""
+
 NAMES = 5
-"""Files that are tried: a file that others have open, and that this version can't use, is left to them."""
+"""File names that are tried: a file that others have open, and that this version can't use, is left
+to them."""
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class CatalogDamaged(DiskFull):
-    """SQLite finds pages that can't be. The file is put aside when it is next opened."""
+    """SQLite finds impossible pages. The file is put aside when it is opened the next time."""
 
     errno = errno.EIO
 
@@ -49,13 +58,14 @@ class CatalogDamaged(DiskFull):
 class Database:
     """One SQLite file in WAL mode: a connection for reads on the loop, one for writes in threads.
 
-    Reads never wait for writes (WAL). Writes of several processes wait for each other for up to 10 s.
+    Reads never wait for writes (WAL). Writes of several processes wait up to 10 s for each other.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open `path`, or make it. A file that is not proven to be whole is renamed aside and a new one made.
+        """Open `path`, or make it. A file not proven to be whole is renamed, and a new one is made.
 
-        Where others have open what this version can't use, a file beside it is taken: `path` then tells which.
+        If others have open what this version can't use, a file beside it is taken: `path` then
+        tells which.
 
         Raises:
             DiskFull: the folder can't be written, or another process is in the way.
@@ -63,21 +73,28 @@ class Database:
         self._lock = threading.Lock()
         self._stuck = False
         self._suspect = False
+
         for number in range(1, NAMES + 1):
             self.path = path
             if number > 1:
                 self.path = path.with_name(f"{path.stem}-{number}{path.suffix}")
+
             if self._take():
                 return
+
         raise DiskFull(f"the catalog {path} is in use by another version of pictofs: end that one")
 
     # Opening.
 
     def _take(self) -> bool:
-        """Open the file of this name; False where it must be left to those who have it open."""
+        """Open the file of this name; False if it must be left to those who have it open.
+
+        Raises DiskFull.
+        """
         try:
             with turn(self.path, OPEN_WAIT_S):
                 self._state = State(self.path)
+
                 taken = False
                 try:
                     taken = self._open_alone() if self._state.alone() else self._join()
@@ -90,55 +107,70 @@ class Database:
             raise DiskFull(f"no catalog can be made or opened at {self.path}: {error}") from error
 
     def _open_alone(self) -> bool:
-        """Nobody else has it open, nor can they before this has ended."""
+        """Open a file that nobody else has open, nor can open before this ends."""
         if os.path.lexists(self.path):
             if _is_file(self.path) and used_by_others(self.path):
                 return False
+
             reason = self._doubt()
             if reason is not None:
                 self._put_aside(reason)
+
         if not os.path.lexists(self.path):
             self._remove_companions()
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             self._connect()
             self._make_tables()
+
         self._state.live()
         self._state.share()
         return True
 
     def _doubt(self) -> str | None:
-        """Why the file can't be used; None where it can, and is open then."""
+        """Why the file can't be used; None if it can be, and it is open then."""
         if not _is_file(self.path):
             return "it is no file"
+
         reason = self._state.invalidate()
         if reason is not None:
             return reason
+
         sealed = self._state.was_sealed
         if sealed:
-            # A power cut may have kept the -wal of a later day, and lost what was carried over from it.
+            # After a power cut the -wal may be of a later day than the file itself.
             self._remove_companions()
+
         try:
             self._connect()
             version = self._version()
             if version != SCHEMA_VERSION:
                 reason = f"its version is {version}, not {SCHEMA_VERSION}"
+            # Nobody has looked since the disk may have damaged it: 1 s for a million images.
             elif not sealed and self.reader.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                reason = "damaged pages"  # by the disk, as nobody has looked since: 1 s for a million images
+                reason = "damaged pages"
         except sqlite3.DatabaseError as error:
             if _code(error) not in _DAMAGED:
                 raise
+
             reason = str(error)
+
         if reason is not None:
             self._disconnect()
+
         return reason
 
     def _join(self) -> bool:
-        """Others have it open, so it is sound, unless it is no longer the same file."""
+        """Open a file that others have open; False if this version can't use it.
+
+        It is sound, unless its name leads to another file by now.
+        """
         if not self._state.is_live():
             return False
+
         self._connect()
         if self._version() != SCHEMA_VERSION:
             return False
+
         self._state.share()
         return True
 
@@ -153,14 +185,19 @@ class Database:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _put_aside(self, reason: str) -> None:
-        """Rename the file, which nobody has open. Of those that were put aside before none is kept."""
+        """Rename the file, which nobody has open. Files that were put aside before are removed."""
         for old in self.path.parent.glob(f"{self.path.name}.broken-*"):
             with suppress(OSError):  # a folder
                 old.unlink()
+
         aside = self.path.with_name(f"{self.path.name}.broken-{time.time_ns()}")
         log.warning(
-            "the catalog %s can't be used (%s); kept as %s, making a new one", self.path, reason, aside
+            "the catalog %s can't be used (%s); kept as %s, making a new one",
+            self.path,
+            reason,
+            aside,
         )
+
         self.path.rename(aside)
 
     def _remove_companions(self) -> None:
@@ -173,15 +210,19 @@ class Database:
         self.reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # makes the -wal
 
     def _connection(self, patience: float) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=patience, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(
+            self.path, timeout=patience, isolation_level=None, check_same_thread=False
+        )
         try:
             db.execute("PRAGMA journal_mode = WAL")
-            # What a power cut leaves is not believed, and comes again from the API; a kill -9 takes nothing.
+            # A file left by a power cut is not trusted: its content comes again from the API. A
+            # kill -9 loses nothing.
             db.execute("PRAGMA synchronous = OFF")
             db.execute("PRAGMA cache_size = -16384")
         except BaseException:
             db.close()
             raise
+
         return db
 
     # Use.
@@ -190,7 +231,7 @@ class Database:
         """All rows of a SELECT. Inline.
 
         Raises:
-            CatalogDamaged: pages make no sense.
+            CatalogDamaged: SQLite finds impossible pages.
             DiskFull: the disk can't be read.
         """
         try:
@@ -203,8 +244,8 @@ class Database:
         """One transaction; blocks, so call it from a thread.
 
         Raises:
-            CatalogDamaged: pages make no sense.
-            DiskFull: the disk takes no more, can't be written, or another process is in the way.
+            CatalogDamaged: SQLite finds impossible pages.
+            DiskFull: the disk is full or can't be written, or another process is in the way.
         """
         with self._lock:
             try:
@@ -213,33 +254,42 @@ class Database:
                 try:
                     yield self._writer
                 except BaseException:
-                    if self._writer.in_transaction:  # SQLite has ended it where the disk is full
+                    # SQLite itself has ended the transaction if the disk is full.
+                    if self._writer.in_transaction:
                         self._writer.execute("ROLLBACK")
                     raise
+
                 self._writer.execute("COMMIT")
             except (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError):
-                raise  # of ours
+                raise  # our own mistakes, not the disk's
             except sqlite3.DatabaseError as error:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
+
                 self._wait_for_others(stuck=_code(error) in _BUSY)
                 raise self._named("written", error) from error
 
     def _wait_for_others(self, *, stuck: bool) -> None:
-        """Don't wait long for a process that was waited for in vain: every write would, one after the other."""
+        """Set how long writes wait: briefly if one has waited in vain, as each in turn would
+        wait."""
         if stuck != self._stuck:
             self._stuck = stuck
             milliseconds = int((STUCK_WAIT if stuck else WRITE_WAIT_S) * 1000)
             self._writer.execute(f"PRAGMA busy_timeout = {milliseconds}")
 
     def _named(self, doing: str, error: sqlite3.Error) -> DiskFull:
+        """The error to raise for one of SQLite's. A damaged file is noted as such."""
         if _code(error) in _DAMAGED:
+            # Not at the end: this process may be killed before it closes the file.
             self._suspect = True
             with suppress(OSError):
-                self._state.distrust()  # now: this process may be killed before it closes
+                self._state.distrust()
+
             return CatalogDamaged(
-                f"the catalog {self.path} is damaged ({error}): unmount and mount again, and it is made anew"
+                f"the catalog {self.path} is damaged ({error}):"
+                " unmount and mount again, and it is made anew"
             )
+
         return DiskFull(f"the catalog {self.path} can't be {doing}: {error}")
 
     # The end.
@@ -251,16 +301,21 @@ class Database:
                 last = self._state.alone() and self._state.is_live() and not self._suspect
                 if last:
                     self._state.closing()
+
                 self._disconnect()
                 if last:
                     self._state.seal()
         except (OSError, DiskFull) as error:
-            if os.path.lexists(self.path):  # else its folder was removed under us
+            # A name that leads nowhere is no fault: the folder was removed under us.
+            if os.path.lexists(self.path):
                 log.warning("the catalog %s was not closed in order: %s", self.path, error)
+
             with suppress(OSError):
                 if self._state.is_live():
                     self._state.closing()
+
             self._disconnect()
+
         self._state.close()
 
     def _disconnect(self) -> None:

@@ -1,4 +1,4 @@
-"""Where images and directories show: what the kernel is to forget when they go."""
+"""The entries under which images and directories show: the kernel must forget them when they go."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ def image_entries(row: ImageRow) -> Iterator[RemovedDentry]:
 
 
 def moved_entries(old: ImageRow, new: ImageRow | None) -> Iterable[RemovedDentry]:
-    """The entries of an image that are not its own any more."""
+    """The entries that an image had as `old` and has no more as `new`; None: it is gone."""
     if new is None or _place(new) != _place(old):
         return image_entries(old)
     if (old.status, old.split) == (new.status, new.split):
         return ()
-    return _in_views(old, selections_of(old.status, old.split) - selections_of(new.status, new.split))
+
+    return _in_views(
+        old, selections_of(old.status, old.split) - selections_of(new.status, new.split)
+    )
 
 
 def folder_entries(parent: int, entry: str) -> Iterator[RemovedDentry]:
-    """Every entry of a directory. `parent`: the key of the one above."""
+    """Every entry of a directory. `parent`: the key of the directory above."""
     yield RemovedDentry(number(Kind.IMAGES, parent), entry)
     yield RemovedDentry(number(Kind.ANNOTATIONS, parent), entry)
     for version in SELECTIONS:
@@ -42,7 +45,9 @@ def view_entries(parent: int, entry: str, version: int) -> Iterator[RemovedDentr
 def _in_views(row: ImageRow, versions: Iterable[int]) -> Iterator[RemovedDentry]:
     for version in versions:
         yield RemovedDentry(number(Kind.VIEW_IMAGES, row.directory, version), row.entry)
-        yield RemovedDentry(number(Kind.VIEW_ANNOTATIONS, row.directory, version), row.annotation_name)
+        yield RemovedDentry(
+            number(Kind.VIEW_ANNOTATIONS, row.directory, version), row.annotation_name
+        )
 
 
 def _place(row: ImageRow) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""Writes to the catalog's table of images: pages of a listing, sweeps, and what downloads teach."""
+"""Writes to the catalog's table of images: pages of a listing, sweeps, and what downloads show."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from pictofs.store.catalog.dentries import folder_entries, image_entries, moved_
 from pictofs.store.catalog.rows import ImageRow, RemovedDentry
 
 _CHUNK = 1000
-"""Rows of one statement, 18,000 values of the 32,766 that SQLite takes. It runs without the interpreter's lock, where
-`executemany` would take it again for each row. A row that clashes sends its chunk alone through the slow path."""
+"""Rows of one statement: 18,000 of the 32,766 values that SQLite takes. The statement runs without
+the interpreter's lock; `executemany` would take it again for each row. If a row clashes, only its
+chunk goes through the slow path."""
 
 _COLUMNS = (
-    "key, id, dataset, directory, entry, filename, annotation_entry, size, created_ns, status, split,"
-    " annotation_count, min_confidence, width, height, content_type, tags, seen"
+    "key, id, dataset, directory, entry, filename, annotation_entry, size, created_ns, status,"
+    " split, annotation_count, min_confidence, width, height, content_type, tags, seen"
 )
 _ROW = f"({', '.join('?' * 18)})"
 _UPSERT = f"""
@@ -43,18 +44,25 @@ _UPSERT = f"""
             OR coalesce(filename, entry) != coalesce(excluded.filename, excluded.entry),
         true_size = CASE WHEN size = excluded.size THEN true_size END,
         dataset = excluded.dataset, directory = excluded.directory, entry = excluded.entry,
-        filename = excluded.filename, annotation_entry = excluded.annotation_entry, size = excluded.size,
-        created_ns = excluded.created_ns, status = excluded.status, split = excluded.split,
+        filename = excluded.filename, annotation_entry = excluded.annotation_entry,
+        size = excluded.size, created_ns = excluded.created_ns, status = excluded.status,
+        split = excluded.split,
         annotation_count = excluded.annotation_count, min_confidence = excluded.min_confidence,
         width = excluded.width, height = excluded.height, content_type = excluded.content_type,
         tags = excluded.tags, seen = max(seen, excluded.seen)
 """
 _UPSERT_CHUNK = _UPSERT.replace(_ROW, ", ".join([_ROW] * _CHUNK))
-_ENTRY, _FILENAME, _DIRECTORY = 4, 5, 3  # places in a tuple of values
+
+# Indices into a tuple of values.
+_DIRECTORY = 3
+_ENTRY = 4
+_FILENAME = 5
+
+_IN_DATASET = "directory IN (SELECT key FROM directory WHERE dataset = ?)"
 
 
 class Learned(NamedTuple):
-    """What a fetched annotation file is like: the key of its image, its bytes and their checksum."""
+    """A fetched annotation file: the key of its image, its size in bytes and its checksum."""
 
     key: int
     size: int
@@ -71,7 +79,8 @@ class ImageTable:
         """The number of a new listing pass, in the order of all mounts that share the catalog."""
         with self._database.write() as db:
             db.execute(
-                "INSERT INTO meta VALUES ('pass', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
+                "INSERT INTO meta VALUES ('pass', 1)"
+                " ON CONFLICT (name) DO UPDATE SET value = value + 1"
             )
             return int(db.execute("SELECT value FROM meta WHERE name = 'pass'").fetchone()[0])
 
@@ -83,16 +92,27 @@ class ImageTable:
         Args:
             dataset: key of the dataset.
             dataset_id: its id.
-            images: the rows; of an id that comes twice the later one counts.
+            images: the rows; if an id comes twice, the later row counts.
             seen: number of the pass.
-            moves: whether the table may hold these images elsewhere, so that old entries are to be told.
+            moves: whether the table may hold these images elsewhere, so that their old entries are
+            gone.
+
+        Returns:
+            The entries that are gone.
         """
         with self._database.write() as db:
             folders = _Folders(db, dataset, dataset_id)
             unique = {image.id.lower(): image for image in images}
+
+            # All directories first: images give way to them.
             for path in dict.fromkeys(image.directory for image in unique.values()):
-                folders.key(path)  # all of them first: images give way to directories
-            rows = [_values(dataset, folders, identity, image, seen) for identity, image in unique.items()]
+                folders.key(path)
+
+            rows = [
+                _values(dataset, folders, identity, image, seen)
+                for identity, image in unique.items()
+            ]
+
             gone = folders.gone
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
@@ -100,24 +120,37 @@ class ImageTable:
                 gone += _write(db, folders, chunk)
                 if before:
                     gone += _moved(before, _places(db, list(before)))
+
             return gone
 
     def sweep(
         self, dataset: int, seen: int, *, directory: int | None, signature: str, at: float
     ) -> list[RemovedDentry]:
-        """End a complete pass over a dataset, or one directory of it: what it has not seen is gone."""
+        """End a complete pass over a dataset, or one directory of it: remove what it has not seen.
+
+        Args:
+            dataset: key of the dataset.
+            seen: number of the pass.
+            directory: key of the directory; None for the whole dataset.
+            signature: what the dataset or the directory had when the pass began.
+            at: wall-clock seconds at which the pass began.
+
+        Returns:
+            The entries that are gone.
+        """
         with self._database.write() as db:
-            scope = (
-                "directory = ?" if directory else "directory IN (SELECT key FROM directory WHERE dataset = ?)"
-            )
+            scope = "directory = ?" if directory else _IN_DATASET
             values = (directory or dataset, seen)
             where = f"WHERE {scope} AND seen < ?"
             old = db.execute(f"SELECT {', '.join(ImageRow._fields)} FROM image {where}", values)
             gone = [entry for row in map(ImageRow._make, old) for entry in image_entries(row)]
             db.execute(f"DELETE FROM image {where}", values)
+
             if directory is None:
                 gone += _drop_implicit(db, dataset)
+
             gone += _untag(db, scope, values[0])
+
             table, key = ("directory", directory) if directory else ("dataset", dataset)
             db.execute(
                 f"UPDATE {table} SET listed_at = ?, listed_signature = ? WHERE key = ?",
@@ -126,9 +159,16 @@ class ImageTable:
             return gone
 
     def put_answer(
-        self, dataset: int, dataset_id: str, directory: int, filename: str, images: Sequence[Image], seen: int
+        self,
+        dataset: int,
+        dataset_id: str,
+        directory: int,
+        filename: str,
+        images: Sequence[Image],
+        seen: int,
     ) -> list[RemovedDentry]:
-        """Write the server's answer to "which images have this name in this directory": others are gone."""
+        """Write the server's answer to "which images have this name in this directory", and remove
+        others."""
         keys = {key_of(image.id.lower()) for image in images}
         gone: list[RemovedDentry] = []
         with self._database.write() as db:
@@ -137,25 +177,39 @@ class ImageTable:
                 ("filename = ?", storable(filename)),
                 ("entry = ? AND filename IS NULL", escape(filename)),
             ):
-                for row in map(ImageRow._make, db.execute(sql + condition, (directory, value)).fetchall()):
+                found = db.execute(sql + condition, (directory, value)).fetchall()
+                for row in map(ImageRow._make, found):
                     if row.key not in keys:
                         gone += image_entries(row)
                         db.execute("DELETE FROM image WHERE key = ?", (row.key,))
-        return gone + (self.put(dataset, dataset_id, images, seen, moves=True) if images else [])
+
+        if images:
+            gone += self.put(dataset, dataset_id, images, seen, moves=True)
+        return gone
 
     def learn_size(self, key: int, size: int) -> None:
-        """A download has shown that the image has `size` bytes, whatever the listing says."""
+        """Note that an image has `size` bytes by its download, whatever the listing says."""
         with self._database.write() as db:
             db.execute("UPDATE image SET true_size = ? WHERE key = ?", (size, key))
 
     def learn_annotations(
         self, learned: Iterable[Learned], now_ns: int, checked: float, *, archived: bool = False
     ) -> list[int | None]:
-        """Annotation files came at `now_ns`, which the server had at `checked` (wall-clock seconds) or later.
+        """Note what fetched annotation files are like.
 
-        `archived`: they come from an archive of that time, so that what was heard since is left as it is.
-        Returns the version of each, which grows with other bytes; None where the image is gone, or left. Two mounts
-        may learn at once: they must not give one number to two contents.
+        Two mounts may do this at once: they must not give one version to two contents.
+
+        Args:
+            learned: the files.
+            now_ns: when they came, in nanoseconds since the epoch.
+            checked: wall-clock seconds; the server had these files then or later.
+            archived: whether they come from an archive of that time. A file that was checked since
+            is
+                left as it is.
+
+        Returns:
+            The version of each, which grows if the bytes are others; None if the image is gone, or
+            was left as it is.
         """
         newer = "AND coalesce(annotation_checked, 0) <= ?5" if archived else ""
         other = "annotation_size IS NOT NULL AND (annotation_size != ?1 OR annotation_crc32c != ?2)"
@@ -165,6 +219,7 @@ class ImageTable:
             " annotation_crc32c = ?2, annotation_stale = 0,"
             f" annotation_checked = ?5 WHERE key = ?4 {newer} RETURNING annotation_version"
         )
+
         with self._database.write() as db:
             rows = [
                 db.execute(sql, (each.size, each.crc32c, now_ns, each.key, checked)).fetchone()
@@ -173,8 +228,9 @@ class ImageTable:
             return [None if row is None else int(row[0]) for row in rows]
 
     def seen_in(self, dataset: int, seen: int, directory: int | None) -> int:
-        """How many images a pass has seen so far, each once. Inline it would stall the loop."""
-        scope = "directory = ?" if directory else "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+        """How many different images a pass has seen so far. Inline it would stall the loop."""
+        scope = "directory = ?" if directory else _IN_DATASET
+
         with self._database.write() as db:
             sql = f"SELECT count(*) FROM image WHERE {scope} AND seen >= ?"
             return int(db.execute(sql, (directory or dataset, seen)).fetchone()[0])
@@ -189,24 +245,26 @@ class ImageTable:
 
     def count_by_status(self, dataset: int) -> dict[str, int]:
         """How many images of a dataset the catalog has, by status."""
-        scope = "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+        sql = f"SELECT status, count(*) FROM image WHERE {_IN_DATASET} GROUP BY status"
         with self._database.write() as db:
-            sql = f"SELECT status, count(*) FROM image WHERE {scope} GROUP BY status"
             return dict(db.execute(sql, (dataset,)))
 
     def occurring(self, dataset: int) -> list[tuple[int, str, str | None]]:
-        """Each status and split that some image of a directory has, with the key of the directory."""
-        scope = "directory IN (SELECT key FROM directory WHERE dataset = ?)"
+        """Each (directory key, status, split) that some image of the dataset has."""
+        sql = f"SELECT DISTINCT directory, status, split FROM image WHERE {_IN_DATASET}"
         with self._database.write() as db:
-            sql = f"SELECT DISTINCT directory, status, split FROM image WHERE {scope}"
             return db.execute(sql, (dataset,)).fetchall()
 
 
 class _Folders:
-    """Keys of a dataset's directories by path; makes a row for one that only an image names."""
+    """Keys of a dataset's directories by path. Makes a row for a directory that only images
+    name."""
 
     def __init__(self, db: sqlite3.Connection, dataset: int, dataset_id: str) -> None:
-        self._db, self._dataset, self._id = db, dataset, dataset_id
+        self._db = db
+        self._dataset = dataset
+        self._id = dataset_id
+
         sql = "SELECT path, key FROM directory WHERE dataset = ?"
         self._keys: dict[str, int] = dict(db.execute(sql, (dataset,)))
         self._entries: dict[int, set[str]] = {}
@@ -215,16 +273,21 @@ class _Folders:
         """Entries of images that had to give way to a directory."""
 
     def key(self, path: str) -> int:
-        """The key of a directory, which is made where it is missing, with all above it."""
+        """The key of a directory. One that is missing is made, with all above it."""
         path = storable(path)
         missing = []
         while path not in self._keys and path != "/":
             above, name = split_directory(path)
             missing.append((path, above, name))
             path = above
-        key = self._keys[path] if path in self._keys else self._add("/", None, "")
+
+        key = self._keys.get(path)
+        if key is None:
+            key = self._add("/", None, "")
+
         for below, above, name in reversed(missing):
             key = self._add(below, self._keys[above], entry_name(name, below))
+
         return key
 
     def _add(self, path: str, parent: int | None, entry: str) -> int:
@@ -238,14 +301,16 @@ class _Folders:
         if parent is not None:
             self._entries.pop(parent, None)
             self.gone += disambiguate(self._db, parent, entry)
+
         return key
 
     def place(self, path: str) -> tuple[int, set[str]]:
-        """The key of a directory that is known, and what `below` says of it."""
+        """The key of a directory, and what `below` says of it."""
         found = self._places.get(path)
         if found is None:
             key = self.key(path)
             found = self._places[path] = key, self.below(key)
+
         return found
 
     def below(self, key: int) -> set[str]:
@@ -256,16 +321,23 @@ class _Folders:
         return self._entries[key]
 
 
-def _values(dataset: int, folders: _Folders, identity: str, image: Image, seen: int) -> tuple[Any, ...]:
+def _values(
+    dataset: int, folders: _Folders, identity: str, image: Image, seen: int
+) -> tuple[Any, ...]:
+    """The values of an image's row, in the order of `_COLUMNS`."""
     directory, taken = folders.place(image.directory)
     entry = name = image.filename
-    filename, note = None, None
+    filename = None
+    note = None
+
     if taken or not is_plain(name):
         entry = entry_name(name, identity)
         if entry in taken:
             entry = tagged(name, identity)
+
         filename = None if entry == name else storable(name)
         note = _annotation_name(name, identity, entry, taken)
+
     return (
         key_of(identity),
         image.id,
@@ -289,57 +361,71 @@ def _values(dataset: int, folders: _Folders, identity: str, image: Image, seen: 
 
 
 def _annotation_name(filename: str, identity: str, entry: str, taken: Container[str]) -> str | None:
-    """The annotation file's own entry where it is not the image's with `.json` behind it."""
+    """The annotation file's entry if it is not the image's entry followed by `.json`, else None."""
     plain = entry + ".json"
     if entry_fits(plain) and plain not in taken:
         return None
     return tagged(filename + ".json", identity)
 
 
-def _write(db: sqlite3.Connection, folders: _Folders, rows: list[tuple[Any, ...]]) -> list[RemovedDentry]:
+def _write(
+    db: sqlite3.Connection, folders: _Folders, rows: list[tuple[Any, ...]]
+) -> list[RemovedDentry]:
+    """Write a chunk of rows, in one statement if none of them clashes. Returns the entries that are
+    gone."""
     db.execute("SAVEPOINT chunk")
     try:
         if len(rows) == _CHUNK:
             cursor = db.execute(_UPSERT_CHUNK, list(chain.from_iterable(rows)))
         else:
             cursor = db.executemany(_UPSERT, rows)
-        if cursor.rowcount == len(rows):  # without what triggers have written
+
+        # `rowcount` leaves out what triggers have written.
+        if cursor.rowcount == len(rows):
             db.execute("RELEASE chunk")
             return []
     except (sqlite3.IntegrityError, UnicodeEncodeError):
         pass
+
     db.execute("ROLLBACK TO chunk")
     db.execute("RELEASE chunk")
+
     gone: list[RemovedDentry] = []
     for row in rows:
         values = tuple(storable(value) if isinstance(value, str) else value for value in row)
         gone += _write_one(db, folders, values)
+
     return gone
 
 
-def _write_one(db: sqlite3.Connection, folders: _Folders, row: tuple[Any, ...]) -> list[RemovedDentry]:
+def _write_one(
+    db: sqlite3.Connection, folders: _Folders, row: tuple[Any, ...]
+) -> list[RemovedDentry]:
     """Write a row whose entry another image may have: the older of the two keeps the plain name.
 
-    Returns the entries of the other one, where it gave way.
+    Returns the entries of the other image if it gave way.
     """
     sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
     found = db.execute(sql, (row[_DIRECTORY], row[_ENTRY])).fetchone()
     holder = found and ImageRow._make(found)
+
     gone: list[RemovedDentry] = []
     if holder is not None and holder.key != row[0]:
         if (holder.created_ns, holder.id.lower()) > (row[8], row[1].lower()):
             gone += _tag(db, holder, folders.below(row[_DIRECTORY]))
         else:
-            name, identity = row[_ENTRY] if row[_FILENAME] is None else row[_FILENAME], row[1].lower()
+            name = row[_ENTRY] if row[_FILENAME] is None else row[_FILENAME]
+            identity = row[1].lower()
             entry = tagged(name, identity)
             note = _annotation_name(name, identity, entry, folders.below(row[_DIRECTORY]))
             row = (*row[:_ENTRY], entry, name, note, *row[7:])
+
     db.execute(_UPSERT, row)
     return gone
 
 
 def _tag(db: sqlite3.Connection, row: ImageRow, taken: Container[str]) -> Iterable[RemovedDentry]:
-    """Give an image its tagged name; returns the entries that it had."""
+    """Give an image its tagged name. Returns the entries that it had."""
     return _rename(db, row, tagged(row.name, row.id.lower()), taken)
 
 
@@ -355,20 +441,28 @@ def _rename(
 
 
 def disambiguate(db: sqlite3.Connection, directory: int, entry: str) -> list[RemovedDentry]:
-    """A directory is called `entry` now: an image, and an annotation file, of that name get a tag."""
+    """Give a tag to the image and the annotation file called `entry`, the name of a directory now.
+
+    Returns the entries that they had.
+    """
     gone: list[RemovedDentry] = []
     sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
     for row in map(ImageRow._make, db.execute(sql, (directory, entry)).fetchall()):
         gone += _tag(db, row, ())
+
     if entry.endswith(".json"):
         sql += " AND annotation_entry IS NULL"
         for row in map(ImageRow._make, db.execute(sql, (directory, entry[:-5])).fetchall()):
             gone += _rename(db, row, row.entry, (entry,))
+
     return gone
 
 
 def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[RemovedDentry]:
-    """Give back the plain name to images whose rival is gone, to the oldest first."""
+    """Give back the plain name to images that need no tag any more, the oldest first.
+
+    Returns the entries that they had.
+    """
     gone: list[RemovedDentry] = []
     sql = (
         f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE {scope} AND filename IS NOT NULL"
@@ -376,8 +470,10 @@ def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[RemovedDentry
     )
     for row in map(ImageRow._make, db.execute(sql, (value,)).fetchall()):
         plain = entry_name(row.name, row.id.lower())
+        # An entry that `unescape` can read has no tag.
         if plain == row.entry or unescape(row.entry) is not None:
             continue
+
         taken = {
             found[0]
             for found in db.execute(
@@ -388,6 +484,7 @@ def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[RemovedDentry
         }
         if plain not in taken:
             gone += _rename(db, row, plain, taken)
+
     return gone
 
 
@@ -413,4 +510,5 @@ def _drop_implicit(db: sqlite3.Connection, dataset: int) -> list[RemovedDentry]:
         for key, parent, entry in rows:
             gone += folder_entries(parent, entry)
             db.execute("DELETE FROM directory WHERE key = ?", (key,))
+
     return gone

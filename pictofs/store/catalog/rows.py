@@ -80,12 +80,12 @@ class ImageRow(NamedTuple):
 
     @property
     def known_size(self) -> int | None:
-        """Bytes of the image, None where only a download can tell."""
+        """Bytes of the image; None if only a download can tell."""
         return self.true_size if self.true_size is not None else self.size or None
 
 
 class EntryRow(NamedTuple):
-    """What a folder's listing shows of an image: half the columns, and so half the time, of a whole row."""
+    """What a folder's listing shows of an image: half of a row's columns, and so half the time."""
 
     seq: int
     key: int
@@ -107,12 +107,12 @@ class EntryRow(NamedTuple):
 
     @property
     def known_size(self) -> int | None:
-        """Bytes of the image, None where only a download can tell."""
+        """Bytes of the image; None if only a download can tell."""
         return self.true_size if self.true_size is not None else self.size or None
 
 
 class RemovedDentry(NamedTuple):
-    """An entry that a folder no longer has: what the kernel may still hold and must forget."""
+    """An entry that a folder no longer has; the kernel may still hold it and must forget it."""
 
     parent: int
     """Inode number of the folder."""

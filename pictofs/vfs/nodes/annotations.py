@@ -14,8 +14,9 @@ from pictofs.vfs.nodes.images import image_xattrs
 from pictofs.vfs.nodes.tree import VirtualDirectory
 
 PLACEHOLDER, PLACEHOLDER_EACH = 1 << 20, 1 << 14
-"""Bytes that stat shows for a file that was never read: so many, and so many more for each annotation. Files are
-smaller, so that whoever trusts it (Python's tarfile) runs into the end and says so, and does not cut."""
+"""Bytes that stat shows for a file that was never read: so many, and so many more for each
+annotation. Files are smaller, so that whoever trusts it (Python's tarfile) runs into the end and
+says so, and does not cut."""
 
 
 VERSIONS = 256
@@ -29,16 +30,20 @@ def annotation_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
     if row.annotation_size is None:
         placeholder = PLACEHOLDER + PLACEHOLDER_EACH * row.annotation_count
         return unsized(inode, placeholder, mtime_ns, keep_entry)
+
     # A version that is in doubt is asked for again at open; until then the old one is the truth.
-    return file(inode, row.annotation_size, mtime_ns, 0.0 if row.annotation_stale else FOREVER_S, keep_entry)
+    return file(
+        inode, row.annotation_size, mtime_ns, 0.0 if row.annotation_stale else FOREVER_S, keep_entry
+    )
 
 
 class ExactSizes:
-    """Learns sizes: of whole datasets by an archive, of a single file, where `--annotation-sizes=exact` asks for that
-    at stat, by fetching it."""
+    """Learns sizes: of whole datasets by an archive, of a single file, where
+    `--annotation-sizes=exact` asks for that at stat, by fetching it."""
 
     def __init__(self, library: Library, wanted: bool) -> None:
-        self._library, self.wanted = library, wanted
+        self._library = library
+        self.wanted = wanted
 
     async def learned(self, row: ImageRow) -> ImageRow:
         """The row with its size, where an archive that is there tells it, and else as it is."""
@@ -92,7 +97,8 @@ class AnnotationFile(FileHandler):
     """An annotation file."""
 
     def __init__(self, library: Library, exact: ExactSizes) -> None:
-        self._library, self._exact = library, exact
+        self._library = library
+        self._exact = exact
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Size as far as it is known, or exact."""
@@ -101,10 +107,12 @@ class AnnotationFile(FileHandler):
         return annotation_file(row, self._library.listing.fresh_for)
 
     async def open(self, inode: Inode) -> Opening:
-        """The file's version of this inode. Raises Stale when there is a newer one: the path leads to it.
+        """The file's version of this inode. Raises Stale when there is a newer one: the path leads
+        to it.
 
-        The number of an inode stands for one content only where the catalog says so. It does not where it could not
-        be written, where a row went and came back and counts from 0 again, and after 256 versions.
+        The number of an inode stands for one content only where the catalog says so. It does not
+        where it could not be written, where a row went and came back and counts from 0 again, and
+        after 256 versions.
         """
         row = self._row(inode)
         self._check(inode, row)
@@ -118,7 +126,9 @@ class AnnotationFile(FileHandler):
             and now.annotation_version == row.annotation_version < VERSIONS
             and self._library.catalog.never_left(row.key)
         )
-        shown = exactly(annotation_file(row, 0.0), content.size)._replace(keep=FOREVER_S if certain else 0.0)
+        shown = exactly(annotation_file(row, 0.0), content.size)._replace(
+            keep=FOREVER_S if certain else 0.0
+        )
         return Opening(shown, content, told_one_size=certain)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:

@@ -31,18 +31,22 @@ class IdLink(FileHandler):
             dataset = await self._library.id_lookup.dataset(identity)
             if dataset is not None:
                 return self._link(Kind.DATASET, dataset.key)
+
         bare = identity.removesuffix(".json")
         if not is_uuid(bare):
             raise NoSuchEntry(f"{name!r} is no id")
+
         image = await self._library.id_lookup.image(bare)
         if image is None:
             raise NoSuchEntry(f"there is no image {bare}")
+
         return self._link(Kind.IMAGE if bare == identity else Kind.ANNOTATION, image.key)
 
     async def datasets(self, cookie: int) -> Batch:
         """Links to the datasets from behind `cookie`: images are too many to list."""
         if cookie == 0:
             await self._library.listing.datasets()
+
         entries: list[Entry] = []
         while not entries and (rows := self._library.catalog.datasets_after(cookie, BATCH)):
             cookie = rows[-1].seq
@@ -51,6 +55,7 @@ class IdLink(FileHandler):
                 for row in rows
                 if is_uuid(row.id)
             ]
+
         return Batch(entries, None)
 
     async def attributes(self, inode: Inode) -> Attributes:
@@ -67,21 +72,29 @@ class IdLink(FileHandler):
 
     def _link(self, kind: int, key: int) -> Attributes:
         target, created_ns = self._target(kind, key)
-        size, keep = len(target.encode()), self._library.listing.fresh_for
+        size = len(target.encode())
+        keep = self._library.listing.fresh_for
         if size > TARGET_MAX_BYTES:
             raise NoSuchEntry("the path is longer than a symbolic link can be")
-        return Attributes(number(Kind.LINK, key, kind), stat.S_IFLNK | 0o777, size, 0, created_ns, keep, keep)
+
+        return Attributes(
+            number(Kind.LINK, key, kind), stat.S_IFLNK | 0o777, size, 0, created_ns, keep, keep
+        )
 
     def _target(self, kind: int, key: int) -> tuple[str, int]:
-        """Where a link leads, and the age of what is there in nanoseconds since the epoch. Raises NoSuchEntry."""
+        """Where a link leads, and the age of what is there in nanoseconds since the epoch. Raises
+        NoSuchEntry."""
         catalog = self._library.catalog
         if kind == Kind.DATASET:
             dataset = catalog.dataset(key)
             if dataset is None:
                 raise NoSuchEntry("the dataset is gone")
+
             return f"../datasets/{dataset.entry}", dataset.created_ns
+
         image = catalog.image(key)
         if image is None:
             raise NoSuchEntry("the image is gone")
+
         item = Item("images" if kind == Kind.IMAGE else "annotations", image)
         return f"../{Scope(catalog, Choice()).path_of(item)}", image.created_ns

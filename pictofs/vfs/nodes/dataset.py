@@ -24,8 +24,11 @@ def dataset_folder(row: DatasetRow, keep: float) -> Attributes:
 class DatasetDirectory(DirectoryHandler):
     """A dataset."""
 
-    def __init__(self, library: Library, files: Mapping[str, DatasetFile], views: SelectionRoot) -> None:
-        """`files`: those that are made of the dataset's object, by name, in the order of listing."""
+    def __init__(
+        self, library: Library, files: Mapping[str, DatasetFile], views: SelectionRoot
+    ) -> None:
+        """`files`: those that are made of the dataset's object, by name, in the order of
+        listing."""
         self._library = library
         self._files = files
         self._views = views
@@ -41,7 +44,8 @@ class DatasetDirectory(DirectoryHandler):
         return xattrs.of_dataset(self._library.catalog.dataset_object(inode.key)[0])
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """`images`, `annotations`, a file of the dataset itself, or a view, which `entries` does not show."""
+        """`images`, `annotations`, a file of the dataset itself, or a view, which `entries` does
+        not show."""
         row = await self._library.listing.dataset(inode.key)
         if name in self._files and (made := self._files[name].of(row)) is not None:
             return made[0]
@@ -51,6 +55,7 @@ class DatasetDirectory(DirectoryHandler):
             return view
         if name not in PARTS:
             raise NoSuchEntry(f"a dataset has no {name!r}")
+
         return self._part(PARTS[name], row)
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
@@ -61,7 +66,9 @@ class DatasetDirectory(DirectoryHandler):
             if (made := view.of(row)) is not None:
                 found[name] = made[0]
 
-        entries = [Entry(name, attributes, at) for at, (name, attributes) in enumerate(found.items(), 1)]
+        entries = [
+            Entry(name, attributes, at) for at, (name, attributes) in enumerate(found.items(), 1)
+        ]
         return Batch(entries[cookie:], None)
 
     def _part(self, kind: Kind, row: DatasetRow) -> Attributes:

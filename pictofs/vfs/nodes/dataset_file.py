@@ -1,4 +1,5 @@
-"""The files that are made of a dataset's object: `dataset.json`, and `README.md` where there is a readme."""
+"""The files that are made of a dataset's object: `dataset.json`, and `README.md` where there is a
+readme."""
 
 from __future__ import annotations
 
@@ -31,10 +32,11 @@ class DatasetFile(FileHandler):
         *,
         written: bool = False,
     ) -> None:
-        """`text`: the bytes of the file, of the API's object; None where the dataset has no such file.
+        """`text`: the bytes of the file, of the API's object; None where the dataset has no such
+        file.
 
-        `written`: whether the file can be written. Then the kernel asks each time where the name leads: it must not
-        lead to the old text for the moment until the kernel has been told.
+        `written`: whether the file can be written. Then the kernel asks each time where the name
+        leads: it must not lead to the old text for the moment until the kernel has been told.
         """
         self._library = library
         self._kind = kind
@@ -64,7 +66,8 @@ class DatasetFile(FileHandler):
         return Opening(attributes, ContentInMemory(data))
 
     async def current(self, inode: Inode) -> tuple[Attributes, bytes]:
-        """Attributes and bytes. Raises NoSuchEntry, and Stale when the text is another one by now."""
+        """Attributes and bytes. Raises NoSuchEntry, and Stale when the text is another one by
+        now."""
         found = self.of(await self._library.listing.dataset(inode.key))
         if found is None:
             raise NoSuchEntry(f"the dataset has no {self._name}")
@@ -74,7 +77,8 @@ class DatasetFile(FileHandler):
 
 
 def readme(raw: Mapping[str, Any]) -> bytes | None:
-    """The readme in a dataset's object, as UTF-8; None where the API gives none, or an empty one."""
+    """The readme in a dataset's object, as UTF-8; None where the API gives none, or an empty
+    one."""
     text = raw.get("readme")
     if not isinstance(text, str) or not text:
         return None

@@ -1,4 +1,5 @@
-"""The folders and files that every mount has: `/`, `/datasets`, `/by-id`, `/.pictofs` and what is in it."""
+"""The folders and files that every mount has: `/`, `/datasets`, `/by-id`, `/.pictofs` and what is
+in it."""
 
 from __future__ import annotations
 
@@ -8,7 +9,17 @@ from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
 from pictofs.library.content.content import ContentInMemory
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
-from pictofs.vfs.node import BATCH, FILE, FOREVER_S, Attributes, Batch, Entry, Opening, PlainHandler, folder
+from pictofs.vfs.node import (
+    BATCH,
+    FILE,
+    FOREVER_S,
+    Attributes,
+    Batch,
+    Entry,
+    Opening,
+    PlainHandler,
+    folder,
+)
 from pictofs.vfs.nodes.by_id import IdLink
 from pictofs.vfs.nodes.dataset import dataset_folder
 
@@ -33,19 +44,25 @@ def fixed_path(key: int) -> str | None:
     """The path of an inode of the kind FIXED; None where there is none."""
     if key == ROOT:
         return "/"
+
     for above, entries in _TREE.items():
         for name, below in entries.items():
             if below == key:
                 return f"{(fixed_path(above) or '').rstrip('/')}/{name}"
+
     return None
 
 
 class FixedNodes(PlainHandler):
     """The top of the tree."""
 
-    def __init__(self, library: Library, documents: Documents, links: IdLink, started_ns: int) -> None:
+    def __init__(
+        self, library: Library, documents: Documents, links: IdLink, started_ns: int
+    ) -> None:
         """`started_ns` is the age of everything here."""
-        self._library, self._links, self._started_ns = library, links, started_ns
+        self._library = library
+        self._links = links
+        self._started_ns = started_ns
         self._documents = {_TREE[OWN][name]: document for name, document in documents.items()}
 
     async def attributes(self, inode: Inode) -> Attributes:
@@ -60,34 +77,45 @@ class FixedNodes(PlainHandler):
         """A fixed entry, a dataset, or a link."""
         if inode.key == BY_ID:
             return await self._links.find(name)
+
         if inode.key == DATASETS:
             await self._library.listing.datasets()
             row = self._library.catalog.dataset_by_entry(name)
             if row is None:
                 raise NoSuchEntry(f"there is no dataset {name!r}")
+
             self._library.listing.shown([name])
             return dataset_folder(row, self._library.listing.fresh_for)
+
         try:
             key = _TREE[inode.key][name]
         except KeyError:
             raise (NotADirectory if inode.key in self._documents else NoSuchEntry)(
                 f"no entry {name!r}"
             ) from None
+
         return await self.attributes(Inode(Kind.FIXED, key, 0))
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
         """The fixed entries, the datasets, or links to them."""
         if inode.key == BY_ID:
             return await self._links.datasets(cookie)
+
         if inode.key == DATASETS:
             if cookie == 0:
                 await self._library.listing.datasets()
-            library, keep = self._library, self._library.listing.fresh_for
+
+            library = self._library
+            keep = library.listing.fresh_for
             rows = library.catalog.datasets_after(cookie, BATCH)
             library.listing.shown(row.entry for row in rows)
-            return Batch([Entry(row.entry, dataset_folder(row, keep), row.seq) for row in rows], None)
+            return Batch(
+                [Entry(row.entry, dataset_folder(row, keep), row.seq) for row in rows], None
+            )
+
         if inode.key not in _TREE:
             raise NotADirectory("a file was listed")
+
         return Batch(
             [
                 Entry(name, await self.attributes(Inode(Kind.FIXED, key, 0)), place)

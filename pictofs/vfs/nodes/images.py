@@ -14,8 +14,9 @@ from pictofs.vfs.node import FOREVER_S, Attributes, FileHandler, Opening, exactl
 from pictofs.vfs.nodes.tree import VirtualDirectory
 
 PLACEHOLDER_BYTES = 1 << 30
-"""Bytes that stat shows for an image whose size the server does not tell, until it was opened once: more than
-images have, so that whoever trusts it runs into the file's end and not into a cut file."""
+"""Bytes that stat shows for an image whose size the server does not tell, until it was opened once:
+more than images have, so that whoever trusts it runs into the file's end and not into a cut
+file."""
 
 
 def image_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
@@ -61,11 +62,13 @@ class ImageFile(FileHandler):
         self._library = library
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Size and time as the listing says; the size that a download has shown, where that is another."""
+        """Size and time as the listing says; the size that a download has shown, where that is
+        another."""
         return image_file(self._row(inode), self._library.listing.fresh_for)
 
     async def open(self, inode: Inode) -> Opening:
-        """The bytes. What was shown of their size is looked up when they are there: others may have changed it."""
+        """The bytes. What was shown of their size is looked up when they are there: others may have
+        changed it."""
         row = self._row(inode)
         content = await self._library.downloads.image(row)
 

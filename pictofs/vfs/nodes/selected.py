@@ -1,7 +1,8 @@
 """`by-status/` and `by-split/` of a dataset: its images and annotation files once more, chosen.
 
-The files are those of `images/` and `annotations/`, by the same inode numbers, as if they were hard links. The
-folders have numbers of their own. They are not listed in the dataset's folder, but found in it.
+The files are those of `images/` and `annotations/`, by the same inode numbers, as if they were hard
+links. The folders have numbers of their own. They are not listed in the dataset's folder, but found
+in it.
 """
 
 from __future__ import annotations
@@ -57,12 +58,15 @@ class SelectionRoot(DirectoryHandler):
         root = self._library.catalog.directory_by_path(row.key, "/")
         if root is None:
             raise NoSuchEntry("the dataset is gone")
+
         if inode.version in SELECTIONS:
             there = bits.get(root.key, 0) >> inode.version & 1
             parts = PARTS if there else {}
             return {
-                name: self._folder(number(kind, root.key, inode.version), row) for name, kind in parts.items()
+                name: self._folder(number(kind, root.key, inode.version), row)
+                for name, kind in parts.items()
             }
+
         return {
             selection.folder: self._folder(number(Kind.VIEW, row.key, version), row)
             for version, selection in SELECTIONS.items()
@@ -74,11 +78,14 @@ class SelectionRoot(DirectoryHandler):
 
 
 class FilteredDirectory(DirectoryHandler):
-    """`images/` or `annotations/` of a view, or a virtual directory in it, as far as something below is chosen."""
+    """`images/` or `annotations/` of a view, or a virtual directory in it, as far as something
+    below is chosen."""
 
     def __init__(self, library: Library, kind: Kind, original: VirtualDirectory) -> None:
         """`original`: the view of the same directories with everything in them."""
-        self._library, self._kind, self._original = library, kind, original
+        self._library = library
+        self._kind = kind
+        self._original = original
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Of a directory."""
@@ -91,16 +98,19 @@ class FilteredDirectory(DirectoryHandler):
         below = self._library.catalog.directory_by_entry(directory.key, name)
         if below is not None and bits.get(below.key, 0) >> inode.version & 1:
             return self._folder(below, inode.version)
+
         row = self._original.known(directory, name)
         if row is None or not _is_in(row, inode):
             raise NoSuchEntry(f"there is no {name!r}")
+
         return await self._original.found(row)
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
         """Directories first, as in the original, and with its cookies."""
         bits = await self._bits(inode)
         directory = self._directory(inode)
-        catalog, keep = self._library.catalog, self._library.listing.fresh_for
+        catalog = self._library.catalog
+        keep = self._library.listing.fresh_for
         seq = cookie >> 1
         while not cookie & 1 and (rows := catalog.directories_after(directory.key, seq, BATCH)):
             seq = rows[-1].seq
@@ -111,16 +121,22 @@ class FilteredDirectory(DirectoryHandler):
             ]
             if entries:
                 return Batch(entries, None)
+
         after: int | None = seq if cookie & 1 else 0
         while after is not None:
-            files, after = catalog.selected_after(directory.key, after, SELECTIONS[inode.version], BATCH)
+            files, after = catalog.selected_after(
+                directory.key, after, SELECTIONS[inode.version], BATCH
+            )
             if files:
                 original = self._original
                 entries = [
-                    Entry(original.name(row), original.file(row, keep), row.seq << 1 | 1) for row in files
+                    Entry(original.name(row), original.file(row, keep), row.seq << 1 | 1)
+                    for row in files
                 ]
                 return Batch(entries, None)
+
             await trio.lowlevel.checkpoint()
+
         return Batch([], None)
 
     async def _bits(self, inode: Inode) -> Mapping[int, int]:
@@ -136,7 +152,9 @@ class FilteredDirectory(DirectoryHandler):
     def _folder(self, row: DirectoryRow, version: int) -> Attributes:
         dataset = self._library.catalog.dataset(row.dataset)
         created_ns = dataset.created_ns if dataset else 0
-        return folder(number(self._kind, row.key, version), created_ns, self._library.listing.fresh_for)
+        return folder(
+            number(self._kind, row.key, version), created_ns, self._library.listing.fresh_for
+        )
 
 
 def _is_in(row: ImageRow, inode: Inode) -> bool:

@@ -1,4 +1,5 @@
-"""What `images/` and `annotations/` have in common: a dataset's virtual directories, and files in them.
+"""What `images/` and `annotations/` have in common: a dataset's virtual directories, and files in
+them.
 
 A cookie is twice the `seq` of the entry's row, plus one for a file: directories come first.
 """
@@ -49,9 +50,11 @@ class VirtualDirectory(DirectoryHandler):
         below = self._library.catalog.directory_by_entry(directory.key, name)
         if below is not None:
             return self._folder(below, self._library.listing.fresh_for)
+
         row = await self.find(directory, name)
         if row is None:
             raise NoSuchEntry(f"there is no {name!r}")
+
         return await self.found(row)
 
     async def found(self, row: ImageRow) -> Attributes:
@@ -66,12 +69,18 @@ class VirtualDirectory(DirectoryHandler):
         if not cookie & 1:
             if cookie == 0:
                 await self._library.listing.tree(directory.dataset)
-                if catalog.implies(directory.key):  # what images say must not be older than the tree
+                # What images say must not be older than the tree.
+                if catalog.implies(directory.key):
                     await self._library.listing.folder(directory)
+
             below = catalog.directories_after(directory.key, cookie >> 1, BATCH)
             if below:
-                return Batch([Entry(row.entry, self._folder(row, keep), row.seq << 1) for row in below], None)
+                return Batch(
+                    [Entry(row.entry, self._folder(row, keep), row.seq << 1) for row in below], None
+                )
+
             cookie = 1
+
         in_progress_listing = await self._library.listing.folder(directory)
         rows = catalog.entries_after(directory.key, cookie >> 1, BATCH)
         entries = [Entry(self.name(row), self.file(row, keep), row.seq << 1 | 1) for row in rows]
