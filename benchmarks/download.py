@@ -52,7 +52,9 @@ def _row(work: str, ours: list[Spent], theirs: list[Spent]) -> Row:
     """Medians."""
     a, b = (statistics.median(each.wall for each in side) for side in (ours, theirs))
     c, d = (statistics.median(each.cpu for each in side) for side in (ours, theirs))
-    return Row(work, f"{a:.2f} s, CPU {c:.2f} s", f"SDK {b:.2f} s, CPU {d:.2f} s", a / b, "< 1", a / b < 1)
+    return Row(
+        work, f"{a:.2f} s, CPU {c:.2f} s", f"SDK {b:.2f} s, CPU {d:.2f} s", a / b, "< 1", a / b < 1
+    )
 
 
 def download() -> list[Row]:

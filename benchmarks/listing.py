@@ -70,5 +70,12 @@ def million() -> list[Row]:
         assert count == 1_000_000
         rss = m.rss()
     return [
-        Row("daemon RSS after listing 1,000,000 images", f"{rss:.0f} MB", "", rss, "<= 300 MB", rss <= 300)
+        Row(
+            "daemon RSS after listing 1,000,000 images",
+            f"{rss:.0f} MB",
+            "",
+            rss,
+            "<= 300 MB",
+            rss <= 300,
+        )
     ]

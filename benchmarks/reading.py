@@ -108,7 +108,16 @@ def first_sample() -> list[Row]:
 
                 times.append(seconds(first))
     trips = statistics.median(times) / trip
-    return [Row("mount returned -> first sample", f"{trips:.1f} round trips", "", trips, "< 10", trips < 10)]
+    return [
+        Row(
+            "mount returned -> first sample",
+            f"{trips:.1f} round trips",
+            "",
+            trips,
+            "< 10",
+            trips < 10,
+        )
+    ]
 
 
 def cold_copy() -> list[Row]:
@@ -121,7 +130,9 @@ def cold_copy() -> list[Row]:
                 list(os.scandir(_images(m)))
                 before = m.cpu_seconds()
                 command = ["cp", "-r", str(_images(m)), str(out / "copy")]
-                ours.append(FILES / seconds(lambda command=command: subprocess.run(command, check=True)))
+                ours.append(
+                    FILES / seconds(lambda command=command: subprocess.run(command, check=True))
+                )
                 for values, now, then in zip((cpu, helper), m.cpu_seconds(), before, strict=True):
                     values.append((now - then) * 1000 / FILES)
     a, b, c, d = (statistics.median(values) for values in (ours, theirs, cpu, helper))

@@ -42,7 +42,11 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        clean = {name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith("PICTO")
+        }
         return clean | {
             "PICTOGRAPH_API_KEY": self.key,
             "PICTOGRAPH_BASE_URL": self.api,
@@ -54,7 +58,9 @@ class Server:
 @contextmanager
 def server(*arguments: str) -> Iterator[Server]:
     """A stand-in, for example with `--images 1500 --latency 0.02`."""
-    process = subprocess.Popen([PYTHON, "-m", "standin", *arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [PYTHON, "-m", "standin", *arguments], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     try:
         line = json.loads(process.stdout.readline())

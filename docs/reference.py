@@ -40,7 +40,10 @@ def page() -> str:
     commands = dict(_commands(typer.main.get_command(app)))
     index = _table(
         ["command", "what it does"],
-        ([f"[`pictofs {name}`](#{_anchor(name)})", _paragraphs(each)[0]] for name, each in commands.items()),
+        (
+            [f"[`pictofs {name}`](#{_anchor(name)})", _paragraphs(each)[0]]
+            for name, each in commands.items()
+        ),
     )
     sections = (_section(name, each) for name, each in commands.items())
     return "\n".join([HEAD, "## Commands\n", index, *sections, CODES, _exit_codes()])
@@ -69,7 +72,11 @@ def _section(name: str, command: Any) -> str:
     options = [each for each in shown if each.param_type_name == "option"]
     places = [each.metavar if each.required else f"[{each.metavar}]" for each in arguments]
     usage = " ".join(["pictofs", name, *places, *(["[OPTIONS]"] if options else [])])
-    parts = [f"## pictofs {name}\n", f"`{usage}`\n", *(text + "\n" for text in _paragraphs(command))]
+    parts = [
+        f"## pictofs {name}\n",
+        f"`{usage}`\n",
+        *(text + "\n" for text in _paragraphs(command)),
+    ]
     explained = [[f"`{each.metavar}`", each.help] for each in arguments if each.help]
     if explained:
         parts.append(_table(["argument", "what it is"], explained))

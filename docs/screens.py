@@ -47,7 +47,11 @@ class Screen:
         ioctl(slave, TIOCSWINSZ, struct.pack("HHHH", rows, COLUMNS, 0, 0))
         environ = {**environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pictofs", *command], stdin=slave, stdout=slave, stderr=slave, env=environ
+            [sys.executable, "-m", "pictofs", *command],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environ,
         )
         os.close(slave)
 
@@ -70,7 +74,9 @@ class Screen:
 
     def save(self, name: str, command: str, most: int = 100) -> None:
         """Draw it, with the command above it; `most` lines."""
-        console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True)
+        console = Console(
+            record=True, width=COLUMNS, file=open(os.devnull, "w"), force_terminal=True
+        )
         console.print(Text(f"$ {command}", style="bold"))
         lines = [self._line(row) for row in range(self._screen.lines)]
         while lines and not lines[-1].plain.strip():
@@ -104,12 +110,19 @@ class Screen:
 def _color(name: str) -> str:
     if re.fullmatch("[0-9a-f]{6}", name):
         return f"#{name}"
-    return name.replace("brown", "yellow").replace("bright", "bright_").replace("bright_bright_", "bright_")
+    return (
+        name.replace("brown", "yellow")
+        .replace("bright", "bright_")
+        .replace("bright_bright_", "bright_")
+    )
 
 
 def _pictofs(environ: dict[str, str], *arguments: str) -> None:
     subprocess.run(
-        [sys.executable, "-m", "pictofs", *arguments], env=environ, check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "pictofs", *arguments],
+        env=environ,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
 
 
@@ -153,13 +166,20 @@ def main() -> None:
         StandIn(PRESETS["sample"](), storage_latency=LATENCY) as server,
     ):
         environ = {
-            **{name: text for name, text in os.environ.items() if not name.startswith(("PICTO", "XDG_"))},
+            **{
+                name: text
+                for name, text in os.environ.items()
+                if not name.startswith(("PICTO", "XDG_"))
+            },
             "HOME": home,
             "TMPDIR": home,
         }
         try:
             _demo(environ)
-            environ |= {"PICTOGRAPH_BASE_URL": server.api_url, "PICTOGRAPH_API_KEY": server.keys["viewer"]}
+            environ |= {
+                "PICTOGRAPH_BASE_URL": server.api_url,
+                "PICTOGRAPH_API_KEY": server.keys["viewer"],
+            }
             options = ("--prefetch", "off", "--cache-dir", f"{home}/cache")
             _pictofs(environ, "mount", *options, str(ROOT))
             _warm(environ)

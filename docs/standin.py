@@ -22,7 +22,12 @@ stories.
 
 def page() -> str:
     """The text of the page."""
-    parts = [HEAD, "## Switches\n", "How the server behaves, all the time.\n", _table(_switches(), "default")]
+    parts = [
+        HEAD,
+        "## Switches\n",
+        "How the server behaves, all the time.\n",
+        _table(_switches(), "default"),
+    ]
     parts += [
         "## Faults\n",
         "What happens instead of a right answer: `Fault(Match(host, method, path), ACTION, times, probability)`.\n",
@@ -33,7 +38,9 @@ def page() -> str:
 
 def _table(rows: list[tuple[str, str, str]], middle: str) -> str:
     lines = [f"| name | {middle} | what it does |", "|---|---|---|"]
-    lines += [f"| `{name}` | {f'`{about}`' if about else ''} | {text} |" for name, about, text in rows]
+    lines += [
+        f"| `{name}` | {f'`{about}`' if about else ''} | {text} |" for name, about, text in rows
+    ]
     return "\n".join(lines).replace("``", "`") + "\n"
 
 
@@ -50,7 +57,9 @@ def _switches() -> list[tuple[str, str, str]]:
             above.insert(0, lines[at].strip().removeprefix("#:").strip())
             at -= 1
         comment = " ".join(above) or comment
-        rows.append((field.target.id, "" if field.value is None else ast.unparse(field.value), comment))
+        rows.append(
+            (field.target.id, "" if field.value is None else ast.unparse(field.value), comment)
+        )
     return [(name, default, _cell(text)) for name, default, text in rows]
 
 

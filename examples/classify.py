@@ -23,7 +23,11 @@ def network(classes: int) -> nn.Module:
     """Five halvings, then the strongest answer anywhere in the image."""
     layers: list[nn.Module] = []
     for before, after in ((3, 16), (16, 32), (32, 64), (64, 64)):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [
+            nn.Conv2d(before, after, 3, stride=2, padding=1),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers, nn.Conv2d(64, classes, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten())
 
 
@@ -43,7 +47,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
 
-    train, test = (Marked(given.dataset, splits, WIDTH, HEIGHT) for splits in ({"train"}, {"val", "test"}))
+    train, test = (
+        Marked(given.dataset, splits, WIDTH, HEIGHT) for splits in ({"train"}, {"val", "test"})
+    )
     classes = sorted({box[0] for boxes in train.boxes for box in boxes})
     wanted = truth(train, classes)
     # The mount hears each epoch's order before it begins, and fetches what comes next.
@@ -57,7 +63,9 @@ def main() -> None:
 
     model = network(len(classes))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=given.epochs * len(loader))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1e-2, total_steps=given.epochs * len(loader)
+    )
     for epoch in range(given.epochs):
         total = 0.0
         for pixels, numbers in loader:

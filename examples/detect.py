@@ -36,7 +36,9 @@ def network(classes: int) -> nn.Module:
     return nn.Sequential(*layers, head)
 
 
-def targets(boxes: list[Box], classes: list[str], scale: tuple[float, float]) -> tuple[Tensor, Tensor]:
+def targets(
+    boxes: list[Box], classes: list[str], scale: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
     """The map that the network should give for one image, and where it says something about boxes.
 
     Returns: scores and boxes (classes + 4, rows, columns); 1 at centers, 0 next to them, where no score is wrong, and
@@ -106,7 +108,9 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
 
-    train, test = (Marked(given.dataset, splits, WIDTH, HEIGHT) for splits in ({"train"}, {"val", "test"}))
+    train, test = (
+        Marked(given.dataset, splits, WIDTH, HEIGHT) for splits in ({"train"}, {"val", "test"})
+    )
     classes = sorted({box[0] for boxes in train.boxes for box in boxes})
     with Image.open(train.files[0]) as image:  # all are of one size here
         scale = (WIDTH / image.width, HEIGHT / image.height)
@@ -122,12 +126,15 @@ def main() -> None:
 
     model = network(len(classes))
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=given.epochs * len(loader))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1e-2, total_steps=given.epochs * len(loader)
+    )
     for epoch in range(given.epochs):
         total = 0.0
         for pixels, numbers in loader:
             wanted, known = (
-                torch.stack(each) for each in zip(*(pairs[number] for number in numbers), strict=True)
+                torch.stack(each)
+                for each in zip(*(pairs[number] for number in numbers), strict=True)
             )
             loss = loss_of(model(pixels), wanted, known)
             optimizer.zero_grad()

@@ -27,9 +27,13 @@ class Marked(Dataset[tuple[Tensor, int]]):
         """`folder`: a dataset in a mount. `splits`: which images, by the split that the platform shows."""
         images = folder / "images"
         self.files = [
-            file for file in sorted(images.rglob("*")) if file.is_file() and split_of(file) in splits
+            file
+            for file in sorted(images.rglob("*"))
+            if file.is_file() and split_of(file) in splits
         ]
-        labels = [folder / "annotations" / f"{file.relative_to(images)}.json" for file in self.files]
+        labels = [
+            folder / "annotations" / f"{file.relative_to(images)}.json" for file in self.files
+        ]
         with ThreadPoolExecutor(16) as pool:
             self.boxes = list(pool.map(boxes_in, labels))
         self._size = (width, height)

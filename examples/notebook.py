@@ -24,7 +24,9 @@ root = notebook.enter_context(pictofs.mounted(cache_size="20GB"))
 datasets = sorted((root / "datasets").iterdir())
 for dataset in datasets:
     files = [file for file in (dataset / "images").rglob("*") if file.is_file()]
-    print(f"{dataset.name}: {len(files)} images, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB")
+    print(
+        f"{dataset.name}: {len(files)} images, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+    )
 
 # %% [markdown]
 # Paths are all it takes: whatever opens files opens images and annotations. Here the first images of each dataset.

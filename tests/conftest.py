@@ -22,7 +22,9 @@ from mounting import HOSTILE_NAMES, ForeignFolder, Mount, Mounting, Serving  # n
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for each in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
     signal.signal(each, signal.SIG_DFL)
-signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM))
+signal.pthread_sigmask(
+    signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
+)
 
 # Each client reads the authorities that it trusts, which takes 50 ms where they are the usual 150. No server of a
 # test has a certificate of theirs. test_api_client.py asks once as a user does.
@@ -118,7 +120,9 @@ def module_serving() -> Iterator[Serving]:
 
 
 @pytest.fixture(scope="module")
-def module_mounted(tmp_path_factory: pytest.TempPathFactory, module_serving: Serving) -> Iterator[Mounting]:
+def module_mounted(
+    tmp_path_factory: pytest.TempPathFactory, module_serving: Serving
+) -> Iterator[Mounting]:
     """`mounted` for the tests of a whole module."""
     with _mounting(tmp_path_factory.mktemp("mounts")) as mount:
         yield mount

@@ -51,12 +51,16 @@ def no_mount_namespace() -> str | None:
 def _unshares(kind: str) -> bool:
     """Whether a namespace of a kind can be made: not without rights, nor of mounts in a plain chroot."""
     try:
-        return subprocess.run(["unshare", kind, "--fork", "true"], capture_output=True).returncode == 0
+        return (
+            subprocess.run(["unshare", kind, "--fork", "true"], capture_output=True).returncode == 0
+        )
     except OSError:
         return False
 
 
-needs_mount_namespace = pytest.mark.skipif(no_mount_namespace() is not None, reason=str(no_mount_namespace()))
+needs_mount_namespace = pytest.mark.skipif(
+    no_mount_namespace() is not None, reason=str(no_mount_namespace())
+)
 needs_pid_namespace = pytest.mark.skipif(
     not _unshares("--pid"), reason="no PID namespace can be made here (unshare --pid)"
 )
@@ -66,7 +70,12 @@ class Mount:
     """`pictofs mount --foreground` at `home/mnt`, with a cache and a home folder of its own."""
 
     def __init__(
-        self, server: StandIn, home: Path, *options: str, key: str | None = None, cache: Path | None = None
+        self,
+        server: StandIn,
+        home: Path,
+        *options: str,
+        key: str | None = None,
+        cache: Path | None = None,
     ) -> None:
         """Returns once the mount answers."""
         home.mkdir(parents=True, exist_ok=True)
@@ -78,7 +87,11 @@ class Mount:
         self.expected: list[str] = []
         """What the log may warn of, as regular expressions."""
         self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.upper().startswith(FOREIGN)},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.upper().startswith(FOREIGN)
+            },
             "HOME": str(home),
             "TMPDIR": str(home),
             "XDG_RUNTIME_DIR": "",
@@ -151,8 +164,12 @@ class Mount:
 
     def surprises(self) -> list[str]:
         """The lines of the log that no test expects."""
-        lines = [line for line in self.log().splitlines() if not re.match(r"\S+ \S+ (INFO|DEBUG) ", line)]
-        return [line for line in lines if not any(re.search(known, line) for known in self.expected)]
+        lines = [
+            line for line in self.log().splitlines() if not re.match(r"\S+ \S+ (INFO|DEBUG) ", line)
+        ]
+        return [
+            line for line in lines if not any(re.search(known, line) for known in self.expected)
+        ]
 
     def ended(self) -> int:
         """Its exit code, once it has ended by itself."""
@@ -186,7 +203,9 @@ class Spent:
     @property
     def storage(self) -> list[str]:
         """The storage host's, by path."""
-        return [each.path for each in self._log.requests()[self._before :] if each.host == "storage"]
+        return [
+            each.path for each in self._log.requests()[self._before :] if each.host == "storage"
+        ]
 
     @property
     def all(self) -> list[str]:
@@ -210,7 +229,10 @@ class Hold:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Wait for `open`."""
-        if re.search(self._query, exchange.scope["query_string"].decode()) and not self._open.is_set():
+        if (
+            re.search(self._query, exchange.scope["query_string"].decode())
+            and not self._open.is_set()
+        ):
             answer = await exchange.collect() if self._made else None
             self.waiting.set()
             await asyncio.to_thread(self._open.wait, 60)
@@ -259,10 +281,10 @@ class ForeignFolder:
         path.mkdir()
         self._marks = path / "imported"
         for name in DECOYS:
-            mark = (
-                f"import os\nos.write(os.open({str(self._marks)!r}, 0o2101), {name + chr(10)!r}.encode())\n"
+            mark = f"import os\nos.write(os.open({str(self._marks)!r}, 0o2101), {name + chr(10)!r}.encode())\n"
+            (path / f"{name}.py").write_text(
+                f"{mark}raise SystemExit('{name} was imported from here')\n"
             )
-            (path / f"{name}.py").write_text(f"{mark}raise SystemExit('{name} was imported from here')\n")
 
     @property
     def imported(self) -> list[str]:
@@ -272,7 +294,9 @@ class ForeignFolder:
 
 def run(*command: str | Path, input: bytes | None = None, **options: Any) -> str:
     """Run a program that must succeed; its output."""
-    done = subprocess.run([*map(str, command)], input=input, capture_output=True, timeout=100, **options)
+    done = subprocess.run(
+        [*map(str, command)], input=input, capture_output=True, timeout=100, **options
+    )
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode("utf-8", "surrogateescape")
 

@@ -50,7 +50,10 @@ class Pictofs(subprocess.Popen[Any]):
 
     def _execute_child(self, args, _executable, _preexec, _close, _pass, cwd, env, *rest) -> None:  # type: ignore[no-untyped-def]
         pipes = rest[3:9]  # what is read and what is written, of each stream
-        streams = [end if end != -1 else number for number, end in enumerate((pipes[0], pipes[3], pipes[5]))]
+        streams = [
+            end if end != -1 else number
+            for number, end in enumerate((pipes[0], pipes[3], pipes[5]))
+        ]
         environ = dict(os.environ if env is None else env)
         order = {"arguments": args, "environ": environ, "cwd": str(cwd or os.getcwd())}
         with _lock:
@@ -86,7 +89,10 @@ def _forking() -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             command = [sys.executable, "-P", __file__, str(theirs.fileno())]
-            _forker = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]), ours
+            _forker = (
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]),
+                ours,
+            )
     return _forker[1]
 
 

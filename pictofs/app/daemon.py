@@ -41,7 +41,9 @@ def _descriptor(handler: logging.StreamHandler[Any]) -> int:
     return int(handler.stream.fileno())
 
 
-def start(serve: Serve, settings: MountSettings, seconds: float, *, keep: Collection[int] = ()) -> int:
+def start(
+    serve: Serve, settings: MountSettings, seconds: float, *, keep: Collection[int] = ()
+) -> int:
     """Run `serve` in a process of its own and wait until it says that the mount answers.
 
     `seconds`: how long to wait at most. `keep`: descriptors that the process needs.
@@ -81,7 +83,9 @@ def start(serve: Serve, settings: MountSettings, seconds: float, *, keep: Collec
 
     if report is None:
         _, status = os.waitpid(pid, 0)
-        raise MountFailed(f"the mount's process ended at once ({_ending(status)}); its log is {log}")
+        raise MountFailed(
+            f"the mount's process ended at once ({_ending(status)}); its log is {log}"
+        )
 
     if report.error:
         os.waitpid(pid, 0)

@@ -83,7 +83,9 @@ class Datasets:
     async def by_id(self, identity: str) -> Dataset:
         """The dataset of an id. Raises Invalid for what is not a UUID."""
         if not is_uuid(identity):
-            raise Invalid(f"{identity!r} is no id: write a UUID, or the dataset's name without --id")
+            raise Invalid(
+                f"{identity!r} is no id: write a UUID, or the dataset's name without --id"
+            )
 
         return _asked_for(await self._in_time(self._api.dataset(identity)), identity)
 

@@ -149,7 +149,9 @@ def catalog_path(settings: LibrarySettings, key: ApiKey) -> Path:
 
     The name holds a hash of the API key with 64 bits, of which nothing of the key can be told.
     """
-    owner = hashlib.blake2b(key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]).hexdigest()
+    owner = hashlib.blake2b(
+        key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]
+    ).hexdigest()
     name = f"{_fingerprint(settings.base_url)}-{owner}.v{SCHEMA_VERSION}.db"
     return settings.cache_dir / "catalog" / name
 

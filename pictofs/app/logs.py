@@ -188,7 +188,9 @@ def _rotating(path: Path, option: str) -> logging.handlers.RotatingFileHandler:
             errors="backslashreplace",
         )
     except OSError as error:
-        raise Invalid(f"can't log to {path}: {error.strerror}; name another place by {option}") from None
+        raise Invalid(
+            f"can't log to {path}: {error.strerror}; name another place by {option}"
+        ) from None
 
 
 def _install(handler: logging.Handler, settings: MountSettings) -> None:

@@ -114,7 +114,9 @@ class Metrics(Collector):
         evicted, evicted_bytes = self._library.evicted
         yield _counter("cache_evictions", "Files that this mount removed to make room.", evicted)
         yield _counter("cache_evicted_bytes", "Bytes of them.", evicted_bytes)
-        yield _counter("cache_damaged", "Files whose checksum was wrong, removed.", blob_cache.damaged)
+        yield _counter(
+            "cache_damaged", "Files whose checksum was wrong, removed.", blob_cache.damaged
+        )
 
         # A disk that fails takes these away and no others.
         with suppress(PictofsError):
@@ -127,7 +129,9 @@ class Metrics(Collector):
         fetched = CounterMetricFamily(
             "pictofs_prefetch_fetched", "Files fetched before they were read.", labels=["kind"]
         )
-        used = CounterMetricFamily("pictofs_prefetch_used", "Those of them that were read.", labels=["kind"])
+        used = CounterMetricFamily(
+            "pictofs_prefetch_used", "Those of them that were read.", labels=["kind"]
+        )
         for kind, ahead in (
             ("images", self._library.downloads.prefetch),
             ("annotations", self._library.annotation_prefetch),
@@ -180,13 +184,17 @@ class Metrics(Collector):
             "Requests to the API without an answer yet.",
             request_stats.in_flight,
         )
-        yield _counter("api_received_bytes", "Bytes of the API's answers.", request_stats.bytes_in["api"])
+        yield _counter(
+            "api_received_bytes", "Bytes of the API's answers.", request_stats.bytes_in["api"]
+        )
         yield _counter(
             "storage_received_bytes",
             "Bytes of storage's answers.",
             request_stats.bytes_in["storage"],
         )
-        yield _counter("storage_connections", "Connections opened to storage.", request_stats.connections)
+        yield _counter(
+            "storage_connections", "Connections opened to storage.", request_stats.connections
+        )
         yield _counter("request_retries", "Requests made again.", request_stats.retries)
 
         failures = CounterMetricFamily(
@@ -224,16 +232,22 @@ class Metrics(Collector):
 
         # What the API has not told is left out: a made-up limit would raise alarms.
         if request_stats.limit is not None:
-            yield _gauge("rate_limit_requests", "Requests of an hour, as the API says.", request_stats.limit)
+            yield _gauge(
+                "rate_limit_requests", "Requests of an hour, as the API says.", request_stats.limit
+            )
 
         if request_stats.remaining is not None:
-            yield _gauge("rate_remaining_requests", "Requests left of them.", request_stats.remaining)
+            yield _gauge(
+                "rate_remaining_requests", "Requests left of them.", request_stats.remaining
+            )
             yield _gauge(
                 "rate_reserve_requests",
                 "Those that background work leaves alone.",
                 request_stats.reserve,
             )
-            yield _gauge("rate_reset_timestamp_seconds", "When all are there again.", request_stats.reset_at)
+            yield _gauge(
+                "rate_reset_timestamp_seconds", "When all are there again.", request_stats.reset_at
+            )
 
     @asynccontextmanager
     async def served(self, port: int) -> AsyncIterator[None]:

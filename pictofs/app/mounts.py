@@ -216,7 +216,9 @@ def check_machine(allow_other: bool) -> None:
         return
 
     if not os.access(DEVICE, os.R_OK | os.W_OK):
-        raise MountFailed("/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root")
+        raise MountFailed(
+            "/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root"
+        )
     if not programs.which("fusermount3"):
         raise MountFailed("fusermount3 is missing: install it by `apt-get install fuse3`")
     if allow_other and not may_allow_other():
@@ -267,7 +269,9 @@ class Claim:
             except BlockingIOError:
                 if time.monotonic() > end:
                     self.release()
-                    raise Conflict(f"{path} is being mounted by another process: wait, or end that") from None
+                    raise Conflict(
+                        f"{path} is being mounted by another process: wait, or end that"
+                    ) from None
 
                 time.sleep(0.05)
             except OSError:
@@ -329,7 +333,9 @@ def check_folder(path: Path) -> None:
         raise MountFailed(f"{path} can't be opened: {error.strerror}") from None
 
     if not empty:
-        raise Conflict(f"{path} is not empty: a mount would hide what is there; name an empty folder")
+        raise Conflict(
+            f"{path} is not empty: a mount would hide what is there; name an empty folder"
+        )
     if os.geteuid() != 0 and not os.access(path, os.W_OK):
         raise MountFailed(f"{path} is not yours to mount on: you need to be able to write to it")
 

@@ -130,7 +130,9 @@ class Orders:
             self._end(by)
 
 
-def _answer(number: int, found: list[Found | Other], paths: list[str], ahead: int) -> Mapping[str, Any]:
+def _answer(
+    number: int, found: list[Found | Other], paths: list[str], ahead: int
+) -> Mapping[str, Any]:
     unknown = [path for path, each in zip(paths, found, strict=True) if each is Other.UNKNOWN]
     return {
         "order": number,

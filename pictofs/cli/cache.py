@@ -64,5 +64,7 @@ def _open(cache_dir: str | None) -> tuple[BlobCache, Path]:
         raise NoSuchEntry(f"there is no cache in {settings.cache_dir}: name another by --cache-dir")
 
     cache_folder.claim(settings.cache_dir)
-    blob_cache = BlobCache(root, limit=settings.cache_size, reserve=FreeSpace(), clock=SystemClock())
+    blob_cache = BlobCache(
+        root, limit=settings.cache_size, reserve=FreeSpace(), clock=SystemClock()
+    )
     return blob_cache, root

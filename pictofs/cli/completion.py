@@ -49,7 +49,9 @@ def one_of(*words: str) -> Callable[[str], list[str]]:
 
 
 def _listed(folder: Path) -> list[str]:
-    text = mounts.run_in_subprocess(LOOK_SECONDS, lambda: b"\0".join(map(os.fsencode, os.listdir(folder))))
+    text = mounts.run_in_subprocess(
+        LOOK_SECONDS, lambda: b"\0".join(map(os.fsencode, os.listdir(folder)))
+    )
     return [os.fsdecode(name) for name in text.split(b"\0") if name]
 
 

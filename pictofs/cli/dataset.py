@@ -43,7 +43,9 @@ Name = Annotated[
 Description = Annotated[
     str | None, typer.Option("--description", metavar="TEXT", help="What it holds, in words.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print the API's objects as JSON.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", metavar="", help="Print the API's objects as JSON.")
+]
 
 
 @app.command("list")
@@ -130,7 +132,9 @@ def create(
 @with_settings(ServerSettings)
 def update(
     name: Name,
-    rename: Annotated[str | None, typer.Option("--rename", metavar="NEW", help="Its new name.")] = None,
+    rename: Annotated[
+        str | None, typer.Option("--rename", metavar="NEW", help="Its new name.")
+    ] = None,
     description: Description = None,
     profile: Profile = None,
     api_key_file: ApiKeyFile = None,
@@ -164,7 +168,9 @@ def delete(
     Asks on a terminal, by having its name typed. Without a terminal it needs --yes.
     """
     if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise Invalid("there is no terminal to ask on: say --yes to delete the dataset with all its images")
+        raise Invalid(
+            "there is no terminal to ask on: say --yes to delete the dataset with all its images"
+        )
 
     settings, key = _access(profile, api_key_file, given)
     row = _run(settings, key, lambda datasets: datasets.find(name))

@@ -37,11 +37,15 @@ _REAL_KEY = re.compile(r"pk_[a-z]+_\S{32,}")
 def demo(
     mountpoint: Annotated[
         Path | None,
-        typer.Argument(metavar="MOUNTPOINT", show_default=False, help="A new temporary folder by default."),
+        typer.Argument(
+            metavar="MOUNTPOINT", show_default=False, help="A new temporary folder by default."
+        ),
     ] = None,
     keep: Annotated[
         bool,
-        typer.Option("--keep", metavar="", help="Stay until Ctrl-C or SIGTERM, also without a terminal."),
+        typer.Option(
+            "--keep", metavar="", help="Stay until Ctrl-C or SIGTERM, also without a terminal."
+        ),
     ] = False,
 ) -> None:
     """Show a mount of a made-up organization that runs on this machine: no account, no key, no network."""
@@ -83,7 +87,9 @@ def refuse_the_real_world(environ: Mapping[str, str]) -> None:
 
 def check_stand_in() -> None:
     """Raise NotSupported if what the stand-in server needs was not installed: mounts do without."""
-    missing = [name for name in ("PIL", "starlette", "uvicorn") if importlib.util.find_spec(name) is None]
+    missing = [
+        name for name in ("PIL", "starlette", "uvicorn") if importlib.util.find_spec(name) is None
+    ]
     if missing:
         raise NotSupported(
             f"the demo's server needs {', '.join(missing)}: pip install 'pictofs[demo]', "

@@ -77,7 +77,9 @@ def doctor(
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:
         asked = sum(each.requests for each in found)
-        print(f"{len(found)} checks, {failed or 'nothing'} failed; {asked} API request{'s' * (asked != 1)}")
+        print(
+            f"{len(found)} checks, {failed or 'nothing'} failed; {asked} API request{'s' * (asked != 1)}"
+        )
 
     return int(failed > 0)
 
@@ -88,7 +90,9 @@ def _print(each: Finding) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    line = Text(f"{each.outcome:5}", style=COLORS[each.outcome]).append(f"{each.check:14}", style="bold")
+    line = Text(f"{each.outcome:5}", style=COLORS[each.outcome]).append(
+        f"{each.check:14}", style="bold"
+    )
     console.print(line.append(printable(each.message), style="not bold"), soft_wrap=True)
 
     if each.advice:

@@ -64,7 +64,9 @@ def download(
     ] = Mode.FULL,
     status: Status = None,
     split: Split = None,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Images fetched at once.")] = 24,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=64, help="Images fetched at once.")
+    ] = 24,
     bulk_annotations: Annotated[
         bool,
         typer.Option(
@@ -97,7 +99,9 @@ def download(
     from pictofs.library.bulk.download import DownloadRequest
     from pictofs.library.bulk.scope import KINDS, Choice
 
-    access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder())
+    access = find_access(
+        profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder()
+    )
     for warning in access.warnings:
         warn(warning)
 
@@ -135,7 +139,9 @@ def download(
         say(*outcome({**result, "path": result["dir"]}))
 
     if ended.interrupted:
-        print("stopped: what has come stays, and the same command goes on from there", file=sys.stderr)
+        print(
+            "stopped: what has come stays, and the same command goes on from there", file=sys.stderr
+        )
         raise KeyboardInterrupt
     if ended.error is not None:
         raise ended.error

@@ -75,7 +75,9 @@ def _mount(arguments: list[str]) -> None:
     source, folder = operands
     # mount(8) makes a path of the source if there is a file of that name.
     if Path(source).name != SOURCE:
-        raise Invalid(f"write {SOURCE} in the place of {quoted(source)}; base_url= names another API")
+        raise Invalid(
+            f"write {SOURCE} in the place of {quoted(source)}; base_url= names another API"
+        )
 
     chosen = dict(flags)
     given = _given(",".join(text for flag, text in flags if flag == "-o"), sloppy="-s" in chosen)

@@ -31,7 +31,9 @@ def mount(
     Returns once the mount answers; its process stays in the background until `pictofs unmount
     MOUNTPOINT`.
     """
-    access = find_access(profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder())
+    access = find_access(
+        profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder()
+    )
     for warning in access.warnings:
         warn(warning)
 
@@ -77,7 +79,9 @@ def _run(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> None:
     _announce(settings)
 
 
-def _serve(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> Callable[[Callable[[], None]], None]:
+def _serve(
+    settings: MountSettings, key: ApiKey, claim: mounts.Claim
+) -> Callable[[Callable[[], None]], None]:
     def serve(on_ready: Callable[[], None]) -> None:
         from pictofs.app.mount import serve as serve_mount
 

@@ -35,7 +35,9 @@ ApiKeyFile = Annotated[
 ]
 CacheDir = Annotated[
     str | None,
-    typer.Option(metavar="DIR", help="The cache; the user's own by default. Or set PICTOFS_CACHE_DIR."),
+    typer.Option(
+        metavar="DIR", help="The cache; the user's own by default. Or set PICTOFS_CACHE_DIR."
+    ),
 ]
 
 Status = Annotated[
@@ -56,7 +58,9 @@ Split = Annotated[
 ]
 NoWait = Annotated[
     bool,
-    typer.Option("--no-wait", metavar="", help="End with exit code 8 when the request budget is spent."),
+    typer.Option(
+        "--no-wait", metavar="", help="End with exit code 8 when the request budget is spent."
+    ),
 ]
 ProgressJson = Annotated[
     bool,
@@ -73,7 +77,9 @@ def with_settings(settings: type) -> Callable[[F], F]:
 
     def decorate(command: F) -> F:
         signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        own = [
+            p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
         options = [_parameter(item) for item in declared(settings)]
         both = [*own, *options]
 

@@ -71,7 +71,9 @@ def prefetch(
         names = _lines(stream) if ahead != 0 else iter(())
         paths = map(spelling, names)
 
-        for each in send_order(socket, paths, by="", ahead=ahead, bound=False, timeout=PIECE_SECONDS):
+        for each in send_order(
+            socket, paths, by="", ahead=ahead, bound=False, timeout=PIECE_SECONDS
+        ):
             heard = each
 
     _report(heard)

@@ -21,7 +21,9 @@ CHANGE_SECONDS = 5.0
 
 
 def refresh(
-    path: Annotated[Path, typer.Argument(metavar="PATH", show_default=False, help="A folder in a mount.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", show_default=False, help="A folder in a mount.")
+    ],
 ) -> None:
     """Ask the server anew what PATH holds, now."""
     path = mounts.resolve(path)
@@ -43,7 +45,9 @@ def control_socket(mountpoint: Path) -> Path:
     """Where the mount at `mountpoint` takes commands."""
     socket = (read_status(mountpoint) or {}).get("control_socket")
     if not isinstance(socket, str):
-        raise MountFailed(f"the mount at {mountpoint} takes no commands: it is another user's, or it hangs")
+        raise MountFailed(
+            f"the mount at {mountpoint} takes no commands: it is another user's, or it hangs"
+        )
     return Path(socket)
 
 
@@ -58,5 +62,7 @@ def show_change(base_url: str) -> None:
             continue
 
         with suppress(PictofsError):
-            for _ in request(Path(str(status.get("control_socket"))), {"op": "datasets"}, CHANGE_SECONDS):
+            for _ in request(
+                Path(str(status.get("control_socket"))), {"op": "datasets"}, CHANGE_SECONDS
+            ):
                 pass

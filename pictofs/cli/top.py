@@ -116,7 +116,9 @@ class Watched:
         self._history.add(now, found)
         self._document = found or self._document
 
-        return Frame(self.mountpoint, self._history, self._document, self.trouble, self.interval, now)
+        return Frame(
+            self.mountpoint, self._history, self._document, self.trouble, self.interval, now
+        )
 
     def _look(self) -> Facts | None:
         """The status, by the mount's socket: reading the file would be among what it counts."""
@@ -138,7 +140,9 @@ class Watched:
 
     def _find(self) -> Path:
         if mounts.state_of(self.mountpoint, ANSWER_SECONDS) == "stale":
-            raise MountFailed(f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again")
+            raise MountFailed(
+                f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again"
+            )
         return control_socket(self.mountpoint)
 
 

@@ -236,7 +236,9 @@ def _barred(part: float, whole: float, color: str, words: str) -> Table:
     row.add_column(width=BAR)
     row.add_column(no_wrap=True, overflow="ellipsis")
 
-    bar = ProgressBar(total=whole, completed=part, width=BAR, complete_style=color, finished_style=color)
+    bar = ProgressBar(
+        total=whole, completed=part, width=BAR, complete_style=color, finished_style=color
+    )
     row.add_row(bar, Text(words))
     return row
 

@@ -15,7 +15,9 @@ from pictofs.cli.formatting import say
 def unmount(
     mountpoint: Annotated[
         Path,
-        typer.Argument(metavar="MOUNTPOINT", show_default=False, autocompletion=completion.mount_points),
+        typer.Argument(
+            metavar="MOUNTPOINT", show_default=False, autocompletion=completion.mount_points
+        ),
     ],
     lazy: Annotated[
         bool,

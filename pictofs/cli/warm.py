@@ -25,7 +25,9 @@ ANSWER_SECONDS = 60.0
 def warm(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="PATH...", show_default=False, help="Datasets, folders or files in a mount."),
+        typer.Argument(
+            metavar="PATH...", show_default=False, help="Datasets, folders or files in a mount."
+        ),
     ],
     images: Annotated[bool, typer.Option("--images", metavar="", help="Only images.")] = False,
     annotations: Annotated[
@@ -34,7 +36,9 @@ def warm(
     ] = False,
     status: Status = None,
     split: Split = None,
-    workers: Annotated[int, typer.Option(metavar="N", min=1, max=24, help="Downloads at once.")] = 16,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=24, help="Downloads at once.")
+    ] = 16,
     bulk_annotations: Annotated[
         bool,
         typer.Option(
@@ -46,11 +50,15 @@ def warm(
     no_wait: NoWait = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", metavar="", help="List, and say what would be fetched and what it costs."),
+        typer.Option(
+            "--dry-run", metavar="", help="List, and say what would be fetched and what it costs."
+        ),
     ] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", metavar="", help="Fetch nothing; exit with 1 unless everything is cached."),
+        typer.Option(
+            "--check", metavar="", help="Fetch nothing; exit with 1 unless everything is cached."
+        ),
     ] = False,
     evict: Annotated[
         bool, typer.Option("--evict", metavar="", help="Drop it from the cache instead.")

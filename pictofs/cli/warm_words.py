@@ -51,7 +51,9 @@ def plan(result: Facts) -> list[str]:
         )
 
     if not result["fits"]:
-        lines.append("  the cache is too small for that: name less, or mount with a larger --cache-size")
+        lines.append(
+            "  the cache is too small for that: name less, or mount with a larger --cache-size"
+        )
 
     return lines
 

@@ -40,7 +40,9 @@ class AccessLog:
             self._note(operation, arguments, answer, code, seconds)
         except Exception:
             # It would end the mount.
-            _bugs.exception("the access log lacks a line, which should not happen; please report this")
+            _bugs.exception(
+                "the access log lacks a line, which should not happen; please report this"
+            )
 
     def _note(
         self, operation: str, arguments: tuple[Any, ...], answer: Any, code: int, seconds: float

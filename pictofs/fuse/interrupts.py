@@ -21,7 +21,9 @@ POLL_S = 0.2
 A look costs 20 us for each thread that has one.
 """
 
-END = sum(1 << number - 1 for number in (Signals.SIGHUP, Signals.SIGINT, Signals.SIGQUIT, Signals.SIGTERM))
+END = sum(
+    1 << number - 1 for number in (Signals.SIGHUP, Signals.SIGINT, Signals.SIGQUIT, Signals.SIGTERM)
+)
 """Signals that tell a process to end, also if it handles them.
 
 Not SIGALRM or SIGCHLD, say: a program that handles those goes on afterwards, and does not expect

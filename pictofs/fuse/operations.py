@@ -205,7 +205,9 @@ class Operations(pyfuse3.Operations):
             return error.errno
 
         self.bugs += 1
-        log.error("%s failed in a way that should not happen; please report this", name, exc_info=error)
+        log.error(
+            "%s failed in a way that should not happen; please report this", name, exc_info=error
+        )
         return errno.EIO
 
     def thread_of(self, arguments: tuple[Any, ...]) -> int:
@@ -258,7 +260,9 @@ class Operations(pyfuse3.Operations):
         return self._entry(await self.tree.lookup(parent_inode, text))
 
     @handler
-    async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+    async def getattr(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
         """What stat shows."""
         return self._entry(await self.tree.attributes(inode))
 
@@ -412,7 +416,9 @@ class Operations(pyfuse3.Operations):
     unlink = _refusal("unlink")
 
     @handler
-    async def readlink(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileNameT:
+    async def readlink(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileNameT:
         """Where a symbolic link leads."""
         return pyfuse3.FileNameT((await self.tree.target(inode)).encode())
 
@@ -421,14 +427,18 @@ class Operations(pyfuse3.Operations):
         """Nothing is kept for an inode that is not open."""
 
     @handler
-    async def opendir(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.FileHandleT:
+    async def opendir(
+        self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileHandleT:
         """A handle for a folder."""
         handle = self.tree.open_folder(inode)
         self._openers[handle] = ctx.pid
         return pyfuse3.FileHandleT(handle)
 
     @handler
-    async def readdir(self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+    async def readdir(
+        self, fh: pyfuse3.FileHandleT, start_id: int, token: pyfuse3.ReaddirToken
+    ) -> None:
         """Entries, as many as the kernel takes."""
         entry = pyfuse3.EntryAttributes()
         entry.st_uid = self._uid
@@ -438,7 +448,9 @@ class Operations(pyfuse3.Operations):
         while batch := await self.tree.read_folder(fh, start_id):
             for name, attributes, cookie in batch:
                 self._fill(entry, self.tree.shown(attributes))
-                if not pyfuse3.readdir_reply(token, pyfuse3.FileNameT(name.encode()), entry, cookie):
+                if not pyfuse3.readdir_reply(
+                    token, pyfuse3.FileNameT(name.encode()), entry, cookie
+                ):
                     return
                 start_id = cookie
 

@@ -144,7 +144,9 @@ class Session:
                     return
 
                 try:
-                    pyfuse3.invalidate_entry(pyfuse3.InodeT(parent), pyfuse3.FileNameT(entry.encode()))
+                    pyfuse3.invalidate_entry(
+                        pyfuse3.InodeT(parent), pyfuse3.FileNameT(entry.encode())
+                    )
                 except FileNotFoundError:
                     # The kernel had not heard of it.
                     pass

@@ -125,7 +125,9 @@ class Library:
             else None
         )
         """None where nothing may be changed."""
-        self.selections = Selections(catalog, self.images, self.listing, single_flight, self.invalidations)
+        self.selections = Selections(
+            catalog, self.images, self.listing, single_flight, self.invalidations
+        )
         self.id_lookup = IdLookup(
             api,
             catalog,
@@ -142,7 +144,9 @@ class Library:
         self.cache = cache = ContentCache(blob_cache, self._disk, clock, server)
 
         def prefetcher(downloads: Downloads) -> Prefetcher:
-            return Prefetcher(catalog, downloads, self.listing.all_images, clock, prefetch, cache_size)
+            return Prefetcher(
+                catalog, downloads, self.listing.all_images, clock, prefetch, cache_size
+            )
 
         self.downloads = Downloads(
             source,
@@ -261,7 +265,9 @@ class Library:
         self.invalidations.tell(RemovedDentry(DATASETS, name) for name in names)
         listed = [row for row in rows if row.listed_signature is not None]
         for row in rows:
-            if row.listed_signature is None:  # an open file keeps its entry: these are told one by one
+            if (
+                row.listed_signature is None
+            ):  # an open file keeps its entry: these are told one by one
                 self.invalidations.tell(await in_thread(self.images.entries, row.key))
         for row in listed:
             await self.listing.all_images(row.key)
@@ -288,7 +294,12 @@ class Library:
         }
         try:
             usage = self._blob_cache.usage()
-            cache |= {"used": usage.bytes, "limit": usage.limit, "files": usage.files, "free": usage.free}
+            cache |= {
+                "used": usage.bytes,
+                "limit": usage.limit,
+                "files": usage.files,
+                "free": usage.free,
+            }
         except PictofsError as error:
             cache["error"] = str(error)
         rate = request_stats["rate_limit"]

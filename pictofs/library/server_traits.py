@@ -21,8 +21,14 @@ log = logging.getLogger(__name__)
 Trait = Literal["listing", "rows", "bytes", "metadata", "readme"]
 
 WORDS: dict[tuple[str, str], str] = {
-    ("listing", "embedded"): "GET /datasets/{dataset}?include_images=true lists images, 10,000 a request",
-    ("listing", "pages"): "GET /images/ lists images, 1,000 a request: there is no whole embedded listing",
+    (
+        "listing",
+        "embedded",
+    ): "GET /datasets/{dataset}?include_images=true lists images, 10,000 a request",
+    (
+        "listing",
+        "pages",
+    ): "GET /images/ lists images, 1,000 a request: there is no whole embedded listing",
     ("rows", "full"): "image rows tell directory and size",
     (
         "rows",
@@ -31,7 +37,10 @@ WORDS: dict[tuple[str, str], str] = {
     ("bytes", "id"): "GET /images/{image} gives the bytes of an image",
     ("bytes", "path"): "GET /images/{image} is not there: bytes come by signed URL, or by path",
     ("metadata", "id"): "GET /images/{image}/metadata finds an image",
-    ("metadata", "absent"): "GET /images/{image}/metadata is not there: by-id/ finds what is listed",
+    (
+        "metadata",
+        "absent",
+    ): "GET /images/{image}/metadata is not there: by-id/ finds what is listed",
     ("readme", "readme+description"): "a description is written as readme, and as description",
     ("readme", "readme"): "description is refused: a description is written as readme alone",
     ("readme", "description"): "readme is refused: a description is written as description alone",

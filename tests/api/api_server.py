@@ -37,7 +37,9 @@ class FakeClock:
 class Peer:
     """The server's side of one connection."""
 
-    def __init__(self, stream: trio.abc.Stream, raw: trio.SocketStream, requests: list[bytes]) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, raw: trio.SocketStream, requests: list[bytes]
+    ) -> None:
         self.stream = stream
         self._raw = raw
         self._requests = requests
@@ -112,7 +114,9 @@ async def served(handler: Handler, context: ssl.SSLContext | None = None) -> Asy
         nursery.cancel_scope.cancel()
 
 
-def answer(body: bytes = b"", status: int = 200, length: int | None = None, **headers: str) -> bytes:
+def answer(
+    body: bytes = b"", status: int = 200, length: int | None = None, **headers: str
+) -> bytes:
     """An HTTP answer; `length` lies about the body's."""
     lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body) if length is None else length}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]

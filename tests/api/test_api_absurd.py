@@ -114,8 +114,19 @@ DATASET = {
     "created_at": "2026-03-01T09:00:00+00:00",
     "updated_at": "2026-03-02T09:00:00+00:00",
 }
-NODE = {"name": "cam1", "full_path": "/cam1", "directory_path": None, "image_count": 2, "children": []}
-ITEM = {"filename": "a.jpg", "file_size": 4, "image_url": "https://storage.example/a", "annotation_url": None}
+NODE = {
+    "name": "cam1",
+    "full_path": "/cam1",
+    "directory_path": None,
+    "image_count": 2,
+    "children": [],
+}
+ITEM = {
+    "filename": "a.jpg",
+    "file_size": 4,
+    "image_url": "https://storage.example/a",
+    "annotation_url": None,
+}
 
 
 class Route(NamedTuple):
@@ -135,9 +146,13 @@ def _items(body: bytes) -> list[SignedUrl]:
 
 ROUTES = {
     "datasets": Route(DATASET, "name", '{"data": [ROWS]}', lambda body: wire.datasets(body).rows),
-    "older datasets": Route(DATASET, "name", '{"datasets": [ROWS]}', lambda body: wire.datasets(body).rows),
+    "older datasets": Route(
+        DATASET, "name", '{"datasets": [ROWS]}', lambda body: wire.datasets(body).rows
+    ),
     "images": Route(IMAGE, "filename", '{"data": [ROWS]}', lambda body: wire.images(body).rows),
-    "older images": Route(IMAGE, "filename", '{"images": [ROWS]}', lambda body: wire.images(body).rows),
+    "older images": Route(
+        IMAGE, "filename", '{"images": [ROWS]}', lambda body: wire.images(body).rows
+    ),
     "embedded": Route(
         IMAGE,
         "filename",
@@ -147,7 +162,9 @@ ROUTES = {
     "tree": Route(NODE, "full_path", "[ROWS]", wire.directories),
     "download": Route(ITEM, "filename", '{"data": {"id": "d", "items": [ROWS]}}', _items),
 }
-FIELDS = [(name, field) for name, route in ROUTES.items() for field in ("id", *route.row, "novelty")]
+FIELDS = [
+    (name, field) for name, route in ROUTES.items() for field in ("id", *route.row, "novelty")
+]
 
 
 def text_of(row: dict[str, Any], field: str | None = None, value: str = "") -> str:
@@ -239,7 +256,9 @@ def depth_of(catalog: Catalog, key: int) -> int:
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=20),
-    lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text(max_size=5), below, max_size=4),
+    lambda below: (
+        st.lists(below, max_size=4) | st.dictionaries(st.text(max_size=5), below, max_size=4)
+    ),
     max_leaves=10,
 )
 
@@ -268,7 +287,14 @@ def test_l4_any_value_at_all_hides_no_neighbour(where: tuple[str, str], value: A
     ],
 )
 def test_a_single_row_is_read_or_refused(read: Callable[[bytes], Any], body: str) -> None:
-    row = {"id": "i", "filename": "f", "name": "n", "status": "s", "download_url": "https://x", "novelty": 1}
+    row = {
+        "id": "i",
+        "filename": "f",
+        "name": "n",
+        "status": "s",
+        "download_url": "https://x",
+        "novelty": 1,
+    }
     for field in row:
         for value in ABSURD:
             try:
@@ -278,7 +304,9 @@ def test_a_single_row_is_read_or_refused(read: Callable[[bytes], Any], body: str
 
 
 @pytest.mark.parametrize("read", [each.read for each in ROUTES.values()])
-@pytest.mark.parametrize("value", ["[" * 5000, '"' * 3001, '{"a":' * 3000, '[{"id": "\\', "9" * 5000, ""])
+@pytest.mark.parametrize(
+    "value", ["[" * 5000, '"' * 3001, '{"a":' * 3000, '[{"id": "\\', "9" * 5000, ""]
+)
 def test_what_is_no_answer_is_nonsense(read: Callable[[bytes], Any], value: str) -> None:
     with pytest.raises(InvalidResponse):
         read(value.encode())
@@ -313,14 +341,17 @@ def test_n6_a_directory_that_is_too_deep_is_folded_and_comes_back(tmp_path: Path
     try:
         catalog.put_datasets([Dataset(id="d", name="d")], 1.0)
         images = [
-            Image(id=f"i{number}", filename="a.jpg", directory=path) for number, path in enumerate(paths)
+            Image(id=f"i{number}", filename="a.jpg", directory=path)
+            for number, path in enumerate(paths)
         ]
         ImageTable(catalog.database).put(key_of("d"), "d", images, 1, moves=False)
         implied = {row.path: (row.parent, row.entry) for row in catalog.directories_of(key_of("d"))}
         catalog.put_directories(
             key_of("d"), "d", [Directory(path=path) for path in reversed(paths)], "s", 1.0
         )
-        assert {row.path: (row.parent, row.entry) for row in catalog.directories_of(key_of("d"))} == implied
+        assert {
+            row.path: (row.parent, row.entry) for row in catalog.directories_of(key_of("d"))
+        } == implied
         assert set(paths) <= implied.keys()
         entries = [each for path, each in implied.items() if path != "/"]
         assert len(set(entries)) == len(entries)

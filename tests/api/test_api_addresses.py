@@ -23,7 +23,10 @@ from pictofs.errors import InvalidResponse, PictofsError, ServerUnreachable, Tim
         ),
         (Locality.LOOPBACK, "LocalHost. 64:ff9b::7f00:1 2002:7f00:1::"),
         (Locality.PRIVATE, "10.0.0.1 172.16.0.1 192.168.1.1 100.64.0.1 fd00::1 ::ffff:10.0.0.1"),
-        (Locality.NOWHERE, "169.254.169.254 fe80::1 ::ffff:169.254.169.254 0.0.0.0 0 :: 224.0.0.1 ff02::1"),
+        (
+            Locality.NOWHERE,
+            "169.254.169.254 fe80::1 ::ffff:169.254.169.254 0.0.0.0 0 :: 224.0.0.1 ff02::1",
+        ),
         (Locality.NOWHERE, "255.255.255.255 240.0.0.1 fd00:ec2::254 100.100.100.200"),
         (Locality.PUBLIC, "8.8.8.8 2a00:1450::1"),
     ],
@@ -35,7 +38,9 @@ def test_k6_where_addresses_are(where: Locality, hosts: str) -> None:
         assert locality(address) is where, host
 
 
-@pytest.mark.parametrize("host", ["example.com", "127.0.0.1.example", "a.localhost", "1.2.3.4.5", ""])
+@pytest.mark.parametrize(
+    "host", ["example.com", "127.0.0.1.example", "a.localhost", "1.2.3.4.5", ""]
+)
 def test_k6_names_are_no_addresses(host: str) -> None:
     assert literal(host) is None
 
@@ -53,19 +58,27 @@ async def refusal(storage: Storage, url: str) -> PictofsError:
     return caught.value
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "[::ffff:127.0.0.1]", "0", "2130706433"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "127.1", "[::ffff:127.0.0.1]", "0", "2130706433"]
+)
 @pytest.mark.parametrize("near", [Locality.PUBLIC, Locality.PRIVATE])
 async def test_k6_no_url_leads_to_this_machine(clock: FakeClock, near: Locality, host: str) -> None:
     async with served(always(answer(b"metadata"))) as server:
         for options in ({}, {"allow_plain_http": True}):
             storage = storage_of(near, clock, **options)
-            assert isinstance(await refusal(storage, f"https://{host}:{server.port}/x"), InvalidResponse)
-            assert isinstance(await refusal(storage, f"http://{host}:{server.port}/x"), InvalidResponse)
+            assert isinstance(
+                await refusal(storage, f"https://{host}:{server.port}/x"), InvalidResponse
+            )
+            assert isinstance(
+                await refusal(storage, f"http://{host}:{server.port}/x"), InvalidResponse
+            )
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert server.connections == 0
 
 
-async def test_k6_nor_a_name_that_resolves_to_it(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_k6_nor_a_name_that_resolves_to_it(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The name service is the part that a hostile server owns."""
 
     class Resolver(trio.abc.HostnameResolver):
@@ -83,7 +96,12 @@ async def test_k6_nor_a_name_that_resolves_to_it(clock: FakeClock, monkeypatch: 
 
     async with served(always(answer(b"metadata"))) as server:
         url = f"http://storage.example:{server.port}/x"
-        for addresses in (["127.0.0.1"], ["10.0.0.1"], ["169.254.169.254"], ["8.8.8.8", "127.0.0.1"]):
+        for addresses in (
+            ["127.0.0.1"],
+            ["10.0.0.1"],
+            ["169.254.169.254"],
+            ["8.8.8.8", "127.0.0.1"],
+        ):
             trio.socket.set_custom_hostname_resolver(Resolver(*addresses))
             try:
                 near = Locality.PUBLIC
@@ -107,7 +125,9 @@ async def test_k6_a_private_network_for_an_api_that_is_in_one(clock: FakeClock) 
         assert isinstance(await refusal(storage, url), (ServerUnreachable, TimedOut))
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "0.0.0.0", "224.0.0.1", "[fd00:ec2::254]"])
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "0.0.0.0", "224.0.0.1", "[fd00:ec2::254]"]
+)
 async def test_k6_link_local_addresses_for_none(clock: FakeClock, host: str) -> None:
     storage = storage_of(Locality.LOOPBACK, clock, allow_plain_http=True)
     assert isinstance(await refusal(storage, f"http://{host}/latest/meta-data"), InvalidResponse)

@@ -36,7 +36,12 @@ from pictofs.errors import (
 )
 
 ID = "6f1c0000-0000-4000-8000-000000000001"
-IMAGE = {"id": "9a0e", "filename": "a.jpg", "created_at": "2026-03-01T09:00:00+00:00", "file_size": 7}
+IMAGE = {
+    "id": "9a0e",
+    "filename": "a.jpg",
+    "created_at": "2026-03-01T09:00:00+00:00",
+    "file_size": 7,
+}
 DATASET = {"id": ID, "name": "d", "created_at": "2026-03-01T09:00:00+00:00", "image_count": 1}
 
 
@@ -80,7 +85,9 @@ async def api(
         yield api
 
 
-def connected(url: str, key: ApiKey, clock: FakeClock, request_stats: RequestStats, **options: Any) -> Api:
+def connected(
+    url: str, key: ApiKey, clock: FakeClock, request_stats: RequestStats, **options: Any
+) -> Api:
     return Api(url, key, clock=clock, request_stats=request_stats, **options)
 
 
@@ -90,7 +97,9 @@ class TestRequests:
         page = await api.datasets()
         assert [row.name for row in page.rows] == ["d"]
         sent = script.last
-        assert str(sent.url) == "https://h.example/pre/api/v1/developer/datasets/?limit=1000&offset=0"
+        assert (
+            str(sent.url) == "https://h.example/pre/api/v1/developer/datasets/?limit=1000&offset=0"
+        )
         assert sent.headers["x-api-key"] == SECRET
         assert sent.headers["user-agent"].startswith("pictofs/")
         assert sent.headers["accept"] == "application/json"
@@ -106,7 +115,8 @@ class TestRequests:
 
         page = {"data": []}
         assert (
-            await path(api.datasets(5, 6, archived=True), page) == "/datasets/?limit=6&offset=5&archived=true"
+            await path(api.datasets(5, 6, archived=True), page)
+            == "/datasets/?limit=6&offset=5&archived=true"
         )
         assert await path(api.dataset("a d/".rstrip("/")), {"data": DATASET}) == "/datasets/a%20d"
         assert (
@@ -116,7 +126,13 @@ class TestRequests:
         assert await path(api.images("d"), page) == "/images/?dataset=d&limit=1000&offset=0"
         asked = await path(
             api.images(
-                "d", directory="/a b", filename="c&d", status="new", offset=1, limit=2, include_archived=True
+                "d",
+                directory="/a b",
+                filename="c&d",
+                status="new",
+                offset=1,
+                limit=2,
+                include_archived=True,
             ),
             page,
         )
@@ -132,7 +148,10 @@ class TestRequests:
         )
         assert await path(api.annotation_file("i"), {}) == "/annotations/i/file"
         row = {"data": {"name": "e", "status": "pending", "download_url": "https://s/x"}}
-        assert await path(api.export("d d", "e/f".replace("/", "-")), row) == "/exports/e-f?dataset=d+d"
+        assert (
+            await path(api.export("d d", "e/f".replace("/", "-")), row)
+            == "/exports/e-f?dataset=d+d"
+        )
         assert await path(api.export_download_url("d", "e"), row) == "/exports/e/download?dataset=d"
         assert await path(api.delete_export("d", "e"), row) == "/exports/e?dataset=d"
         assert script.last.method == "DELETE"
@@ -168,16 +187,26 @@ class TestRequests:
     @pytest.mark.parametrize(
         "name", ["100%", "a?b", "a#b", "a+b", "a:b", "日本", "a b", "é\x00", "...", " x "]
     )
-    async def test_names_are_encoded_as_the_sdk_does(self, api: Api, script: Script, name: str) -> None:
+    async def test_names_are_encoded_as_the_sdk_does(
+        self, api: Api, script: Script, name: str
+    ) -> None:
         script.say(body={"data": DATASET})
         await api.dataset(name)
         last = script.last.url.raw_path.decode().rpartition("/")[2]
         assert unquote(last) == name
         assert not set(last) & set("?#+: /")
 
-    @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/", "../x", f" {ID}", f"{ID}\n", "\ud800"])
+    @pytest.mark.parametrize(
+        "name", ["", ".", "..", "a/b", "/", "../x", f" {ID}", f"{ID}\n", "\ud800"]
+    )
     async def test_names_that_no_path_carries(self, api: Api, script: Script, name: str) -> None:
-        for call in (api.dataset, api.image, api.annotation_file, api.delete_dataset, api.directory_tree):
+        for call in (
+            api.dataset,
+            api.image,
+            api.annotation_file,
+            api.delete_dataset,
+            api.directory_tree,
+        ):
             with pytest.raises(Invalid, match="use its id"):
                 await call(name)
         assert script.requests == []
@@ -212,7 +241,9 @@ class TestBaseUrl:
             "https://[::1",
         ],
     )
-    def test_refused(self, url: str, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
+    def test_refused(
+        self, url: str, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         with pytest.raises(Invalid):
             connected(url, key, clock, request_stats)
 
@@ -245,7 +276,11 @@ class TestEnvironment:
             connected("https://h.example", key, clock, request_stats)
 
     async def test_without_ssl_cert_file_the_usual_authorities_are_read(
-        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
+        self,
+        key: ApiKey,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
             monkeypatch.delenv(name, raising=False)
@@ -282,7 +317,12 @@ class TestFailures:
         ],
     )
     async def test_each_status(
-        self, api: Api, script: Script, request_stats: RequestStats, status: int, kind: type[PictofsError]
+        self,
+        api: Api,
+        script: Script,
+        request_stats: RequestStats,
+        status: int,
+        kind: type[PictofsError],
     ) -> None:
         script.say(status, {"error": {"code": "x", "message": "the words"}}, X_Request_Id="req-1")
         with pytest.raises(PictofsError) as caught:
@@ -306,7 +346,12 @@ class TestFailures:
             ({"detail": {"code": "c", "message": "m4"}}, "m4"),
             ({"detail": [{"loc": ["query", "limit"], "msg": "too big"}]}, "(limit: too big)"),
             (
-                {"error": {"message": "no", "details": {"errors": [{"loc": ["a"], "msg": "b"}, 7]}}},
+                {
+                    "error": {
+                        "message": "no",
+                        "details": {"errors": [{"loc": ["a"], "msg": "b"}, 7]},
+                    }
+                },
                 "no (a: b)",
             ),
         ],
@@ -317,7 +362,9 @@ class TestFailures:
             await api.datasets()
         assert f'"{words}"' in str(caught.value)
 
-    @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"7", b'{"error": [1]}', b"\xff", b"[" * 9999])
+    @pytest.mark.parametrize(
+        "body", [b"", b"<html>", b"[]", b"7", b'{"error": [1]}', b"\xff", b"[" * 9999]
+    )
     async def test_no_words(self, api: Api, script: Script, body: bytes) -> None:
         script.say(404, body)
         with pytest.raises(NoSuchEntry) as caught:
@@ -406,7 +453,9 @@ class TestRetries:
         assert caught.value.__cause__ is fault
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 501])
-    async def test_refusals_are_final(self, api: Api, script: Script, clock: FakeClock, status: int) -> None:
+    async def test_refusals_are_final(
+        self, api: Api, script: Script, clock: FakeClock, status: int
+    ) -> None:
         script.say(status)
         with pytest.raises(PictofsError):
             await api.image("i")
@@ -439,7 +488,9 @@ class TestRetries:
         self, api: Api, script: Script, clock: FakeClock, status: int, value: str
     ) -> None:
         # 1,700,000,000 is Tue, 14 Nov 2023 22:13:20 GMT
-        script.say(status, Retry_After="Tue, 14 Nov 2023 22:13:25 GMT" if value == "date" else value)
+        script.say(
+            status, Retry_After="Tue, 14 Nov 2023 22:13:25 GMT" if value == "date" else value
+        )
         script.say(200, {"data": IMAGE})
         await api.image("i")
         assert clock.sleeps == [5.0]
@@ -489,7 +540,9 @@ class TestRetries:
 
 
 class TestBackground:
-    async def test_it_leaves_the_reserve_alone(self, api: Api, script: Script, clock: FakeClock) -> None:
+    async def test_it_leaves_the_reserve_alone(
+        self, api: Api, script: Script, clock: FakeClock
+    ) -> None:
         reset = str(int(clock.now) + 100)
         limits = {"X_RateLimit_Limit": "2000", "X_RateLimit_Reset": reset}
         script.say(200, {"data": IMAGE}, X_RateLimit_Remaining="201", **limits)
@@ -523,7 +576,10 @@ class TestSecrecy:
     ) -> None:
         async with served(always(answer(b"{}"))) as other:
             handler = always(answer(b"", 307, Location=f"{other.url}/api/v1/developer/datasets/"))
-            async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
+            async with (
+                served(handler) as server,
+                connected(server.url, key, clock, request_stats) as api,
+            ):
                 with pytest.raises(InvalidResponse, match="redirects are not followed"):
                     await api.datasets()
                 with pytest.raises(InvalidResponse):
@@ -558,7 +614,11 @@ class TestSecrecy:
         assert SECRET not in repr(vars(api)) + repr(request_stats.snapshot())
 
     async def test_nor_in_the_debug_log_of_a_real_exchange(
-        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats, caplog: pytest.LogCaptureFixture
+        self,
+        key: ApiKey,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         caplog.set_level(logging.DEBUG)
         async with (
@@ -570,7 +630,11 @@ class TestSecrecy:
         assert SECRET not in caplog.text
 
     async def test_a_proxy_is_not_told_about_this_machine(
-        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
+        self,
+        key: ApiKey,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
         async with (
@@ -600,13 +664,20 @@ class TestWire:
             await peer.request()
             await peer.send(turns.pop(0))
 
-        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
+        async with (
+            served(handler) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
             page = await api.datasets()
         assert (len(page.rows), page.total, page.has_more) == (1, 1, False)
         assert request_stats.retries == 1
 
     async def test_compressed_and_bounded(
-        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
+        self,
+        key: ApiKey,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr("pictofs.api.transport.BODY_MAX_BYTES", 1000)
         small = answer(gzip.compress(enveloped([])), Content_Encoding="gzip")
@@ -623,19 +694,28 @@ class TestWire:
         self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
     ) -> None:
         raw = answer(b"not gzip", Content_Encoding="gzip")
-        async with served(always(raw)) as server, connected(server.url, key, clock, request_stats) as api:
+        async with (
+            served(always(raw)) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
             with pytest.raises(InvalidResponse):
                 await api.datasets()
 
-    async def test_silence(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
+    async def test_silence(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         async with served(silent) as server:
-            async with connected(server.url, key, clock, request_stats, timeout=0.05, max_retries=1) as api:
+            async with connected(
+                server.url, key, clock, request_stats, timeout=0.05, max_retries=1
+            ) as api:
                 with pytest.raises(TimedOut):
                     await api.datasets()
             assert server.connections == 2
             await server.until_idle()
 
-    async def test_nobody_listens(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
+    async def test_nobody_listens(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         async with connected("http://127.0.0.1:1", key, clock, request_stats, max_retries=0) as api:
             with pytest.raises(ServerUnreachable):
                 await api.datasets()
@@ -651,7 +731,10 @@ class TestWire:
             await peer.send(sent)
             await silent(peer)
 
-        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
+        async with (
+            served(handler) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
             with trio.move_on_after(0.05) as scope:
                 await api.datasets()
             assert scope.cancelled_caught
@@ -659,14 +742,21 @@ class TestWire:
 
 
 class TestImageStream:
-    async def test_bytes_and_facts(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
+    async def test_bytes_and_facts(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         data = bytes(range(256)) * 1000
         async with (
             served(always(answer(data))) as server,
             connected(server.url, key, clock, request_stats) as api,
         ):
             async with api.image_stream("i") as body:
-                assert (body.start, body.length, body.total, body.ranged) == (0, len(data), len(data), False)
+                assert (body.start, body.length, body.total, body.ranged) == (
+                    0,
+                    len(data),
+                    len(data),
+                    False,
+                )
                 assert await body.read_all(1 << 20) == data
             async with api.image_stream("i", start=5) as body:
                 assert not body.ranged
@@ -676,7 +766,10 @@ class TestImageStream:
 
     async def test_a_part(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
         part = answer(b"56789", 206, Content_Range="bytes 5-9/10")
-        async with served(always(part)) as server, connected(server.url, key, clock, request_stats) as api:
+        async with (
+            served(always(part)) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
             async with api.image_stream("i", start=5) as body:
                 assert (body.start, body.length, body.total, body.ranged) == (5, 5, 10, True)
                 assert await body.read_all(99) == b"56789"
@@ -687,7 +780,10 @@ class TestImageStream:
 
     async def test_cut(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
         handler = once(answer(b"abc", length=9))
-        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
+        async with (
+            served(handler) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
             with pytest.raises(ServerFault):
                 async with api.image_stream("i") as body:
                     await body.read_all(99)
@@ -705,20 +801,30 @@ class TestImageStream:
             assert await body.read_all(99) == b"abc"
         assert clock.sleeps == [1.0]
 
-    async def test_left_half_way(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
+    async def test_left_half_way(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         handler = always(answer(bytes(1 << 22)))
-        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
+        async with (
+            served(handler) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
             async with api.image_stream("i") as body:
                 assert await body.receive()
             await server.until_idle()
 
-    async def test_cancelled_inside(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
+    async def test_cancelled_inside(
+        self, key: ApiKey, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         async def handler(peer: Peer) -> None:
             await peer.request()
             await peer.send(answer(b"abc", length=9))
             await silent(peer)
 
-        async with served(handler) as server, connected(server.url, key, clock, request_stats) as api:
+        async with (
+            served(handler) as server,
+            connected(server.url, key, clock, request_stats) as api,
+        ):
             with trio.move_on_after(0.05) as scope:
                 async with api.image_stream("i") as body:
                     await body.read_all(99)

@@ -141,7 +141,9 @@ class TestApi:
         way = Way(enveloped([]), delay=0.05)
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0) as api,
+            Api(
+                server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0
+            ) as api,
         ):
             await at_once(5, api.datasets)
             assert server.connections == 5
@@ -158,7 +160,9 @@ class TestApi:
         way = Way(enveloped([]), delay=0.6)
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=1, max_retries=0) as api,
+            Api(
+                server.url, key, clock=clock, request_stats=request_stats, timeout=1, max_retries=0
+            ) as api,
         ):
             for _ in range(4):
                 await api.datasets()
@@ -170,7 +174,9 @@ class TestApi:
         way = Way(enveloped([]))
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0) as api,
+            Api(
+                server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0
+            ) as api,
         ):
             await api.datasets()
             way.cuts += 1
@@ -183,7 +189,9 @@ class TestApi:
         way = Way(enveloped([]))
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0) as api,
+            Api(
+                server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0
+            ) as api,
         ):
             await api.datasets()
             way.cuts += 1
@@ -197,7 +205,9 @@ class TestApi:
         way = Way(bytes(1 << 20))
         async with (
             served(way.handler()) as server,
-            Api(server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0) as api,
+            Api(
+                server.url, key, clock=clock, request_stats=request_stats, timeout=2, max_retries=0
+            ) as api,
             api.image_stream("i") as body,
         ):
             first = await body.receive()
@@ -291,7 +301,9 @@ def moving() -> Iterator[Moving]:
 async def test_t4_the_kernel_tells_of_a_network_that_is_gone(moving: Moving, key: ApiKey) -> None:
     """With deadlines of a minute: it is no timeout of ours that tells."""
     clock, request_stats = SystemClock(), RequestStats()
-    storage = Storage(clock=clock, request_stats=request_stats, inactivity_timeout=60, allow_plain_http=True)
+    storage = Storage(
+        clock=clock, request_stats=request_stats, inactivity_timeout=60, allow_plain_http=True
+    )
     api = Api(
         moving.url,
         key,

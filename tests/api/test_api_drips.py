@@ -28,7 +28,9 @@ async def test_t1_a_body_that_drips_ends(autojump_clock: trio.testing.MockClock)
     assert trio.current_time() - started <= WINDOW_S + 9
 
 
-async def test_t1_a_slow_body_that_comes_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+async def test_t1_a_slow_body_that_comes_is_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     pieces = [bytes(10_000)] * 50
 
     async def slow() -> bytes:
@@ -68,17 +70,26 @@ async def test_t1_a_head_without_end(
     async with served(handler) as server:  # type: ignore[arg-type]
         with trio.fail_after(8):
             async with Api(
-                server.url, key, clock=clock, request_stats=request_stats, timeout=0.5, max_retries=0
+                server.url,
+                key,
+                clock=clock,
+                request_stats=request_stats,
+                timeout=0.5,
+                max_retries=0,
             ) as api:
                 with pytest.raises(PictofsError):
                     await api.datasets()
-            async with Storage(clock=clock, request_stats=request_stats, inactivity_timeout=0.5) as storage:
+            async with Storage(
+                clock=clock, request_stats=request_stats, inactivity_timeout=0.5
+            ) as storage:
                 with pytest.raises((TimedOut, InvalidResponse)):
                     async with storage.get(server.url):
                         pass
 
 
-async def test_t1_a_refusal_that_drips(key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:
+async def test_t1_a_refusal_that_drips(
+    key: ApiKey, clock: FakeClock, request_stats: RequestStats
+) -> None:
     async def handler(peer: Peer) -> None:
         await peer.request()
         await peer.send(answer(b"", 500, length=9000))
@@ -88,7 +99,9 @@ async def test_t1_a_refusal_that_drips(key: ApiKey, clock: FakeClock, request_st
 
     async with served(handler) as server:
         with trio.fail_after(8):
-            async with Storage(clock=clock, request_stats=request_stats, inactivity_timeout=0.5) as storage:
+            async with Storage(
+                clock=clock, request_stats=request_stats, inactivity_timeout=0.5
+            ) as storage:
                 with pytest.raises(PictofsError, match="HTTP 500"):
                     async with storage.get(server.url):
                         pass

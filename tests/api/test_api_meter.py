@@ -14,7 +14,12 @@ NOW = 1_000_000.0
 
 def limits(request_stats: RequestStats, limit: str, remaining: str, reset: str) -> None:
     request_stats.limits(
-        {"x-ratelimit-limit": limit, "x-ratelimit-remaining": remaining, "x-ratelimit-reset": reset}, NOW
+        {
+            "x-ratelimit-limit": limit,
+            "x-ratelimit-remaining": remaining,
+            "x-ratelimit-reset": reset,
+        },
+        NOW,
     )
 
 
@@ -35,7 +40,12 @@ def test_snapshot_is_json() -> None:
     ]
     assert shown["bytes_in"] == {"storage": 7}
     assert shown["errors"] == {"Throttled": 1}
-    assert shown["rate_limit"] == {"limit": 2000, "remaining": 1999, "reset_at": NOW + 60, "reserve": 200}
+    assert shown["rate_limit"] == {
+        "limit": 2000,
+        "remaining": 1999,
+        "reset_at": NOW + 60,
+        "reserve": 200,
+    }
 
 
 @pytest.mark.parametrize(
@@ -117,7 +127,9 @@ def test_an_answer_that_was_overtaken_gives_nothing_back() -> None:
     with request_stats.ask("GET /") as first, request_stats.ask("GET /") as second:
         assert answer(50, second) == 50
     assert answer(51, first) == 50
-    with request_stats.ask("GET /") as third:  # the window has moved on: an older request counts no more
+    with request_stats.ask(
+        "GET /"
+    ) as third:  # the window has moved on: an older request counts no more
         pass
     assert answer(53, third) == 53
     assert answer(52, first) == 52

@@ -66,7 +66,11 @@ async def test_t4_no_proxy_is_read_alike_for_both_hosts(
 
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "HTTPS_PROXY", "https_proxy"])
 async def test_t4_a_socks_proxy_is_refused_with_what_works(
-    variable: str, key: ApiKey, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch
+    variable: str,
+    key: ApiKey,
+    clock: FakeClock,
+    request_stats: RequestStats,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(variable, "socks5h://me:secret@127.0.0.1:1080")
     with pytest.raises(Invalid) as caught:
@@ -99,7 +103,9 @@ async def test_t4_a_dead_proxy_is_named(
         ) as one:
             await api.datasets()
     async with Storage(clock=clock, request_stats=request_stats) as storage:
-        with pytest.raises(ServerUnreachable, match=r"the proxy 127\.0\.0\.1:1 can't be reached") as other:
+        with pytest.raises(
+            ServerUnreachable, match=r"the proxy 127\.0\.0\.1:1 can't be reached"
+        ) as other:
             async with storage.get("https://storage.example/x"):
                 pass
     assert "secret" not in str(one.value) + str(other.value)

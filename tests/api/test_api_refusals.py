@@ -86,7 +86,9 @@ async def test_o6_the_time_that_was_named_ends_it(server: Refusing) -> None:
     await server.api.image("i")
 
 
-async def test_o6_a_wait_that_an_operation_can_bear_is_borne_without_asking(server: Refusing) -> None:
+async def test_o6_a_wait_that_an_operation_can_bear_is_borne_without_asking(
+    server: Refusing,
+) -> None:
     server.script.say(429, Retry_After="5")
     server.script.say(200, IMAGE)
     async with trio.open_nursery() as nursery:
@@ -148,7 +150,9 @@ async def test_o6_a_clock_that_was_put_back_holds_nobody_up(server: Refusing) ->
 
 
 @pytest.mark.parametrize("value", ["999999999", "Fri, 31 Dec 9999 23:59:59 GMT"])
-async def test_o6_no_server_wants_silence_for_more_than_an_hour(server: Refusing, value: str) -> None:
+async def test_o6_no_server_wants_silence_for_more_than_an_hour(
+    server: Refusing, value: str
+) -> None:
     server.script.say(429, Retry_After=value)
     error = await server.fails(Throttled)
     assert isinstance(error, Throttled)

@@ -29,7 +29,11 @@ def standin() -> Iterator[StandIn]:
 
 def connected(standin: StandIn, secret: str) -> Api:
     return Api(
-        standin.api_url, ApiKey(secret), clock=SystemClock(), request_stats=RequestStats(), max_retries=0
+        standin.api_url,
+        ApiKey(secret),
+        clock=SystemClock(),
+        request_stats=RequestStats(),
+        max_retries=0,
     )
 
 
@@ -63,12 +67,16 @@ async def test_listings_agree(api: Api, standin: StandIn) -> None:
     one = first.rows[0]
     assert await api.image(one.id) == one
     assert (one.dataset_id, one.size > 0, one.created_ns > 0) == (dataset.id, True, True)
-    assert (await api.images(dataset.name, directory=one.directory, filename=one.filename)).rows == [one]
+    assert (
+        await api.images(dataset.name, directory=one.directory, filename=one.filename)
+    ).rows == [one]
     mine = (await api.images(dataset.id, status=one.status, include_archived=True)).rows
     assert one in mine
     assert {image.status for image in mine} == {one.status}
     tree = await api.directory_tree(dataset.id)
-    assert {directory.path for directory in tree} >= {image.directory for image in listed.rows} - {"/"}
+    assert {directory.path for directory in tree} >= {image.directory for image in listed.rows} - {
+        "/"
+    }
     assert sum(directory.image_count for directory in tree) <= 12
 
 
@@ -77,7 +85,9 @@ async def test_bytes_and_annotations_are_the_sdks(
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     dataset = (await api.datasets()).rows[0]
-    with pictograph.Client(standin.keys["admin"], base_url=standin.api_url, max_retries=0) as client:
+    with pictograph.Client(
+        standin.keys["admin"], base_url=standin.api_url, max_retries=0
+    ) as client:
         report = client.datasets.download(dataset.name, tmp_path, mode="full")
     assert report.success
     names = {image.id: image for image in (await api.images(dataset.id)).rows}

@@ -49,13 +49,23 @@ def chunked(*pieces: bytes) -> bytes:
 
 
 class TestBodies:
-    async def test_a_whole_object_with_its_facts(self, storage: Storage, request_stats: RequestStats) -> None:
+    async def test_a_whole_object_with_its_facts(
+        self, storage: Storage, request_stats: RequestStats
+    ) -> None:
         crc = google_crc32c.value(DATA)
         hashes = f"crc32c={base64.b64encode(crc.to_bytes(4, 'big')).decode()}"
         md5 = f"md5={base64.b64encode(b'm' * 16).decode()}"
         head = answer(DATA, ETag='"e1"', X_Goog_Hash=hashes, x_goog_hash=md5)
-        async with served(always(head)) as server, storage.get(server.url + "/a%2Fb?sig=x%20y") as body:
-            assert (body.start, body.length, body.total, body.ranged) == (0, len(DATA), len(DATA), False)
+        async with (
+            served(always(head)) as server,
+            storage.get(server.url + "/a%2Fb?sig=x%20y") as body,
+        ):
+            assert (body.start, body.length, body.total, body.ranged) == (
+                0,
+                len(DATA),
+                len(DATA),
+                False,
+            )
             assert (body.crc32c, body.md5, body.etag) == (crc, b"m" * 16, '"e1"')
             assert await body.read_all(1 << 20) == DATA
             assert await body.receive() == b""
@@ -66,7 +76,9 @@ class TestBodies:
         assert "Accept-Encoding: identity" in request
         assert request_stats.bytes_in["storage"] == len(DATA)
 
-    async def test_hashes_of_objects_unpacked_on_the_way_are_not_theirs(self, storage: Storage) -> None:
+    async def test_hashes_of_objects_unpacked_on_the_way_are_not_theirs(
+        self, storage: Storage
+    ) -> None:
         head = answer(DATA, X_Goog_Hash="crc32c=AAAAAA==", X_Goog_Stored_Content_Encoding="gzip")
         async with served(always(head)) as server, storage.get(server.url) as body:
             assert body.crc32c is None
@@ -122,7 +134,10 @@ class TestBodies:
 class TestRanges:
     async def test_a_part(self, storage: Storage) -> None:
         head = answer(
-            DATA[10:20], 206, Content_Range=f"bytes 10-19/{len(DATA)}", X_Goog_Hash="crc32c=AAAAAA=="
+            DATA[10:20],
+            206,
+            Content_Range=f"bytes 10-19/{len(DATA)}",
+            X_Goog_Hash="crc32c=AAAAAA==",
         )
         async with served(always(head)) as server:
             async with storage.get(server.url, start=10, end=20, if_range='"e1"') as body:
@@ -134,7 +149,10 @@ class TestRanges:
         assert b"\r\nRange: bytes=10-" in server.requests[1]
 
     async def test_the_server_may_ignore_the_range(self, storage: Storage) -> None:
-        async with served(always(answer(DATA))) as server, storage.get(server.url, start=10) as body:
+        async with (
+            served(always(answer(DATA))) as server,
+            storage.get(server.url, start=10) as body,
+        ):
             assert (body.start, body.length, body.ranged) == (0, len(DATA), False)
 
     @pytest.mark.parametrize(
@@ -167,7 +185,9 @@ class TestRanges:
                 await fetched(storage, server.url)
 
     @pytest.mark.parametrize(("start", "end"), [(5, 5), (5, 4), (-1, None)])
-    async def test_no_byte_in_the_range(self, storage: Storage, start: int, end: int | None) -> None:
+    async def test_no_byte_in_the_range(
+        self, storage: Storage, start: int, end: int | None
+    ) -> None:
         with pytest.raises(Invalid):
             await fetched(storage, "http://127.0.0.1:9", start=start, end=end)
 
@@ -177,7 +197,10 @@ class TestRanges:
             await fetched(storage, "http://127.0.0.1:9", start=1, if_range=tag)
 
     async def test_a_weak_tag_is_not_shown(self, storage: Storage) -> None:
-        async with served(always(answer(DATA, ETag='W/"e"'))) as server, storage.get(server.url) as body:
+        async with (
+            served(always(answer(DATA, ETag='W/"e"'))) as server,
+            storage.get(server.url) as body,
+        ):
             assert body.etag is None
 
 
@@ -203,7 +226,9 @@ class TestRefusals:
     async def test_each_status(
         self, storage: Storage, request_stats: RequestStats, status: int, kind: type[PictofsError]
     ) -> None:
-        async with served(always(answer(b"<Error><Code>SomeCode</Code></Error>", status))) as server:
+        async with served(
+            always(answer(b"<Error><Code>SomeCode</Code></Error>", status))
+        ) as server:
             with pytest.raises(kind, match=rf"127\.0\.0\.1 answered HTTP {status}") as caught:
                 await fetched(storage, server.url + "/?X-Goog-Signature=feedface")
         assert type(caught.value) is kind
@@ -274,7 +299,10 @@ class TestFaults:
             (b"SSH-2.0-OpenSSH\r\n\r\n", InvalidResponse),
             (b"\r\n\r\n", InvalidResponse),
             (b"x" * 70_000, InvalidResponse),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", InvalidResponse),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+                InvalidResponse,
+            ),
             (
                 b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
                 InvalidResponse,
@@ -282,7 +310,10 @@ class TestFaults:
             (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", InvalidResponse),
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", InvalidResponse),
             (answer(DATA, Content_Encoding="gzip"), InvalidResponse),
-            (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", InvalidResponse),
+            (
+                b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+                InvalidResponse,
+            ),
         ],
     )
     async def test_broken_answers(
@@ -325,7 +356,9 @@ class TestFaults:
                 await fetched(storage, server.url)
 
     @pytest.mark.parametrize("sent", [b"", b"HTTP/1.1 200", answer(b"abc", length=10)])
-    async def test_silence(self, clock: FakeClock, request_stats: RequestStats, sent: bytes) -> None:
+    async def test_silence(
+        self, clock: FakeClock, request_stats: RequestStats, sent: bytes
+    ) -> None:
         async def handler(peer: Peer) -> None:
             await peer.request()
             await peer.send(sent)
@@ -375,7 +408,9 @@ class TestConnections:
             await fetched(storage, server.url)
             assert server.connections == 3
 
-    async def test_no_more_are_kept_than_allowed(self, clock: FakeClock, request_stats: RequestStats) -> None:
+    async def test_no_more_are_kept_than_allowed(
+        self, clock: FakeClock, request_stats: RequestStats
+    ) -> None:
         async with (
             served(always(answer(DATA))) as server,
             Storage(clock=clock, request_stats=request_stats, max_idle=2) as storage,
@@ -414,7 +449,9 @@ class TestConnections:
             assert await fetched(storage, server.url) == DATA
             assert (server.connections, request_stats.retries) == (2, 1)
 
-    async def test_a_kept_one_that_breaks_inside_an_answer_is_not_asked_again(self, storage: Storage) -> None:
+    async def test_a_kept_one_that_breaks_inside_an_answer_is_not_asked_again(
+        self, storage: Storage
+    ) -> None:
         async with served(always(answer(DATA), answer(DATA, length=1))) as server:
             await fetched(storage, server.url)
             with pytest.raises(InvalidResponse):
@@ -550,9 +587,14 @@ class TestProxies:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         theirs, ours = certificate
-        async with served(always(answer(DATA)), theirs) as server, served(tunnel(server.port)) as proxy:
+        async with (
+            served(always(answer(DATA)), theirs) as server,
+            served(tunnel(server.port)) as proxy,
+        ):
             monkeypatch.setenv("HTTPS_PROXY", f"http://me:p%40ss@127.0.0.1:{proxy.port}")
-            async with Storage(clock=clock, request_stats=request_stats, ssl_context=ours) as storage:
+            async with Storage(
+                clock=clock, request_stats=request_stats, ssl_context=ours
+            ) as storage:
                 assert await fetched(storage, "https://storage.example/x?y") == DATA
                 assert await fetched(storage, "https://storage.example/x?y") == DATA
         assert len(proxy.requests) == 1
@@ -565,7 +607,11 @@ class TestProxies:
 
     @pytest.mark.parametrize("status", [403, 407, 502])
     async def test_a_proxy_that_refuses(
-        self, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch, status: int
+        self,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        monkeypatch: pytest.MonkeyPatch,
+        status: int,
     ) -> None:
         async with served(tunnel(0, status)) as proxy:
             monkeypatch.setenv("HTTPS_PROXY", proxy.url)
@@ -579,7 +625,9 @@ class TestProxies:
     ) -> None:
         async with served(always(answer(DATA))) as proxy:
             monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{proxy.port}")
-            async with Storage(clock=clock, request_stats=request_stats, allow_plain_http=True) as storage:
+            async with Storage(
+                clock=clock, request_stats=request_stats, allow_plain_http=True
+            ) as storage:
                 assert await fetched(storage, "http://storage.example/x?y") == DATA
         assert proxy.requests[0].startswith(
             b"GET http://storage.example/x?y HTTP/1.1\r\nHost: storage.example\r\n"
@@ -587,7 +635,11 @@ class TestProxies:
 
     @pytest.mark.parametrize("no_proxy", ["storage.example", "*", ".example"])
     async def test_no_proxy(
-        self, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch, no_proxy: str
+        self,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        monkeypatch: pytest.MonkeyPatch,
+        no_proxy: str,
     ) -> None:
         monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
         monkeypatch.setenv("NO_PROXY", no_proxy)
@@ -611,15 +663,23 @@ class TestProxies:
     ) -> None:
         monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
         with pytest.raises(Invalid, match="socks5"):
-            await fetched(Storage(clock=clock, request_stats=request_stats), "https://storage.example/x")
+            await fetched(
+                Storage(clock=clock, request_stats=request_stats), "https://storage.example/x"
+            )
 
     @pytest.mark.parametrize("proxy", ["http://[::1", "http://h:bad", "http://"])
     async def test_a_proxy_that_is_no_url(
-        self, clock: FakeClock, request_stats: RequestStats, monkeypatch: pytest.MonkeyPatch, proxy: str
+        self,
+        clock: FakeClock,
+        request_stats: RequestStats,
+        monkeypatch: pytest.MonkeyPatch,
+        proxy: str,
     ) -> None:
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         with pytest.raises(Invalid):
-            await fetched(Storage(clock=clock, request_stats=request_stats), "https://storage.example/x")
+            await fetched(
+                Storage(clock=clock, request_stats=request_stats), "https://storage.example/x"
+            )
 
 
 def open_files() -> int:

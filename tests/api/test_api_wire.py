@@ -69,7 +69,9 @@ def one(row: dict[str, Any]) -> Image:
 
 class TestImages:
     def test_the_current_generation(self) -> None:
-        page = wire.images(encoded({"data": [ROW], "pagination": {"total": 9, "has_more": True, "limit": 1}}))
+        page = wire.images(
+            encoded({"data": [ROW], "pagination": {"total": 9, "has_more": True, "limit": 1}})
+        )
         assert (page.rows, page.received, page.total, page.has_more) == ([IMAGE], 1, 9, True)
         assert wire.image(encoded({"data": ROW})) == IMAGE
 
@@ -81,7 +83,9 @@ class TestImages:
         old["virtual_folder_path"] = old.pop("folder_path")
         assert wire.image(encoded({"image": old})) == IMAGE
 
-    @pytest.mark.parametrize("size", [None, -1, 1.5, 2.0, "7", True, 2**60, 10**30, [], {}, float("nan")])
+    @pytest.mark.parametrize(
+        "size", [None, -1, 1.5, 2.0, "7", True, 2**60, 10**30, [], {}, float("nan")]
+    )
     def test_a_size_that_is_none(self, size: Any) -> None:
         assert one({**ROW, "file_size": size}).size == 0
 
@@ -148,13 +152,23 @@ class TestImages:
 
     @pytest.mark.parametrize(
         ("literal", "name"),
-        [(b"\\ud800x", "\ud800x"), (b"\xff.jpg", "\udcff.jpg"), (b"a\x01b", "a\x01b"), (b"\\u0000", "\x00")],
+        [
+            (b"\\ud800x", "\ud800x"),
+            (b"\xff.jpg", "\udcff.jpg"),
+            (b"a\x01b", "a\x01b"),
+            (b"\\u0000", "\x00"),
+        ],
     )
     def test_strings_that_msgspec_refuses(self, literal: bytes, name: str) -> None:
         row = b'{"id": "1", "filename": "%s", "file_size": 7}' % literal
         page = wire.images(b'{"data": [%s, {"id": "2", "filename": "g"}]}' % row)
-        assert [(item.id, item.filename, item.size) for item in page.rows] == [("1", name, 7), ("2", "g", 0)]
-        _, page = wire.dataset_images(b'{"data": {"id": "d", "name": "%s", "images": [%s]}}' % (literal, row))
+        assert [(item.id, item.filename, item.size) for item in page.rows] == [
+            ("1", name, 7),
+            ("2", "g", 0),
+        ]
+        _, page = wire.dataset_images(
+            b'{"data": {"id": "d", "name": "%s", "images": [%s]}}' % (literal, row)
+        )
         assert page.rows[0].filename == name
         assert wire.image(b'{"data": %s}' % row).filename == name
 
@@ -293,7 +307,10 @@ class TestSignedUrls:
         assert self.url(self.NOW, None, f"a=b&Expires={int(self.NOW) + 60}") == 45.0
         assert self.url(self.NOW, None, "X-Amz-Date=20260301T090000Z&X-Amz-Expires=100") == 75.0
         assert self.url(self.NOW, None, "sig=x") == DEFAULT_LIFE_S - MARGIN_S
-        assert self.url(self.NOW, None, "X-Goog-Date=20269901T090000Z&X-Goog-Expires=900") == 900 - MARGIN_S
+        assert (
+            self.url(self.NOW, None, "X-Goog-Date=20269901T090000Z&X-Goog-Expires=900")
+            == 900 - MARGIN_S
+        )
         assert (
             self.url(self.NOW, None, "X-Goog-Date=20260301T090000Z&X-Goog-Expires=9999999")
             == LONGEST_LIFE_S - MARGIN_S
@@ -355,11 +372,35 @@ class TestAnnotationFile:
             wire.annotation_file(body)
 
 
-NAMES = ["data", "pagination", "images", "datasets", "dataset", "items", "image", "name", "children", "total"]
-NAMES += ["full_path", "has_more", "image_count", "download_url", "export", "raw", "folders", "directories"]
+NAMES = [
+    "data",
+    "pagination",
+    "images",
+    "datasets",
+    "dataset",
+    "items",
+    "image",
+    "name",
+    "children",
+    "total",
+]
+NAMES += [
+    "full_path",
+    "has_more",
+    "image_count",
+    "download_url",
+    "export",
+    "raw",
+    "folders",
+    "directories",
+]
 KEYS = st.sampled_from([*ROW, *NAMES])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None), max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6),
     max_leaves=20,
 )
@@ -396,7 +437,9 @@ class TestAnything:
 
     @given(st.data())
     def test_a_good_page_with_damage(self, data: st.DataObject) -> None:
-        body = bytearray(encoded({"data": {"id": "d", "name": "n", "images": [ROW], "items": [ROW]}}))
+        body = bytearray(
+            encoded({"data": {"id": "d", "name": "n", "images": [ROW], "items": [ROW]}})
+        )
         for _ in range(data.draw(st.integers(1, 3))):
             body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
         self.check(bytes(body))

@@ -49,8 +49,12 @@ def test_k4_a_sticky_folder_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 @as_root
-@pytest.mark.parametrize("theirs", ["content", "content/07", "content/usage", "catalog/a.db", "log/x.log"])
-def test_k4_what_another_user_left_is_named_with_the_line_that_mends_it(tmp_path: Path, theirs: str) -> None:
+@pytest.mark.parametrize(
+    "theirs", ["content", "content/07", "content/usage", "catalog/a.db", "log/x.log"]
+)
+def test_k4_what_another_user_left_is_named_with_the_line_that_mends_it(
+    tmp_path: Path, theirs: str
+) -> None:
     cache = tmp_path / "cache"
     for name in ("content/07", "catalog", "log", "run"):
         (cache / name).mkdir(parents=True)

@@ -62,7 +62,9 @@ def test_j5_a_server_of_the_contract_has_no_deviation(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("switches", "message"), VARIANTS, ids=[str(each[0]) for each in VARIANTS])
-def test_j5_each_deviation_is_a_line(tmp_path: Path, switches: dict[str, Any], message: str) -> None:
+def test_j5_each_deviation_is_a_line(
+    tmp_path: Path, switches: dict[str, Any], message: str
+) -> None:
     with StandIn(spec(), **switches) as server:
         found = look(server, tmp_path)
     assert message in [each.message for each in found if each.outcome == "warn"]

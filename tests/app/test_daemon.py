@@ -35,7 +35,11 @@ else:
 def start(folder: Path, body: str, seconds: float = 30) -> str:
     program = PROGRAM.format(body=body, seconds=seconds)
     done = subprocess.run(
-        [sys.executable, "-c", program, folder], capture_output=True, text=True, timeout=30, cwd=folder
+        [sys.executable, "-c", program, folder],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=folder,
     )
     assert done.stderr == ""
     return done.stdout.strip()
@@ -101,7 +105,9 @@ def test_an_early_end(tmp_path: Path, body: str, words: str) -> None:
 
 
 def test_silence_is_ended(tmp_path: Path) -> None:
-    said = start(tmp_path, f"Path('{tmp_path}/pid').write_text(str(os.getpid())); time.sleep(60)", 3)
+    said = start(
+        tmp_path, f"Path('{tmp_path}/pid').write_text(str(os.getpid())); time.sleep(60)", 3
+    )
     assert said == "9 TimedOut the mount did not answer within 3 s"
     assert gone(int((tmp_path / "pid").read_text()))
 

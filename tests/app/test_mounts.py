@@ -83,7 +83,9 @@ def test_an_empty_folder_can_be_mounted_on(tmp_path: Path) -> None:
         ("full", Conflict, "not empty"),
     ],
 )
-def test_what_can_not_be_mounted_on(tmp_path: Path, name: str, kind: type[Exception], words: str) -> None:
+def test_what_can_not_be_mounted_on(
+    tmp_path: Path, name: str, kind: type[Exception], words: str
+) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "full/x").mkdir(parents=True)
     with pytest.raises(kind, match=words):
@@ -118,8 +120,12 @@ def test_a_user_without_fusermount(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         mounts.check_machine(allow_other=False)
 
 
-@pytest.mark.parametrize(("conf", "allowed"), [("user_allow_other\n", True), ("#user_allow_other\n", False)])
-def test_allow_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conf: str, allowed: bool) -> None:
+@pytest.mark.parametrize(
+    ("conf", "allowed"), [("user_allow_other\n", True), ("#user_allow_other\n", False)]
+)
+def test_allow_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conf: str, allowed: bool
+) -> None:
     for name in ("fuse", "fusermount3"):
         (tmp_path / name).touch(0o755)
     (tmp_path / "fuse.conf").write_text(conf)

@@ -41,7 +41,9 @@ def write(home: Path, text: str, mode: int = 0o600) -> None:
     file.chmod(mode)
 
 
-def find(home: Path, profile: str | None = None, key_file: Path | None = None, **environ: str) -> Access:
+def find(
+    home: Path, profile: str | None = None, key_file: Path | None = None, **environ: str
+) -> Access:
     return find_access(profile=profile, key_file=key_file, environ=environ, home=home)
 
 
@@ -122,7 +124,11 @@ def test_files_open_to_others_are_warned_of(home: Path) -> None:
 
 
 def test_a_broken_file_does_not_show_its_key(home: Path) -> None:
-    for broken in ('[default]\napi_key = "pk_live_secret', "pk_live_secret", 'api_key = pk_live_secret"'):
+    for broken in (
+        '[default]\napi_key = "pk_live_secret',
+        "pk_live_secret",
+        'api_key = pk_live_secret"',
+    ):
         write(home, broken)
         with pytest.raises(Invalid, match="is not TOML") as caught:
             find(home)
@@ -130,7 +136,9 @@ def test_a_broken_file_does_not_show_its_key(home: Path) -> None:
 
 
 @given(st.text(max_size=80))
-def test_any_file_gives_a_key_or_one_line(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_file_gives_a_key_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
     home = tmp_path_factory.mktemp("home")
     (home / ".pictograph").mkdir()
     (home / ".pictograph/config.toml").write_text(

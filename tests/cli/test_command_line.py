@@ -55,7 +55,10 @@ def test_help_and_version() -> None:
     for arguments in ((), ("--help",), ("-h",)):
         done = pictofs(*arguments)
         assert done.returncode == 0
-        assert all(word in done.stdout for word in ("mount", "unmount", "status", "demo", "cache", "refresh"))
+        assert all(
+            word in done.stdout
+            for word in ("mount", "unmount", "status", "demo", "cache", "refresh")
+        )
     assert "--annotation-sizes" in pictofs("mount", "--help", COLUMNS="200").stdout
 
 
@@ -152,7 +155,9 @@ def test_cache_commands(tmp_path: Path) -> None:
 
 
 def test_the_demo_says_what_its_server_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else object())
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == "uvicorn" else object()
+    )
     with pytest.raises(NotSupported, match=r"needs uvicorn: pip install 'pictofs\[demo\]'"):
         check_stand_in()
 
@@ -202,7 +207,9 @@ def test_a_bug_is_one_line_and_a_file(
 
 def test_a_reader_that_leaves_is_no_bug() -> None:
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m pictofs mount --help | true"], capture_output=True, text=True
+        ["bash", "-c", f"{sys.executable} -m pictofs mount --help | true"],
+        capture_output=True,
+        text=True,
     )
     assert done.stderr == ""
 

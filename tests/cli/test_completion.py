@@ -92,7 +92,13 @@ def evil(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def mount(mounted: Mounting, serving: Serving, evil: Path) -> Mount:
-    names = ("aerial tiles", "aerials\\$(touch evil)", "aerials`touch evil`", "street-signs", "Straße")
+    names = (
+        "aerial tiles",
+        "aerials\\$(touch evil)",
+        "aerials`touch evil`",
+        "street-signs",
+        "Straße",
+    )
     (evil.parent / "home").mkdir()
     (evil.parent / "home/.pictograph").mkdir()
     profiles = evil.parent / "home/.pictograph/config.toml"
@@ -109,9 +115,20 @@ def test_a_terminal(shell: str, mount: Mount, tmp_path: Path, evil: Path) -> Non
     try:
         assert terminal.given("pictofs unmo\t\n") == ["unmount"]
         assert terminal.given("pictofs dataset sh\t\n") == ["dataset", "show"]
-        assert terminal.given("pictofs mount --log-level de\t\n") == ["mount", "--log-level", "debug"]
-        assert terminal.given("pictofs mount --profile lab\t\n") == ["mount", "--profile", "laboratory"]
-        assert terminal.given(f"pictofs unmount {mount.root.parent}/\t\n") == ["unmount", str(mount.root)]
+        assert terminal.given("pictofs mount --log-level de\t\n") == [
+            "mount",
+            "--log-level",
+            "debug",
+        ]
+        assert terminal.given("pictofs mount --profile lab\t\n") == [
+            "mount",
+            "--profile",
+            "laboratory",
+        ]
+        assert terminal.given(f"pictofs unmount {mount.root.parent}/\t\n") == [
+            "unmount",
+            str(mount.root),
+        ]
         assert terminal.given("pictofs dataset show str\t\n") == ["dataset", "show", "street-signs"]
         assert terminal.given("pictofs dataset show aer\t\n") == ["dataset", "show", "aerial tiles"]
         assert terminal.given("pictofs dataset show Str\t\n") == ["dataset", "show", "Straße"]
@@ -128,7 +145,9 @@ def test_a_mount_that_is_gone_offers_nothing(mount: Mount, monkeypatch: pytest.M
     assert str(mount.root) in completion.mount_points("/")
 
 
-def test_profiles_that_can_not_be_read_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_profiles_that_can_not_be_read_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert completion.profiles("") == []
     (tmp_path / ".pictograph").mkdir()

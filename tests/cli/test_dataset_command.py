@@ -42,7 +42,9 @@ def server(serving: Serving) -> StandIn:
 
 
 def environ(server: StandIn, role: str = "admin", **more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")
+    }
     access = {"PICTOGRAPH_API_KEY": server.keys[role], "PICTOGRAPH_BASE_URL": server.api_url}
     return (
         kept
@@ -87,7 +89,9 @@ def test_list_as_json_is_what_the_api_says(server: StandIn) -> None:
 @pytest.mark.parametrize(
     ("limit", "asked"), [(None, [1000, 1000]), (1, [1]), (1002, [1000, 2]), (5000, [1000, 1000])]
 )
-def test_list_asks_for_no_more_than_the_limit(serving: Serving, limit: int | None, asked: list[int]) -> None:
+def test_list_asks_for_no_more_than_the_limit(
+    serving: Serving, limit: int | None, asked: list[int]
+) -> None:
     organization = Organization()
     for number in range(1005):
         organization.add_dataset(f"set-{number}")
@@ -124,7 +128,10 @@ def test_names_that_the_api_can_t_address(serving: Serving) -> None:
         wanted = next(each for each in organization.datasets.values() if each.name == name)
         assert dataset(server, "update", name, "--description", "found")[0] == 0
         assert wanted.description == "found"
-        if name in ("a/b", UUID):  # a kind of each: a name that no path can hold, and one like an id
+        if name in (
+            "a/b",
+            UUID,
+        ):  # a kind of each: a name that no path can hold, and one like an id
             assert wanted.id in dataset(server, "show", name)[1]
             assert dataset(server, "delete", name, "--yes")[0] == 0
             assert wanted.id not in organization.datasets
@@ -187,7 +194,9 @@ def test_a_key_that_is_no_key(server: StandIn) -> None:
 def test_the_key_rules_are_those_of_mount(server: StandIn, tmp_path: Path) -> None:
     (tmp_path / ".pictograph").mkdir()
     profile = tmp_path / ".pictograph/config.toml"
-    profile.write_text(f'[other]\napi_key = "{server.keys["viewer"]}"\nbase_url = "{server.api_url}"\n')
+    profile.write_text(
+        f'[other]\napi_key = "{server.keys["viewer"]}"\nbase_url = "{server.api_url}"\n'
+    )
     profile.chmod(0o600)
     key = tmp_path / "key"
     key.write_text(server.keys["viewer"])
@@ -195,7 +204,9 @@ def test_the_key_rules_are_those_of_mount(server: StandIn, tmp_path: Path) -> No
     none = {"PICTOGRAPH_API_KEY": "", "PICTOGRAPH_BASE_URL": "", "HOME": str(tmp_path)}
     assert dataset(server, "list", **none)[0] == 2
     assert dataset(server, "list", "--profile", "other", **none)[0] == 0
-    assert dataset(server, "list", "--api-key-file", key, "--base-url", server.api_url, **none)[0] == 0
+    assert (
+        dataset(server, "list", "--api-key-file", key, "--base-url", server.api_url, **none)[0] == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -246,8 +257,12 @@ def terminal() -> Iterator[tuple[int, int]]:
         os.close(each)
 
 
-@pytest.mark.parametrize(("typed", "code"), [("street signs\n", 0), ("yes\n", 6), ("\n", 6), ("\x04", 6)])
-def test_delete_asks_for_the_name(server: StandIn, terminal: tuple[int, int], typed: str, code: int) -> None:
+@pytest.mark.parametrize(
+    ("typed", "code"), [("street signs\n", 0), ("yes\n", 6), ("\n", 6), ("\x04", 6)]
+)
+def test_delete_asks_for_the_name(
+    server: StandIn, terminal: tuple[int, int], typed: str, code: int
+) -> None:
     ours, theirs = terminal
     streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
     process = Pictofs("dataset", "delete", "street signs", env=environ(server), **streams)

@@ -43,7 +43,11 @@ class Doctor:
         self.place.mkdir()
         self.cache = folder / "cache"
         self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.upper().startswith("PICTO")
+            },
             "HOME": str(folder),
             "XDG_RUNTIME_DIR": "",
             "NO_PROXY": "127.0.0.1",
@@ -54,7 +58,10 @@ class Doctor:
 
     def of(self, server: StandIn, role: str = "viewer") -> Doctor:
         """With the key and the URL of a stand-in."""
-        self.environ |= {"PICTOGRAPH_BASE_URL": server.api_url, "PICTOGRAPH_API_KEY": server.keys[role]}
+        self.environ |= {
+            "PICTOGRAPH_BASE_URL": server.api_url,
+            "PICTOGRAPH_API_KEY": server.keys[role],
+        }
         return self
 
     def text(self, *arguments: str | Path, around: tuple[str, ...] = ()) -> str:
@@ -63,7 +70,12 @@ class Doctor:
         if around:
             outer = [*around, sys.executable, "-m", "pictofs", *map(str, command)]
             done = subprocess.run(
-                outer, env=self.environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100
+                outer,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=100,
             )
         else:
             done = run_pictofs(*command, env=self.environ, text=True)
@@ -72,7 +84,9 @@ class Doctor:
         self.code, self.out = done.returncode, done.stdout
         return done.stdout
 
-    def __call__(self, *arguments: str | Path, around: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    def __call__(
+        self, *arguments: str | Path, around: tuple[str, ...] = ()
+    ) -> dict[str, dict[str, Any]]:
         """Its findings by the name of the check, the worst of each."""
         findings = json.loads(self.text("--json", *arguments, around=around))
         worst = sorted(findings, key=lambda each: ["ok", "warn", "fail"].index(each["outcome"]))
@@ -153,7 +167,10 @@ def test_j2_a_server_that_does_not_work(
 
 
 def test_nobody_listens(doctor: Doctor, serving: Serving) -> None:
-    doctor.environ |= {"PICTOGRAPH_BASE_URL": "http://127.0.0.1:1", "PICTOGRAPH_API_KEY": "pk_live_x"}
+    doctor.environ |= {
+        "PICTOGRAPH_BASE_URL": "http://127.0.0.1:1",
+        "PICTOGRAPH_API_KEY": "pk_live_x",
+    }
     found = doctor()
     assert found["API"]["outcome"] == "fail"
     assert "can't be reached" in found["API"]["message"]
@@ -161,7 +178,10 @@ def test_nobody_listens(doctor: Doctor, serving: Serving) -> None:
 
 
 def test_a_name_that_does_not_resolve(doctor: Doctor) -> None:
-    doctor.environ |= {"PICTOGRAPH_BASE_URL": "https://no.invalid", "PICTOGRAPH_API_KEY": "pk_live_x"}
+    doctor.environ |= {
+        "PICTOGRAPH_BASE_URL": "https://no.invalid",
+        "PICTOGRAPH_API_KEY": "pk_live_x",
+    }
     assert doctor()["API"]["outcome"] == "fail"
 
 
@@ -185,7 +205,9 @@ class At:
         (-3600, "warn", "s ahead of the server's"),
     ],
 )
-def test_j2_clocks(doctor: Doctor, serving: Serving, ahead: float, outcome: str, message: str) -> None:
+def test_j2_clocks(
+    doctor: Doctor, serving: Serving, ahead: float, outcome: str, message: str
+) -> None:
     server = serving(SMALL)
     server.faults.add(Fault(Match(), At(ahead)))
     found = doctor.of(server)()["clock"]
@@ -216,10 +238,14 @@ def test_keys_and_their_files(doctor: Doctor, serving: Serving) -> None:
     assert found["settings"]["outcome"] == "fail"
 
 
-def test_a_cache_with_damage_and_litter(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
+def test_a_cache_with_damage_and_litter(
+    doctor: Doctor, mounted: Mounting, serving: Serving
+) -> None:
     mount = mounted(serving(SMALL), cache=doctor.cache)
     files_below(mount.datasets)
-    doctor.environ |= {name: mount.environ[name] for name in ("PICTOGRAPH_BASE_URL", "PICTOGRAPH_API_KEY")}
+    doctor.environ |= {
+        name: mount.environ[name] for name in ("PICTOGRAPH_BASE_URL", "PICTOGRAPH_API_KEY")
+    }
     assert doctor()["contents"]["outcome"] == "ok"
     blobs = [path for path in doctor.cache.glob("content/??/*") if "~" not in path.name]
     assert len(blobs) == 60
@@ -258,7 +284,10 @@ def test_j2_mounts(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
     eventually(lambda: mounts.state_of(mount.root), "live")
     mount.kill()
     found = doctor()["mount"]
-    assert (found["outcome"], found["advice"]) == ("fail", f"pictofs unmount {mount.root}, or mount it again")
+    assert (found["outcome"], found["advice"]) == (
+        "fail",
+        f"pictofs unmount {mount.root}, or mount it again",
+    )
     mount.discard()
     assert doctor()["mount point"]["outcome"] == "ok"
     (mount.root / "file").touch()
@@ -310,7 +339,9 @@ def test_without_fusermount3(doctor: Doctor) -> None:
 
 
 @root_only
-def test_j2_a_cache_on_a_disk_that_hangs(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
+def test_j2_a_cache_on_a_disk_that_hangs(
+    doctor: Doctor, mounted: Mounting, serving: Serving
+) -> None:
     # A mount whose process is stopped hangs whoever touches it, as a dead NFS server does.
     server = serving(SMALL)
     mount = mounted(server)
@@ -327,7 +358,9 @@ def test_j2_a_cache_on_a_disk_that_hangs(doctor: Doctor, mounted: Mounting, serv
         os.listdir(mount.datasets)
 
 
-def test_j5_the_contract_is_compared_when_that_is_asked_for(serving: Serving, tmp_path: Path) -> None:
+def test_j5_the_contract_is_compared_when_that_is_asked_for(
+    serving: Serving, tmp_path: Path
+) -> None:
     server = serving(SMALL, bytes_by_id=404)
     doctor = Doctor(tmp_path).of(server)
     assert "GET /images/{image}: answers 404" not in doctor.text()
@@ -335,7 +368,9 @@ def test_j5_the_contract_is_compared_when_that_is_asked_for(serving: Serving, tm
     assert doctor.code == 0
 
 
-def test_l6_what_mounts_have_found_out_is_told(serving: Serving, mounted: Mounting, tmp_path: Path) -> None:
+def test_l6_what_mounts_have_found_out_is_told(
+    serving: Serving, mounted: Mounting, tmp_path: Path
+) -> None:
     server = serving(SMALL, embedded_listing="absent")
     doctor = Doctor(tmp_path).of(server)
     assert "differs" not in doctor.text()

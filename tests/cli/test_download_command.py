@@ -37,7 +37,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def begin(
         server: StandIn, *arguments: str | Path, role: str = "viewer", **more: str
     ) -> subprocess.Popen[str]:
-        environ = {name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")}
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith("PICTO")
+        }
         environ |= {
             "HOME": str(tmp_path),
             "TMPDIR": str(tmp_path),
@@ -84,7 +88,9 @@ def objects(out: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("role", ["viewer", "member"])
-def test_d1_everything_lands_once(download: Download, serving: Serving, tmp_path: Path, role: str) -> None:
+def test_d1_everything_lands_once(
+    download: Download, serving: Serving, tmp_path: Path, role: str
+) -> None:
     server, out = serving(SMALL), tmp_path / "out"
     code, said, _ = download(server, "small", out, role=role)
     assert (code, said) == (
@@ -125,13 +131,18 @@ def test_json(download: Download, serving: Serving, tmp_path: Path) -> None:
         "success": False,
     }
     (failure,) = result["failures"]
-    assert (failure["kind"], failure["path"]) == ("image", f"images{lost.directory_path}/{lost.filename}")
+    assert (failure["kind"], failure["path"]) == (
+        "image",
+        f"images{lost.directory_path}/{lost.filename}",
+    )
     server.faults.clear()
     code, said, _ = download(server, "small", out, "--json", "--mode", "images_only")
     assert (code, objects(said)[-1]["images_downloaded"]) == (0, 1)
 
 
-def test_d6_failures_are_told_at_the_end(download: Download, serving: Serving, tmp_path: Path) -> None:
+def test_d6_failures_are_told_at_the_end(
+    download: Download, serving: Serving, tmp_path: Path
+) -> None:
     server = serving(SMALL)
     lost = list(server.organization["small"].images.values())[4]
     server.faults.add(Fault(on=Match(path=lost.id), do=error(404, "not_found")))
@@ -159,7 +170,12 @@ def test_d6_failures_are_told_at_the_end(download: Download, serving: Serving, t
     ],
 )
 def test_what_can_t_be_done(
-    download: Download, serving: Serving, tmp_path: Path, arguments: list[str], code: int, words: str
+    download: Download,
+    serving: Serving,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    words: str,
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     spelled = [str(tmp_path / each) if each in ("out", "file") else each for each in arguments]
@@ -169,11 +185,15 @@ def test_what_can_t_be_done(
 
 
 def test_a_key_that_is_refused(download: Download, serving: Serving, tmp_path: Path) -> None:
-    code, _, err = download(serving(SMALL), "small", tmp_path / "out", PICTOGRAPH_API_KEY="pk_live_wrong")
+    code, _, err = download(
+        serving(SMALL), "small", tmp_path / "out", PICTOGRAPH_API_KEY="pk_live_wrong"
+    )
     assert (code, err.count("\n")) == (2, 1)
 
 
-def test_d3_kill_9_at_any_moment(start: Start, download: Download, serving: Serving, tmp_path: Path) -> None:
+def test_d3_kill_9_at_any_moment(
+    start: Start, download: Download, serving: Serving, tmp_path: Path
+) -> None:
     """Each run is killed after some more files; together they ask hardly more than one run would."""
     server, out = serving(Spec.uniform(images=200, size=40_000, directories=3)), tmp_path / "out"
     server.faults.add(Fault(on=Match("storage"), do=Delay(0.02)))
@@ -207,7 +227,10 @@ def test_d3_kill_9_at_any_moment(start: Start, download: Download, serving: Serv
 def test_d3_ctrl_c(
     start: Start, download: Download, serving: Serving, tmp_path: Path, number: signal.Signals
 ) -> None:
-    server, out = serving(Spec.uniform(images=2000, size=500), storage_latency=0.05), tmp_path / "out"
+    server, out = (
+        serving(Spec.uniform(images=2000, size=500), storage_latency=0.05),
+        tmp_path / "out",
+    )
     process = start(server, "dataset-0", out, "--mode", "images_only", "--workers", "4", "--json")
     assert process.stdout is not None
     for line in process.stdout:
@@ -223,7 +246,9 @@ def test_d3_ctrl_c(
     assert len(server.log.requests(host="storage")) <= 2004
 
 
-def test_d5_a_spent_budget_ends_it_with_8(download: Download, serving: Serving, tmp_path: Path) -> None:
+def test_d5_a_spent_budget_ends_it_with_8(
+    download: Download, serving: Serving, tmp_path: Path
+) -> None:
     server, out = serving(SMALL, hourly_limit=65), tmp_path / "out"
     code, said, err = download(server, "small", out, "--no-wait")
     assert code == 8
@@ -257,7 +282,16 @@ def test_a_bar_on_a_terminal(serving: Serving, tmp_path: Path) -> None:
     server = serving(SMALL, storage_latency=0.2)
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pictofs", "download", "--workers", "2", "small", str(tmp_path / "out")],
+        [
+            sys.executable,
+            "-m",
+            "pictofs",
+            "download",
+            "--workers",
+            "2",
+            "small",
+            str(tmp_path / "out"),
+        ],
         env=os.environ
         | {
             "HOME": str(tmp_path),
@@ -327,7 +361,9 @@ def test_d1_it_equals_the_vendors_download(
         ("same.jpg", "/cam2"),
     ]
     for number, (name, directory) in enumerate(places):
-        organization.add_image(signs, name, directory, size=14_000 + number, annotation_count=number)
+        organization.add_image(
+            signs, name, directory, size=14_000 + number, annotation_count=number
+        )
     server = serving(organization)
     assert download(server, "road signs", tmp_path / "ours")[0] == 0
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -345,7 +381,10 @@ def test_d1_it_equals_the_vendors_download(
 
 
 def test_two_at_once(start: Start, download: Download, serving: Serving, tmp_path: Path) -> None:
-    server, out = serving(Spec.uniform(images=500, size=500), storage_latency=0.05), tmp_path / "out"
+    server, out = (
+        serving(Spec.uniform(images=500, size=500), storage_latency=0.05),
+        tmp_path / "out",
+    )
     first = start(server, "dataset-0", out, "--mode", "images_only", "--workers", "2", "--json")
     assert first.stdout is not None
     first.stdout.readline()

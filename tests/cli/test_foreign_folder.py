@@ -31,7 +31,9 @@ def imported() -> set[str]:
         "import pictofs.library.content.worker_process, standin.__main__, uvicorn, httpx\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
+    )
     return set(done.stdout.split()) - {*OWN, "__main__"}
 
 
@@ -78,7 +80,11 @@ def server() -> Iterator[StandIn]:
 def environ(tmp_path: Path, server: StandIn) -> dict[str, str]:
     """With the working folder first where shells and Python look for programs, by an empty entry."""
     return {
-        **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith("PICTO")
+        },
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path),
         "PATH": f":.:{os.environ['PATH']}",
@@ -122,7 +128,9 @@ def test_k7_a_mount_and_its_worker(
             path.read_bytes()
         tasks = Path(f"/proc/{process.pid}/task").iterdir()
         assert [child for task in tasks for child in (task / "children").read_text().split()]
-        done = subprocess.run([*program, "unmount", place], cwd=trap.folder, env=environ, capture_output=True)
+        done = subprocess.run(
+            [*program, "unmount", place], cwd=trap.folder, env=environ, capture_output=True
+        )
         assert done.returncode == 0, done.stderr
         _, said = process.communicate(timeout=30)
     finally:
@@ -135,7 +143,9 @@ def test_k7_a_mount_and_its_worker(
 def test_k7_commands_and_the_demo(trap: Trap, environ: dict[str, str], place: Path) -> None:
     del environ["PICTOGRAPH_BASE_URL"], environ["PICTOGRAPH_API_KEY"]
     for command in (("demo", str(place)), ("status",), ("doctor",), ("cache", "info"), ("--help",)):
-        subprocess.run([*SCRIPT, *command], cwd=trap.folder, env=environ, capture_output=True, timeout=90)
+        subprocess.run(
+            [*SCRIPT, *command], cwd=trap.folder, env=environ, capture_output=True, timeout=90
+        )
         assert trap.sprung == "", command
     assert mounts.mount_at(place) is None
 
@@ -152,7 +162,12 @@ def test_k7_a_notebook(trap: Trap, environ: dict[str, str], tmp_path: Path, path
         "    print(os.listdir(root / 'datasets'))\n"
     )
     done = subprocess.run(
-        [sys.executable, program], cwd=trap.folder, env=environ, capture_output=True, text=True, timeout=90
+        [sys.executable, program],
+        cwd=trap.folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=90,
     )
     assert done.stdout == "['small']\n", done.stderr
     assert trap.sprung == ""

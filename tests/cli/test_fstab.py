@@ -55,7 +55,11 @@ class Machine:
         self.helpers = helpers
         self.options = f"base_url={server.api_url},api_key_file={self.key},cache_dir={folder}/cache"
         self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.upper().startswith("PICTO")
+            },
             "HOME": str(folder),
             "XDG_RUNTIME_DIR": "",
             "NO_PROXY": "127.0.0.1",
@@ -64,7 +68,9 @@ class Machine:
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
         """Run a script there. It unmounts what it mounts: a mount's process keeps its namespace alive."""
-        links = "".join(f"ln -sf {self.root}/bin/mount.pictofs sbin/{name}\n" for name in self.helpers)
+        links = "".join(
+            f"ln -sf {self.root}/bin/mount.pictofs sbin/{name}\n" for name in self.helpers
+        )
         setup = (
             f"set -e; cd {shlex.quote(str(self.root))}\n"
             f"mount --bind /usr/sbin own; for each in own/*; do ln -sf $PWD/$each sbin/; done\n"
@@ -150,7 +156,9 @@ def test_fstab(machine: Machines, kind: str) -> None:
 def test_what_mount_says_when_it_fails(machine: Machines, server: StandIn) -> None:
     here = machine("mount.pictofs")
     mount = 'mount -t pictofs pictofs "$PLACE" -o'
-    assert "there is no option 'cachedir': did you mean cache_dir?" in here.fails(1, f"{mount} cachedir=/x")
+    assert "there is no option 'cachedir': did you mean cache_dir?" in here.fails(
+        1, f"{mount} cachedir=/x"
+    )
     assert "there is no option 'foreground'" in here.fails(1, f"{mount} foreground")
     assert "write offline alone, without a value" in here.fails(1, f"{mount} offline=1")
     assert "write umask=..." in here.fails(1, f"{mount} umask")
@@ -160,7 +168,9 @@ def test_what_mount_says_when_it_fails(machine: Machines, server: StandIn) -> No
     assert "5ec2e7" not in said
     assert "no API key" in here.fails(32, f"{mount} ro")
     assert "write pictofs in the place of 'lab'" in here.fails(1, 'mount -t pictofs lab "$PLACE"')
-    assert "write pictofs in the place of 'lab'" in here.fails(1, 'mount -t fuse.pictofs lab "$PLACE"')
+    assert "write pictofs in the place of 'lab'" in here.fails(
+        1, 'mount -t fuse.pictofs lab "$PLACE"'
+    )
     here.key.write_text(SECRET)
     assert "the API key was refused" in here.fails(32, f"{mount} {here.options}")
 

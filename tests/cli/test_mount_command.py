@@ -39,7 +39,11 @@ class Prompt:
     def __init__(self, folder: Path, url: str, key: str) -> None:
         self.key = key
         self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.upper().startswith("PICTO")
+            },
             "HOME": str(folder),
             "TMPDIR": str(folder),
             "PICTOFS_CACHE_DIR": str(folder / "cache"),
@@ -124,7 +128,9 @@ def kill(path: Path) -> None:
     wait_for(lambda: mounts.state_of(path) == "stale")
 
 
-def test_m1_m2_mount_use_unmount(prompt: Prompt, place: Path, server: StandIn, tmp_path: Path) -> None:
+def test_m1_m2_mount_use_unmount(
+    prompt: Prompt, place: Path, server: StandIn, tmp_path: Path
+) -> None:
     said = prompt.good("mount", place)
     assert f"{server.api_url} is mounted at {printable(str(place))}" in said
     assert sorted(os.listdir(place / "datasets")) == ["small"]
@@ -133,7 +139,9 @@ def test_m1_m2_mount_use_unmount(prompt: Prompt, place: Path, server: StandIn, t
     assert (code, facts["mountpoint"], facts["state"]) == (0, str(place), "live")
     assert facts["status"]["base_url"] == server.api_url
     assert server.api_url in prompt.good("status", place)
-    assert any(one["mountpoint"] == str(place) for one in json.loads(prompt.good("status", "--json")))
+    assert any(
+        one["mountpoint"] == str(place) for one in json.loads(prompt.good("status", "--json"))
+    )
 
     assert "is unmounted" in prompt.good("unmount", place)
     assert mounts.mount_at(place) is None
@@ -189,7 +197,9 @@ def test_m3_after_kill_9(prompt: Prompt, place: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_m2_the_foreground_ends_by_a_signal(prompt: Prompt, place: Path, number: signal.Signals) -> None:
+def test_m2_the_foreground_ends_by_a_signal(
+    prompt: Prompt, place: Path, number: signal.Signals
+) -> None:
     process = prompt.start("mount", "--foreground", place)
     wait_for(lambda: mounts.mount_at(place) and mounts.state_of(place) == "live")
     assert os.listdir(place / "datasets")

@@ -63,7 +63,9 @@ def test_m4_a_block(home: Path) -> None:
     assert not root.exists()
 
 
-def test_m4_a_place_of_ones_own(home: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_m4_a_place_of_ones_own(
+    home: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PICTOGRAPH_BASE_URL")
     (home / "picto").mkdir()
     with pictofs.mounted(server.api_url, mountpoint="~/picto") as root:
@@ -124,7 +126,9 @@ def test_settings_by_name(home: Path) -> None:
         assert names(root) == ["small"]
 
 
-def test_keys_of_files_and_profiles(home: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_of_files_and_profiles(
+    home: Path, server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("PICTOGRAPH_API_KEY")
     key = server.keys["viewer"]
     (home / "key").write_text(key)
@@ -174,7 +178,9 @@ def test_settings_that_there_are_not() -> None:
 
 def test_a_block_that_is_left_open_ends_with_its_process() -> None:
     program = "import pictofs; block = pictofs.mounted(); print(block.__enter__())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert not Path(done.stdout.strip()).exists()
 
@@ -186,7 +192,10 @@ def test_an_interruption_while_it_mounts_leaves_nothing(server: StandIn) -> None
     try:
         program = "import pictofs; pictofs.mounted().__enter__()"
         process = subprocess.Popen(
-            [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, "-c", program],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert hold.waiting.wait(30)
         process.send_signal(signal.SIGINT)

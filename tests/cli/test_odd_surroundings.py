@@ -50,7 +50,12 @@ class Shell:
     def __call__(self, script: str, *around: str) -> subprocess.CompletedProcess[str]:
         """What became of it; never a bug, nor a traceback."""
         done = subprocess.run(
-            [*around, "/bin/bash", "-c", f'pictofs() {{ "{sys.executable}" -m pictofs "$@"; }}\n{script}'],
+            [
+                *around,
+                "/bin/bash",
+                "-c",
+                f'pictofs() {{ "{sys.executable}" -m pictofs "$@"; }}\n{script}',
+            ],
             env=self.environ,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -115,7 +120,9 @@ def test_m7_closed_streams(shell: Shell) -> None:
         )
 
 
-@pytest.mark.parametrize("command", ["--help", "dataset list", "status", "status --json", "doctor --json"])
+@pytest.mark.parametrize(
+    "command", ["--help", "dataset list", "status", "status --json", "doctor --json"]
+)
 def test_m7_an_output_that_takes_no_more(shell: Shell, command: str) -> None:
     done = shell(f"pictofs {command} > /dev/full")
     assert (done.returncode, done.stderr) == (
@@ -128,7 +135,9 @@ def test_m7_a_reader_that_leaves(shell: Shell) -> None:
     assert shell("set -o pipefail; pictofs dataset list | true").stderr == ""
 
 
-@pytest.mark.parametrize("variables", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}])
+@pytest.mark.parametrize(
+    "variables", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONIOENCODING": "ascii"}]
+)
 def test_m7_a_terminal_without_the_letters(shell: Shell, variables: dict[str, str]) -> None:
     shell.environ |= {**variables, "PYTHONCOERCECLOCALE": "0"}
     assert "n\\xef" in shell.works("pictofs dataset list")
@@ -145,13 +154,17 @@ def test_m7_without_programs_to_unmount(shell: Shell) -> None:
         for name in ("fusermount3", "umount")
         if (path := programs.which(name))
     )
-    script = f"PATH={os.environ['PATH']}; {hide} PATH={shell.folder}; {MOUNT.replace('ls', '/bin/ls')}"
+    script = (
+        f"PATH={os.environ['PATH']}; {hide} PATH={shell.folder}; {MOUNT.replace('ls', '/bin/ls')}"
+    )
     shell.works(script, "/usr/bin/unshare", "--mount")
 
 
 def test_m7_why_it_can_not_be_mounted(shell: Shell) -> None:
     """The reason is libfuse's, which writes it to a terminal that is not there."""
-    done = shell('pictofs mount "$PLACE"', "setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    done = shell(
+        'pictofs mount "$PLACE"', "setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"
+    )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "ermission denied" in done.stderr or "not permitted" in done.stderr

@@ -57,13 +57,17 @@ def settled(mount: Mount, ahead: int) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "off"])
-def test_a_shuffled_epoch_comes_from_the_cache(mounted: Mounting, serving: Serving, mode: str) -> None:
+def test_a_shuffled_epoch_comes_from_the_cache(
+    mounted: Mounting, serving: Serving, mode: str
+) -> None:
     """The cache holds a third of the images. Every one is there before it is read, and comes once."""
     server = serving(SEVENTY_TWO)
     mount = mounted(server, "--cache-size", str(25 * 102_400), "--prefetch", mode)
     order = random.Random(7).sample(images(mount), 72)
     before = Spent(server)
-    code, out, err = prefetch(mount, mount.root, "--order", "-", "--ahead", "8", input=joined(order))
+    code, out, err = prefetch(
+        mount, mount.root, "--order", "-", "--ahead", "8", input=joined(order)
+    )
     assert (code, err) == (0, "")
     assert out == "72 images will be fetched in this order, up to 8 ahead of the reader\n"
     for path in order:

@@ -37,7 +37,10 @@ def server(serving: Serving) -> StandIn:
 
 def harmless(text: str) -> bool:
     """Lines of what is printed, and nothing that moves or hides it."""
-    return all(unicodedata.category(char) not in ("Cc", "Cf", "Zl", "Zp") for char in text.replace("\n", ""))
+    return all(
+        unicodedata.category(char) not in ("Cc", "Cf", "Zl", "Zp")
+        for char in text.replace("\n", "")
+    )
 
 
 def said(environ: dict[str, str], *arguments: str | Path) -> str:
@@ -49,7 +52,11 @@ def said(environ: dict[str, str], *arguments: str | Path) -> str:
 @pytest.fixture
 def environ(server: StandIn, tmp_path: Path) -> dict[str, str]:
     return {
-        **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith("PICTO")
+        },
         "HOME": str(tmp_path),
         "PICTOFS_CACHE_DIR": str(tmp_path / "cache"),
         "PICTOGRAPH_BASE_URL": server.api_url,
@@ -88,7 +95,9 @@ def test_k8_commands(environ: dict[str, str], tmp_path: Path, command: tuple[str
 
 
 def test_k8_what_a_server_says(environ: dict[str, str], server: StandIn) -> None:
-    body = json.dumps({"error": {"code": NAME, "message": WORDS, "detail": WORDS}, "detail": WORDS}).encode()
+    body = json.dumps(
+        {"error": {"code": NAME, "message": WORDS, "detail": WORDS}, "detail": WORDS}
+    ).encode()
     headers = {"content-type": "application/json", "x-request-id": "id"}
     for status in (400, 402, 403, 404, 409, 422, 500):
         server.faults.clear()

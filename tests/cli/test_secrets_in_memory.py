@@ -50,7 +50,11 @@ def test_k9_its_user_can_not_look_into_it(serving: Serving) -> None:
     held = Hold()
     server.faults.add(Fault(Match("api"), held))
     environ = {
-        **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith("PICTO")
+        },
         "PICTOGRAPH_BASE_URL": server.api_url,
         "PICTOGRAPH_API_KEY": server.keys["viewer"],
     }

@@ -38,7 +38,8 @@ def test_sizes(text: str, value: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "B", "-1", "1e9", "20 MiBs", "20iB", "1.5.2GB", "٣GB", "nan", "9" * 40, "20QB", ".5GB"]
+    "text",
+    ["", "B", "-1", "1e9", "20 MiBs", "20iB", "1.5.2GB", "٣GB", "nan", "9" * 40, "20QB", ".5GB"],
 )
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="write a size"):
@@ -128,8 +129,12 @@ def test_an_option_wins_over_the_environment_wins_over_the_default() -> None:
     assert load({"PICTOGRAPH_TIMEOUT": "5"}, timeout="7").timeout == 7
 
 
-def test_every_setting_has_a_default_that_its_own_parser_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = {field.name for field in dataclasses.fields(MountSettings) if callable(field.default_factory)}
+def test_every_setting_has_a_default_that_its_own_parser_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = {
+        field.name for field in dataclasses.fields(MountSettings) if callable(field.default_factory)
+    }
     for item in declared(MountSettings):
         assert item.help.endswith("."), item.name
         if item.parse and item.name not in made:

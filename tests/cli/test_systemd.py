@@ -19,7 +19,11 @@ UNIT = Path(__file__).parents[2] / "packaging/systemd/pictofs@.service"
 
 @pytest.mark.parametrize("abstract", [False, True])
 def test_m1_m2_a_mount_in_the_foreground_tells_systemd(
-    mounted: Mounting, serving: Serving, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool
+    mounted: Mounting,
+    serving: Serving,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    abstract: bool,
 ) -> None:
     name = f"@pictofs-test-{os.getpid()}" if abstract else str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -35,7 +39,9 @@ def test_m1_m2_a_mount_in_the_foreground_tells_systemd(
         assert systemd.recv(4096) == b"STOPPING=1"
 
 
-def test_a_mount_in_the_background_tells_nobody(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
+def test_a_mount_in_the_background_tells_nobody(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
     """It may have been started by a unit that is not its own."""
     mount = mounted(serving(PRESETS["small"]()))
     place = tmp_path / "second"

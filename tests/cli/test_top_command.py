@@ -38,7 +38,16 @@ class Terminal:
         self.before = termios.tcgetattr(theirs)
         self.theirs = theirs
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pictofs", "top", str(mount.root), "--interval", "0.2", *arguments],
+            [
+                sys.executable,
+                "-m",
+                "pictofs",
+                "top",
+                str(mount.root),
+                "--interval",
+                "0.2",
+                *arguments,
+            ],
             env={**mount.environ, "TERM": "xterm-256color"},
             stdin=theirs,
             stdout=theirs,
@@ -65,7 +74,9 @@ class Terminal:
             if select.select([self._ours], [], [], 0.05)[0]:
                 self.seen += os.read(self._ours, 65536).decode(errors="replace")
         self.seen += (
-            os.read(self._ours, 65536).decode() if select.select([self._ours], [], [], 0.2)[0] else ""
+            os.read(self._ours, 65536).decode()
+            if select.select([self._ours], [], [], 0.2)[0]
+            else ""
         )
         assert termios.tcgetattr(self.theirs) == self.before
         assert "\x1b[?1049l" in self.seen  # the screen of before is back
@@ -137,7 +148,9 @@ def test_reads_show_and_a_new_size_is_used(mounted: Mounting, serving: Serving) 
     assert terminal.end() == 0
 
 
-def test_it_survives_a_mount_that_ends_and_shows_the_next_one(mounted: Mounting, serving: Serving) -> None:
+def test_it_survives_a_mount_that_ends_and_shows_the_next_one(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(SMALL)
     mount = mounted(server, home="one")
     terminal = Terminal(mount)

@@ -32,7 +32,13 @@ def status(**changes: Any) -> dict[str, Any]:
             "read": {"ended": 100, "failed": 0, "under_way": 0},
         },
         "bytes": {"downloaded": 0, "storage": 0, "read": 0},
-        "cache": {"hits": 0, "misses": 0, "used": 12_000_000_000, "limit": 50_000_000_000, "files": 120_000},
+        "cache": {
+            "hits": 0,
+            "misses": 0,
+            "used": 12_000_000_000,
+            "limit": 50_000_000_000,
+            "files": 120_000,
+        },
         "prefetch": {"fetched": 0, "used": 0, "under_way": 5, "orders": []},
         "rate": {"limit": 5000, "remaining": 4711, "reset_at": time.time() + 3333, "reserve": 500},
         "waiting": {"readers": 1, "api": 1},
@@ -53,7 +59,11 @@ def busy(seconds: int) -> tuple[History, dict[str, Any]]:
         document = {
             **document,
             "operations": operations,
-            "bytes": {**moved, "storage": moved["storage"] + wave, "read": moved["read"] + 3 * wave},
+            "bytes": {
+                **moved,
+                "storage": moved["storage"] + wave,
+                "read": moved["read"] + 3 * wave,
+            },
             "cache": {**document["cache"], "hits": second * 9, "misses": second},
         }
         history.add(float(second), document)
@@ -68,7 +78,9 @@ def drawn(frame: Frame, width: int, height: int) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def frame(history: History, document: dict[str, Any] | None, now: float, trouble: str | None = None) -> Frame:
+def frame(
+    history: History, document: dict[str, Any] | None, now: float, trouble: str | None = None
+) -> Frame:
     return Frame(Path("/home/me/picto"), history, document, trouble, 1.0, now)
 
 
@@ -174,7 +186,12 @@ def test_a_line_breaks_where_nothing_is_known() -> None:
             least=1,
             label=lambda value: f"{value:g}",
         )
-        return {at for row in drawing.plain.splitlines() for at, char in enumerate(row) if char in BRAILLE}
+        return {
+            at
+            for row in drawing.plain.splitlines()
+            for at, char in enumerate(row)
+            if char in BRAILLE
+        }
 
     whole = columns([(float(x), 1.0) for x in range(-60, 1)])
     broken = columns([(float(x), None if -40 < x < -20 else 1.0) for x in range(-60, 1)])

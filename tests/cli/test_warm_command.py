@@ -28,7 +28,9 @@ SMALL = Spec((DatasetSpec("small", images=30, size=5000, directories=3),))
 
 def start(mount: Mount, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
-    return Pictofs("warm", *arguments, env=mount.environ, stdout=pipe, stderr=pipe, text=True, **options)
+    return Pictofs(
+        "warm", *arguments, env=mount.environ, stdout=pipe, stderr=pipe, text=True, **options
+    )
 
 
 def warm(mount: Mount, *arguments: str | Path) -> tuple[int, str, str]:
@@ -43,7 +45,9 @@ def objects(out: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def test_everything_lands_and_is_read_without_a_request(mounted: Mounting, serving: Serving) -> None:
+def test_everything_lands_and_is_read_without_a_request(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(SMALL)
     mount = mounted(server)
     folder = mount.datasets / "small"
@@ -75,11 +79,18 @@ def test_dry_run_then_run(mounted: Mounting, serving: Serving) -> None:
 
 def test_json(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(SMALL))
-    code, out, err = warm(mount, "--json", "--images", mount.datasets / "small/annotations/part-001")
+    code, out, err = warm(
+        mount, "--json", "--images", mount.datasets / "small/annotations/part-001"
+    )
     assert (code, err) == (0, "")
     *progress, result = objects(out)
     assert all(each["state"] in {"listing", "looking", "fetching", "done"} for each in progress)
-    assert (result["state"], result["files"], result["missing"], result["failures"]) == ("done", 10, 0, [])
+    assert (result["state"], result["files"], result["missing"], result["failures"]) == (
+        "done",
+        10,
+        0,
+        [],
+    )
 
 
 def test_check_and_evict(mounted: Mounting, serving: Serving) -> None:
@@ -108,7 +119,9 @@ def test_check_and_evict(mounted: Mounting, serving: Serving) -> None:
         (["datasets", "--workers", "0"], 6),
     ],
 )
-def test_what_can_t_be_done(mounted: Mounting, serving: Serving, arguments: list[str], code: int) -> None:
+def test_what_can_t_be_done(
+    mounted: Mounting, serving: Serving, arguments: list[str], code: int
+) -> None:
     mount = mounted(serving(SMALL))
     path, *options = arguments
     got, out, err = warm(mount, mount.root / path, *options)
@@ -218,14 +231,18 @@ def test_bulk_annotations(mounted: Mounting, serving: Serving) -> None:
     folder = mount.datasets / "dataset-0/annotations"
     files = {f"annotations/{name}": data for name, data in files_below(folder).items()}
     everything = expected(server, server.organization["dataset-0"])
-    assert files == {name: data for name, data in everything.items() if name.startswith("annotations/")}
+    assert files == {
+        name: data for name, data in everything.items() if name.startswith("annotations/")
+    }
     assert len(before.api) <= 9
 
 
 def test_reads_in_bulk(mounted: Mounting, serving: Serving) -> None:
     """`--bulk-annotations` of the mount: after three reads the rest comes by an export."""
     server = serving(Spec.uniform(images=500, size=500))
-    mount = mounted(server, "--bulk-annotations", "export", "--prefetch", "off", key=server.keys["member"])
+    mount = mounted(
+        server, "--bulk-annotations", "export", "--prefetch", "off", key=server.keys["member"]
+    )
     folder = mount.datasets / "dataset-0/annotations"
     names = sorted(os.listdir(folder))
     for name in names[:3]:

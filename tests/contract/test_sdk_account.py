@@ -29,7 +29,10 @@ def test_export_becomes_a_zip_of_wrappers(
         for image in images.values():
             wrapped = json.loads(archive.read(f"annotations/{image.id}.json"))
             assert wrapped["annotations"] == standin.organization.annotations(image)
-            assert (wrapped["image"], wrapped["image_path"]) == (image.filename, image.directory_path)
+            assert (wrapped["image"], wrapped["image_path"]) == (
+                image.filename,
+                image.directory_path,
+            )
     assert client.notifications.unread_count() == 1
 
 
@@ -92,8 +95,13 @@ def test_jobs(client: pictograph.Client, standin: StandIn) -> None:
     first = standin.organization.add_job("connector_import", dataset.id, "import")
     standin.organization.add_job("batch_move", dataset.id).status = "running"
     assert [each.type for each in client.jobs.list()] == ["batch_move"]
-    assert [each.type for each in client.jobs.list(status="all")] == ["batch_move", "connector_import"]
-    assert [each.id for each in client.jobs.list(status="finished", type="connector_import")] == [first.id]
+    assert [each.type for each in client.jobs.list(status="all")] == [
+        "batch_move",
+        "connector_import",
+    ]
+    assert [each.id for each in client.jobs.list(status="finished", type="connector_import")] == [
+        first.id
+    ]
     got = client.jobs.get(first.id)
     assert (got.dataset_id, got.active, got.progress) == (dataset.id, False, 100.0)
 

@@ -38,7 +38,9 @@ ALL = [
         name="lake",
         polygon=PolygonGeometry(paths=[[Point(x=0, y=0), Point(x=9, y=0), Point(x=9, y=9)]]),
     ),
-    PolylineAnnotation(name="lane", polyline=PolylineGeometry(path=[Point(x=1, y=1), Point(x=5, y=6)])),
+    PolylineAnnotation(
+        name="lane", polyline=PolylineGeometry(path=[Point(x=1, y=1), Point(x=5, y=6)])
+    ),
     KeypointAnnotation(name="nose", keypoint=Point(x=3, y=4), instance_id=1),
 ]
 
@@ -53,7 +55,9 @@ def test_generated_annotations_are_of_all_types(client: pictograph.Client) -> No
 def test_lowest_confidence_agrees_with_the_row(client: pictograph.Client, standin: StandIn) -> None:
     image = the(standin, "/cam1", "a.jpg")
     found = client.annotations.get(NAME, image.id)
-    assert min(each.confidence for each in found) == client.images.get(NAME, image.id).min_confidence
+    assert (
+        min(each.confidence for each in found) == client.images.get(NAME, image.id).min_confidence
+    )
 
 
 def test_save_replaces_and_reads_back(client: pictograph.Client, standin: StandIn) -> None:
@@ -87,7 +91,9 @@ def test_bulk_save(client: pictograph.Client, standin: StandIn) -> None:
     known, other = the(standin, "/cam1", "a.jpg").id, the(standin, "/cam2", "a.jpg").id
     unknown = "00000000-0000-4000-8000-000000000000"
     result = client.annotations.bulk_save({known: ALL[:1], unknown: [], other: [box("unicorn")]})
-    assert [(each.image_id, each.previous_count, each.new_count) for each in result.saved] == [(known, 4, 1)]
+    assert [(each.image_id, each.previous_count, each.new_count) for each in result.saved] == [
+        (known, 4, 1)
+    ]
     assert {each.image_id for each in result.failed} == {unknown, other}
     with pytest.raises(ValidationError):
         client.annotations.bulk_save({f"{known[:-3]}{number:03d}": [] for number in range(201)})
@@ -95,10 +101,16 @@ def test_bulk_save(client: pictograph.Client, standin: StandIn) -> None:
 
 def test_rename_class(client: pictograph.Client) -> None:
     result = client.annotations.rename_class(NAME, "car", "vehicle")
-    assert (result.images_updated, result.annotations_updated, result.config_updated) == (4, 4, True)
+    assert (result.images_updated, result.annotations_updated, result.config_updated) == (
+        4,
+        4,
+        True,
+    )
     assert client.annotations.get(NAME, "cam2/a.jpg")[0].name == "vehicle"
     assert "vehicle" in {each.name for each in client.datasets.get(NAME).classes}
-    client.datasets.update(NAME, classes=[{"name": "a", "type": "box"}, {"name": "b", "type": "box"}])
+    client.datasets.update(
+        NAME, classes=[{"name": "a", "type": "box"}, {"name": "b", "type": "box"}]
+    )
     with pytest.raises(ConflictError):
         client.annotations.rename_class(NAME, "a", "b")
 
@@ -109,7 +121,9 @@ def test_merge_and_delete_class(client: pictograph.Client) -> None:
     assert client.annotations.get(NAME, "cam2/a.jpg")[0].name == "lane"
     kept = client.annotations.delete_class(NAME, "lake")
     assert (kept.config_updated, kept.annotations_removed) == (True, 0)
-    gone = client.annotations.delete_class(NAME, "nose", class_type="keypoint", delete_annotations=True)
+    gone = client.annotations.delete_class(
+        NAME, "nose", class_type="keypoint", delete_annotations=True
+    )
     assert (gone.config_updated, gone.annotations_removed) == (True, 1)
     assert [each.name for each in client.datasets.get(NAME).classes] == ["lane"]
 
@@ -118,7 +132,9 @@ def test_every_optional_part_parses() -> None:
     """The nasty organization's shapes are within the contract, however odd."""
     with (
         StandIn(PRESETS["nasty"]()) as standin,
-        pictograph.Client(standin.keys["viewer"], base_url=standin.api_url, max_retries=0) as client,
+        pictograph.Client(
+            standin.keys["viewer"], base_url=standin.api_url, max_retries=0
+        ) as client,
     ):
         found = client.annotations.get("shapes", "all.jpg")
         assert [each.id for each in found] == ["b1", "b2", "p1", "l1", "k1", "k2"]

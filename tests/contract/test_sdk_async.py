@@ -21,7 +21,9 @@ NAME = "road signs"
 
 def run(standin: StandIn, body: Callable[[AsyncClient], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with AsyncClient(standin.keys["admin"], base_url=standin.api_url, max_retries=0) as client:
+        async with AsyncClient(
+            standin.keys["admin"], base_url=standin.api_url, max_retries=0
+        ) as client:
             await body(client)
 
     asyncio.run(main())

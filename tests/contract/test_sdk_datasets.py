@@ -52,9 +52,16 @@ def test_embed_carries_whole_rows_in_pages(client: pictograph.Client, standin: S
     for row in rows + rest:
         image = truth.images[row.id]
         assert (row.filename, row.directory_path) == (image.filename, image.directory_path)
-        assert (row.file_size, row.width, row.height) == (image.file_size, image.width, image.height)
+        assert (row.file_size, row.width, row.height) == (
+            image.file_size,
+            image.width,
+            image.height,
+        )
         assert (row.status, row.split) == (image.status, image.split)
-        assert (row.annotation_count, row.min_confidence) == (image.annotation_count, image.min_confidence)
+        assert (row.annotation_count, row.min_confidence) == (
+            image.annotation_count,
+            image.min_confidence,
+        )
         assert row.dataset_id == truth.id
         assert row.image_url is not None
         assert row.image_url.startswith(standin.api_url)
@@ -62,7 +69,9 @@ def test_embed_carries_whole_rows_in_pages(client: pictograph.Client, standin: S
 
 
 def test_create_update_delete(client: pictograph.Client, standin: StandIn) -> None:
-    made = client.datasets.create("new one", readme="# Hello", classes=[{"name": "cat", "type": "box"}])
+    made = client.datasets.create(
+        "new one", readme="# Hello", classes=[{"name": "cat", "type": "box"}]
+    )
     assert (made.name, made.image_count, made.annotation_types) == ("new one", 0, ["bbox"])
     assert standin.organization["new one"].id == made.id
     renamed = client.datasets.update("new one", new_name="renamed", annotation_types=["polygon"])
@@ -151,7 +160,10 @@ def test_download_gives_the_truth(
             text = (tmp_path / f"{image.filename}.json").read_text()
             wrapped = json.loads(text)
             assert wrapped["annotations"] == organization.annotations(image)
-            assert (wrapped["image_uuid"], wrapped["image_path"]) == (image.id, image.directory_path)
+            assert (wrapped["image_uuid"], wrapped["image_path"]) == (
+                image.id,
+                image.directory_path,
+            )
             assert text == json.dumps(wrapped, indent=2)
     assert standin.log.count(host="storage") == report.images_downloaded
     assert all(each.has_key for each in standin.log.requests(host="api"))
@@ -161,4 +173,6 @@ def test_download_by_status(client: pictograph.Client, tmp_path: Path) -> None:
     report = client.datasets.download(NAME, tmp_path, mode="images_only", status_filter="complete")
     assert {each.name for each in tmp_path.iterdir()} == {"with space.jpg", "deep.jpg"}
     assert report.success
-    assert client.datasets.download(NAME, tmp_path, status_filter="in_progress").total_attempted == 0
+    assert (
+        client.datasets.download(NAME, tmp_path, status_filter="in_progress").total_attempted == 0
+    )

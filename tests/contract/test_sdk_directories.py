@@ -15,7 +15,11 @@ def test_list_all_and_by_parent(client: pictograph.Client) -> None:
     assert (rows["/cam1"].image_count, rows["/cam1"].nested_image_count) == (2, 3)
     assert rows["/cam1/night shift"].parent_directory_id == rows["/cam1"].id
     assert rows["/cam1"].parent_directory_id is None
-    assert {each.name for each in client.directories.list(NAME, parent_path="")} == {"cam1", "cam2", "empty"}
+    assert {each.name for each in client.directories.list(NAME, parent_path="")} == {
+        "cam1",
+        "cam2",
+        "empty",
+    }
     below = client.directories.list(NAME, parent_path="/cam1")
     assert [each.name for each in below] == ["night shift"]
 

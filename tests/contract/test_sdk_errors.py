@@ -126,7 +126,12 @@ def test_5xx(client: pictograph.Client, standin: StandIn, status: int) -> None:
 
 
 def test_retry_after_in_all_spellings(client: pictograph.Client, standin: StandIn) -> None:
-    for sent, parsed in ((None, None), (7, 7.0), (86400, 86400.0), ("Thu, 01 Jan 2099 00:00:00 GMT", 1e9)):
+    for sent, parsed in (
+        (None, None),
+        (7, 7.0),
+        (86400, 86400.0),
+        ("Thu, 01 Jan 2099 00:00:00 GMT", 1e9),
+    ):
         standin.faults.add(Fault(Match("api"), faults.throttled(sent), times=1))
         with pytest.raises(RateLimitError) as refused:
             client.datasets.list()
@@ -154,14 +159,19 @@ def test_broken_answers_are_errors(client: pictograph.Client, standin: StandIn) 
 
 def test_a_hang_is_a_timeout(standin: StandIn) -> None:
     standin.faults.add(Fault(Match("api"), faults.Hang(), times=1))
-    made = pictograph.Client(standin.keys["viewer"], base_url=standin.api_url, max_retries=0, timeout=0.1)
+    made = pictograph.Client(
+        standin.keys["viewer"], base_url=standin.api_url, max_retries=0, timeout=0.1
+    )
     with made as client, pytest.raises(RequestTimeoutError):
         client.datasets.list()
 
 
 def test_307_is_never_followed() -> None:
     """The SDK's own routes have the right slashes; a base URL can't change that, so ask by hand."""
-    with StandIn(PRESETS["small"]()) as standin, with_key(standin, standin.keys["viewer"]) as client:
+    with (
+        StandIn(PRESETS["small"]()) as standin,
+        with_key(standin, standin.keys["viewer"]) as client,
+    ):
         with pytest.raises(ApiError) as refused:
             client._transport.request("GET", "/api/v1/developer/datasets")
         assert refused.value.status_code == 307

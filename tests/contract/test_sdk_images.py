@@ -75,7 +75,9 @@ def test_get_by_name_and_id(client: pictograph.Client, standin: StandIn) -> None
         client.images.get(OTHER, image.id)
 
 
-def test_bytes_by_path_and_by_id(client: pictograph.Client, standin: StandIn, tmp_path: Path) -> None:
+def test_bytes_by_path_and_by_id(
+    client: pictograph.Client, standin: StandIn, tmp_path: Path
+) -> None:
     for image in standin.organization[NAME].images.values():
         for reference in (f"{image.directory_path}/{image.filename}".lstrip("/"), image.id):
             out = client.images.download(NAME, reference, tmp_path / "out")
@@ -88,7 +90,9 @@ def test_bundle(client: pictograph.Client, standin: StandIn, tmp_path: Path) -> 
     out = client.images.download_bundle(NAME, "cam1/a.jpg", tmp_path / "bundle.zip")
     with zipfile.ZipFile(out) as archive:
         assert archive.read("a.jpg") == image.body().read(0, image.size)
-        assert json.loads(archive.read("annotations.json")) == standin.organization.annotations(image)
+        assert json.loads(archive.read("annotations.json")) == standin.organization.annotations(
+            image
+        )
         assert json.loads(archive.read("manifest.json"))["image_id"] == image.id
 
 
@@ -109,7 +113,9 @@ def test_upload_then_read_back(client: pictograph.Client, standin: StandIn, tmp_
         client.images.upload(NAME, path, directory_path="/up/loaded")
 
 
-def test_upload_names_are_sanitised_in_both_steps(client: pictograph.Client, tmp_path: Path) -> None:
+def test_upload_names_are_sanitised_in_both_steps(
+    client: pictograph.Client, tmp_path: Path
+) -> None:
     path = picture(tmp_path / "x.png")
     assert client.images.upload(NAME, path, filename="../a?b:c.png").filename == "a_b_c.png"
 
@@ -194,7 +200,9 @@ def test_batch_copy(
     assert (present.id in standin.organization.images) is (handling != "overwrite")
 
 
-def test_copies_share_bytes_and_labels(client: pictograph.Client, standin: StandIn, tmp_path: Path) -> None:
+def test_copies_share_bytes_and_labels(
+    client: pictograph.Client, standin: StandIn, tmp_path: Path
+) -> None:
     source = the(standin, "/cam1", "a.jpg")
     client.datasets.create("target", classes=[])
     result = client.batch.copy_to_dataset(NAME, [source.id], "target", target_directory_path="/in")
@@ -222,7 +230,9 @@ def test_batch_delete_and_restore(client: pictograph.Client, standin: StandIn) -
         client.batch.update(NAME, ids, status="new")
 
 
-def test_downloaded_pictures_decode(client: pictograph.Client, standin: StandIn, tmp_path: Path) -> None:
+def test_downloaded_pictures_decode(
+    client: pictograph.Client, standin: StandIn, tmp_path: Path
+) -> None:
     for image in standin.organization[NAME].images.values():
         out = client.images.download(NAME, image.id, tmp_path / "x")
         with Pillow.open(io.BytesIO(out.read_bytes())) as opened:

@@ -105,12 +105,18 @@ async def talk(path: Path, sent: bytes) -> list[dict[str, Any]]:
 
 async def test_an_answer(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as path:
-        assert await ask(path, {"op": "echo", "text": "hé\n\udcff"}) == [{"you": "hé\n\udcff", "done": True}]
+        assert await ask(path, {"op": "echo", "text": "hé\n\udcff"}) == [
+            {"you": "hé\n\udcff", "done": True}
+        ]
 
 
 async def test_progress_then_done(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as path:
-        assert await ask(path, {"op": "count", "to": 2}) == [{"number": 0}, {"number": 1}, {"done": True}]
+        assert await ask(path, {"op": "count", "to": 2}) == [
+            {"number": 0},
+            {"number": 1},
+            {"done": True},
+        ]
 
 
 async def test_an_error_keeps_its_exit_code(tmp_path: Path) -> None:
@@ -125,7 +131,9 @@ async def test_an_error_keeps_its_exit_code(tmp_path: Path) -> None:
         assert caught.value.exit_code == Invalid.exit_code
 
 
-async def test_a_bug_is_logged_and_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_logged_and_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(tmp_path / "s") as path:
         for operation in ("bug", "odd"):
             with pytest.raises(PictofsError, match="which is a bug"):
@@ -135,7 +143,9 @@ async def test_a_bug_is_logged_and_answered(tmp_path: Path, caplog: pytest.LogCa
     assert "not JSON serializable" in caplog.text
 
 
-async def test_half_a_surrogate_pair_is_no_bug(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_half_a_surrogate_pair_is_no_bug(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving(tmp_path / "s") as path:
         with pytest.raises(PictofsError, match="half a surrogate pair") as caught:
             await ask(path, {"op": "text", "text": "\ud800"})
@@ -146,7 +156,9 @@ async def test_half_a_surrogate_pair_is_no_bug(tmp_path: Path, caplog: pytest.Lo
 
 async def test_several_requests_on_one_connection(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as path:
-        said = await talk(path, b'{"op":"echo","text":1}\nnonsense\n{"op":"echo","text":2}\n{"op":"echo"')
+        said = await talk(
+            path, b'{"op":"echo","text":1}\nnonsense\n{"op":"echo","text":2}\n{"op":"echo"'
+        )
     assert [answer.get("you") for answer in said] == [1, None, 2]
     assert "one JSON object a line" in said[1]["error"]
 
@@ -173,13 +185,15 @@ async def test_malformed_requests(tmp_path: Path, line: bytes) -> None:
         assert await ask(path, {"op": "echo"})
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+)
 @given(
     st.lists(
         st.binary(max_size=200)
-        | st.recursive(st.none() | st.integers() | st.text(), lambda c: st.dictionaries(st.text(), c)).map(
-            lambda value: json.dumps(value).encode() + b"\n"
-        )
+        | st.recursive(
+            st.none() | st.integers() | st.text(), lambda c: st.dictionaries(st.text(), c)
+        ).map(lambda value: json.dumps(value).encode() + b"\n")
     )
 )
 def test_garbage(tmp_path: Path, parts: list[bytes]) -> None:
@@ -231,7 +245,9 @@ async def test_a_client_that_does_not_read_is_dropped(
 async def test_j7_idle_clients_make_way(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as path:
         before = len(os.listdir("/proc/self/fd"))
-        streams = [await trio.open_unix_socket(str(path)) for _ in range(5 * server.MAX_CONNECTIONS)]
+        streams = [
+            await trio.open_unix_socket(str(path)) for _ in range(5 * server.MAX_CONNECTIONS)
+        ]
         with trio.fail_after(20):
             assert await ask(path, {"op": "echo"})
             # Ours, and the server's ends of a few of them.
@@ -318,7 +334,9 @@ def rude(tmp_path: Path) -> Iterator[tuple[Path, list[bytes]]]:
         (b'{"error":"x","exit_code":9}\n', PictofsError),
     ],
 )
-def test_a_rude_server(rude: tuple[Path, list[bytes]], answer: bytes, kind: type[Exception]) -> None:
+def test_a_rude_server(
+    rude: tuple[Path, list[bytes]], answer: bytes, kind: type[Exception]
+) -> None:
     path, answers = rude
     answers.append(answer)
     with pytest.raises(kind):
@@ -338,7 +356,11 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.parent == runtime / "pictofs"
     assert first.parent.stat().st_mode & 0o777 == 0o700
     assert str(os.getpid()) in first.name
-    for environ in ({}, {"XDG_RUNTIME_DIR": "relative"}, {"XDG_RUNTIME_DIR": str(tmp_path / "gone")}):
+    for environ in (
+        {},
+        {"XDG_RUNTIME_DIR": "relative"},
+        {"XDG_RUNTIME_DIR": str(tmp_path / "gone")},
+    ):
         assert place.new_socket(mountpoint, cache, environ).parent == cache / "run"
     monkeypatch.setattr(place, "SHORT", tmp_path / "short")
     far = place.new_socket(mountpoint, tmp_path / ("x" * 100), {})
@@ -346,7 +368,9 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert place.new_socket(Path("/n"), cache, {}) != place.new_socket(mountpoint, cache, {})
 
 
-def test_a_folder_that_is_not_ours_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_not_ours_alone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "run"
 
     def refused(words: str) -> None:

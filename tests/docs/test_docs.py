@@ -160,7 +160,9 @@ def test_messages_are_those_of_the_code() -> None:
     said = constants()
     rows = OPERATIONS.split("## Log")[1].split("## Uninstall")[0]
     rows += TROUBLES.split("## By message")[1]
-    messages = re.findall(r"`([^`]+)`", "\n".join(re.findall(r"^\| (`.*?) \| ", rows, re.MULTILINE)))
+    messages = re.findall(
+        r"`([^`]+)`", "\n".join(re.findall(r"^\| (`.*?) \| ", rows, re.MULTILINE))
+    )
     assert len(messages) > 25
     for message in messages:
         if message == "pictofs: ...":
@@ -174,4 +176,7 @@ def test_the_doors_of_make_are_those_that_pages_name() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for page in PAGES:
         for target in re.findall(r"`?\bmake ([a-z-]+)", page.read_text()):
-            assert target in targets or f"`make {target}" not in page.read_text(), (page.name, target)
+            assert target in targets or f"`make {target}" not in page.read_text(), (
+                page.name,
+                target,
+            )

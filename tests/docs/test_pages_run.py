@@ -76,11 +76,20 @@ def test_the_quick_start(serving: Callable[..., StandIn], prompt: Callable[[str]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
-def test_browsing_and_going_offline(serving: Callable[..., StandIn], prompt: Callable[[str], str]) -> None:
+def test_browsing_and_going_offline(
+    serving: Callable[..., StandIn], prompt: Callable[[str], str]
+) -> None:
     browse = blocks("howto.md", "sh", "## Browse and grep", "## Keep a copy")
     offline = blocks("howto.md", "sh", "## Work offline", "## Use it in CI")
     said = prompt(
-        "\n".join(["mkdir ~/picto; pictofs mount ~/picto", *browse, *offline, "cd; pictofs unmount ~/picto"])
+        "\n".join(
+            [
+                "mkdir ~/picto; pictofs mount ~/picto",
+                *browse,
+                *offline,
+                "cd; pictofs unmount ~/picto",
+            ]
+        )
     )
     assert 'user.pictograph.split="' in said
     assert re.search(r'^ +80       "name": "road",$', said, re.MULTILINE)
@@ -88,7 +97,9 @@ def test_browsing_and_going_offline(serving: Callable[..., StandIn], prompt: Cal
 
 
 def test_a_copy_in_ci(serving: Callable[..., StandIn], prompt: Callable[[str], str]) -> None:
-    install, *rest = "".join(blocks("howto.md", "sh", "## Use it in CI", "## Mount at boot")).splitlines()
+    install, *rest = "".join(
+        blocks("howto.md", "sh", "## Use it in CI", "## Mount at boot")
+    ).splitlines()
     assert install == "pip install ./pictofs"
     prompt("\n".join([*rest, "test $(find data/images -type f | wc -l) -gt 20"]))
 
@@ -99,10 +110,16 @@ def prompt(serving: Callable[..., StandIn], tmp_path: Path) -> Iterator[Callable
     server = serving(PRESETS["sample"]())
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/pictofs"
-    program.write_text(f"#!{sys.executable}\nimport sys\nfrom pictofs.cli import main\nsys.exit(main())\n")
+    program.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom pictofs.cli import main\nsys.exit(main())\n"
+    )
     program.chmod(0o755)
     environ = {
-        **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.upper().startswith("PICTO")
+        },
         "HOME": str(tmp_path),
         "XDG_CACHE_HOME": "",
         "XDG_RUNTIME_DIR": "",

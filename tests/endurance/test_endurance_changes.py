@@ -88,7 +88,9 @@ def test_w3_w5_w6_many_users_and_a_server_that_fails(
     for user in users:
         user.join()
     server.faults.clear()
-    assert [sum(user.outcomes.values()) for user in users] == [STEPS] * USERS  # no assertion ended one
+    assert [sum(user.outcomes.values()) for user in users] == [
+        STEPS
+    ] * USERS  # no assertion ended one
     assert {code for user in users for _, code in user.outcomes} <= EXPECTED | {0}
     assert sum(user.outcomes["make", 0] for user in users) > 50
     there = sorted(each.name for each in organization.datasets.values())

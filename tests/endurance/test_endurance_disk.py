@@ -141,7 +141,9 @@ def fill(path: Path) -> None:
             pass
 
 
-def test_c2_what_is_to_stay_free_stays_free(small_disk: Path, mounted: Mounting, serving: Serving) -> None:
+def test_c2_what_is_to_stay_free_stays_free(
+    small_disk: Path, mounted: Mounting, serving: Serving
+) -> None:
     server = serving(Spec.uniform(images=60, size=100_000))
     # Without prefetching one file is in flight: what is fetched together is looked at one by one.
     mount = mounted(server, "--min-free", "20%", "--prefetch", "off", cache=small_disk / "cache")
@@ -150,7 +152,10 @@ def test_c2_what_is_to_stay_free_stays_free(small_disk: Path, mounted: Mounting,
         assert len(files_below(mount.datasets / "dataset-0/images")) == 60
         disk = os.statvfs(small_disk)
         free = disk.f_bavail / disk.f_blocks
-        assert free >= 0.2 or taken(mount.cache / "catalog") / disk.f_frsize / disk.f_blocks >= 0.2 - free
+        assert (
+            free >= 0.2
+            or taken(mount.cache / "catalog") / disk.f_frsize / disk.f_blocks >= 0.2 - free
+        )
 
 
 def taken(folder: Path) -> int:

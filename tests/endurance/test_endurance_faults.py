@@ -99,7 +99,9 @@ def test_e1_a_fault_that_lasts_fails_its_own_file_alone(
     server.faults.add(Fault(Match("api", path=rf"/images/{image.id}"), error(503)))
     server.faults.add(Fault(Match("api", path=rf"/annotations/{image.id}/file"), MalformedJson()))
     copied = subprocess.run(
-        ["cp", "-rT", mount.datasets / "dataset-0", tmp_path / "copy"], stderr=subprocess.PIPE, timeout=200
+        ["cp", "-rT", mount.datasets / "dataset-0", tmp_path / "copy"],
+        stderr=subprocess.PIPE,
+        timeout=200,
     )
     assert copied.returncode == 1
     failed = copied.stderr.decode().splitlines()
@@ -109,4 +111,6 @@ def test_e1_a_fault_that_lasts_fails_its_own_file_alone(
     right = expected(server, server.organization["dataset-0"])
     for name in (f"images/{place}", f"annotations/{place}.json"):
         del right[name]
-    assert {name: data for name, data in files_below(tmp_path / "copy").items() if name in right} == right
+    assert {
+        name: data for name, data in files_below(tmp_path / "copy").items() if name in right
+    } == right

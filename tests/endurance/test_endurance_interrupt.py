@@ -81,7 +81,9 @@ def start() -> Iterator[Start]:
 
         def begin(*command: str | Path) -> subprocess.Popen[bytes]:
             process = stack.enter_context(
-                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
+                subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
+                )
             )
             stack.callback(process.kill)
             return process
@@ -90,11 +92,15 @@ def start() -> Iterator[Start]:
 
 
 def images(mount: Mount) -> list[Path]:
-    return sorted(path for path in walk(mount.datasets / "dataset-0/images") if path.name != "large.jpg")
+    return sorted(
+        path for path in walk(mount.datasets / "dataset-0/images") if path.name != "large.jpg"
+    )
 
 
 def large(mount: Mount) -> Path:
-    return next(path for path in walk(mount.datasets / "dataset-0/images") if path.name == "large.jpg")
+    return next(
+        path for path in walk(mount.datasets / "dataset-0/images") if path.name == "large.jpg"
+    )
 
 
 def given_up(mount: Mount) -> bool:
@@ -102,7 +108,9 @@ def given_up(mount: Mount) -> bool:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
-def test_t3_a_signal_ends_a_stalled_reader(mount: Mount, stall: Hold, start: Start, name: str) -> None:
+def test_t3_a_signal_ends_a_stalled_reader(
+    mount: Mount, stall: Hold, start: Start, name: str
+) -> None:
     reader = start("cat", images(mount)[-1])
     assert stall.waiting.wait(SOON)
     reader.send_signal(signal.Signals[name])
@@ -168,7 +176,9 @@ def test_t3_who_shares_the_download_goes_on(
     assert len(second.communicate(timeout=SOON)[0]) == path.stat().st_size
 
 
-def test_t3_a_program_that_handles_the_signal_goes_on(mount: Mount, stall: Hold, start: Start) -> None:
+def test_t3_a_program_that_handles_the_signal_goes_on(
+    mount: Mount, stall: Hold, start: Start
+) -> None:
     reader = start(sys.executable, "-c", GOES_ON, images(mount)[-1])
     assert stall.waiting.wait(SOON)
     reader.send_signal(signal.SIGINT)
@@ -191,7 +201,9 @@ def test_t3_other_signals_leave_a_reader_alone(mount: Mount, stall: Hold, start:
     assert mount.log().count("given up") == 1
 
 
-def test_t3_ctrl_c_ends_who_reads_what_arrives_slowly(mount: Mount, server: StandIn, start: Start) -> None:
+def test_t3_ctrl_c_ends_who_reads_what_arrives_slowly(
+    mount: Mount, server: StandIn, start: Start
+) -> None:
     drip = server.faults.add(Fault(on=Match(host="storage"), do=Drip(1 << 20)))
     for command in (["cat"], [sys.executable, "-c", PIECES]):
         reader = start(*command, large(mount))

@@ -23,7 +23,8 @@ from standin.faults import Fault, Match, Respond, redirect, with_fields
 
 NOBODY = 65534
 as_nobody = pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root and setpriv, to be another user"
+    os.geteuid() != 0 or not shutil.which("setpriv"),
+    reason="needs root and setpriv, to be another user",
 )
 
 
@@ -75,7 +76,9 @@ def secret_of(mount: Mount) -> bytes:
 def fails(mount: Mount, *arguments: str | Path, **environ: str) -> str:
     """What a command that must fail has to say."""
     command = [sys.executable, "-m", "pictofs", *map(str, arguments)]
-    done = subprocess.run(command, env=mount.environ | environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command, env=mount.environ | environ, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode != 0
     return done.stdout + done.stderr
 
@@ -89,14 +92,18 @@ def test_k2_the_key_of_a_background_mount_is_nowhere(mounted: Mounting, server: 
     try:
         files_below(place / "datasets")
         # A server that repeats what it was sent.
-        echo = Respond(401, b'{"error":{"code":"x","message":"no such key: %b"}}' % lent.key.encode())
+        echo = Respond(
+            401, b'{"error":{"code":"x","message":"no such key: %b"}}' % lent.key.encode()
+        )
         server.faults.add(Fault(on=Match(host="api"), do=echo))
         said = fails(lent, "refresh", place)
         said += fails(lent, "mount", "--cache-dir", lent.cache / "new", place.parent / "none")
         said += fails(lent, "mount", "--cache-dir", lent.cache / "new", lent.root.parent)
         os.mkdir(place.parent / "free")
         for options in (["--foreground"], []):
-            said += fails(lent, "mount", "--cache-dir", lent.cache / "new", *options, place.parent / "free")
+            said += fails(
+                lent, "mount", "--cache-dir", lent.cache / "new", *options, place.parent / "free"
+            )
         said += lent.pictofs("status") + lent.pictofs("status", "--json")
         assert secret not in said.encode()
         assert secret not in (place / ".pictofs/status.json").read_bytes()
@@ -107,7 +114,9 @@ def test_k2_the_key_of_a_background_mount_is_nowhere(mounted: Mounting, server: 
         lent.pictofs("unmount", place)
     logs = [path for path in walk(lent.cache / "log") if path.stat().st_size]
     assert logs
-    holders = [path for path in walk(lent.root.parent) if lent.root not in path.parents and path.is_file()]
+    holders = [
+        path for path in walk(lent.root.parent) if lent.root not in path.parents and path.is_file()
+    ]
     assert not [path for path in holders if secret in path.read_bytes() or secret in bytes(path)]
 
 
@@ -136,14 +145,18 @@ def test_k1_hosts_that_the_server_names_get_no_key(
     mounted: Mounting, server: StandIn, elsewhere: Elsewhere
 ) -> None:
     mount = mounted(server, "--max-retries", "0")
-    urls = dict.fromkeys(("image_url", "annotation_url", "download_url", "thumbnail_url"), elsewhere.url)
+    urls = dict.fromkeys(
+        ("image_url", "annotation_url", "download_url", "thumbnail_url"), elsewhere.url
+    )
     server.faults.add(Fault(on=Match(path="/datasets/{dataset}/download"), do=with_fields(**urls)))
     mount.expected += ["there is none", "no such", "404"]
     for path in walk(mount.datasets / "small"):
         with suppress(OSError):  # they are not there, of course
             path.read_bytes()
     assert elsewhere.heads
-    assert not [head for head in elsewhere.heads if secret_of(mount).decode() in head or "-Key" in head]
+    assert not [
+        head for head in elsewhere.heads if secret_of(mount).decode() in head or "-Key" in head
+    ]
 
 
 def test_k3_plain_http_to_another_machine_is_refused(mounted: Mounting, server: StandIn) -> None:
@@ -167,7 +180,9 @@ def test_k4_everything_is_closed_to_others(mounted: Mounting, server: StandIn) -
     try:
         files_below(place / "datasets/small")
         for base, folders, names in os.walk(cache):
-            assert {name: mode(Path(base, name)) for name in folders} == dict.fromkeys(folders, 0o700)
+            assert {name: mode(Path(base, name)) for name in folders} == dict.fromkeys(
+                folders, 0o700
+            )
             assert {name: mode(Path(base, name)) for name in names} == dict.fromkeys(names, 0o600)
         assert mode(cache) == 0o700
         socket = Path(json.loads((place / ".pictofs/status.json").read_bytes())["control_socket"])
@@ -235,4 +250,7 @@ def test_k5_another_user_reads_nothing(
             assert b"Permission denied" in done.stderr
             assert data not in done.stdout
     for closed in ("content", "catalog", "run"):
-        assert subprocess.run([*nobody, "ls", mount.cache / closed], capture_output=True).returncode != 0
+        assert (
+            subprocess.run([*nobody, "ls", mount.cache / closed], capture_output=True).returncode
+            != 0
+        )

@@ -31,7 +31,9 @@ def kill_rounds(rounds: int, mounted: Mounting, serving: Serving, cache: Path) -
         mount = mounted(server, *OPTIONS, home="one", cache=cache)
         if rng.random() < 0.2:
             mount.pictofs("cache", "clear")
-        server.organization.add_image(server.organization["dataset-0"], f"new-{number}.jpg", size=SIZE)
+        server.organization.add_image(
+            server.organization["dataset-0"], f"new-{number}.jpg", size=SIZE
+        )
         readers = start_readers(mount, rng)
         await_requests(server, rng.randrange(120), readers)
         mount.kill()
@@ -63,7 +65,9 @@ def start_readers(mount: Mount, rng: random.Random) -> list[subprocess.Popen[byt
 
 def await_requests(server: StandIn, count: int, readers: list[subprocess.Popen[bytes]]) -> None:
     before = len(server.log.requests())
-    while len(server.log.requests()) - before < count and any(reader.poll() is None for reader in readers):
+    while len(server.log.requests()) - before < count and any(
+        reader.poll() is None for reader in readers
+    ):
         time.sleep(0.001)
 
 
@@ -84,7 +88,9 @@ def check_sample(mount: Mount, server: StandIn, rng: random.Random) -> None:
 def check_cache(mount: Mount) -> None:
     said = mount.pictofs("cache", "verify")
     assert "removed 0 damaged files" in said
-    eventually(lambda: [name for name in names_below(mount.cache / "content") if TEMP_MARK in name], [])
+    eventually(
+        lambda: [name for name in names_below(mount.cache / "content") if TEMP_MARK in name], []
+    )
     catalogs = [path for path in (mount.cache / "catalog").iterdir() if path.suffix == ".db"]
     assert not [name for name in os.listdir(mount.cache / "catalog") if "broken" in name]
     for path in catalogs:

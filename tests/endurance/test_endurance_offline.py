@@ -43,7 +43,13 @@ def test_o3_the_same_mount_finds_the_server_again(mounted: Mounting, serving: Se
     server = serving(PRESETS["small"]())
     truth = expected(server, server.organization["small"])
     mount = mounted(server, "--max-retries", "0", "--metadata-ttl", "0", "--prefetch", "off")
-    mount.expected += ["serving from the cache alone", "fail", "could not", "no signed URLs", "internal"]
+    mount.expected += [
+        "serving from the cache alone",
+        "fail",
+        "could not",
+        "no signed URLs",
+        "internal",
+    ]
     listed = sorted(walk(mount.datasets / "small"))
     started = time.time()
     fault = server.faults.add(Fault(on=Match(), do=error(503)))

@@ -64,7 +64,9 @@ class World:
         elif kind == 4:
             organization.rename_dataset(dataset, f"dataset-{rng.randrange(1 << 30)}")
         else:
-            organization.set_annotations(image, organization.annotations(image)[:1] * rng.randrange(4))
+            organization.set_annotations(
+                image, organization.annotations(image)[:1] * rng.randrange(4)
+            )
 
 
 class Gauge:

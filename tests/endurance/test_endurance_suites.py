@@ -85,7 +85,9 @@ def test_b1_fio_would_find_a_wrong_byte(written: Path, tmp_path: Path) -> None:
 @needs_fio
 def test_r1_fio_can_not_write(mount: Mount) -> None:
     command = [str(FIO), "--name=w", "--filename=small.bin", "--rw=write", "--bs=4k", "--size=64k"]
-    done = subprocess.run(command, cwd=mount.datasets / "fio/images", capture_output=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=mount.datasets / "fio/images", capture_output=True, timeout=60
+    )
     assert done.returncode != 0
     assert b"Read-only file system" in done.stdout + done.stderr
 
@@ -96,12 +98,19 @@ def test_l2_r1_gos_test_of_read_only_file_systems(
 ) -> None:
     program = tmp_path / "fstest"
     source = Path(__file__).with_name("fstest.go")
-    cache = {**os.environ, "GOCACHE": str(tmp_path / "go"), "GO111MODULE": "off", "CGO_ENABLED": "0"}
+    cache = {
+        **os.environ,
+        "GOCACHE": str(tmp_path / "go"),
+        "GO111MODULE": "off",
+        "CGO_ENABLED": "0",
+    }
     run(str(GO), "build", "-o", program, source, env=cache)
     organization = Organization()
     for name in ("one", "other"):
         dataset = organization.add_dataset(name)
-        for number in reversed(range(12)):  # the newest is listed first, and Go wants folders in order
+        for number in reversed(
+            range(12)
+        ):  # the newest is listed first, and Go wants folders in order
             organization.add_image(dataset, f"{number:03d}.jpg", f"/part-{number % 3}", size=5000)
     # Go compares what a folder says of a file with what the file says once it is open.
     mount = mounted(serving(organization), "--annotation-sizes", "exact")

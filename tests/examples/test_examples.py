@@ -34,7 +34,9 @@ def run(name: str, *arguments: str | Path, **environ: str) -> list[str]:
 
 def losses(lines: list[str]) -> list[float]:
     return [
-        float(match.group(1)) for line in lines if (match := re.fullmatch(r"epoch \d+: loss (\S+)", line))
+        float(match.group(1))
+        for line in lines
+        if (match := re.fullmatch(r"epoch \d+: loss (\S+)", line))
     ]
 
 

@@ -24,7 +24,9 @@ def stopped() -> Iterator[Stopped]:
     with ExitStack() as stack:
 
         def start(preparation: str) -> subprocess.Popen[bytes]:
-            code = f"import os, signal, threading\n{preparation}\nos.kill(os.getpid(), signal.SIGSTOP)"
+            code = (
+                f"import os, signal, threading\n{preparation}\nos.kill(os.getpid(), signal.SIGSTOP)"
+            )
             process = stack.enter_context(subprocess.Popen([sys.executable, "-c", code]))
             stack.callback(process.kill)
             os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
@@ -52,16 +54,16 @@ def test_t3_a_signal_that_tells_to_end_is_seen(stopped: Stopped, name: str, hand
         ("", "SIGWINCH"),
     ],
 )
-def test_t3_a_signal_that_ends_nothing_is_not(stopped: Stopped, preparation: str, name: str) -> None:
+def test_t3_a_signal_that_ends_nothing_is_not(
+    stopped: Stopped, preparation: str, name: str
+) -> None:
     process = stopped(preparation)
     process.send_signal(signal.Signals[name])
     assert not is_told_to_end(process.pid)
 
 
 def test_t3_a_thread_is_looked_at_by_its_own_number(stopped: Stopped) -> None:
-    blocks = (
-        "lambda: (signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]), ready.set(), ready2.wait())"
-    )
+    blocks = "lambda: (signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]), ready.set(), ready2.wait())"
     process = stopped(
         "ready, ready2 = threading.Event(), threading.Event()\n"
         f"threading.Thread(target={blocks}, daemon=True).start()\nready.wait()"
@@ -119,4 +121,6 @@ async def test_t3_nobody_looks_while_nobody_asks(autojump_clock: trio.testing.Mo
 def test_t3_numbers_of_another_namespace_are_not_looked_up() -> None:
     code = "import trio; from pictofs.fuse.interrupts import InterruptWatcher; trio.run(InterruptWatcher().watch)"
     # Its /proc is that of the namespace above: the watch ends at once instead of waiting for requests.
-    subprocess.run(["unshare", "--pid", "--fork", sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run(
+        ["unshare", "--pid", "--fork", sys.executable, "-c", code], check=True, timeout=60
+    )

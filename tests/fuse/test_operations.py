@@ -82,7 +82,9 @@ async def test_m2_what_is_cancelled_from_above_stays_cancelled() -> None:
     assert scope.cancelled_caught
 
 
-HANDLERS = [name for name, each in vars(pyfuse3.Operations).items() if inspect.iscoroutinefunction(each)]
+HANDLERS = [
+    name for name, each in vars(pyfuse3.Operations).items() if inspect.iscoroutinefunction(each)
+]
 ARGUMENTS = {
     "forget": ([(INODE, 1)],),
     "read": (1, 0, 4096),
@@ -128,7 +130,9 @@ def arguments_of(name: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("name", HANDLERS)
-async def test_e1_no_exception_leaves_a_handler(name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_e1_no_exception_leaves_a_handler(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     made = Operations(cast(Tree, Exploding()), timeout=5, uid=0, gid=0, umask=0, writable=True)
     arguments = arguments_of(name)
     if name in QUIET - {"forget"}:

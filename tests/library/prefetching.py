@@ -32,7 +32,9 @@ class Readers:
         assert row is not None
         await self.mount.library.listing.all_images(row.key)
         folders = self.mount.catalog.directory_keys(row.key)
-        found = [image for key in folders for image in self.mount.catalog.images_after(key, 0, 1 << 30)]
+        found = [
+            image for key in folders for image in self.mount.catalog.images_after(key, 0, 1 << 30)
+        ]
         return sorted(found, key=lambda image: (image.directory, getattr(image, by)))
 
     async def read(self, images: Iterable[ImageRow]) -> None:
@@ -67,7 +69,9 @@ class Readers:
     def misses(self) -> int:
         return self.mount.library.read_stats.misses
 
-    def tell(self, images: Iterable[ImageRow], ahead: int | None = None, name: str = "") -> DeclaredOrder:
+    def tell(
+        self, images: Iterable[ImageRow], ahead: int | None = None, name: str = ""
+    ) -> DeclaredOrder:
         """The order in which images will be read."""
         told = self.prefetch.begin(name, ahead)
         self.prefetch.extend(told, ((image.dataset, image.key) for image in images), complete=True)

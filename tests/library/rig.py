@@ -116,7 +116,9 @@ class Mount:
         while len(data) < size:
             asked = min(piece, size - len(data))
             more = await self.tree.read(opened.handle, len(data), asked)
-            assert len(more) == asked, "a read came back short before the end, where the kernel ends the file"
+            assert len(more) == asked, (
+                "a read came back short before the end, where the kernel ends the file"
+            )
             data += more
         assert await self.tree.read(opened.handle, size, 1) == b""
         return bytes(data)
@@ -201,7 +203,9 @@ class Rig:
         the library is to be told."""
         request_stats = RequestStats()
         request_stats.api_locality = Locality.LOOPBACK  # `doors` may count elsewhere
-        blob_cache = BlobCache(self.cache / "blobs", limit=cache_size, reserve=FreeSpace(), clock=self.clock)
+        blob_cache = BlobCache(
+            self.cache / "blobs", limit=cache_size, reserve=FreeSpace(), clock=self.clock
+        )
         catalog = Catalog(self.cache / "catalog.db")
         try:
             async with (
@@ -230,7 +234,16 @@ class Rig:
                     exact_annotation_sizes=exact,
                     started_ns=1,
                 )
-                yield Mount(self.standin, self.clock, made, tree, catalog, blob_cache, request_stats, nursery)
+                yield Mount(
+                    self.standin,
+                    self.clock,
+                    made,
+                    tree,
+                    catalog,
+                    blob_cache,
+                    request_stats,
+                    nursery,
+                )
                 nursery.cancel_scope.cancel()
             tree.close_all()  # an open that was about to return does so in spite of being cancelled
         finally:
@@ -258,12 +271,17 @@ class Rig:
             max_retries=retries,
         )
         storage = Storage(
-            clock=self.clock, request_stats=request_stats, connect_timeout=timeout, inactivity_timeout=timeout
+            clock=self.clock,
+            request_stats=request_stats,
+            connect_timeout=timeout,
+            inactivity_timeout=timeout,
         )
         async with api, storage:
             yield api, storage
 
-    def fault(self, do: Any, host: str | None = None, path: str | None = None, **more: Any) -> Fault:
+    def fault(
+        self, do: Any, host: str | None = None, path: str | None = None, **more: Any
+    ) -> Fault:
         """Put a fault in force."""
         return self.standin.faults.add(Fault(Match(host, None, path), do, **more))
 

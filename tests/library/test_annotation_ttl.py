@@ -43,7 +43,9 @@ def path_of(image: Image) -> str:
 def edit(rig: Rig, image: Image) -> None:
     """An edit that keeps the count, the status and the confidence."""
     org = rig.standin.organization
-    org.set_annotations(image, [dict(each, attributes=[{"name": "seen"}]) for each in org.annotations(image)])
+    org.set_annotations(
+        image, [dict(each, attributes=[{"name": "seen"}]) for each in org.annotations(image)]
+    )
 
 
 async def read_all(mount: Mount, rig: Rig) -> None:
@@ -185,7 +187,9 @@ async def test_b5_an_open_file_keeps_its_version_over_a_renewal(rig: Rig) -> Non
 # What can't be renewed.
 
 
-@pytest.mark.parametrize("do", [error(503), error(401), error(403), error(404), throttled(900), html()])
+@pytest.mark.parametrize(
+    "do", [error(503), error(401), error(403), error(404), throttled(900), html()]
+)
 async def test_f9_o1_the_old_version_serves_where_it_can_t_be_renewed(rig: Rig, do: Any) -> None:
     async with rig.mount(max_retries=0, annotation_ttl=1000.0) as mount:
         await read_all(mount, rig)
@@ -233,7 +237,9 @@ async def test_f9_q6_renewals_leave_the_reserve(rig: Rig) -> None:
         assert mount.request_stats.remaining >= mount.request_stats.reserve - 1
 
 
-async def test_f9_what_can_t_be_renewed_is_told_once(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_f9_what_can_t_be_renewed_is_told_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     async with rig.mount(max_retries=0, annotation_ttl=1000.0) as mount:
         await read_all(mount, rig)
         mount.clock.advance(7200)
@@ -349,7 +355,11 @@ async def test_q5_an_export_that_does_not_serve_is_left_alone(
         await read_all(mount, rig)
         await mount.settle()
         await read_all(mount, rig)
-        assert (mount.asked.count(FILE), mount.asked.count(LIST), mount.asked.count(URL)) == (30, 1, 0)
+        assert (mount.asked.count(FILE), mount.asked.count(LIST), mount.asked.count(URL)) == (
+            30,
+            1,
+            0,
+        )
 
 
 async def test_q5_no_export_is_remembered(rig: Rig) -> None:
@@ -374,7 +384,9 @@ async def test_q5_no_export_is_remembered(rig: Rig) -> None:
     ],
     ids=str,
 )
-async def test_q5_an_export_that_fails_half_way_costs_nobody_a_file(rig: Rig, where: Match, do: Any) -> None:
+async def test_q5_an_export_that_fails_half_way_costs_nobody_a_file(
+    rig: Rig, where: Match, do: Any
+) -> None:
     made(rig)
     async with rig.mount(max_retries=0) as mount:
         rig.standin.faults.add(Fault(where, do))
@@ -464,7 +476,8 @@ async def test_s3_exact_sizes_come_in_bulk(rig: Rig, there: bool) -> None:
 
 async def warm(mount: Mount, mode: str = "fetch", **wish: Any) -> dict[str, Any]:
     run = WarmJob(
-        mount.library, WarmRequest((("datasets", "small"),), Choice(frozenset({"annotations"})), **wish)
+        mount.library,
+        WarmRequest((("datasets", "small"),), Choice(frozenset({"annotations"})), **wish),
     )
     await getattr(run, mode)()
     assert run.error is None
@@ -511,7 +524,14 @@ async def test_e1_a_row_of_an_export_that_makes_no_sense_is_left_out(rig: Rig) -
 
     def spoil(body: Any) -> Any:
         good = body["data"][0]
-        bad = [None, 5, {}, {"name": 3}, good | {"created_at": 10**400}, good | {"dataset_id": ["x"]}]
+        bad = [
+            None,
+            5,
+            {},
+            {"name": 3},
+            good | {"created_at": 10**400},
+            good | {"dataset_id": ["x"]},
+        ]
         body["data"] = bad * 20_000 + [good]
         return body
 

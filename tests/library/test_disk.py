@@ -17,7 +17,9 @@ class Panic(BaseException):
     """What a compiled extension raises: no Exception."""
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user; root's threads are not limited")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can be another user; root's threads are not limited"
+)
 def test_t2_calls_end_where_no_thread_can_be_started() -> None:
     script = Path(__file__).with_name("threadless.py")
     ran = subprocess.run([sys.executable, "-B", script], capture_output=True, text=True, timeout=60)

@@ -127,14 +127,18 @@ async def test_w3_the_answer_must_be_about_this_dataset(mount: Mount) -> None:
         return {"data": body["data"] | {"id": empty.id, "image_count": 0}}
 
     mount.standin.faults.add(Fault(Match(method="GET", path="/datasets/{dataset}"), Mutate(other)))
-    assert isinstance(await error_of(lambda: mount.tree.remove_folder(DATASETS, "one")), InvalidResponse)
+    assert isinstance(
+        await error_of(lambda: mount.tree.remove_folder(DATASETS, "one")), InvalidResponse
+    )
     assert mount.standin.log.count(method="DELETE") == 0
 
 
 @pytest.mark.parametrize("path", ["/datasets/{dataset}", "/images/", "/directories/{dataset}/tree"])
 async def test_w3_what_can_t_be_looked_at_stays(mount: Mount, path: str) -> None:
     mount.standin.faults.add(Fault(Match(method="GET", path=path), error(503)))
-    assert isinstance(await error_of(lambda: mount.tree.remove_folder(DATASETS, "one")), ServerFault)
+    assert isinstance(
+        await error_of(lambda: mount.tree.remove_folder(DATASETS, "one")), ServerFault
+    )
     assert mount.standin.log.count(method="DELETE") == 0
 
 
@@ -158,7 +162,9 @@ async def test_w5_a_refusal_costs_one_request_and_says_why(rig: Rig, mount: Moun
 async def test_w4_w5_who_hears_that_a_name_is_taken_is_shown_it(mount: Mount) -> None:
     await shown(mount)
     mount.standin.organization.add_dataset("theirs")
-    assert isinstance(await error_of(lambda: mount.tree.make_folder(DATASETS, "theirs")), AlreadyExists)
+    assert isinstance(
+        await error_of(lambda: mount.tree.make_folder(DATASETS, "theirs")), AlreadyExists
+    )
     assert await shown(mount) == ["one", "theirs"]
 
 
@@ -190,7 +196,9 @@ async def test_w5_after_a_lost_answer_the_list_is_read_again(rig: Rig, mount: Mo
     async with rig.mount(writable=True, key=mount.standin.keys["admin"], max_retries=0) as once:
         await shown(once)
         mount.standin.faults.add(Fault(Match(method="POST"), Reset(after=0), times=1))
-        assert isinstance(await error_of(lambda: once.tree.make_folder(DATASETS, "new")), ServerFault)
+        assert isinstance(
+            await error_of(lambda: once.tree.make_folder(DATASETS, "new")), ServerFault
+        )
         mount.forget_log()
         assert await shown(once) == ["new", "one"]
         assert mount.asked == []

@@ -14,7 +14,15 @@ import pytest
 import trio
 from rig import Mount, Rig, annotation_bytes, error_of
 
-from pictofs.errors import Forbidden, Invalid, InvalidResponse, PictofsError, ServerFault, Throttled, TimedOut
+from pictofs.errors import (
+    Forbidden,
+    Invalid,
+    InvalidResponse,
+    PictofsError,
+    ServerFault,
+    Throttled,
+    TimedOut,
+)
 from pictofs.library.annotations.archive import Bounds
 from standin import Spec, StandIn
 from standin.exchange import Exchange
@@ -92,8 +100,12 @@ def litter(rig: Rig) -> list[str]:
 # What it costs.
 
 
-@pytest.mark.parametrize(("role", "images"), [("member", 500), ("admin", 5000)], ids=["member", "admin"])
-async def test_q5_5_000_annotations_cost_at_most_20_requests(rig: Rig, role: str, images: int) -> None:
+@pytest.mark.parametrize(
+    ("role", "images"), [("member", 500), ("admin", 5000)], ids=["member", "admin"]
+)
+async def test_q5_5_000_annotations_cost_at_most_20_requests(
+    rig: Rig, role: str, images: int
+) -> None:
     with StandIn(Spec.uniform(images=images, size=500, directories=7), export_polls=3) as standin:
         rig = Rig(standin, rig.cache)
         # The poll that finds the export ready waits while all of it is packed: not a matter of a few seconds on
@@ -104,7 +116,9 @@ async def test_q5_5_000_annotations_cost_at_most_20_requests(rig: Rig, role: str
             assert row is not None
             await mount.library.exports.fetch(row.key)
             for image in standin.organization["dataset-0"].images.values():
-                path = f"/datasets/dataset-0/annotations{image.directory_path}/{image.filename}.json"
+                path = (
+                    f"/datasets/dataset-0/annotations{image.directory_path}/{image.filename}.json"
+                )
                 assert await mount.read(path) == annotation_bytes(standin, image)
             assert len(mount.asked) == 11, mount.asked
             assert fetched(mount) == 1
@@ -134,7 +148,9 @@ async def test_a_second_mount_reads_what_the_first_one_exported(rig: Rig) -> Non
 async def test_one_status(rig: Rig) -> None:
     async with rig.mount(key=member(rig)) as mount:
         assert await export(mount, status="complete") is None
-        complete = [i for i in rig.standin.organization["small"].images.values() if i.status == "complete"]
+        complete = [
+            i for i in rig.standin.organization["small"].images.values() if i.status == "complete"
+        ]
         mount.forget_log()
         await all_right(mount, rig)
         assert fetched(mount) == 30 - len(complete)
@@ -158,7 +174,11 @@ async def test_two_who_want_it_make_one_export(rig: Rig) -> None:
         (Match("api", "POST", "/exports/"), error(500), ServerFault),
         (Match("api", "POST", "/exports/"), throttled(3000), Throttled),
         (Match("api", "GET", "/exports/{export:path}"), error(503), ServerFault),
-        (Match("api", "GET", "/exports/{export:path}/download"), error(404, "not_found"), PictofsError),
+        (
+            Match("api", "GET", "/exports/{export:path}/download"),
+            error(404, "not_found"),
+            PictofsError,
+        ),
         (Match("storage", None, ZIPS), error(503), ServerFault),
         (Match("storage", None, ZIPS), error(403), PictofsError),
         (Match("storage", None, ZIPS), Reset(after=500), ServerFault),
@@ -247,11 +267,19 @@ HOSTILE: dict[str, tuple[Callable[[Files], Files | list[tuple[str, bytes]]], int
     "bomb": (lambda files: files | {f"{n}.json": b" " * 90_000 for n in range(100)}, 0),
     "twice": (lambda files: [*files.items(), ("again.json", files[sorted(files)[3]])], 1),
     "claimed": (
-        lambda files: changed(files, 3, image_uuid=json.loads(files[sorted(files)[4]])["image_uuid"]),
+        lambda files: changed(
+            files, 3, image_uuid=json.loads(files[sorted(files)[4]])["image_uuid"]
+        ),
         2,
     ),
-    "elsewhere": (lambda files: {f"../../{n}/x.json": body for n, body in enumerate(files.values())}, 0),
-    "absolute": (lambda files: {f"/etc/{n}.JSON": body for n, body in enumerate(files.values())}, 0),
+    "elsewhere": (
+        lambda files: {f"../../{n}/x.json": body for n, body in enumerate(files.values())},
+        0,
+    ),
+    "absolute": (
+        lambda files: {f"/etc/{n}.JSON": body for n, body in enumerate(files.values())},
+        0,
+    ),
     "with-images": (lambda files: files | {"images/a.jpg": b"\xff" * 500_000, "README": b"?"}, 0),
     "folder": (lambda files: files | {"annotations/": b""}, 0),
 }
@@ -262,7 +290,9 @@ async def test_b2_a_bad_archive_stores_nothing_wrong(
     rig: Rig, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     change, missing = HOSTILE[name]
-    async with rig.mount(key=member(rig), export_bounds=Bounds(1 << 20, 100_000, 2_000_000)) as mount:
+    async with rig.mount(
+        key=member(rig), export_bounds=Bounds(1 << 20, 100_000, 2_000_000)
+    ) as mount:
         rig.fault(Repack(change), "storage", ZIPS)
         assert await export(mount) is None
         mount.forget_log()
@@ -280,7 +310,10 @@ async def test_counts_of_what_is_left_out(rig: Rig, caplog: pytest.LogCaptureFix
     async with rig.mount(key=member(rig)) as mount:
         rig.fault(Repack(change), "storage", ZIPS)
         assert await export(mount) is None
-    assert "left out 3 of 31 files, 1 malformed, 1 of another shape, 1 of unknown images" in caplog.text
+    assert (
+        "left out 3 of 31 files, 1 malformed, 1 of another shape, 1 of unknown images"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -288,13 +321,17 @@ async def test_counts_of_what_is_left_out(rig: Rig, caplog: pytest.LogCaptureFix
     [
         lambda files: {name: b"[" + body + b"]" for name, body in files.items()},
         lambda files: {
-            name: json.dumps(json.loads(body)["annotations"]).encode() for name, body in files.items()
+            name: json.dumps(json.loads(body)["annotations"]).encode()
+            for name, body in files.items()
         },
         lambda files: {
-            name: json.dumps(dict(sorted(json.loads(body).items()))).encode() for name, body in files.items()
+            name: json.dumps(dict(sorted(json.loads(body).items()))).encode()
+            for name, body in files.items()
         },
         lambda files: {name: body.replace(b"http", b"https") for name, body in files.items()},
-        lambda files: {name: body.replace(b'"annotation_count":3,', b"") for name, body in files.items()},
+        lambda files: {
+            name: body.replace(b'"annotation_count":3,', b"") for name, body in files.items()
+        },
     ],
     ids=["wrapped", "bare", "sorted", "other-urls", "fewer-keys"],
 )
@@ -395,7 +432,9 @@ async def test_reads_begin_none_where_most_is_cached(rig: Rig) -> None:
         assert mount.asked.count("POST /exports/") == 0
 
 
-async def test_reads_go_on_where_none_may_be_made(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_reads_go_on_where_none_may_be_made(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     async with rig.mount(bulk_annotations=True) as mount:
         await all_right(mount, rig)
         await mount.settle()
@@ -411,6 +450,8 @@ async def test_an_export_leaves_the_reserve(rig: Rig) -> None:
         images = list(rig.standin.organization["small"].images.values())
         await mount.list("/datasets/small/annotations/part-000")
         for image in images[:25]:
-            await mount.read(f"/datasets/small/annotations{image.directory_path}/{image.filename}.json")
+            await mount.read(
+                f"/datasets/small/annotations{image.directory_path}/{image.filename}.json"
+            )
         await mount.settle()
         assert exports_left(rig) == 0

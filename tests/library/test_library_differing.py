@@ -40,7 +40,9 @@ def big(images: int) -> Spec:
 
 
 @pytest.mark.parametrize("how", ["absent", "summary"])
-async def test_l6_without_a_whole_embedded_listing_images_are_listed_by_pages(rig: Rig, how: str) -> None:
+async def test_l6_without_a_whole_embedded_listing_images_are_listed_by_pages(
+    rig: Rig, how: str
+) -> None:
     differ(rig, embedded_listing=how)
     async with rig.mount() as mount:
         assert listed(await mount.walk(read=False)).keys() == listed(expected(rig.standin)).keys()
@@ -118,9 +120,9 @@ async def test_l7_a_dataset_list_whose_pages_repeat_ends(tmp_path: Path) -> None
 async def test_l7_a_page_of_bad_datasets_is_passed_over(tmp_path: Path) -> None:
     spec = Spec.uniform(1001, 0)
     with StandIn(spec) as standin:
-        for dataset in sorted(standin.organization.datasets.values(), key=lambda each: -each.created_at)[
-            :1000
-        ]:
+        for dataset in sorted(
+            standin.organization.datasets.values(), key=lambda each: -each.created_at
+        )[:1000]:
             dataset.lies = {"name": None}
         async with Rig(standin, tmp_path).mount() as mount:
             assert len(await mount.list("/datasets")) == 1
@@ -333,7 +335,9 @@ async def test_v8_a_readme_is_a_file(rig: Rig) -> None:
     dataset = rig.standin.organization["small"]
     async with rig.mount(ttl=10) as mount:
         assert "README.md" not in await mount.list("/datasets/small")
-        assert isinstance(await error_of(lambda: mount.look("/datasets/small/README.md")), NoSuchEntry)
+        assert isinstance(
+            await error_of(lambda: mount.look("/datasets/small/README.md")), NoSuchEntry
+        )
         for text in ("# Ünï\n", "# Other\n"):
             dataset.readme = text
             mount.clock.advance(11)

@@ -68,7 +68,9 @@ LIES = {
 
 def image_at(rig: Rig, path: str) -> Image:
     name = path.rpartition("/")[2]
-    return next(each for each in rig.standin.organization["small"].images.values() if each.filename == name)
+    return next(
+        each for each in rig.standin.organization["small"].images.values() if each.filename == name
+    )
 
 
 def right(rig: Rig, path: str) -> bytes:
@@ -263,7 +265,9 @@ async def test_b3_without_signed_urls_a_cut_answer_fails_rather_than_be_wrong(ri
 
 
 @pytest.mark.parametrize("do", [error(503), error(409, "cold_storage")])
-async def test_b3_signed_urls_that_could_not_be_had_are_asked_for_once_more(rig: Rig, do: Any) -> None:
+async def test_b3_signed_urls_that_could_not_be_had_are_asked_for_once_more(
+    rig: Rig, do: Any
+) -> None:
     for path in LYING:
         image_at(rig, path).file_size = 7
     rig.standin.organization["small"].touch()
@@ -326,7 +330,9 @@ async def test_b3_answers_without_a_checksum_that_differ_are_no_file(rig: Rig) -
 @pytest.mark.parametrize("listed", [None, 0])
 async def test_s2_sizes_around_every_edge(rig: Rig, size: int, listed: int | None) -> None:
     org = rig.standin.organization
-    image = org.add_image(org["small"], "edge.jpg", size=size, file_size=size if listed is None else listed)
+    image = org.add_image(
+        org["small"], "edge.jpg", size=size, file_size=size if listed is None else listed
+    )
     async with rig.mount() as mount:
         assert await mount.read("/datasets/small/images/edge.jpg") == image_bytes(image)
         rig.standin.log.clear()
@@ -387,7 +393,9 @@ async def test_q4_images_past_the_batch_are_read_by_their_status(tmp_path: Path)
     with StandIn(Spec.uniform(1, 10_400, 300, directories=200, annotations=0)) as standin:
         async with Rig(standin, tmp_path).mount() as mount:
             folder = "/datasets/dataset-0/images/part-000"
-            images = {each.filename: each for each in standin.organization["dataset-0"].images.values()}
+            images = {
+                each.filename: each for each in standin.organization["dataset-0"].images.values()
+            }
             for name in await mount.list(folder):
                 assert await mount.read(f"{folder}/{name}") == image_bytes(images[name])
             assert mount.asked.count(BATCH) <= 4
@@ -398,7 +406,9 @@ async def test_q4_images_past_the_batch_are_read_by_their_status(tmp_path: Path)
 async def test_a_status_that_no_filter_knows_is_read_by_the_key(tmp_path: Path) -> None:
     from standin import Spec
 
-    with StandIn(Spec.uniform(1, 1010, 300, directories=200, annotations=0, statuses="odd")) as standin:
+    with StandIn(
+        Spec.uniform(1, 1010, 300, directories=200, annotations=0, statuses="odd")
+    ) as standin:
         async with Rig(standin, tmp_path).mount() as mount:
             folder = "/datasets/dataset-0/images/part-000"
             for name in await mount.list(folder):
@@ -426,7 +436,9 @@ async def test_c5_readers_of_one_image_share_one_download(rig: Rig) -> None:
 # Cold storage.
 
 
-async def test_e2_an_image_in_cold_storage_has_an_errno_and_its_neighbours_are_read(rig: Rig) -> None:
+async def test_e2_an_image_in_cold_storage_has_an_errno_and_its_neighbours_are_read(
+    rig: Rig,
+) -> None:
     org = rig.standin.organization
     frozen = org.add_dataset("frozen", storage_class="coldline")
     org.add_image(frozen, "cold.jpg")
@@ -447,7 +459,9 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "swap", "remove"])
 @pytest.mark.parametrize("size", [20_000, 2 << 20, 9 << 20])
-async def test_b4_a_damaged_blob_is_fetched_again_and_never_served(rig: Rig, damage: str, size: int) -> None:
+async def test_b4_a_damaged_blob_is_fetched_again_and_never_served(
+    rig: Rig, damage: str, size: int
+) -> None:
     org = rig.standin.organization
     for name in ("a.jpg", "b.jpg"):
         org.add_image(org["small"], name, size=size)
@@ -528,7 +542,9 @@ async def test_t3_a_reader_that_gives_up_at_any_moment_leaves_nothing_behind(rig
         assert [path for path in blobs(rig) if "~" in path.name] == []
 
 
-async def test_a_reader_that_gives_up_while_a_blob_is_checked_leaves_no_descriptor(rig: Rig) -> None:
+async def test_a_reader_that_gives_up_while_a_blob_is_checked_leaves_no_descriptor(
+    rig: Rig,
+) -> None:
     org = rig.standin.organization
     org.add_image(org["small"], "large.jpg", size=6 << 20)
     path = "/datasets/small/images/large.jpg"
@@ -558,13 +574,17 @@ async def cancelled_after(mount: Mount, path: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize("turns", range(0, 60, 2))
-async def test_m2_unmounting_at_any_moment_ends_and_leaves_no_descriptor(rig: Rig, turns: int) -> None:
+async def test_m2_unmounting_at_any_moment_ends_and_leaves_no_descriptor(
+    rig: Rig, turns: int
+) -> None:
     before = descriptors(rig)
     with trio.fail_after(10):
         async with rig.mount() as mount:
             await mount.read(FIRST)
             inodes = [
-                (await mount.look(f"/datasets/small/images/part-{n % 3:03d}/image-{n:06d}.jpg")).inode
+                (
+                    await mount.look(f"/datasets/small/images/part-{n % 3:03d}/image-{n:06d}.jpg")
+                ).inode
                 for n in range(2, 8)
             ]
             for inode in inodes:

@@ -80,7 +80,9 @@ async def test_b3_a_passing_fault_is_not_seen(
 
 
 @pytest.mark.parametrize("do", [Corrupt(6_000_000), Truncate(9_000_000), Overrun()])
-async def test_b3_a_damaged_transfer_never_gives_its_last_byte(rig: Rig, large: Image, do: object) -> None:
+async def test_b3_a_damaged_transfer_never_gives_its_last_byte(
+    rig: Rig, large: Image, do: object
+) -> None:
     async with rig.mount(max_retries=0) as mount:
         await warm(mount)
         fault = rig.fault(do, "storage")
@@ -124,7 +126,9 @@ async def test_a_far_seek_without_ranges_waits_and_is_right(rig: Rig, large: Ima
         assert rig.standin.log.count("storage") <= 2
 
 
-async def test_b6_readers_all_over_a_file_are_right_and_cost_few_transfers(rig: Rig, large: Image) -> None:
+async def test_b6_readers_all_over_a_file_are_right_and_cost_few_transfers(
+    rig: Rig, large: Image
+) -> None:
     rig.standin.switches.storage_latency = 0.005
     right = image_bytes(large)
     async with rig.mount() as mount:
@@ -134,7 +138,8 @@ async def test_b6_readers_all_over_a_file_are_right_and_cost_few_transfers(rig: 
         async def read(start: int) -> None:
             for offset in range(start, min(start + 1_500_000, SIZE), 100_000):
                 assert (
-                    await mount.tree.read(opened.handle, offset, 100_000) == right[offset : offset + 100_000]
+                    await mount.tree.read(opened.handle, offset, 100_000)
+                    == right[offset : offset + 100_000]
                 )
 
         with trio.fail_after(20):
@@ -145,7 +150,9 @@ async def test_b6_readers_all_over_a_file_are_right_and_cost_few_transfers(rig: 
     whole_shelf(rig)
 
 
-async def test_many_who_open_a_large_file_at_once_share_one_transfer(rig: Rig, large: Image) -> None:
+async def test_many_who_open_a_large_file_at_once_share_one_transfer(
+    rig: Rig, large: Image
+) -> None:
     async with rig.mount() as mount:
         await warm(mount)
         rig.fault(Drip(8_000_000), "storage")
@@ -299,7 +306,9 @@ async def test_past_the_cache_a_far_seek_costs_one_block(rig: Rig, large: Image)
 
 
 @pytest.mark.parametrize("actual", [0, 500, 20_000])
-async def test_a_listing_that_says_far_too_much_is_harmless_without_a_cache(rig: Rig, actual: int) -> None:
+async def test_a_listing_that_says_far_too_much_is_harmless_without_a_cache(
+    rig: Rig, actual: int
+) -> None:
     org = rig.standin.organization
     image = org.add_image(org["small"], "large.jpg", size=actual, file_size=20 << 20)
     async with rig.mount(cache_size=2_000_000) as mount:

@@ -48,7 +48,9 @@ def asked(rig: Rig) -> int:
 @pytest.mark.parametrize("hashed", [True, False])
 @pytest.mark.parametrize("listed", LISTED)
 @pytest.mark.parametrize("framing", FRAMINGS)
-async def test_b7_the_answer_tells_the_length(rig: Rig, framing: str, listed: int, hashed: bool) -> None:
+async def test_b7_the_answer_tells_the_length(
+    rig: Rig, framing: str, listed: int, hashed: bool
+) -> None:
     image = add(rig, 12 * MIB, listed)
     rig.standin.switches.storage_framing = framing
     rig.standin.switches.hash_header = hashed
@@ -142,7 +144,9 @@ async def test_b3_a_cut_that_looks_like_the_end_is_found_out(
 
 @pytest.mark.parametrize("size", [20_000, 12 * MIB])
 @pytest.mark.parametrize("listed", [0, 7])
-async def test_b3_a_cut_small_answer_without_a_length_is_found_out(rig: Rig, size: int, listed: int) -> None:
+async def test_b3_a_cut_small_answer_without_a_length_is_found_out(
+    rig: Rig, size: int, listed: int
+) -> None:
     image = add(rig, size, listed)
     rig.standin.switches.storage_framing = "close"
     rig.standin.switches.hash_header = False
@@ -199,7 +203,9 @@ async def test_c1_a_listing_that_says_far_too_much_evicts_nothing(rig: Rig) -> N
         await mount.read(PATH)
         mount.forget_log()
         for image in others:
-            assert await mount.read(f"/datasets/small/images/{image.filename}") == image_bytes(image)
+            assert await mount.read(f"/datasets/small/images/{image.filename}") == image_bytes(
+                image
+            )
         assert rig.standin.log.count("storage") == 0
 
 
@@ -251,10 +257,14 @@ async def test_b8_a_file_that_is_listed_too_large_is_fetched_once(
 
 @pytest.mark.parametrize("keep", ["cached", "past the cache"])
 @pytest.mark.parametrize("framing", FRAMINGS)
-async def test_b8_answers_that_bring_nothing_new_come_to_an_end(rig: Rig, framing: str, keep: str) -> None:
+async def test_b8_answers_that_bring_nothing_new_come_to_an_end(
+    rig: Rig, framing: str, keep: str
+) -> None:
     add(rig, 12 * MIB, 12 * MIB)
     rig.standin.switches.storage_framing = framing
-    async with rig.mount(max_retries=3, cache_size=64 * MIB if keep == "cached" else 2 * MIB) as mount:
+    async with rig.mount(
+        max_retries=3, cache_size=64 * MIB if keep == "cached" else 2 * MIB
+    ) as mount:
         await warm(mount)
         rig.fault(Close(after=1 * MIB), "storage")
         before = sum(mount.request_stats.bytes_in.values())
@@ -294,7 +304,10 @@ async def test_b8_nothing_is_asked_for_once_the_last_reader_has_left(rig: Rig) -
         await warm(mount)
         rig.fault(Close(after=8 * MIB), "storage")
         opened = await mount.open(PATH)
-        assert await mount.tree.read(opened.handle, 7 * MIB, 100) == image_bytes(image)[7 * MIB :][:100]
+        assert (
+            await mount.tree.read(opened.handle, 7 * MIB, 100)
+            == image_bytes(image)[7 * MIB :][:100]
+        )
         mount.tree.close(opened.handle)
         count = rig.standin.log.count()
         assert await quiet(mount) <= count
@@ -339,7 +352,9 @@ async def test_b5_a_file_that_is_replaced_while_it_is_read_is_never_mixed(
     rig.standin.switches.hash_header = False
     image.stored_at = 1_700_000_000.0
     old = image_bytes(image)
-    async with rig.mount(cache_size=64 * MIB if where == "cached" else 2 * MIB, max_retries=1) as mount:
+    async with rig.mount(
+        cache_size=64 * MIB if where == "cached" else 2 * MIB, max_retries=1
+    ) as mount:
         await warm(mount)
         if after is not None:
             rig.fault(Close(after=after), "storage", times=1)
@@ -368,7 +383,9 @@ async def test_b5_a_file_that_is_replaced_while_it_is_read_is_never_mixed(
 
 
 @pytest.mark.parametrize("telling", TELLING)
-async def test_b5_a_transfer_that_breaks_goes_on_where_the_bytes_are_the_same(rig: Rig, telling: str) -> None:
+async def test_b5_a_transfer_that_breaks_goes_on_where_the_bytes_are_the_same(
+    rig: Rig, telling: str
+) -> None:
     image = add(rig, 24 * MIB, 24 * MIB)
     image.stored_at = (
         1_700_000_000.0  # long ago: a time of change tells a version only if nothing changed lately
@@ -393,13 +410,18 @@ async def test_b6_seeks_past_the_cache_without_ranges_or_a_version_are_right(rig
         await warm(mount)
         opened = await mount.open(PATH)
         for offset in (0, 39 * MIB, 17 * MIB, 3 * MIB, 38 * MIB, 40 * MIB - 5):
-            assert await mount.tree.read(opened.handle, offset, 70_000) == right[offset : offset + 70_000]
+            assert (
+                await mount.tree.read(opened.handle, offset, 70_000)
+                == right[offset : offset + 70_000]
+            )
         mount.tree.close(opened.handle)
         assert asked(rig) <= 5
 
 
 @pytest.mark.parametrize("telling", ["nothing", "etag"])
-async def test_b5_the_kernel_keeps_no_page_of_a_version_that_is_gone(rig: Rig, telling: str) -> None:
+async def test_b5_the_kernel_keeps_no_page_of_a_version_that_is_gone(
+    rig: Rig, telling: str
+) -> None:
     image = add(rig, 24 * MIB, 24 * MIB)
     rig.standin.switches.storage_validators = TELLING[telling]
     async with rig.mount(cache_size=2 * MIB, max_retries=0) as mount:

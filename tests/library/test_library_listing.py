@@ -208,7 +208,9 @@ async def test_f1_names_that_the_kernel_may_hold_are_told_when_they_are_gone(rig
     async with rig.mount(ttl=10) as mount:
         folder = (await mount.look(f"{IMAGES}/part-000")).inode
         await mount.list(f"{IMAGES}/part-000")
-        org.remove_image(next(i for i in org["small"].images.values() if i.filename == "image-000000.jpg"))
+        org.remove_image(
+            next(i for i in org["small"].images.values() if i.filename == "image-000000.jpg")
+        )
         mount.clock.advance(11)
         await mount.list(f"{IMAGES}/part-000")
         told = {(gone.parent, gone.entry) for gone in drain(mount)}
@@ -255,7 +257,9 @@ async def test_f6_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
             mount.clock.advance(11)
             shown = await mount.list("/datasets/dataset-0/images")
             there = [each for each in dataset.images.values() if each.directory_path == "/"]
-            assert sorted(shown) == sorted(each.filename for each in there) + ["moved"] * (change == "move")
+            assert sorted(shown) == sorted(each.filename for each in there) + ["moved"] * (
+                change == "move"
+            )
 
 
 @pytest.mark.parametrize("do", [duplicated(3), dropped(3)], ids=["duplicated", "dropped"])
@@ -274,7 +278,8 @@ async def test_a_key_that_sees_a_part_sees_that_part(rig: Rig) -> None:
         assert seen == {
             path: data
             for path, data in listed(expected(rig.standin)).items()
-            if "part-001" in path or path in ("/datasets/small", IMAGES, "/datasets/small/annotations")
+            if "part-001" in path
+            or path in ("/datasets/small", IMAGES, "/datasets/small/annotations")
         }
         assert mount.asked.count(DATASET) <= 2
 
@@ -343,7 +348,9 @@ async def test_o1_a_lasting_fault_leaves_what_was_listed(rig: Rig, route: str, d
 
 
 @pytest.mark.parametrize("route", [LIST, TREE, DATASET])
-async def test_o2_a_lasting_fault_at_first_sight_has_a_name_and_passes(rig: Rig, route: str) -> None:
+async def test_o2_a_lasting_fault_at_first_sight_has_a_name_and_passes(
+    rig: Rig, route: str
+) -> None:
     fault = rig.fault(error(503), "api", route[4:])
     async with rig.mount(max_retries=1) as mount:
         with pytest.raises(PictofsError):
@@ -355,7 +362,10 @@ async def test_o2_a_lasting_fault_at_first_sight_has_a_name_and_passes(rig: Rig,
 async def test_l4_one_bad_row_does_not_hide_its_neighbours(rig: Rig) -> None:
     org = rig.standin.organization
     bad = org.add_image(org["small"], "bad.jpg")
-    good = set(expected(rig.standin)) - {f"{IMAGES}/bad.jpg", "/datasets/small/annotations/bad.jpg.json"}
+    good = set(expected(rig.standin)) - {
+        f"{IMAGES}/bad.jpg",
+        "/datasets/small/annotations/bad.jpg.json",
+    }
     for lies in ({"filename": None}, {"id": None}, {"id": 7}, {"filename": ["x"]}):
         bad.lies = lies
         async with rig.mount(ttl=10) as mount:
@@ -474,7 +484,9 @@ async def test_f8_a_frozen_mount_asks_for_nothing_that_it_knows(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize("route", [LIST, TREE, DATASET])
-async def test_f7_what_is_known_is_shown_within_a_second_and_renewed_behind(rig: Rig, route: str) -> None:
+async def test_f7_what_is_known_is_shown_within_a_second_and_renewed_behind(
+    rig: Rig, route: str
+) -> None:
     async with rig.mount(ttl=50, timeout=60) as mount:
         first = await mount.walk(read=False)
         organization = rig.standin.organization

@@ -18,7 +18,9 @@ FILE = "GET /annotations/{image_id:uuid}/file"
 
 def image_of(rig: Rig, number: int = 0) -> Image:
     name = f"image-{number:06d}.jpg"
-    return next(each for each in rig.standin.organization["small"].images.values() if each.filename == name)
+    return next(
+        each for each in rig.standin.organization["small"].images.values() if each.filename == name
+    )
 
 
 def edit(rig: Rig, number: int = 0, keep_count: bool = True) -> None:
@@ -149,11 +151,17 @@ async def test_f4_a_renamed_dataset_is_named_in_its_files(rig: Rig) -> None:
 
 
 def image_of_id(rig: Rig) -> Image:
-    return next(i for i in rig.standin.organization.images.values() if i.filename == "image-000000.jpg")
+    return next(
+        i for i in rig.standin.organization.images.values() if i.filename == "image-000000.jpg"
+    )
 
 
-@pytest.mark.parametrize("do", [error(503), error(401), throttled(900), Reset(), html(), MalformedJson()])
-async def test_o1_in_doubt_and_without_a_server_the_old_version_serves(rig: Rig, do: object) -> None:
+@pytest.mark.parametrize(
+    "do", [error(503), error(401), throttled(900), Reset(), html(), MalformedJson()]
+)
+async def test_o1_in_doubt_and_without_a_server_the_old_version_serves(
+    rig: Rig, do: object
+) -> None:
     async with rig.mount(max_retries=0) as mount:
         before = await mount.read(NOTE)
         edit(rig)
@@ -165,7 +173,9 @@ async def test_o1_in_doubt_and_without_a_server_the_old_version_serves(rig: Rig,
         assert await mount.read(NOTE) == annotation_bytes(rig.standin, image_of(rig))
 
 
-@pytest.mark.parametrize("do", [error(503), throttled(1), Reset(), Reset(after=50), Close(after=50)])
+@pytest.mark.parametrize(
+    "do", [error(503), throttled(1), Reset(), Reset(after=50), Close(after=50)]
+)
 async def test_a_passing_fault_is_not_seen(rig: Rig, do: object) -> None:
     rig.fault(do, "api", FILE[4:], times=1)
     async with rig.mount() as mount:

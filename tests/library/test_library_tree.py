@@ -38,7 +38,9 @@ async def test_k1_storage_never_sees_the_key(rig: Rig) -> None:
     assert rig.standin.log.key_leaks == []
 
 
-async def test_l2_images_of_a_renamed_directory_outlive_the_tree_that_is_read_after_them(rig: Rig) -> None:
+async def test_l2_images_of_a_renamed_directory_outlive_the_tree_that_is_read_after_them(
+    rig: Rig,
+) -> None:
     org = rig.standin.organization
     dataset = org["small"]
     image = org.add_image(dataset, "a.jpg", "/old", size=300)
@@ -58,7 +60,11 @@ async def test_l1_a_directory_that_only_old_images_name_is_not_listed(rig: Rig) 
     async with rig.mount() as mount:
         await mount.look("/datasets/small/images/old")
         org.rename_directory(dataset, "/old", "new")
-        for name in ("1", "2", "3"):  # the third is answered by the listing, which names /new; no tree does
+        for name in (
+            "1",
+            "2",
+            "3",
+        ):  # the third is answered by the listing, which names /new; no tree does
             assert isinstance(
                 await error_of(partial(mount.look, f"/datasets/small/images/{name}")), NoSuchEntry
             )

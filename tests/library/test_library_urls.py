@@ -67,10 +67,17 @@ def costs(mount: Mount) -> tuple[int, int, int, int]:
     """Batches, images by the keyed route, by storage, and refusals of storage."""
     log = mount.standin.log
     refused = log.count("storage", status=403)
-    return mount.asked.count(BATCH), mount.asked.count(KEYED), log.count("storage") - refused, refused
+    return (
+        mount.asked.count(BATCH),
+        mount.asked.count(KEYED),
+        log.count("storage") - refused,
+        refused,
+    )
 
 
-async def test_b8_a_url_that_has_expired_when_it_comes_costs_its_image_one_request(rig: Rig) -> None:
+async def test_b8_a_url_that_has_expired_when_it_comes_costs_its_image_one_request(
+    rig: Rig,
+) -> None:
     rig.standin.switches.date_header = True
     rig.fault(resigned(a_day_old, lambda number: number == 30), "api", BATCH[4:])
     async with rig.mount() as mount:
@@ -94,7 +101,9 @@ async def test_b8_a_url_that_storage_refuses_costs_its_image_one_request(rig: Ri
         assert costs(mount) == (1, 2, IMAGES - 2, 1)
 
 
-async def test_b8_urls_that_all_have_expired_when_they_come_are_asked_for_once_a_minute(rig: Rig) -> None:
+async def test_b8_urls_that_all_have_expired_when_they_come_are_asked_for_once_a_minute(
+    rig: Rig,
+) -> None:
     rig.standin.switches.date_header = True
     rig.fault(resigned(a_day_old, lambda _: True), "api", BATCH[4:])
     async with rig.mount(ttl=1e6) as mount:
@@ -108,7 +117,12 @@ async def test_b8_a_storage_that_refuses_everything_is_left_alone_for_a_minute(r
     rig.fault(error(403), "storage")
     async with rig.mount(ttl=1e6) as mount:
         await read_all(mount, rig)
-        assert costs(mount) == (2, IMAGES, 0, 3 + 1 + 3)  # the third image is tried with its fresh URL, too
+        assert costs(mount) == (
+            2,
+            IMAGES,
+            0,
+            3 + 1 + 3,
+        )  # the third image is tried with its fresh URL, too
         mount.blob_cache.clear()
         mount.forget_log()
         await read_all(mount, rig, 10.0)
@@ -138,7 +152,9 @@ async def test_b8_images_refused_in_threes_do_not_renew_the_batch_each_time(rig:
 
 
 @pytest.mark.parametrize("apart", [0.2, 1.0, 5.0])
-async def test_b8_urls_that_live_for_ten_seconds_cost_no_more_than_they_save(rig: Rig, apart: float) -> None:
+async def test_b8_urls_that_live_for_ten_seconds_cost_no_more_than_they_save(
+    rig: Rig, apart: float
+) -> None:
     rig.standin.switches.url_lifetime = 10
     async with rig.mount(ttl=1e6) as mount:
         await read_all(mount, rig, apart)

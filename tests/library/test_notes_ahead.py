@@ -99,7 +99,9 @@ async def test_a_few_reads_cost_nothing_more(rig: Rig) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("step", [1, 3, 10, None])
-async def test_q6_never_more_than_twice_what_was_read(rig: Rig, step: int | None, seed: int) -> None:
+async def test_q6_never_more_than_twice_what_was_read(
+    rig: Rig, step: int | None, seed: int
+) -> None:
     async with reading(rig) as (readers, images):
         chosen = random.Random(seed).sample(images, 60) if step is None else images[seed::step]
         for count, image in enumerate(chosen, 1):
@@ -164,7 +166,10 @@ async def test_one_bad_file_holds_up_no_other(rig: Rig) -> None:
 
 
 async def test_an_export_that_is_under_way_brings_them(rig: Rig) -> None:
-    async with reading(rig, bulk_annotations=True, key=rig.standin.keys["member"]) as (readers, images):
+    async with reading(rig, bulk_annotations=True, key=rig.standin.keys["member"]) as (
+        readers,
+        images,
+    ):
         held = Hold()
         rig.fault(held, "api", "/exports/{export:path}")
         for image in images[:3]:

@@ -49,12 +49,15 @@ def listed(standin: StandIn) -> list[str]:
     """Every image of `small`, by path."""
     dataset = next(each for each in standin.organization.datasets.values() if each.name == "small")
     return [
-        f"datasets/small/images{image.directory_path}/{image.filename}" for image in dataset.images.values()
+        f"datasets/small/images{image.directory_path}/{image.filename}"
+        for image in dataset.images.values()
     ]
 
 
 async def ask(orders: Orders, **request: Any) -> dict[str, Any]:
-    return dict(await orders({"op": "order", "by": "me", "paths": [], "peer": os.getpid(), **request}))
+    return dict(
+        await orders({"op": "order", "by": "me", "paths": [], "peer": os.getpid(), **request})
+    )
 
 
 def status(mount: Mount) -> list[dict[str, Any]]:
@@ -67,14 +70,18 @@ async def test_paths_are_understood_for_two_requests(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.library.listing.datasets()
         mount.forget_log()
-        answer = await ask(Orders(mount.library, mount.nursery), paths=listed(rig.standin), last=True)
+        answer = await ask(
+            Orders(mount.library, mount.nursery), paths=listed(rig.standin), last=True
+        )
         assert (answer["images"], answer["unknown"], answer["example"]) == (12, 0, None)
         assert mount.asked == ["GET /directories/{dataset}/tree", "GET /datasets/{dataset}"]
 
 
 async def test_paths_in_views_are_understood(rig: Rig) -> None:
     async with rig.mount() as mount:
-        paths = [path.replace("/images/", "/by-split/train/images/") for path in listed(rig.standin)]
+        paths = [
+            path.replace("/images/", "/by-split/train/images/") for path in listed(rig.standin)
+        ]
         odd = [
             paths[0].rpartition("/images/")[0],
             "datasets/small/by-split",
@@ -86,8 +93,12 @@ async def test_paths_in_views_are_understood(rig: Rig) -> None:
 
 async def test_what_is_no_image_is_counted(rig: Rig) -> None:
     async with rig.mount() as mount:
-        notes = [path.replace("/images/", "/annotations/") + ".json" for path in listed(rig.standin)]
-        answer = await ask(Orders(mount.library, mount.nursery), paths=[*ODD, IMAGE, *notes], last=True)
+        notes = [
+            path.replace("/images/", "/annotations/") + ".json" for path in listed(rig.standin)
+        ]
+        answer = await ask(
+            Orders(mount.library, mount.nursery), paths=[*ODD, IMAGE, *notes], last=True
+        )
         assert (answer["images"], answer["annotations"], answer["unknown"]) == (1, 12, len(ODD))
         assert answer["example"] == ""
         assert status(mount)[0]["images"] == 1
@@ -126,7 +137,9 @@ async def test_a_new_order_takes_the_place_of_one_that_is_still_coming(rig: Rig)
         orders, paths = Orders(mount.library, mount.nursery), listed(rig.standin)
         old = await ask(orders, paths=paths[:5])
         new = await ask(orders, paths=paths[:3])
-        assert isinstance(await error_of(lambda: ask(orders, order=old["order"], paths=paths)), Conflict)
+        assert isinstance(
+            await error_of(lambda: ask(orders, order=old["order"], paths=paths)), Conflict
+        )
         await ask(orders, order=new["order"], paths=paths[3:4], last=True)
         assert [each["images"] for each in status(mount)] == [4]
 
@@ -134,7 +147,9 @@ async def test_a_new_order_takes_the_place_of_one_that_is_still_coming(rig: Rig)
 @pytest.mark.parametrize(
     "ended", [{"ahead": 0, "paths": [IMAGE]}, {"paths": [], "last": True}, {"last": True}]
 )
-async def test_an_empty_order_ends_the_last_of_the_same_name(rig: Rig, ended: dict[str, Any]) -> None:
+async def test_an_empty_order_ends_the_last_of_the_same_name(
+    rig: Rig, ended: dict[str, Any]
+) -> None:
     async with rig.mount() as mount:
         orders = Orders(mount.library, mount.nursery)
         for name in ("me", "you"):
@@ -210,8 +225,13 @@ async def test_a_long_order_goes_through_the_socket(tmp_path: Path) -> None:
             orders = Orders(mount.library, mount.nursery)
             socket = tmp_path / "socket"
             await mount.nursery.start(ControlServer(socket, {"order": watch}).serve)
-            images = [f"datasets/dataset-0/images/part-{n % 3:03d}/image-{n:06d}.jpg" for n in range(20_000)]
-            heard = await trio.to_thread.run_sync(lambda: told(socket, [*images, None, "x" * 70_000]))
+            images = [
+                f"datasets/dataset-0/images/part-{n % 3:03d}/image-{n:06d}.jpg"
+                for n in range(20_000)
+            ]
+            heard = await trio.to_thread.run_sync(
+                lambda: told(socket, [*images, None, "x" * 70_000])
+            )
             assert (heard.images, heard.unknown, heard.complete) == (20_000, 2, True)
             assert len(seen) > 20
             assert max(seen) < MAX_LINE
@@ -245,7 +265,13 @@ class TestSpelling:
 
     def test_elsewhere(self, tmp_path: Path) -> None:
         spelling = MountRelativePath(tmp_path / "mnt", tmp_path / "mnt")
-        for path in ("/x.jpg", "/etc/passwd", f"{tmp_path}/mnt2/x.jpg", "../x.jpg", "a/../../x.jpg"):
+        for path in (
+            "/x.jpg",
+            "/etc/passwd",
+            f"{tmp_path}/mnt2/x.jpg",
+            "../x.jpg",
+            "a/../../x.jpg",
+        ):
             assert spelling(path) is None
 
     def test_through_a_link(self, tmp_path: Path) -> None:

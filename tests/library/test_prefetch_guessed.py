@@ -69,7 +69,9 @@ async def test_several_readers_in_one_order_are_followed(tmp_path: Path) -> None
         images = await readers.images(by="entry")
         batches = [images[at : at + 16] for at in range(0, 256, 16)]
         for at in range(0, len(batches), 4):
-            await readers.read(image for row in zip(*batches[at : at + 4], strict=True) for image in row)
+            await readers.read(
+                image for row in zip(*batches[at : at + 4], strict=True) for image in row
+            )
         assert readers.misses < 64  # the first batches, at most
         assert len(readers.there(images[256:])) == 75
 
@@ -109,7 +111,9 @@ async def test_shuffled_reads_of_what_does_not_fit_fetch_nothing(tmp_path: Path)
 
 async def test_two_datasets_that_fit_one_by_one_and_not_together(tmp_path: Path) -> None:
     """Neither is fetched whole: each would put the other one out."""
-    async with reading(tmp_path, Spec.uniform(datasets=2, images=100, size=SIZE), holds=150) as readers:
+    async with reading(
+        tmp_path, Spec.uniform(datasets=2, images=100, size=SIZE), holds=150
+    ) as readers:
         first, second = await readers.images("dataset-0"), await readers.images("dataset-1")
         chance = random.Random(7)
         mixed = chance.sample(first, 3) + chance.sample(second, 40)
@@ -163,7 +167,9 @@ async def test_a_reader_does_not_wait_behind_what_is_fetched_ahead(tmp_path: Pat
     async with reading(tmp_path, HUNDRED, mode="all") as readers:
         images = await readers.images()
         wanted = images[-1]
-        fault = readers.standin.faults.add(Fault(Match("storage", None, f"^(?!.*{wanted.id})"), Hang()))
+        fault = readers.standin.faults.add(
+            Fault(Match("storage", None, f"^(?!.*{wanted.id})"), Hang())
+        )
         await readers.open(images[0])  # sets it off
         await wait_all_tasks_blocked(0.1)
         assert fault.hits >= 3

@@ -111,7 +111,9 @@ async def test_more_workers_than_are_kept_ahead(tmp_path: Path) -> None:
         await readers.quiet()
         batches = [order[at : at + 25] for at in range(0, 300, 25)]
         for at in range(0, len(batches), 4):
-            await readers.read(image for row in zip(*batches[at : at + 4], strict=True) for image in row)
+            await readers.read(
+                image for row in zip(*batches[at : at + 4], strict=True) for image in row
+            )
         assert readers.downloads == 300
         assert readers.misses < 225
         assert readers.prefetch.status()["orders"] == []
@@ -152,7 +154,9 @@ async def test_an_empty_order_ends_the_last(tmp_path: Path) -> None:
 
 
 async def test_an_order_spans_datasets(tmp_path: Path) -> None:
-    async with reading(tmp_path, Spec.uniform(datasets=3, images=60, size=SIZE), holds=100) as readers:
+    async with reading(
+        tmp_path, Spec.uniform(datasets=3, images=60, size=SIZE), holds=100
+    ) as readers:
         images = [image for n in range(3) for image in await readers.images(f"dataset-{n}")]
         order = shuffled(images)
         readers.tell(order)
@@ -176,7 +180,9 @@ async def test_orders_of_several_processes_share_the_cache(tmp_path: Path) -> No
 
 async def test_others_who_read_the_same_images_do_not_lead_it_astray(tmp_path: Path) -> None:
     """Someone copies the folder meanwhile, twice as fast. What is fetched ahead is bounded all the same."""
-    async with reading(tmp_path, Spec.uniform(images=400, size=SIZE), holds=250, mode="off") as readers:
+    async with reading(
+        tmp_path, Spec.uniform(images=400, size=SIZE), holds=250, mode="off"
+    ) as readers:
         images = await readers.images()
         order = shuffled(images)
         readers.tell(order, ahead=40)
@@ -253,7 +259,10 @@ async def test_an_order_that_nobody_follows_stands_aside(tmp_path: Path) -> None
 
 async def test_large_and_deleted_images_are_passed_over(tmp_path: Path) -> None:
     spec = Spec(
-        (DatasetSpec("dataset-0", images=50, size=SIZE), DatasetSpec("large", images=4, size=9 << 20))
+        (
+            DatasetSpec("dataset-0", images=50, size=SIZE),
+            DatasetSpec("large", images=4, size=9 << 20),
+        )
     )
     async with reading(tmp_path, spec, holds=4000) as readers:
         small, large = await readers.images(), await readers.images("large")
@@ -269,7 +278,9 @@ async def test_q6_an_image_without_a_url_is_fetched_by_the_request_that_it_would
 ) -> None:
     async with reading(tmp_path, Spec.uniform(images=10, size=SIZE)) as readers:
         order = await readers.images()
-        readers.standin.faults.add(Fault(Match("api", None, "/datasets/{dataset}/download"), dropped()))
+        readers.standin.faults.add(
+            Fault(Match("api", None, "/datasets/{dataset}/download"), dropped())
+        )
         readers.tell(order)
         await readers.quiet()
         assert readers.there(order) == order

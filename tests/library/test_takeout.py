@@ -90,14 +90,18 @@ def whole(rig: Rig, dataset: str = "small") -> dict[str, bytes | None]:
 def shown(mounted: dict[str, bytes | None], dataset: str) -> dict[str, bytes | None]:
     """What a mount shows of a dataset's images and annotations."""
     prefix = f"/datasets/{dataset}/"
-    below = {path.removeprefix(prefix): data for path, data in mounted.items() if path.startswith(prefix)}
+    below = {
+        path.removeprefix(prefix): data for path, data in mounted.items() if path.startswith(prefix)
+    }
     return {path: data for path, data in below.items() if path.partition("/")[0] in KINDS}
 
 
 # What it costs, and what is there afterwards.
 
 
-async def test_d1_d5_a_dataset_costs_its_listing_one_batch_and_its_annotations(rig: Rig, out: Path) -> None:
+async def test_d1_d5_a_dataset_costs_its_listing_one_batch_and_its_annotations(
+    rig: Rig, out: Path
+) -> None:
     async with rig.mount() as mount:
         result = await landed(mount, out)
         assert sorted(mount.asked) == sorted([*LISTING, EXPORTS, BATCH, *[FILE] * 30])
@@ -158,7 +162,9 @@ async def test_d5_12_500_images_of_mixed_status_cost_8_requests(rig: Rig, out: P
         async with rig.mount() as mount:
             result = await landed(mount, out, "dataset-0", kinds={"images"})
             assert (len(mount.asked), result["images_downloaded"]) == (8, 12_500)
-            wanted = {path: data for path, data in whole(rig, "dataset-0").items() if path[:6] == "images"}
+            wanted = {
+                path: data for path, data in whole(rig, "dataset-0").items() if path[:6] == "images"
+            }
             assert tree(out) == wanted
 
 
@@ -199,7 +205,10 @@ async def test_one_kind(rig: Rig, out: Path, kind: str) -> None:
         assert os.listdir(out) == [kind]
         assert {path for path, data in tree(out).items() if data is None} == {
             kind,
-            *(f"{kind}/{name}" for name in ("part-000", "part-001", "part-002", "empty", "empty/below")),
+            *(
+                f"{kind}/{name}"
+                for name in ("part-000", "part-001", "part-002", "empty", "empty/below")
+            ),
         }
 
 
@@ -208,12 +217,16 @@ async def test_d1_a_choice_makes_no_folder_for_nothing(
     rig: Rig, out: Path, status: str | None, split: str | None
 ) -> None:
     chosen = [
-        image for image in images(rig) if status in (None, image.status) and split in (None, image.split)
+        image
+        for image in images(rig)
+        if status in (None, image.status) and split in (None, image.split)
     ]
     async with rig.mount() as mount:
         result = await landed(mount, out, status=status, split=split)
         assert result["files"] == 2 * len(chosen) > 0
-        files = {path for path, data in tree(out).items() if data is not None and path[:6] == "images"}
+        files = {
+            path for path, data in tree(out).items() if data is not None and path[:6] == "images"
+        }
         assert files == {f"images{image.directory_path}/{image.filename}" for image in chosen}
         assert not (out / "images/empty").exists()
 
@@ -266,7 +279,9 @@ async def test_d2_f9_old_annotations_and_those_of_a_moved_dataset_are_fetched_ag
         await landed(mount, out, kinds={"annotations"})
         for moves in (False, True):
             org, image = rig.standin.organization, images(rig)[3]
-            org.set_annotations(image, [{**each, "name": str(moves)} for each in org.annotations(image)])
+            org.set_annotations(
+                image, [{**each, "name": str(moves)} for each in org.annotations(image)]
+            )
             if moves:
                 org.update_image(images(rig)[5], tags=("moved",))
             rig.clock.advance(400 if moves else 1001)
@@ -275,7 +290,11 @@ async def test_d2_f9_old_annotations_and_those_of_a_moved_dataset_are_fetched_ag
             assert mount.asked.count(FILE) == 30
             assert (
                 tree(out).items()
-                >= {path: data for path, data in whole(rig).items() if path.startswith("annotations")}.items()
+                >= {
+                    path: data
+                    for path, data in whole(rig).items()
+                    if path.startswith("annotations")
+                }.items()
             )
 
 
@@ -284,7 +303,9 @@ async def test_d5_an_export_that_is_there_is_taken(rig: Rig, out: Path) -> None:
     finished_export(rig.standin, "small", "nightly")
     async with rig.mount() as mount:
         await landed(mount, out, kinds={"annotations"})
-        assert sorted(mount.asked) == sorted([*LISTING, EXPORTS, "GET /exports/{export:path}/download", FILE])
+        assert sorted(mount.asked) == sorted(
+            [*LISTING, EXPORTS, "GET /exports/{export:path}/download", FILE]
+        )
         wanted = {path: data for path, data in whole(rig).items() if path.startswith("annotations")}
         assert tree(out).items() >= wanted.items()
         mount.forget_log()
@@ -293,10 +314,14 @@ async def test_d5_an_export_that_is_there_is_taken(rig: Rig, out: Path) -> None:
 
 
 async def test_d2_annotations_whose_row_has_changed_are_fetched_again(rig: Rig, out: Path) -> None:
-    rig.standin.switches.updated_at_bumps = frozenset()  # a move of the dataset makes all of them due
+    rig.standin.switches.updated_at_bumps = (
+        frozenset()
+    )  # a move of the dataset makes all of them due
     async with rig.mount() as mount:
         await landed(mount, out)
-        rig.standin.organization.set_annotations(images(rig)[3], [])  # which moves no figure of the dataset
+        rig.standin.organization.set_annotations(
+            images(rig)[3], []
+        )  # which moves no figure of the dataset
         rig.standin.organization.update_image(images(rig)[5], status="review")
         rig.clock.advance(301)
         mount.forget_log()
@@ -309,7 +334,9 @@ async def test_d2_edits_that_no_listing_shows_need_a_refresh(rig: Rig, out: Path
     async with rig.mount() as mount:
         await landed(mount, out)
         image = images(rig)[3]
-        saved = [{**each, "name": "renamed"} for each in rig.standin.organization.annotations(image)]
+        saved = [
+            {**each, "name": "renamed"} for each in rig.standin.organization.annotations(image)
+        ]
         rig.standin.organization.set_annotations(image, saved)
         rig.clock.advance(301)
         await landed(mount, out)
@@ -453,7 +480,9 @@ async def test_d6_one_bad_image_is_told_and_the_rest_lands(rig: Rig, out: Path) 
         assert (await landed(mount, out))["images_downloaded"] == 1
 
 
-@pytest.mark.parametrize("fault", [error(503), Reset(), Reset(after=100), Corrupt(), throttled(2)], ids=str)
+@pytest.mark.parametrize(
+    "fault", [error(503), Reset(), Reset(after=100), Corrupt(), throttled(2)], ids=str
+)
 async def test_faults_now_and_then_are_not_noticed(rig: Rig, out: Path, fault: Any) -> None:
     async with rig.mount() as mount:
         rig.standin.faults.add(Fault(Match("storage"), fault, probability=0.2, seed=3))
@@ -499,7 +528,11 @@ async def test_a_dataset_in_cold_storage_is_refused(rig: Rig, out: Path) -> None
     async with rig.mount() as mount:
         run = await download(mount, out, kinds={"images"})
         assert isinstance(run.error, Conflict)
-        assert (run.error.exit_code, mount.asked.count(BATCH), mount.asked.count(KEYED)) == (5, 1, 0)
+        assert (run.error.exit_code, mount.asked.count(BATCH), mount.asked.count(KEYED)) == (
+            5,
+            1,
+            0,
+        )
         await landed(mount, out, kinds={"annotations"})
 
 
@@ -573,7 +606,9 @@ async def test_d3_a_run_that_is_cancelled_keeps_what_has_come(rig: Rig, out: Pat
     async with rig.mount() as mount:
         with Folder(out) as folder:
             run = DownloadJob(
-                mount.library, folder, DownloadRequest("small", Choice(frozenset({"images"})), workers=2)
+                mount.library,
+                folder,
+                DownloadRequest("small", Choice(frozenset({"images"})), workers=2),
             )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run.run)
@@ -620,7 +655,10 @@ async def test_b7_d3_a_file_has_the_length_that_came_whatever_was_listed(
     rig.standin.switches.hash_header = hashed
     async with rig.mount(max_retries=0) as mount:
         await landed(mount, out, kinds={"images"})
-        assert tree(out).items() >= {k: v for k, v in whole(rig).items() if k.startswith("images/")}.items()
+        assert (
+            tree(out).items()
+            >= {k: v for k, v in whole(rig).items() if k.startswith("images/")}.items()
+        )
         assert rig.standin.log.count("storage") <= 30 + 3
         mount.forget_log()
         await landed(mount, out, kinds={"images"})
@@ -643,7 +681,8 @@ async def test_b3_d3_a_cut_that_looks_like_the_end_never_lands(
 
 
 @pytest.mark.parametrize(
-    "validators", [frozenset(), frozenset({"weak-etag"}), frozenset({"modified"}), frozenset({"etag"})]
+    "validators",
+    [frozenset(), frozenset({"weak-etag"}), frozenset({"modified"}), frozenset({"etag"})],
 )
 async def test_b5_d3_an_image_that_is_replaced_while_it_comes_is_never_mixed(
     rig: Rig, out: Path, validators: frozenset[str]
@@ -667,7 +706,9 @@ async def test_b5_d3_an_image_that_is_replaced_while_it_comes_is_never_mixed(
         assert tree(out)["images/odd.jpg"] == image.body().read(0, 3_000_000)
 
 
-async def test_b8_a_server_that_never_gives_a_whole_image_is_asked_a_few_times(rig: Rig, out: Path) -> None:
+async def test_b8_a_server_that_never_gives_a_whole_image_is_asked_a_few_times(
+    rig: Rig, out: Path
+) -> None:
     org = rig.standin.organization
     image = org.add_image(org["small"], "odd.jpg", size=3_000_000)
     rig.fault(Close(after=500_000), "storage", image.id)

@@ -48,7 +48,9 @@ def images(rig: Rig) -> list[Image]:
 
 async def warm(mount: Mount, *paths: tuple[str, ...], mode: str = "fetch", **wish: Any) -> WarmJob:
     """A run, to its end."""
-    choice = Choice(**{name: wish.pop(name) for name in ("kinds", "status", "split") if name in wish})
+    choice = Choice(
+        **{name: wish.pop(name) for name in ("kinds", "status", "split") if name in wish}
+    )
     run = WarmJob(mount.library, WarmRequest(paths or ALL, choice, **wish))
     await getattr(run, mode)()
     return run
@@ -143,7 +145,10 @@ async def test_q7_the_price_is_what_it_then_costs(rig: Rig, bulk: bool) -> None:
         mount.forget_log()
         result = await landed(mount, bulk=bulk)
         assert (
-            result["requests"] == len(mount.asked) == price["requests_needed"]["total"] == (7 if bulk else 30)
+            result["requests"]
+            == len(mount.asked)
+            == price["requests_needed"]["total"]
+            == (7 if bulk else 30)
         )
 
 
@@ -169,7 +174,11 @@ async def test_each_run_counts_its_own_requests_and_no_reader_s(rig: Rig) -> Non
         (("datasets", "small", "images", "part-001"), {"kinds": {"annotations", "images"}}, 20),
         (("datasets", "small", "images", "part-001", "image-000001.jpg"), {}, 1),
         (("datasets", "small", "annotations", "part-001", "image-000001.jpg.json"), {}, 1),
-        (("datasets", "small", "images", "part-001", "image-000001.jpg"), {"kinds": {"annotations"}}, 1),
+        (
+            ("datasets", "small", "images", "part-001", "image-000001.jpg"),
+            {"kinds": {"annotations"}},
+            1,
+        ),
     ],
 )
 async def test_paths(rig: Rig, path: tuple[str, ...], wish: dict[str, Any], files: int) -> None:
@@ -215,7 +224,9 @@ async def test_a_split(rig: Rig) -> None:
         ((".pictofs", "status.json"), Invalid),
     ],
 )
-async def test_paths_that_hold_nothing(rig: Rig, path: tuple[str, ...], kind: type[PictofsError]) -> None:
+async def test_paths_that_hold_nothing(
+    rig: Rig, path: tuple[str, ...], kind: type[PictofsError]
+) -> None:
     async with rig.mount() as mount:
         assert isinstance((await warm(mount, path)).error, kind)
 
@@ -300,7 +311,9 @@ async def test_one_bad_image_is_told_and_the_rest_lands(rig: Rig) -> None:
         await all_read(mount, rig)
 
 
-@pytest.mark.parametrize("fault", [error(503), Reset(), Reset(after=100), Corrupt(), throttled(2)], ids=str)
+@pytest.mark.parametrize(
+    "fault", [error(503), Reset(), Reset(after=100), Corrupt(), throttled(2)], ids=str
+)
 async def test_faults_now_and_then_are_not_noticed(rig: Rig, fault: Any) -> None:
     async with rig.mount() as mount:
         rig.standin.faults.add(Fault(Match("storage"), fault, probability=0.2, seed=3))
@@ -355,7 +368,9 @@ async def test_q7_q6_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig) 
         assert isinstance(run.error, Throttled)
         assert run.error.exit_code == 8
         assert run.result()["until"] is None
-        sent = sum(count for (host, *_), count in mount.request_stats.requests.items() if host == "api")
+        sent = sum(
+            count for (host, *_), count in mount.request_stats.requests.items() if host == "api"
+        )
         assert sent == 70 - mount.request_stats.reserve == 20  # all that may be, and not one more
         assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
 
@@ -402,7 +417,8 @@ def test_seconds_of_budget() -> None:
     request_stats = RequestStats()
     assert seconds_of_budget(request_stats, 5, 0.0) is None
     request_stats.limits(
-        {"x-ratelimit-limit": "1000", "x-ratelimit-remaining": "400", "x-ratelimit-reset": "600"}, 0.0
+        {"x-ratelimit-limit": "1000", "x-ratelimit-remaining": "400", "x-ratelimit-reset": "600"},
+        0.0,
     )
     assert seconds_of_budget(request_stats, 300, 0.0) == 0
     assert seconds_of_budget(request_stats, 301, 0.0) == 600
@@ -450,7 +466,9 @@ async def test_a_reader_shares_a_download_under_way(rig: Rig) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(landed, mount)
             await trio.to_thread.run_sync(hold.waiting.wait, 20)
-            nursery.start_soon(mount.read, f"/datasets/small/images{image.directory_path}/{image.filename}")
+            nursery.start_soon(
+                mount.read, f"/datasets/small/images{image.directory_path}/{image.filename}"
+            )
             await trio.testing.wait_all_tasks_blocked()
             hold.open()
         fetched = [each.path for each in rig.standin.log.requests("storage")]

@@ -58,7 +58,10 @@ async def working(rig: Rig, *, cache_size: int = 1 << 30, **settings: Any) -> As
     """A mount whose worker takes jobs, and that can't download by itself."""
     request_stats = RequestStats()
     api = Api(
-        rig.standin.api_url, ApiKey(rig.standin.keys["viewer"]), clock=rig.clock, request_stats=request_stats
+        rig.standin.api_url,
+        ApiKey(rig.standin.keys["viewer"]),
+        clock=rig.clock,
+        request_stats=request_stats,
     )
     storage = Storage(clock=rig.clock, request_stats=request_stats)
     storage._dialer = None  # type: ignore[assignment]
@@ -78,7 +81,9 @@ async def begin(mount: Mount) -> None:
     """Have the worker start, and wait until it takes jobs."""
     worker = mount.library.worker
     assert worker is not None
-    with suppress(NotTaken, PictofsError):  # it may run again by itself, and then nobody listens there
+    with suppress(
+        NotTaken, PictofsError
+    ):  # it may run again by itself, and then nobody listens there
         await worker.fetch("key", "http://127.0.0.1/", 1)
     with trio.fail_after(60):
         while not worker.ready:  # noqa: ASYNC110 - only looking tells
@@ -243,7 +248,11 @@ BROKEN = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 async def test_t5_a_worker(
-    rig: Rig, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    rig: Rig,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     file, old, new = BROKEN[kind]
     shutil.copytree(Path(pictofs.__file__).parent, tmp_path / "other/pictofs")

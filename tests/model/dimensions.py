@@ -72,7 +72,9 @@ DIMENSIONS: dict[str, Dimension] = {
     # Answers that name no length, chunked or up to the connection's end.
     "no length": Dimension(world=("upload_large",), trouble=("no_lengths",)),
     # Storage without ETag, an image that gets other bytes, and files that the cache can't take.
-    "no etag": Dimension(user=("hold",) * 2, world=("replace", "upload_large"), trouble=("no_etags",)),
+    "no etag": Dimension(
+        user=("hold",) * 2, world=("replace", "upload_large"), trouble=("no_etags",)
+    ),
     "past the cache": Dimension(user=("remount_small", "hold"), world=("upload_large",)),
     # Connections go silent, and new ones work.
     "silence": Dimension(trouble=("go_silent",)),
@@ -142,7 +144,9 @@ class Hostile(World):
         for each in range(4 + number % 5):
             size = 500 + 1500 * (each + number) % 20_000
             message = (size // 4, size * 3, 0, size, size - 1, 1 << 20)[(each + number) % 6]
-            self.org.add_image(dataset, f"{self.fresh('many')}.jpg", path, size=size, file_size=message)
+            self.org.add_image(
+                dataset, f"{self.fresh('many')}.jpg", path, size=size, file_size=message
+            )
         self.happened()
 
     def list_another_size(self, number: int) -> None:
@@ -249,7 +253,10 @@ class Hostile(World):
         if walk is None:
             path = self.choose(self.folders(), number)
             if number % 2:  # where files are, rather
-                path = self.choose([each.rpartition("/")[0] for each in self.files()], number // 6) or path
+                path = (
+                    self.choose([each.rpartition("/")[0] for each in self.files()], number // 6)
+                    or path
+                )
             folder = await self.tried(path, lambda: self.kernel.open_folder(path))
             if folder is None:
                 return
@@ -274,7 +281,9 @@ class Hostile(World):
         walk: Walk | None = self.choose(self.walks, number)
         if walk is not None:
             top = walk.folder.path
-            path = self.choose([each for each in self.files() if each.rpartition("/")[0] == top], number // 3)
+            path = self.choose(
+                [each for each in self.files() if each.rpartition("/")[0] == top], number // 3
+            )
             data = path and await self.tried(path, lambda: self.kernel.content(path, 1 << 17))
             if data:
                 self.check(path, data)
@@ -300,7 +309,9 @@ class Hostile(World):
             data = await self.tried(path, partial(self.kernel.content, path, 1 << 17))
             if data is not None:
                 self.check(path, data)
-        batches = [each for each in log.requests()[before:] if each.route == "/datasets/{dataset}/download"]
+        batches = [
+            each for each in log.requests()[before:] if each.route == "/datasets/{dataset}/download"
+        ]
         # One for each dataset, one more where refusals made it give that up, and each tried twice.
         assert len(batches) <= 4 * len(self.org.datasets), f"{len(batches)} batches in one pass"
 
@@ -313,18 +324,30 @@ class Hostile(World):
         with tempfile.TemporaryDirectory() as place:
             root = Path(place, "out")
             with Folder(root) as folder:
-                run = DownloadJob(side.mount.library, folder, DownloadRequest(dataset.name, wait=False))
+                run = DownloadJob(
+                    side.mount.library, folder, DownloadRequest(dataset.name, wait=False)
+                )
                 await run.run()
             top = f"/datasets/{dataset.name}"
             landed = {f"{top}/{name}": data for name, data in _tree(root).items()}
         for path, data in landed.items():
-            assert data is None or self.may_be(path, data), f"{path} was downloaded and never held that"
-        sure = not self.offline and not self.faults and side.mount.library.connectivity.error is None
+            assert data is None or self.may_be(path, data), (
+                f"{path} was downloaded and never held that"
+            )
+        sure = (
+            not self.offline and not self.faults and side.mount.library.connectivity.error is None
+        )
         if sure and not side.changed and not self.was_spent:  # else it rests until the hour is over
             assert run.result()["success"], run.result()
-            there = {path for path in self.now if path.startswith(f"{top}/") and path.split("/")[3] in KINDS}
+            there = {
+                path
+                for path in self.now
+                if path.startswith(f"{top}/") and path.split("/")[3] in KINDS
+            }
             there -= {f"{top}/{kind}" for kind in KINDS}
-            assert {*landed} - {f"{top}/{kind}" for kind in KINDS} == there, "another tree was downloaded"
+            assert {*landed} - {f"{top}/{kind}" for kind in KINDS} == there, (
+                "another tree was downloaded"
+            )
             for path, data in landed.items():
                 if (
                     data is not None
@@ -337,5 +360,6 @@ class Hostile(World):
 def _tree(root: Path) -> dict[str, bytes | None]:
     """What is below a plain folder; None for folders."""
     return {
-        str(path.relative_to(root)): None if path.is_dir() else path.read_bytes() for path in root.rglob("*")
+        str(path.relative_to(root)): None if path.is_dir() else path.read_bytes()
+        for path in root.rglob("*")
     }

@@ -214,7 +214,9 @@ class Kernel:
 
     # What pyfuse3 tells it.
 
-    def told_entry(self, reply: Any, name: bytes, attributes: pyfuse3.EntryAttributes, cookie: int) -> bool:
+    def told_entry(
+        self, reply: Any, name: bytes, attributes: pyfuse3.EntryAttributes, cookie: int
+    ) -> bool:
         """One entry of a folder; False where the program's buffer is full."""
         if len(reply.entries) >= reply.room:
             return False
@@ -326,9 +328,15 @@ def kernels() -> Iterator[None]:
     }
     put = vars(pyfuse3)
     put["readdir_reply"] = lambda token, *entry: _interrupts.get().told_entry(token, *entry)
-    put["invalidate_inode"] = lambda inode, attr_only=False: _interrupts.get().told_inode(inode, attr_only)
-    put["notify_store"] = lambda inode, offset, data: _interrupts.get().told_data(inode, offset, data)
-    put["invalidate_entry"] = lambda folder, name, deleted=0: _interrupts.get().told_name(folder, name)
+    put["invalidate_inode"] = lambda inode, attr_only=False: _interrupts.get().told_inode(
+        inode, attr_only
+    )
+    put["notify_store"] = lambda inode, offset, data: _interrupts.get().told_data(
+        inode, offset, data
+    )
+    put["invalidate_entry"] = lambda folder, name, deleted=0: _interrupts.get().told_name(
+        folder, name
+    )
     try:
         yield
     finally:

@@ -79,7 +79,9 @@ class Story(Hostile):
             size = (300, 700, 1500, 0, 5000)[number % 5]
             message = size if number % 3 else (0, size + 40, size // 2)[number // 3 % 3]
             path, count = self.place(dataset, number // 5), number % 3
-            self.org.add_image(dataset, name, path, size=size, file_size=message, annotation_count=count)
+            self.org.add_image(
+                dataset, name, path, size=size, file_size=message, annotation_count=count
+            )
             self.happened()
 
     def upload_again(self, number: int) -> None:
@@ -88,7 +90,9 @@ class Story(Hostile):
         if image is not None:
             dataset = self.org.datasets[image.dataset_id]
             self.org.remove_image(image)
-            self.org.add_image(dataset, image.filename, image.directory_path, size=400 + number % 100)
+            self.org.add_image(
+                dataset, image.filename, image.directory_path, size=400 + number % 100
+            )
             self.happened()
 
     def delete(self, number: int) -> None:
@@ -107,7 +111,9 @@ class Story(Hostile):
         image = self.image(number)
         if image is not None:
             dataset = self.org.datasets[image.dataset_id]
-            self.org.move_image(image, self.place(dataset, number // 7), f"{self.fresh('moved')}.jpg")
+            self.org.move_image(
+                image, self.place(dataset, number // 7), f"{self.fresh('moved')}.jpg"
+            )
             self.happened()
 
     def swap(self, number: int) -> None:
@@ -263,7 +269,9 @@ class Story(Hostile):
         """The names of the datasets."""
         return [path.rpartition("/")[2] for path in self.now if path.count("/") == 2]
 
-    async def change(self, work: Callable[[], Any], refusal: type[PictofsError] | None, *shown: str) -> None:
+    async def change(
+        self, work: Callable[[], Any], refusal: type[PictofsError] | None, *shown: str
+    ) -> None:
         """A change by the user to the names `shown`.
 
         `refusal` is what it must end with where nothing is unknown and nothing is wrong.
@@ -279,7 +287,9 @@ class Story(Hostile):
         if sure:
             assert type(failure) is (refusal or type(None)), repr(failure)
         elif not self.disturbed:
-            assert isinstance(failure, (AlreadyExists, NotEmpty, NoSuchEntry, type(None))), repr(failure)
+            assert isinstance(failure, (AlreadyExists, NotEmpty, NoSuchEntry, type(None))), repr(
+                failure
+            )
         if self.names() != before:
             self.happened()
             if failure is None:  # what the mount has done itself it shows
@@ -399,7 +409,9 @@ def invented(seed: int, length: int, dimensions: frozenset[str] = ENABLED) -> St
     if "sizes" in dimensions:
         steps.append(("upload_many", seed))
     # A few at a time, and often: what breaks takes two or three that meet.
-    chosen = [DIMENSIONS[name] for name in chance.sample(sorted(dimensions), min(4, len(dimensions)))]
+    chosen = [
+        DIMENSIONS[name] for name in chance.sample(sorted(dimensions), min(4, len(dimensions)))
+    ]
     user = [*USER, *(step for each in chosen for step in each.user * 2)]
     world = [*WORLD, *(step for each in chosen for step in each.world * 3)]
     trouble = [*TROUBLE, *(step for each in chosen for step in each.trouble * 3)]
@@ -417,7 +429,9 @@ async def play(steps: Steps, standin: StandIn, doors: tuple[Api, Storage], cache
     standin.faults.clear()
     standin.log.clear()
     Story.restore(standin)
-    story = Story(Rig(standin, cache), doors, mounts=2 if any(name == "switch" for name, _ in steps) else 1)
+    story = Story(
+        Rig(standin, cache), doors, mounts=2 if any(name == "switch" for name, _ in steps) else 1
+    )
     pending = list(steps)
     while pending:
         async with story.opened():

@@ -116,7 +116,12 @@ class World:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        options: dict[str, Any] = {"ttl": TTL, "max_retries": 1, "doors": self.doors, "writable": True}
+        options: dict[str, Any] = {
+            "ttl": TTL,
+            "max_retries": 1,
+            "doors": self.doors,
+            "writable": True,
+        }
         if ANNOTATION_TTL is not None:
             options["annotation_ttl"] = ANNOTATION_TTL
         with kernels():
@@ -159,7 +164,12 @@ class World:
     @property
     def disturbed(self) -> bool:
         refused = self.doors[0]._request_stats.is_refusing(self.rig.clock.wall())
-        return self.offline or self.faults or refused or self.mount.library.connectivity.error is not None
+        return (
+            self.offline
+            or self.faults
+            or refused
+            or self.mount.library.connectivity.error is not None
+        )
 
     def choose(self, of: list[Any], number: int) -> Any:
         return of[number % len(of)] if of else None
@@ -222,7 +232,9 @@ class World:
             self.errors += 1
             name = errno.errorcode[failure.errno]
             if failure.errno in (errno.ENOENT, errno.ESTALE):
-                assert unknown or self.disturbed or path not in self.now, f"{path} is not shown: {name}"
+                assert unknown or self.disturbed or path not in self.now, (
+                    f"{path} is not shown: {name}"
+                )
             elif not self.disturbed:
                 raise AssertionError(f"{path} fails while nothing is wrong: {name}") from failure
         return None
@@ -261,7 +273,9 @@ class World:
         there = self.now
         wrong = [path for path in shown.keys() & there.keys() if shown[path] != there[path]]
         wrong = [
-            path for path in wrong if not (self.is_replaced(path) and self.may_be(path, shown[path] or b""))
+            path
+            for path in wrong
+            if not (self.is_replaced(path) and self.may_be(path, shown[path] or b""))
         ]
         missing, more = there.keys() - shown.keys(), shown.keys() - there.keys()
         assert (wrong, missing, more) == ([], set(), set()), (
@@ -283,7 +297,9 @@ class World:
             before, since = self.spent
             made = [each for each in self.rig.standin.log.requests()[before:] if each.host == "api"]
             most = SPENT_REQUESTS + (self.rig.clock.monotonic() - since) / PROBE_EVERY
-            assert len(made) <= most * len(self.sides), f"requests though there is a long wait: {len(made)}"
+            assert len(made) <= most * len(self.sides), (
+                f"requests though there is a long wait: {len(made)}"
+            )
 
     async def bounded(self, name: str, work: Callable[[], Any], *, whole: bool) -> None:
         """Do a step, which must end, for no more requests and bytes than its bound. `whole`: it looks at all files."""
@@ -296,7 +312,9 @@ class World:
             requests = STEP_REQUESTS + FILE_REQUESTS * len(self.files()) * whole
             size = sum(each.bytes for each in made if each.host == "storage")
             if len(made) > requests or size > STEP_BYTES + TIMES * everything:
-                return f"{name}: work without a bound: {len(made)} requests, {size} bytes from storage"
+                return (
+                    f"{name}: work without a bound: {len(made)} requests, {size} bytes from storage"
+                )
             return None
 
         found: str | None = None

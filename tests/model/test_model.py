@@ -34,7 +34,12 @@ async def doors(standin: StandIn) -> AsyncIterator[tuple[Api, Storage]]:
     clock, request_stats, key = HandClock(standin), RequestStats(), ApiKey(standin.keys["admin"])
     async with (
         Api(
-            standin.api_url, key, clock=clock, request_stats=request_stats, timeout=QUIET, max_retries=1
+            standin.api_url,
+            key,
+            clock=clock,
+            request_stats=request_stats,
+            timeout=QUIET,
+            max_retries=1,
         ) as api,
         Storage(clock=clock, request_stats=request_stats, inactivity_timeout=QUIET) as storage,
     ):
@@ -46,7 +51,9 @@ async def told(steps: Steps, standin: StandIn, both: tuple[Api, Storage]) -> Non
         await play(steps, standin, both, Path(folder))
 
 
-async def shortened(steps: Steps, failure: Exception, standin: StandIn, both: tuple[Api, Storage]) -> Steps:
+async def shortened(
+    steps: Steps, failure: Exception, standin: StandIn, both: tuple[Api, Storage]
+) -> Steps:
     """The steps without those that the failure does not need."""
     place, kind = 0, reason(failure)
     while place < len(steps):
@@ -71,7 +78,9 @@ def innermost(failure: BaseException) -> BaseException:
 def reason(failure: BaseException) -> str:
     """What a failure says, but for names and numbers."""
     failure = innermost(failure)
-    return " ".join(re.findall(r"\b[a-z]{2,}\b", str(failure).partition("\n")[0])[:3] or [repr(failure)])
+    return " ".join(
+        re.findall(r"\b[a-z]{2,}\b", str(failure).partition("\n")[0])[:3] or [repr(failure)]
+    )
 
 
 async def all_told(seeds: range, length: int, dimensions: frozenset[str], standin: StandIn) -> None:
@@ -224,7 +233,14 @@ HOSTILE: dict[str, tuple[set[str], Steps]] = {
     ),
     "a size that was listed too small, learned by a download of another process": (
         {"sizes", "download", "second mount"},
-        [*[("switch", 0)] * 2, ("make_dataset", 0), ("upload_many", 4), *LISTS, ("download", 0), *READS],
+        [
+            *[("switch", 0)] * 2,
+            ("make_dataset", 0),
+            ("upload_many", 4),
+            *LISTS,
+            ("download", 0),
+            *READS,
+        ],
     ),
     "a streamed image that is listed too small, without a length": (
         {"large", "no length"},
@@ -311,7 +327,13 @@ HOSTILE: dict[str, tuple[set[str], Steps]] = {
     ),
     "a limit that is spent for an hour": (
         {"spent"},
-        [("make_dataset", 0), ("upload_many", 6), ("upload_many", 7), ("spend", 0), *[("epoch", 0)] * 4],
+        [
+            ("make_dataset", 0),
+            ("upload_many", 6),
+            ("upload_many", 7),
+            ("spend", 0),
+            *[("epoch", 0)] * 4,
+        ],
     ),
     "an image that is open, and gets other bytes under its id": (
         {"sizes", "no etag", "past the cache"},
@@ -367,13 +389,21 @@ HOSTILE: dict[str, tuple[set[str], Steps]] = {
     ),
     "one expired URL in each batch": (
         {"one url"},
-        [("make_dataset", 0), ("upload_many", 6), ("upload_many", 7), ("refuse_one", 1), ("epoch", 0)],
+        [
+            ("make_dataset", 0),
+            ("upload_many", 6),
+            ("upload_many", 7),
+            ("refuse_one", 1),
+            ("epoch", 0),
+        ],
     ),
 }
 """Stories of hostile worlds that went wrong once, and the dimensions that they are of."""
 
 
-@pytest.mark.parametrize("name", [name for name, (needed, _) in HOSTILE.items() if needed <= ENABLED])
+@pytest.mark.parametrize(
+    "name", [name for name, (needed, _) in HOSTILE.items() if needed <= ENABLED]
+)
 async def test_a_hostile_story_that_went_wrong_once(standin: StandIn, name: str) -> None:
     async with doors(standin) as both:
         await told(HOSTILE[name][1], standin, both)

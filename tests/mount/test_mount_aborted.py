@@ -40,7 +40,9 @@ def abort(connections: Path, mountpoint: Path) -> None:
     (connections / found.device.partition(":")[2] / "abort").write_text("1")
 
 
-def test_m3_an_aborted_connection_is_an_error(mounted: Mounting, serving: Serving, connections: Path) -> None:
+def test_m3_an_aborted_connection_is_an_error(
+    mounted: Mounting, serving: Serving, connections: Path
+) -> None:
     mount = mounted(serving(PRESETS["small"]()))
     abort(connections, mount.root)
     assert mount.ended() == 1
@@ -51,7 +53,10 @@ def test_m3_an_aborted_connection_is_an_error(mounted: Mounting, serving: Servin
         os.listdir(mount.root)
     assert broken.value.errno == errno.ENOTCONN
     subprocess.run(
-        [sys.executable, "-m", "pictofs", "unmount", mount.root], env=mount.environ, check=True, timeout=60
+        [sys.executable, "-m", "pictofs", "unmount", mount.root],
+        env=mount.environ,
+        check=True,
+        timeout=60,
     )
     assert mounts.mount_at(mount.root) is None
 
@@ -76,7 +81,9 @@ def test_m3_an_aborted_connection_in_the_background_is_in_its_log(
 
 
 @pytest.mark.parametrize("flags", [[], ["-f"], ["-l"]], ids=["plain", "forced", "lazy"])
-def test_m2_an_unmount_by_root_is_no_error(mounted: Mounting, serving: Serving, flags: list[str]) -> None:
+def test_m2_an_unmount_by_root_is_no_error(
+    mounted: Mounting, serving: Serving, flags: list[str]
+) -> None:
     mount = mounted(serving(PRESETS["small"]()))
     # Its own look at the mount, which it makes once, would keep it busy.
     eventually(lambda: mount.status()["operations"].get("statfs", {"ended": 0})["ended"], 1)
@@ -86,11 +93,15 @@ def test_m2_an_unmount_by_root_is_no_error(mounted: Mounting, serving: Serving, 
     assert mount.surprises() == []
 
 
-def test_m3_a_forced_unmount_of_a_mount_in_use_breaks_it(mounted: Mounting, serving: Serving) -> None:
+def test_m3_a_forced_unmount_of_a_mount_in_use_breaks_it(
+    mounted: Mounting, serving: Serving
+) -> None:
     mount: Mount = mounted(serving(PRESETS["small"]()))
     held = os.open(mount.root, os.O_RDONLY)
     try:
-        assert subprocess.run(["umount", "-f", mount.root], capture_output=True, timeout=30).returncode
+        assert subprocess.run(
+            ["umount", "-f", mount.root], capture_output=True, timeout=30
+        ).returncode
         assert mount.ended() == 1
         assert WORDS in mount.log()
     finally:

@@ -31,7 +31,9 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_j4_each_operation_of_a_copy_is_a_line(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
+def test_j4_each_operation_of_a_copy_is_a_line(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
     file, copy = tmp_path / "access.log", tmp_path / "copy"
     mount = mounted(serving(SMALL), "--access-log", str(file), "--log-format", "json")
     mount.expected.append('"level": "INFO"')
@@ -53,15 +55,17 @@ def test_j4_each_operation_of_a_copy_is_a_line(mounted: Mounting, serving: Servi
     assert {path for path, copied in paths.items() if copied.is_dir()} <= listed
     # The status came after the last line, and counts its own open.
     logged = Counter(each["operation"] for each in found)
-    assert all(abs(counted[name] - logged[name]) <= 2 for name in ("open", "read", "readdir", "opendir")), (
-        logged
-    )
+    assert all(
+        abs(counted[name] - logged[name]) <= 2 for name in ("open", "read", "readdir", "opendir")
+    ), logged
 
     assert {each["errno"] for each in found} <= {"OK", "ENOENT", "ENODATA", "EOPNOTSUPP"}
     assert all(each["seconds"] >= 0 for each in found)
     assert not any("?" in each["path"] for each in found)
     now = datetime.now(UTC)
-    assert all(now - timedelta(minutes=5) < datetime.fromisoformat(each["time"]) <= now for each in found)
+    assert all(
+        now - timedelta(minutes=5) < datetime.fromisoformat(each["time"]) <= now for each in found
+    )
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
@@ -85,7 +89,9 @@ def test_k2_neither_log_holds_the_key_or_a_signed_url(
         assert "http://127.0.0.1:" + server.storage_url.rpartition(":")[2] not in text
 
 
-def test_j4_failures_names_and_lines_for_people(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
+def test_j4_failures_names_and_lines_for_people(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
     file = tmp_path / "access.log"
     mount = mounted(serving(SMALL), "--access-log", str(file))
     odd = 'no\n"such" \\ thing'
@@ -120,7 +126,9 @@ def test_j4_changes_are_logged(mounted: Mounting, serving: Serving, tmp_path: Pa
     assert re.search(r'rmdir OK \S+ 0B "/datasets/newer"$', text, re.MULTILINE)
 
 
-def test_j3_json_is_an_object_a_line_with_exceptions_in_it(mounted: Mounting, serving: Serving) -> None:
+def test_j3_json_is_an_object_a_line_with_exceptions_in_it(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(SMALL)
     mount = mounted(server, "--log-format", "json", "--max-retries", "0")
     mount.expected.append(".")
@@ -144,7 +152,9 @@ def started(mount: Mount, place: Path, *options: str | Path) -> subprocess.Compl
     )
 
 
-def test_m1_an_access_log_that_can_t_be_written(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
+def test_m1_an_access_log_that_can_t_be_written(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
     mount = mounted(serving(SMALL))
     done = started(mount, tmp_path / "one", "--access-log", "/proc/no/file")
     assert (done.returncode, done.stderr) == (

@@ -11,7 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Mounting, Serving, Spent, annotation_bytes, eventually, image_bytes, run, walk
+from mounting import (
+    Mount,
+    Mounting,
+    Serving,
+    Spent,
+    annotation_bytes,
+    eventually,
+    image_bytes,
+    run,
+    walk,
+)
 
 from standin import PRESETS, Organization, Spec, StandIn
 
@@ -49,14 +59,17 @@ def test_i1_inode_numbers_are_distinct_and_the_same_after_a_remount(
     assert inodes(mounted(server, home="another cache")) == numbers
 
 
-def test_i1_inode_numbers_survive_a_rename_of_the_dataset(mounted: Mounting, serving: Serving) -> None:
+def test_i1_inode_numbers_survive_a_rename_of_the_dataset(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(PRESETS["small"]())
     mount = mounted(server, "--metadata-ttl", "1")
     before = inodes(mount)
     server.organization.rename_dataset(server.organization["small"], "renamed")
     eventually(lambda: os.listdir(mount.datasets), ["renamed"])
     after = {
-        path.replace("datasets/renamed", "datasets/small"): number for path, number in inodes(mount).items()
+        path.replace("datasets/renamed", "datasets/small"): number
+        for path, number in inodes(mount).items()
     }
     # Another name is another content of dataset.json, and so another number.
     assert after.pop("datasets/small/dataset.json") != before.pop("datasets/small/dataset.json")
@@ -84,7 +97,9 @@ def test_s6_modes_owner_links_and_blocks(mount: Mount, server: StandIn) -> None:
     assert (mount.datasets / "small").stat().st_mtime == server.organization["small"].created_at
 
 
-def test_s3_an_unread_annotation_shows_a_size_that_can_not_cut_it(mounted: Mounting, server: StandIn) -> None:
+def test_s3_an_unread_annotation_shows_a_size_that_can_not_cut_it(
+    mounted: Mounting, server: StandIn
+) -> None:
     mount = mounted(server, "--prefetch", "off")  # what is fetched ahead shows its own size
     for path in walk(mount.datasets / "small/annotations"):
         shown = path.stat()
@@ -222,7 +237,9 @@ def test_s3_exact_sizes_on_request(mounted: Mounting, serving: Serving) -> None:
     server = serving(Spec.uniform(images=5, size=500))
     folder = mounted(server, "--annotation-sizes", "exact").datasets / "dataset-0/annotations"
     for image in server.organization["dataset-0"].images.values():
-        assert (folder / f"{image.filename}.json").stat().st_size == len(annotation_bytes(server, image))
+        assert (folder / f"{image.filename}.json").stat().st_size == len(
+            annotation_bytes(server, image)
+        )
     before = Spent(server)
     for path in walk(folder):
         assert path.stat().st_size == len(path.read_bytes())

@@ -25,7 +25,9 @@ def test_v2_programs_follow_links(mounted: Mounting, server: StandIn, role: str)
     dataset, by_id = server.organization["small"], mount.root / "by-id"
     assert os.listdir(by_id) == [dataset.id]
     assert os.readlink(by_id / dataset.id) == "../datasets/small"
-    assert run("readlink", "-e", by_id / dataset.id.upper()).strip() == str(mount.datasets / "small")
+    assert run("readlink", "-e", by_id / dataset.id.upper()).strip() == str(
+        mount.datasets / "small"
+    )
     for image in active(dataset):
         place = Path(image.directory_path.strip("/"), image.filename)
         assert os.readlink(by_id / image.id) == f"../datasets/small/images/{place}"
@@ -58,7 +60,11 @@ def test_v3_one_id_in_100_000_images_costs_one_request_more_than_its_path(
 def test_r1_links_can_not_be_changed(mounted: Mounting, server: StandIn) -> None:
     by_id = mounted(server).root / "by-id"
     link = by_id / server.organization["small"].id
-    for change in (link.unlink, lambda: link.rename(by_id / "x"), lambda: (by_id / "y").symlink_to("x")):
+    for change in (
+        link.unlink,
+        lambda: link.rename(by_id / "x"),
+        lambda: (by_id / "y").symlink_to("x"),
+    ):
         with pytest.raises(OSError, match="Read-only") as refused:
             change()
         assert refused.value.errno == errno.EROFS

@@ -55,7 +55,9 @@ def shared(module_mounted: Mounting, shared_server: StandIn) -> Mount:
     return writable(module_mounted, shared_server)
 
 
-def writable(mounted: Mounting, server: StandIn, *options: str, role: str = "admin", **more: Any) -> Mount:
+def writable(
+    mounted: Mounting, server: StandIn, *options: str, role: str = "admin", **more: Any
+) -> Mount:
     made = mounted(server, "--writable", *options, key=server.keys[role], **more)
     made.expected = [
         r" WARNING pictofs\.fuse\.operations: (mkdir|rmdir|rename|unlink|setxattr|removexattr|open): "
@@ -83,7 +85,9 @@ def renameat2(old: Path, new: Path, flags: int) -> None:
 # What can be changed.
 
 
-def test_w1_the_vendor_s_client_sees_what_the_mount_changes(mount: Mount, client: pictograph.Client) -> None:
+def test_w1_the_vendor_s_client_sees_what_the_mount_changes(
+    mount: Mount, client: pictograph.Client
+) -> None:
     new = mount.datasets / "new"
     run("mkdir", new)
     made = client.datasets.get("new")
@@ -117,8 +121,16 @@ Work = Callable[[Path], object]
 CELLS: dict[str, tuple[str, Work, int]] = {
     "mkdir": ("member", lambda folder: (folder / "new").mkdir(), 0),
     "mkdir of what is there": ("viewer", lambda folder: (folder / "signs").mkdir(), errno.EEXIST),
-    "mkdir of what is archived": ("member", lambda folder: (folder / "put away").mkdir(), errno.EEXIST),
-    "mkdir of what came meanwhile": ("member", lambda folder: (folder / "theirs").mkdir(), errno.EEXIST),
+    "mkdir of what is archived": (
+        "member",
+        lambda folder: (folder / "put away").mkdir(),
+        errno.EEXIST,
+    ),
+    "mkdir of what came meanwhile": (
+        "member",
+        lambda folder: (folder / "theirs").mkdir(),
+        errno.EEXIST,
+    ),
     "mkdir of a blank name": ("member", lambda folder: (folder / " ").mkdir(), errno.EINVAL),
     "rename": ("member", lambda folder: (folder / "one").rename(folder / "once one"), 0),
     "rename to what is there": (
@@ -145,8 +157,16 @@ CELLS: dict[str, tuple[str, Work, int]] = {
         errno.ENOENT,
     ),
     "rmdir": ("admin", lambda folder: (folder / "three").rmdir(), 0),
-    "rmdir of what holds images": ("viewer", lambda folder: (folder / "signs").rmdir(), errno.ENOTEMPTY),
-    "rmdir of what is gone": ("viewer", lambda folder: (folder / "gone as well").rmdir(), errno.ENOENT),
+    "rmdir of what holds images": (
+        "viewer",
+        lambda folder: (folder / "signs").rmdir(),
+        errno.ENOTEMPTY,
+    ),
+    "rmdir of what is gone": (
+        "viewer",
+        lambda folder: (folder / "gone as well").rmdir(),
+        errno.ENOENT,
+    ),
 }
 """The least role, the change, and how it ends for who has that role: by the server's 403, 404, 409, 400 or not."""
 LADDER = ("viewer", "member", "admin")
@@ -180,7 +200,9 @@ def test_w1_w5_changes_by_role(mounted: Mounting, server: StandIn, role: str) ->
 
 def there(server: StandIn) -> list[tuple[str, str, str | None]]:
     """What a change may change."""
-    return [(each.id, each.name, each.description) for each in server.organization.datasets.values()]
+    return [
+        (each.id, each.name, each.description) for each in server.organization.datasets.values()
+    ]
 
 
 # Names.
@@ -198,7 +220,9 @@ def there(server: StandIn) -> list[tuple[str, str, str | None]]:
         (UUID, UUID),
     ],
 )
-def test_w2_names_are_sent_unescaped(shared: Mount, shared_server: StandIn, entry: str, name: str) -> None:
+def test_w2_names_are_sent_unescaped(
+    shared: Mount, shared_server: StandIn, entry: str, name: str
+) -> None:
     path = shared.datasets / entry
     path.mkdir()
     inode = path.stat().st_ino
@@ -223,7 +247,9 @@ def test_w2_names_are_sent_unescaped(shared: Mount, shared_server: StandIn, entr
     ],
     ids=["tag", "escape", "utf-8", "surrogate", "slash", "long"],
 )
-def test_w2_names_that_no_dataset_has(shared: Mount, shared_server: StandIn, entry: bytes, code: int) -> None:
+def test_w2_names_that_no_dataset_has(
+    shared: Mount, shared_server: StandIn, entry: bytes, code: int
+) -> None:
     path = os.path.join(os.fsencode(shared.datasets), entry)
     with refused(code):
         os.mkdir(path)
@@ -260,7 +286,9 @@ def directory(organization: Organization, dataset: Dataset) -> None:
 @pytest.mark.parametrize(
     "fill", [image, archived, archived_and_not_counted, image_and_not_counted, directory]
 )
-def test_w3_what_is_not_empty_stays(mount: Mount, server: StandIn, fill: Callable[..., None]) -> None:
+def test_w3_what_is_not_empty_stays(
+    mount: Mount, server: StandIn, fill: Callable[..., None]
+) -> None:
     """What came since the mount has looked counts too: the server is asked at that moment."""
     path = mount.datasets / "new"
     path.mkdir()
@@ -327,7 +355,11 @@ def test_w4_datasets_stay_in_their_folder(mount: Mount, server: StandIn, tmp_pat
     one = mount.datasets / "one"
     one.mkdir()
     before = there(server)
-    for target in (mount.root / "one", mount.datasets / "signs/one", mount.datasets / "signs/images/one"):
+    for target in (
+        mount.root / "one",
+        mount.datasets / "signs/one",
+        mount.datasets / "signs/images/one",
+    ):
         with refused(errno.EOPNOTSUPP):
             one.rename(target)
         assert subprocess.run(["mv", one, target], capture_output=True).returncode != 0
@@ -373,7 +405,9 @@ AFTER = {
     [error(503), error(429), Reset(), Reset(after=0)],
     ids=["503", "429", "reset", "reset after it was made"],
 )
-def test_w5_a_server_that_fails_once(shared: Mount, shared_server: StandIn, change: str, fault: Any) -> None:
+def test_w5_a_server_that_fails_once(
+    shared: Mount, shared_server: StandIn, change: str, fault: Any
+) -> None:
     """The change is made, once, and shown; of a lost answer the repetition brings another."""
     server, folder = shared_server, shared.datasets
     (folder / "one").mkdir()
@@ -388,7 +422,9 @@ def test_w5_a_server_that_fails_once(shared: Mount, shared_server: StandIn, chan
 
 
 @pytest.mark.parametrize("change", METHODS)
-def test_w5_a_server_that_makes_it_and_never_says_so(mounted: Mounting, server: StandIn, change: str) -> None:
+def test_w5_a_server_that_makes_it_and_never_says_so(
+    mounted: Mounting, server: StandIn, change: str
+) -> None:
     """What is shown is what is, whatever the caller was told."""
     server.organization.add_dataset("one")
     mount = writable(mounted, server, "--max-retries", "0")
@@ -649,13 +685,18 @@ def test_s6_modes_are_those_of_a_mount_that_is_not_writable(module_mount: Mount)
 @pytest.mark.skipif(os.geteuid() != 0, reason="acts as other users")
 def test_w7_of_other_users_only_the_owner_may_change(mounted: Mounting, server: StandIn) -> None:
     mount = writable(mounted, server, "--allow-other", "--uid", "12345", "--umask", "0")
-    for user, codes in ((12345, [0, 0, 0, 0, errno.EROFS, errno.EROFS]), (54321, [errno.EACCES] * 6)):
+    for user, codes in (
+        (12345, [0, 0, 0, 0, errno.EROFS, errno.EROFS]),
+        (54321, [errno.EACCES] * 6),
+    ):
         for name in ("mine", "empty"):
             (mount.datasets / name).mkdir()
         works: list[Callable[[int], object]] = [
             lambda folder: os.mkdir(f"new-{user}", dir_fd=folder),  # noqa: B023 - done within the round
             lambda folder: os.rename("mine", f"once-{user}", src_dir_fd=folder, dst_dir_fd=folder),  # noqa: B023
-            lambda folder: os.setxattr(os.open("signs", os.O_RDONLY, dir_fd=folder), DESCRIPTION, b"x"),
+            lambda folder: os.setxattr(
+                os.open("signs", os.O_RDONLY, dir_fd=folder), DESCRIPTION, b"x"
+            ),
             lambda folder: os.rmdir("empty", dir_fd=folder),
             lambda folder: os.mkdir("signs/images/new", dir_fd=folder),
             lambda folder: os.open("signs/images/cam1/0.jpg", os.O_WRONLY, dir_fd=folder),

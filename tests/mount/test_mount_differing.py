@@ -6,19 +6,32 @@ import os
 from pathlib import Path
 
 import pytest
-from mounting import Mounting, Serving, Spent, active, files_below, image_bytes, images_and_notes, run
+from mounting import (
+    Mounting,
+    Serving,
+    Spent,
+    active,
+    files_below,
+    image_bytes,
+    images_and_notes,
+    run,
+)
 
 from standin import PRESETS
 
 
-def test_l4_absurd_rows_are_shown_and_copied(serving: Serving, mounted: Mounting, tmp_path: Path) -> None:
+def test_l4_absurd_rows_are_shown_and_copied(
+    serving: Serving, mounted: Mounting, tmp_path: Path
+) -> None:
     """Whatever one row holds: `find`, `cp -r` and `getfattr` meet every image."""
     server = serving(PRESETS["absurd"]())
     dataset = server.organization["absurd"]
     mount = mounted(server)
     mount.expected.append("skipped .* malformed image rows")
     folder = mount.datasets / "absurd"
-    images = [image for image in active(dataset) if not (image.lies or {}).keys() & {"id", "filename"}]
+    images = [
+        image for image in active(dataset) if not (image.lies or {}).keys() & {"id", "filename"}
+    ]
     found = run("find", folder / "images", "-type", "f").splitlines()
     assert len(found) == len(images)
     run("cp", "-r", folder / "images", folder / "annotations", tmp_path)

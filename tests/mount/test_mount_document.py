@@ -45,7 +45,9 @@ def changed(server: StandIn, before: bytes, *, alike: bool) -> bytes:
         dataset.description = "x" * (number % 5_000)
         organization.changed(dataset, "dataset")
         truth = document_bytes(server, dataset)
-        if len(truth) != len(before) and alike == ((zlib.crc32(truth) ^ zlib.crc32(before)) % 256 == 0):
+        if len(truth) != len(before) and alike == (
+            (zlib.crc32(truth) ^ zlib.crc32(before)) % 256 == 0
+        ):
             return truth
     raise AssertionError
 

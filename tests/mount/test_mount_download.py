@@ -29,10 +29,14 @@ def test_d1_diff_r_with_a_mount(mounted: Mounting, serving: Serving, tmp_path: P
             run("diff", "-r", folder / kind, out / kind)
         shown = [path for path in (folder / "images").rglob("*") if path.is_file()]
         kept = [out / path.relative_to(folder) for path in shown]
-        assert [path.stat().st_mtime_ns for path in kept] == [path.stat().st_mtime_ns for path in shown]
+        assert [path.stat().st_mtime_ns for path in kept] == [
+            path.stat().st_mtime_ns for path in shown
+        ]
 
 
-def test_d5_what_the_mount_has_read_is_copied(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
+def test_d5_what_the_mount_has_read_is_copied(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
     server = serving(SMALL)
     mount = mounted(server)
     files_below(mount.datasets / "small")

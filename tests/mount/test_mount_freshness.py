@@ -23,7 +23,12 @@ from standin import PRESETS, Organization, Spec, StandIn
 from standin.dataset import Dataset
 from standin.records import Image
 
-BOX = {"id": "x", "name": "car", "type": "bbox", "bounding_box": {"x": 1.0, "y": 2.0, "w": 3.0, "h": 4.0}}
+BOX = {
+    "id": "x",
+    "name": "car",
+    "type": "bbox",
+    "bounding_box": {"x": 1.0, "y": 2.0, "w": 3.0, "h": 4.0},
+}
 
 
 @pytest.fixture
@@ -40,7 +45,12 @@ def first(server: StandIn) -> Image:
 
 
 def note_of(mount: Mount, image: Image) -> Path:
-    return mount.datasets / "small/annotations" / image.directory_path.strip("/") / f"{image.filename}.json"
+    return (
+        mount.datasets
+        / "small/annotations"
+        / image.directory_path.strip("/")
+        / f"{image.filename}.json"
+    )
 
 
 def note_annotations(server: StandIn, image: Image) -> None:
@@ -153,7 +163,9 @@ def test_f1_two_datasets_that_trade_names(mounted: Mounting, serving: Serving) -
     assert os.listdir(mount.datasets / "other/images") == ["a.jpg"]
 
 
-def test_f4_an_annotation_that_changed_is_read_anew_after_the_ttl(mounted: Mounting, server: StandIn) -> None:
+def test_f4_an_annotation_that_changed_is_read_anew_after_the_ttl(
+    mounted: Mounting, server: StandIn
+) -> None:
     mount = mounted(server, "--metadata-ttl", "1")
     image = first(server)
     path = note_of(mount, image)
@@ -178,7 +190,8 @@ def test_f4_f5_refresh_shows_an_annotation_that_nothing_else_told_of(
     path.read_bytes()
     # The same number of annotations, the same confidence: no row moves, and no dataset says that it changed.
     changed = [
-        dict(each, id=f"new-{place}") for place, each in enumerate(server.organization.annotations(image))
+        dict(each, id=f"new-{place}")
+        for place, each in enumerate(server.organization.annotations(image))
     ]
     server.organization.set_annotations(image, changed)
     assert path.read_bytes() != annotation_bytes(server, image)
@@ -186,7 +199,9 @@ def test_f4_f5_refresh_shows_an_annotation_that_nothing_else_told_of(
     assert subprocess.check_output(["cat", path]) == annotation_bytes(server, image)
 
 
-def test_b5_an_open_file_keeps_the_version_it_was_opened_with(mounted: Mounting, server: StandIn) -> None:
+def test_b5_an_open_file_keeps_the_version_it_was_opened_with(
+    mounted: Mounting, server: StandIn
+) -> None:
     mount = mounted(server)
     image = first(server)
     path = note_of(mount, image)
@@ -206,7 +221,9 @@ def test_b5_an_open_file_keeps_the_version_it_was_opened_with(mounted: Mounting,
         assert path.stat().st_size == len(after)
 
 
-def test_b5_a_removed_image_that_is_open_is_read_to_its_end(mounted: Mounting, server: StandIn) -> None:
+def test_b5_a_removed_image_that_is_open_is_read_to_its_end(
+    mounted: Mounting, server: StandIn
+) -> None:
     mount = mounted(server)
     image = first(server)
     path = mount.datasets / "small/images" / image.directory_path.strip("/") / image.filename
@@ -219,7 +236,9 @@ def test_b5_a_removed_image_that_is_open_is_read_to_its_end(mounted: Mounting, s
         assert held.read() == image_bytes(image)
 
 
-def test_b5_bytes_that_are_replaced_under_one_id_are_never_mixed(mounted: Mounting, serving: Serving) -> None:
+def test_b5_bytes_that_are_replaced_under_one_id_are_never_mixed(
+    mounted: Mounting, serving: Serving
+) -> None:
     """The kernel has one set of pages for all who have an image open, and keeps it between opens."""
     server = serving(Spec.uniform(images=1, size=1 << 20))
     mount = mounted(server)
@@ -243,7 +262,9 @@ def test_b5_bytes_that_are_replaced_under_one_id_are_never_mixed(mounted: Mounti
     assert path.read_bytes() == after
 
 
-def test_s1_a_new_size_in_the_listing_is_believed_until_open(mounted: Mounting, server: StandIn) -> None:
+def test_s1_a_new_size_in_the_listing_is_believed_until_open(
+    mounted: Mounting, server: StandIn
+) -> None:
     mount = mounted(server)
     image = first(server)
     path = mount.datasets / "small/images" / image.directory_path.strip("/") / image.filename

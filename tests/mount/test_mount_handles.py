@@ -19,7 +19,9 @@ DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root opens by handle and drops caches")
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root opens by handle and drops caches"
+)
 
 
 class Handle(ctypes.Structure):
@@ -111,7 +113,9 @@ def test_i4_files_of_views_and_links_are_found_by_their_handles(mount: Mount, ro
 
 def test_i4_the_handle_of_what_is_gone_is_stale(mount: Mount, server: StandIn, root: int) -> None:
     image = next(iter(server.organization["small"].images.values()))
-    path = next(path for path in walk(mount.datasets / "small/images") if path.name == image.filename)
+    path = next(
+        path for path in walk(mount.datasets / "small/images") if path.name == image.filename
+    )
     handle = handle_of(path)
     server.organization.remove_image(image)
     mount.pictofs("refresh", mount.root)

@@ -180,7 +180,9 @@ def test_s8_a_listing_is_renewed_to_the_right_size(
     for image in server.organization.images.values():
         image.file_size = ACTUAL
     relist(two)
-    eventually(lambda: {path.stat().st_size for path in (two.datasets / "lies/images").iterdir()}, {ACTUAL})
+    eventually(
+        lambda: {path.stat().st_size for path in (two.datasets / "lies/images").iterdir()}, {ACTUAL}
+    )
     for path in paths:
         assert read_plainly(path) == truth(server, path)
 
@@ -246,7 +248,9 @@ def test_s8_programs_that_never_ask_for_the_size_get_the_whole_file(
 
     fd = os.open(mapped, os.O_RDONLY)
     _libc.mmap.restype = ctypes.c_void_p
-    address = _libc.mmap(None, ctypes.c_size_t(actual), mmap.PROT_READ, mmap.MAP_SHARED, fd, ctypes.c_long(0))
+    address = _libc.mmap(
+        None, ctypes.c_size_t(actual), mmap.PROT_READ, mmap.MAP_SHARED, fd, ctypes.c_long(0)
+    )
     os.close(fd)
     child = os.fork()
     if not child:  # SIGBUS would end us
@@ -256,7 +260,9 @@ def test_s8_programs_that_never_ask_for_the_size_get_the_whole_file(
     _libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(actual))
 
 
-def test_s8_a_listing_that_told_the_truth_costs_no_message_more(mounted: Mounting, serving: Serving) -> None:
+def test_s8_a_listing_that_told_the_truth_costs_no_message_more(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(lies(ACTUAL))
     mount = mounted(server, "--prefetch", "off")
     folder = mount.datasets / "lies/images"

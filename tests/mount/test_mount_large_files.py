@@ -97,7 +97,9 @@ def test_first_bytes_are_readable_long_before_the_last(
     assert md5sum(path) == digest(server)
 
 
-def test_b6_a_far_seek_does_not_wait_for_what_lies_before(mounted: Mounting, serving: Serving) -> None:
+def test_b6_a_far_seek_does_not_wait_for_what_lies_before(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(one_image())
     mount = mounted(server)
     path = mount.datasets / "large/images/one.jpg"
@@ -115,7 +117,9 @@ def test_b6_a_far_seek_does_not_wait_for_what_lies_before(mounted: Mounting, ser
     assert before.all == []
 
 
-def test_b6_a_far_seek_without_ranges_gets_the_right_bytes(mounted: Mounting, serving: Serving) -> None:
+def test_b6_a_far_seek_without_ranges_gets_the_right_bytes(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(one_image(40 * MB + 7), storage_range=False)
     path = mounted(server).datasets / "large/images/one.jpg"
     with open(path, "rb", buffering=0) as file:
@@ -123,7 +127,9 @@ def test_b6_a_far_seek_without_ranges_gets_the_right_bytes(mounted: Mounting, se
             file.seek(start)
             assert file.read(1000) == part(server, start, 1000)
     assert md5sum(path) == digest(server)
-    sent = sum(each.bytes for each in server.log.requests() if each.path.endswith(image_of(server).id))
+    sent = sum(
+        each.bytes for each in server.log.requests() if each.path.endswith(image_of(server).id)
+    )
     assert sent <= 3 * 40 * MB
 
 
@@ -147,18 +153,24 @@ def test_c5_many_readers_share_one_download(mounted: Mounting, serving: Serving)
     readers = [subprocess.Popen(["md5sum", path], stdout=subprocess.PIPE) for _ in range(8)]
     said = {reader.communicate(timeout=60)[0].split()[0].decode() for reader in readers}
     assert said == {digest(server)}
-    sent = sum(each.bytes for each in server.log.requests() if each.path.endswith(image_of(server).id))
+    sent = sum(
+        each.bytes for each in server.log.requests() if each.path.endswith(image_of(server).id)
+    )
     assert sent <= 60 * MB
 
 
-def test_b3_a_transfer_that_breaks_off_goes_on_where_it_was(mounted: Mounting, serving: Serving) -> None:
+def test_b3_a_transfer_that_breaks_off_goes_on_where_it_was(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(one_image(40 * MB))
     server.faults.add(Fault(on=Match(path=BYTES), do=Reset(after=10 * MB), times=2))
     path = mounted(server).datasets / "large/images/one.jpg"
     assert md5sum(path) == digest(server)
 
 
-def test_b3_wrong_bytes_are_never_given_as_a_whole_file(mounted: Mounting, serving: Serving) -> None:
+def test_b3_wrong_bytes_are_never_given_as_a_whole_file(
+    mounted: Mounting, serving: Serving
+) -> None:
     """The checksum of the storage host finds them: the reader sees an error, the next one the right bytes."""
     server = serving(one_image(20 * MB))
     server.organization.add_image(server.organization["large"], "first.jpg")

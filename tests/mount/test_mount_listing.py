@@ -63,14 +63,18 @@ def crowded(module_serving: Serving) -> StandIn:
     return module_serving(Spec.uniform(images=12_000, size=20_000, annotations=0))
 
 
-def test_f7_a_reader_that_stops_early_leaves_the_listing_whole(mounted: Mounting, crowded: StandIn) -> None:
+def test_f7_a_reader_that_stops_early_leaves_the_listing_whole(
+    mounted: Mounting, crowded: StandIn
+) -> None:
     folder = mounted(crowded).datasets / "dataset-0/images"
     with os.scandir(folder) as entries:
         next(entries)
     assert len(names_in(folder)) == len(set(names_in(folder))) == 12_000
 
 
-def test_f7_readers_of_one_cold_folder_all_see_all_of_it(mounted: Mounting, crowded: StandIn) -> None:
+def test_f7_readers_of_one_cold_folder_all_see_all_of_it(
+    mounted: Mounting, crowded: StandIn
+) -> None:
     folder = mounted(crowded).datasets / "dataset-0/images"
     readers = [subprocess.Popen(["ls", "-U", folder], stdout=subprocess.PIPE) for _ in range(6)]
     truth = {f"image-{number:06d}.jpg" for number in range(12_000)}
@@ -147,8 +151,12 @@ def test_f6_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
     assert stayed - {"image-010019.jpg"} <= shown.keys()
     assert set(shown.values()) == {1}
     assert between.struck
-    truth = [os.path.join(image.directory_path.strip("/"), image.filename) for image in active(dataset)]
-    eventually(lambda: sorted(str(path.relative_to(folder)) for path in walk(folder)), sorted(truth))
+    truth = [
+        os.path.join(image.directory_path.strip("/"), image.filename) for image in active(dataset)
+    ]
+    eventually(
+        lambda: sorted(str(path.relative_to(folder)) for path in walk(folder)), sorted(truth)
+    )
 
 
 def test_f6_a_row_sent_twice_is_shown_once(mounted: Mounting, serving: Serving) -> None:
@@ -175,7 +183,12 @@ def test_l1_empty_datasets_and_directories(mounted: Mounting, serving: Serving) 
 def test_what_does_not_exist_is_enoent(mounted: Mounting, serving: Serving) -> None:
     datasets = mounted(serving(PRESETS["small"]())).datasets
     some = next(walk(datasets / "small/images"))
-    for path in (datasets / "no", datasets / "small/no", some.with_name("no.jpg"), datasets.parent / "no"):
+    for path in (
+        datasets / "no",
+        datasets / "small/no",
+        some.with_name("no.jpg"),
+        datasets.parent / "no",
+    ):
         with pytest.raises(FileNotFoundError):
             path.stat()
     note = datasets / "small/annotations" / some.relative_to(datasets / "small/images")
@@ -185,11 +198,15 @@ def test_what_does_not_exist_is_enoent(mounted: Mounting, serving: Serving) -> N
         (some / "below").stat()
 
 
-def test_q2_2_500_datasets_are_listed_by_three_requests(mounted: Mounting, serving: Serving) -> None:
+def test_q2_2_500_datasets_are_listed_by_three_requests(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(Spec.uniform(datasets=2_500, images=0))
     before = Spent(server)
     mount = mounted(server)
-    assert sorted(names_in(mount.datasets)) == sorted(f"dataset-{number}" for number in range(2_500))
+    assert sorted(names_in(mount.datasets)) == sorted(
+        f"dataset-{number}" for number in range(2_500)
+    )
     assert len(before.api) == 3
 
 
@@ -207,7 +224,11 @@ UNUSABLE = {"null-name.jpg", "number-name.jpg", "null-id.jpg"}
 
 def test_l2_n2_every_nasty_annotation_is_reached_once(nasty: tuple[StandIn, Mount]) -> None:
     server, mount = nasty
-    truth = {image.id: image for image in all_images(server.organization) if image.filename not in UNUSABLE}
+    truth = {
+        image.id: image
+        for image in all_images(server.organization)
+        if image.filename not in UNUSABLE
+    }
     found: list[str] = []
     for dataset in mount.datasets.iterdir():
         for path in walk(dataset / "annotations"):
@@ -267,7 +288,9 @@ def test_n2_nasty_datasets_are_there(nasty: tuple[StandIn, Mount]) -> None:
         image = next(
             iter(
                 next(
-                    each for each in server.organization.datasets.values() if each.name == unescape(name)
+                    each
+                    for each in server.organization.datasets.values()
+                    if each.name == unescape(name)
                 ).images.values()
             )
         )

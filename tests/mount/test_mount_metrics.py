@@ -37,7 +37,9 @@ class Figures:
     def __call__(self, name: str, **labels: str) -> float:
         """The sum of the samples of that name that have these labels."""
         found = [
-            each for each in self.samples() if each.name == name and labels.items() <= each.labels.items()
+            each
+            for each in self.samples()
+            if each.name == name and labels.items() <= each.labels.items()
         ]
         assert found, (name, labels)
         return sum(each.value for each in found)
@@ -67,20 +69,29 @@ def test_j1_figures_are_those_of_what_was_done(mounted: Mounting, serving: Servi
     assert after("pictofs_read_bytes_total") >= sum(map(len, contents.values()))
     # The list of datasets was asked for before `spent` began to count.
     foreground = [each for each in spent.api if not each.startswith("/exports/")]
-    assert after("pictofs_api_requests_total", status="200", purpose="foreground") == len(foreground) + 1
-    assert after("pictofs_api_requests_total", method="GET", route="/annotations/{image}/file") == 40
+    assert (
+        after("pictofs_api_requests_total", status="200", purpose="foreground")
+        == len(foreground) + 1
+    )
+    assert (
+        after("pictofs_api_requests_total", method="GET", route="/annotations/{image}/file") == 40
+    )
     assert after("pictofs_storage_requests_total", status="200") == len(spent.storage)
     assert after("pictofs_storage_received_bytes_total") == 5000 * len(spent.storage)
     assert after("pictofs_cache_files") == 80
     assert after("pictofs_server_reachable") == 1
-    assert after("pictofs_server_last_contact_timestamp_seconds") > after("process_start_time_seconds")
+    assert after("pictofs_server_last_contact_timestamp_seconds") > after(
+        "process_start_time_seconds"
+    )
     assert after("pictofs_rate_limit_requests") > after("pictofs_rate_remaining_requests") > 0
     with open(next(mount.datasets.glob("small/images/*/*"))):
         eventually(lambda: scrape(mount)("pictofs_open_files"), 1)
     assert after("pictofs_operations_in_flight") == 1  # the scrape's own
     assert after("pictofs_bugs_total") == 0
     for each in before.samples():
-        if each.name.endswith(("_total", "_bucket", "_count", "_sum")) and each.name.startswith("pictofs_"):
+        if each.name.endswith(("_total", "_bucket", "_count", "_sum")) and each.name.startswith(
+            "pictofs_"
+        ):
             assert after(each.name, **each.labels) >= each.value
 
 
@@ -134,7 +145,9 @@ def test_j1_failures_show(mounted: Mounting, serving: Serving) -> None:
 
 
 def test_j1_evictions(mounted: Mounting, serving: Serving) -> None:
-    mount = mounted(serving(Spec((DatasetSpec("d", images=30, size=100_000),))), "--cache-size", "1MB")
+    mount = mounted(
+        serving(Spec((DatasetSpec("d", images=30, size=100_000),))), "--cache-size", "1MB"
+    )
     files_below(mount.datasets / "d/images")
     figures = scrape(mount)
     assert figures("pictofs_cache_evictions_total") > 15
@@ -187,7 +200,15 @@ def test_m1_j1_a_port_that_is_taken(
         port = taken.getsockname()[1]
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "pictofs", "mount", str(place), "--metrics-port", str(port)),
+                *(
+                    sys.executable,
+                    "-m",
+                    "pictofs",
+                    "mount",
+                    str(place),
+                    "--metrics-port",
+                    str(port),
+                ),
                 *(["--foreground"] if foreground else []),
             ],
             env=mount.environ,

@@ -31,7 +31,9 @@ def contents(server_dataset: Dataset) -> set[bytes]:
     return {image_bytes(image) for image in server_dataset.images.values()}
 
 
-def test_t4_a_mount_reads_on_when_every_connection_has_died(serving: Serving, mounted: Mounting) -> None:
+def test_t4_a_mount_reads_on_when_every_connection_has_died(
+    serving: Serving, mounted: Mounting
+) -> None:
     server = serving(spec())
     mount = mounted(server, "--prefetch", "off", "--metadata-ttl", "1")
     paths = images(mount.root)
@@ -46,7 +48,9 @@ def test_t4_a_mount_reads_on_when_every_connection_has_died(serving: Serving, mo
     eventually(lambda: "new" in os.listdir(mount.datasets), True)
 
 
-def test_t4_the_worker_goes_on_when_every_connection_has_died(serving: Serving, mounted: Mounting) -> None:
+def test_t4_the_worker_goes_on_when_every_connection_has_died(
+    serving: Serving, mounted: Mounting
+) -> None:
     server = serving(spec(200))
     mount = mounted(server)
     paths = images(mount.root)
@@ -72,7 +76,9 @@ def test_f7_what_is_known_is_shown_before_the_server_has_answered(
     server.faults.remove(fault)
 
 
-def test_o6_a_spent_limit_is_not_asked_for_at_each_open(serving: Serving, mounted: Mounting) -> None:
+def test_o6_a_spent_limit_is_not_asked_for_at_each_open(
+    serving: Serving, mounted: Mounting
+) -> None:
     server = serving(spec(400))
     mount = mounted(server, "--prefetch", "off")
     mount.expected = [r"no signed URLs", r"rate limit", r"EBUSY", r"not asked again", r"HTTP 429"]
@@ -107,7 +113,9 @@ def test_o6_a_revoked_key_is_not_shown_at_each_open(serving: Serving, mounted: M
     assert 1 <= len(spent.api) <= 4
 
 
-def test_k6_a_hostile_server_gets_nothing_from_this_machine(serving: Serving, mounted: Mounting) -> None:
+def test_k6_a_hostile_server_gets_nothing_from_this_machine(
+    serving: Serving, mounted: Mounting
+) -> None:
     """The machine's own metadata service is the address that such a server wants most."""
     from standin.faults import each_row
 
@@ -117,7 +125,9 @@ def test_k6_a_hostile_server_gets_nothing_from_this_machine(serving: Serving, mo
         url = str(row["image_url"])
         return row | {"image_url": "https://169.254.169.254/latest" + url[url.index("/", 8) :]}
 
-    server.faults.add(Fault(on=Match("api", None, "/datasets/{dataset}/download"), do=each_row(elsewhere)))
+    server.faults.add(
+        Fault(on=Match("api", None, "/datasets/{dataset}/download"), do=each_row(elsewhere))
+    )
     mount = mounted(server, "--prefetch", "off")
     paths = images(mount.root)
     (dataset,) = server.organization.datasets.values()

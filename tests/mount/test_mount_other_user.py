@@ -59,7 +59,9 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module", params=[[], ["--writable"]], ids=["read-only", "writable"])
-def mount(request: pytest.FixtureRequest, place: Path, module_mounted: Mounting, server: StandIn) -> Mount:
+def mount(
+    request: pytest.FixtureRequest, place: Path, module_mounted: Mounting, server: StandIn
+) -> Mount:
     owner = ["--allow-other", "--uid", str(USER), "--gid", str(USER)]
     home = str(place / f"home{len(request.param)}")
     made = module_mounted(server, *owner, *request.param, home=home, key=server.keys["admin"])
@@ -94,7 +96,8 @@ def test_s6_a_copy_belongs_to_whoever_made_it(
         run(*AS_USER, *command, source, target)
 
     wanted = {
-        f"small/{path}": data for path, data in images_and_notes(server, server.organization["small"]).items()
+        f"small/{path}": data
+        for path, data in images_and_notes(server, server.organization["small"]).items()
     }
     found = files_below(target)
     assert {path: found[path] for path in wanted} == wanted
@@ -127,9 +130,16 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("part", ["images", "annotations"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_w7_the_owner_hears_erofs(mount: Mount, change: Callable[[Path], object], part: str) -> None:
+def test_w7_the_owner_hears_erofs(
+    mount: Mount, change: Callable[[Path], object], part: str
+) -> None:
     """With `--writable` from the mount, without it from the kernel (R1)."""
     folder = mount.datasets / "small" / part
-    before = subprocess.run([*AS_USER, "find", folder, "-ls"], capture_output=True, check=True).stdout
+    before = subprocess.run(
+        [*AS_USER, "find", folder, "-ls"], capture_output=True, check=True
+    ).stdout
     assert as_user(lambda: change(folder)) == errno.EROFS
-    assert subprocess.run([*AS_USER, "find", folder, "-ls"], capture_output=True, check=True).stdout == before
+    assert (
+        subprocess.run([*AS_USER, "find", folder, "-ls"], capture_output=True, check=True).stdout
+        == before
+    )

@@ -67,7 +67,10 @@ COMMANDS = {
         "# New",
     ),
     "tee": ("echo new | tee README.md >/dev/null", "new\n"),
-    "dd": ("printf '!!' | dd of=README.md bs=1 seek=2 conv=notrunc,fsync status=none", "# !!" + TEXT[4:]),
+    "dd": (
+        "printf '!!' | dd of=README.md bs=1 seek=2 conv=notrunc,fsync status=none",
+        "# !!" + TEXT[4:],
+    ),
     "truncate": ("truncate -s 7 README.md", TEXT[:7]),
     "grow": ("truncate -s +2 README.md", TEXT + "\0\0"),
     "empty": ("truncate -s 0 README.md", ""),
@@ -78,7 +81,12 @@ COMMANDS = {
 
 @pytest.mark.parametrize(("command", "text"), COMMANDS.values(), ids=COMMANDS)
 def test_w9_programs_write_it(
-    mount: Mount, server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, text: str
+    mount: Mount,
+    server: StandIn,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    text: str,
 ) -> None:
     if command.find("rsync") >= 0 and shutil.which("rsync") is None:
         pytest.skip("needs rsync")
@@ -96,7 +104,9 @@ def test_w9_programs_write_it(
         assert not path.exists()
 
 
-@pytest.mark.parametrize("command", ["echo new > README.md", "printf 'new\\n' | dd of=README.md status=none"])
+@pytest.mark.parametrize(
+    "command", ["echo new > README.md", "printf 'new\\n' | dd of=README.md status=none"]
+)
 def test_w9_a_dataset_without_one_gets_one(mount: Mount, server: StandIn, command: str) -> None:
     folder = mount.datasets / "bare"
     assert "README.md" not in os.listdir(folder)
@@ -107,7 +117,9 @@ def test_w9_a_dataset_without_one_gets_one(mount: Mount, server: StandIn, comman
     assert changes(server) == ["PATCH /datasets/{dataset}"]
 
 
-def test_w9_a_text_costs_one_request_and_an_unchanged_one_none(mount: Mount, server: StandIn) -> None:
+def test_w9_a_text_costs_one_request_and_an_unchanged_one_none(
+    mount: Mount, server: StandIn
+) -> None:
     path = mount.datasets / "signs/README.md"
     shell("echo new > README.md", path.parent)
     assert changes(server) == ["PATCH /datasets/{dataset}"]
@@ -293,7 +305,9 @@ def test_w9_while_it_is_sent_others_go_on(mount: Mount, server: StandIn) -> None
     assert path.read_text() == "new"
 
 
-@pytest.mark.parametrize("name", ["new.md", "README.md~", ".README.md.swp", "readme.md", "dataset.json"])
+@pytest.mark.parametrize(
+    "name", ["new.md", "README.md~", ".README.md.swp", "readme.md", "dataset.json"]
+)
 def test_w7_no_other_file_can_be_made(mount: Mount, server: StandIn, name: str) -> None:
     folder = mount.datasets / "signs"
     with refused(errno.EROFS):

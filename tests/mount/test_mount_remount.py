@@ -13,10 +13,14 @@ from mounting import Mount, Mounting, Serving, Spent, expected, files_below, ima
 from standin import PRESETS, Spec, StandIn
 from standin.faults import Fault, Hang, Match
 
-AWAY = "serving from the cache alone|connect|refused|unreachable|could not be completed|no signed URLs"
+AWAY = (
+    "serving from the cache alone|connect|refused|unreachable|could not be completed|no signed URLs"
+)
 
 
-def test_q1_c6_a_second_reading_costs_no_request_at_all(mounted: Mounting, serving: Serving) -> None:
+def test_q1_c6_a_second_reading_costs_no_request_at_all(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(PRESETS["small"]())
     truth = expected(server, server.organization["small"])
     mount = mounted(server, home="one")
@@ -32,7 +36,9 @@ def test_q1_c6_a_second_reading_costs_no_request_at_all(mounted: Mounting, servi
     assert len(before.all) <= 1
 
 
-def test_o1_offline_everything_cached_is_listed_and_read(mounted: Mounting, serving: Serving) -> None:
+def test_o1_offline_everything_cached_is_listed_and_read(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(PRESETS["small"]())
     truth = expected(server, server.organization["small"])
     # Nothing stays fresh: each look would ask, if anybody answered.
@@ -51,7 +57,9 @@ def test_o1_offline_everything_cached_is_listed_and_read(mounted: Mounting, serv
     assert not (mount.datasets / "nothing of that name").exists()
 
 
-def test_o2_offline_what_is_not_cached_fails_by_a_network_error(mounted: Mounting, serving: Serving) -> None:
+def test_o2_offline_what_is_not_cached_fails_by_a_network_error(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(Spec.uniform(images=20, size=500, directories=2))
     mount = mounted(server, "--max-retries", "0", "--prefetch", "off")
     mount.expected.append(AWAY)
@@ -111,7 +119,9 @@ def test_o3_the_server_comes_back(mounted: Mounting, serving: Serving) -> None:
         assert known[1].read_bytes() == image_bytes(image)
 
 
-def test_c7_a_killed_mount_leaves_a_cache_that_is_right(mounted: Mounting, serving: Serving) -> None:
+def test_c7_a_killed_mount_leaves_a_cache_that_is_right(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(Spec.uniform(images=60, size=200_000, directories=2))
     truth = expected(server, server.organization["dataset-0"])
     mount = mounted(server, home="one")
@@ -186,7 +196,9 @@ def test_k4_the_cache_is_closed_to_other_users(mounted: Mounting, serving: Servi
         assert all(not os.path.islink(os.path.join(base, name)) for name in folders)
 
 
-def test_k2_the_key_is_nowhere_on_disk_and_in_no_command_line(mounted: Mounting, serving: Serving) -> None:
+def test_k2_the_key_is_nowhere_on_disk_and_in_no_command_line(
+    mounted: Mounting, serving: Serving
+) -> None:
     mount = mounted(serving(PRESETS["small"]()), "--log-level", "debug")
     files_below(mount.datasets / "small")
     mount.pictofs("status", mount.root)

@@ -8,7 +8,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Mounting, Serving, Spent, active, annotation_bytes, eventually, image_bytes
+from mounting import (
+    Mount,
+    Mounting,
+    Serving,
+    Spent,
+    active,
+    annotation_bytes,
+    eventually,
+    image_bytes,
+)
 
 from standin import Organization, Spec, StandIn
 from standin.faults import Fault, Match, error, throttled
@@ -144,7 +153,9 @@ def test_q4_expired_urls_are_replaced_by_one_batch(mounted: Mounting, serving: S
 
 
 @pytest.mark.parametrize("status", [400, 403])
-def test_an_expired_url_is_told_by_either_status(mounted: Mounting, serving: Serving, status: int) -> None:
+def test_an_expired_url_is_told_by_either_status(
+    mounted: Mounting, serving: Serving, status: int
+) -> None:
     server = serving(Spec.uniform(images=50, size=500), expired_status=status)
     mount = mounted(server)
     chosen = files(server, mount)
@@ -153,7 +164,9 @@ def test_an_expired_url_is_told_by_either_status(mounted: Mounting, serving: Ser
     read(chosen)
 
 
-def test_c5_one_file_is_downloaded_once_for_many_readers(mounted: Mounting, serving: Serving) -> None:
+def test_c5_one_file_is_downloaded_once_for_many_readers(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(Spec.uniform(images=3, size=100_000), storage_latency=0.1, api_latency=0.1)
     mount = mounted(server)
     paths = [path for path, _ in files(server, mount)]
@@ -164,13 +177,17 @@ def test_c5_one_file_is_downloaded_once_for_many_readers(mounted: Mounting, serv
     assert len(sent) == len({path.rpartition("/")[2] for path in sent}) == 3
 
 
-def test_q5_annotations_cost_one_request_each_and_then_none(mounted: Mounting, serving: Serving) -> None:
+def test_q5_annotations_cost_one_request_each_and_then_none(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(Spec.uniform(images=40, size=500))
     mount = mounted(server)
     folder = mount.datasets / "dataset-0/annotations"
     for _ in range(2):
         for image in server.organization["dataset-0"].images.values():
-            assert (folder / f"{image.filename}.json").read_bytes() == annotation_bytes(server, image)
+            assert (folder / f"{image.filename}.json").read_bytes() == annotation_bytes(
+                server, image
+            )
     fetched = server.log.requests(host="api", route="/annotations/{image_id:uuid}/file")
     assert len(fetched) == len({each.path for each in fetched}) == 40
 
@@ -187,7 +204,9 @@ def test_e1_a_spent_budget_is_ebusy_and_heals(mounted: Mounting, serving: Servin
         chosen[0][0].read_bytes()
     assert caught.value.errno == errno.EBUSY
     server.faults.remove(fault)
-    mount.pictofs("refresh", mount.root)  # whoever says so asks at once; otherwise a probe a minute does (O6)
+    mount.pictofs(
+        "refresh", mount.root
+    )  # whoever says so asks at once; otherwise a probe a minute does (O6)
     eventually(lambda: _reads(chosen[0][0]), image_bytes(chosen[0][1]))
 
 
@@ -198,7 +217,9 @@ def _reads(path: Path) -> bytes | None:
         return None
 
 
-def test_e2_a_server_that_fails_now_and_then_is_not_noticed(mounted: Mounting, serving: Serving) -> None:
+def test_e2_a_server_that_fails_now_and_then_is_not_noticed(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(Spec.uniform(images=30, size=500))
     mount = mounted(server)
     for host in ("api", "storage"):
@@ -206,7 +227,9 @@ def test_e2_a_server_that_fails_now_and_then_is_not_noticed(mounted: Mounting, s
     read(files(server, mount))
 
 
-def test_e2_a_dataset_that_storage_has_lost_one_image_of(mounted: Mounting, serving: Serving) -> None:
+def test_e2_a_dataset_that_storage_has_lost_one_image_of(
+    mounted: Mounting, serving: Serving
+) -> None:
     """One bad item never hides its neighbours."""
     organization = Organization()
     dataset = organization.add_dataset("some")
@@ -226,7 +249,9 @@ def test_e2_a_dataset_that_storage_has_lost_one_image_of(mounted: Mounting, serv
             read([(path, image)])
 
 
-def test_images_that_no_batch_reaches_keep_nobody_waiting(mounted: Mounting, serving: Serving) -> None:
+def test_images_that_no_batch_reaches_keep_nobody_waiting(
+    mounted: Mounting, serving: Serving
+) -> None:
     """10,500 images of one status: the last 500 cost a request each, and what is fetched ahead is the rest."""
     server = serving(Spec.uniform(images=10_500, size=500, statuses="new"))
     mount = mounted(server)

@@ -81,7 +81,9 @@ def test_c9_a_process_that_is_stopped_in_a_download_holds_nobody_up(
         assert all(place.exists() for place in places)
 
 
-def test_c10_a_cache_folder_that_was_removed_is_used_again(mounted: Mounting, serving: Serving) -> None:
+def test_c10_a_cache_folder_that_was_removed_is_used_again(
+    mounted: Mounting, serving: Serving
+) -> None:
     server = serving(Spec.uniform(images=6, size=20_000))
     truth = expected(server, server.organization["dataset-0"])
     mount = mounted(server, "--prefetch", "off")

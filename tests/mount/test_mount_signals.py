@@ -47,7 +47,11 @@ class Daemon:
         self.root.mkdir()
         self.log = folder / "the log"
         self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.upper().startswith("PICTO")
+            },
             "HOME": str(folder),
             "XDG_RUNTIME_DIR": "",
             "PICTOFS_CACHE_DIR": str(folder / "cache"),

@@ -71,7 +71,9 @@ def _tarfile(folder: Path, truth: Path, scratch: Path) -> bool:
 
 
 def _bsdtar(folder: Path, truth: Path, scratch: Path) -> bool:
-    subprocess.run(["bsdtar", "-cf", scratch / "b.tar", "-C", folder.parent, folder.name], check=True)
+    subprocess.run(
+        ["bsdtar", "-cf", scratch / "b.tar", "-C", folder.parent, folder.name], check=True
+    )
     subprocess.run(["tar", "-xf", scratch / "b.tar", "-C", scratch], check=True)
     return files_below(scratch / folder.name) == files_below(truth)
 
@@ -85,7 +87,11 @@ def _git(folder: Path, truth: Path, scratch: Path) -> bool:
 def _rclone(folder: Path, truth: Path, scratch: Path) -> bool:
     command = ["rclone", "copy", "--retries", "1", "--config", "/dev/null", folder, scratch / "r"]
     done = subprocess.run(command, capture_output=True, text=True)
-    return done.returncode == 0 and not done.stderr and files_below(scratch / "r") == files_below(truth)
+    return (
+        done.returncode == 0
+        and not done.stderr
+        and files_below(scratch / "r") == files_below(truth)
+    )
 
 
 TOOLS: dict[str, Callable[[Path, Path, Path], bool]] = {

@@ -42,7 +42,10 @@ def test_two_epochs_each_told(mounted: Mounting, serving: Serving, context: str,
     """The same order as without it, right bytes, and all that was fetched ahead was fetched because of it."""
     server = serving(Spec.uniform(images=300, size=30_000, directories=3))
     (dataset,) = server.organization.datasets.values()
-    truth = {image.filename: hashlib.md5(image_bytes(image)).hexdigest() for image in dataset.images.values()}
+    truth = {
+        image.filename: hashlib.md5(image_bytes(image)).hexdigest()
+        for image in dataset.images.values()
+    }
     # 160 of 300 images, of which 40 are kept ahead, more than the workers have in hand. Nothing is guessed.
     mount = mounted(server, "--prefetch", "off", "--cache-size", str(160 * 32_768))
     script = Path(__file__).with_name("told_loader.py")
@@ -91,7 +94,9 @@ def test_a_long_order_is_told_while_the_epoch_begins(mounted: Mounting, serving:
     assert list(drawn) == order[1:]
 
 
-def test_a_new_epoch_takes_the_place_of_one_that_was_left(mounted: Mounting, serving: Serving) -> None:
+def test_a_new_epoch_takes_the_place_of_one_that_was_left(
+    mounted: Mounting, serving: Serving
+) -> None:
     mount = mounted(serving(Spec.uniform(images=40, size=2000)))
     paths = sorted(map(str, (mount.datasets / "dataset-0/images").iterdir()))
     told, other = (
@@ -128,7 +133,14 @@ def names(index: int) -> str:
 
 @pytest.mark.parametrize(
     "paths",
-    [[f"/nowhere/{n}.jpg" for n in range(10)], names, [Path("/proc/none")] * 10, [], 3 * ["x.jpg"], {}],
+    [
+        [f"/nowhere/{n}.jpg" for n in range(10)],
+        names,
+        [Path("/proc/none")] * 10,
+        [],
+        3 * ["x.jpg"],
+        {},
+    ],
 )
 def test_without_a_mount_it_warns_once_and_just_yields(paths: Any) -> None:
     told: PrefetchingSampler[int] = PrefetchingSampler(Sampler(), paths)
@@ -175,7 +187,9 @@ def test_tensors_are_indices_too() -> None:
     from pictofs.torch import _indices
 
     assert list(_indices(torch.randperm(5, generator=torch.Generator().manual_seed(7)))) != []
-    assert list(_indices([torch.tensor([1, 2]), torch.tensor([3]), torch.tensor(4), [torch.tensor(5)]])) == [
+    assert list(
+        _indices([torch.tensor([1, 2]), torch.tensor([3]), torch.tensor(4), [torch.tensor(5)]])
+    ) == [
         1,
         2,
         3,

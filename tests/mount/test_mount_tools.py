@@ -37,8 +37,14 @@ def _organization() -> Organization:
     """Directories, equal names in two of them, spaces, unicode, an empty directory, an image of 9 MB."""
     organization = Organization(seed="tools")
     signs = organization.add_dataset(NAME, created_at=EPOCH)
-    places = [("with space.jpg", "/"), ("ünï cödé 画像.png", "/cam1"), ("deep.jpg", "/cam1/night shift")]
-    places += [(f"frame-{number:02d}.jpg", "/cam1" if number % 3 else "/cam2") for number in range(24)]
+    places = [
+        ("with space.jpg", "/"),
+        ("ünï cödé 画像.png", "/cam1"),
+        ("deep.jpg", "/cam1/night shift"),
+    ]
+    places += [
+        (f"frame-{number:02d}.jpg", "/cam1" if number % 3 else "/cam2") for number in range(24)
+    ]
     places += [("same.jpg", "/cam1"), ("same.jpg", "/cam2"), ("large.jpg", "/cam2")]
     for number, (name, directory) in enumerate(places):
         organization.add_image(
@@ -141,7 +147,9 @@ def test_q1_ls_l_shows_sizes_without_fetching(mounted: Mounting, server: StandIn
     listed = run("ls", "-l", mount.datasets / NAME / "images/cam2").splitlines()[1:]
     sizes = {line.split()[-1]: int(line.split()[4]) for line in listed}
     truth = server.organization[NAME].images.values()
-    assert sizes == {image.filename: image.size for image in truth if image.directory_path == "/cam2"}
+    assert sizes == {
+        image.filename: image.size for image in truth if image.directory_path == "/cam2"
+    }
     noted = run("ls", "-l", mount.datasets / NAME / "annotations/cam2").splitlines()[1:]
     assert len(noted) == len(listed)
     assert all(int(line.split()[4]) > 0 for line in noted)
@@ -180,7 +188,9 @@ def _check_tar(folder: Path, what: str, truth: dict[str, bytes]) -> None:
             for member in archive
             if member.isfile()
         }
-    assert got == {path: data for path, data in truth.items() if what == "." or path.startswith(what)}
+    assert got == {
+        path: data for path, data in truth.items() if what == "." or path.startswith(what)
+    }
 
 
 def test_s3_gnu_tar_of_unread_annotations(
@@ -190,7 +200,9 @@ def test_s3_gnu_tar_of_unread_annotations(
     _check_tar(mounted(server).datasets / NAME, "annotations", truth)
 
 
-@pytest.mark.parametrize(("options", "part"), [((), "images"), (("--annotation-sizes", "exact"), ".")])
+@pytest.mark.parametrize(
+    ("options", "part"), [((), "images"), (("--annotation-sizes", "exact"), ".")]
+)
 def test_pythons_tarfile(
     mounted: Mounting, server: StandIn, truth: dict[str, bytes], options: tuple[str, ...], part: str
 ) -> None:
@@ -205,20 +217,27 @@ def test_pythons_tarfile(
             for member in archive
             if member.isfile()
         }
-    assert got == {path: data for path, data in truth.items() if part == "." or path.startswith(part)}
+    assert got == {
+        path: data for path, data in truth.items() if part == "." or path.startswith(part)
+    }
 
 
 def test_pythons_tarfile_refuses_an_unread_annotation(mounted: Mounting, server: StandIn) -> None:
     """It trusts the placeholder size: that must fail, and not cut the file."""
     file = mounted(server).datasets / NAME / "annotations/cam1/frame-01.jpg.json"
-    with tarfile.open(fileobj=io.BytesIO(), mode="w") as archive, pytest.raises(OSError, match="end of data"):
+    with (
+        tarfile.open(fileobj=io.BytesIO(), mode="w") as archive,
+        pytest.raises(OSError, match="end of data"),
+    ):
         archive.add(file, "one")
 
 
 def test_zip_of_images(signs: Path, truth: dict[str, bytes], tmp_path: Path) -> None:
     run("zip", "-qr", tmp_path / "all.zip", "images", cwd=signs)
     with zipfile.ZipFile(tmp_path / "all.zip", metadata_encoding="utf-8") as archive:
-        got = {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
+        got = {
+            info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()
+        }
     assert got == {path: data for path, data in truth.items() if path.startswith("images")}
 
 
@@ -227,7 +246,9 @@ def test_s3_zip_of_unread_annotations(
 ) -> None:
     run("zip", "-qr", tmp_path / "all.zip", "annotations", cwd=mounted(server).datasets / NAME)
     with zipfile.ZipFile(tmp_path / "all.zip", metadata_encoding="utf-8") as archive:
-        got = {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}
+        got = {
+            info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()
+        }
     assert got == {path: data for path, data in truth.items() if path.startswith("annotations")}
 
 
@@ -237,7 +258,9 @@ def test_b1_md5sum(signs: Path, truth: dict[str, bytes]) -> None:
     assert said == [f"{hashlib.md5(truth[name]).hexdigest()}  {name}" for name in names]
 
 
-def test_shutil_copytree(mounted: Mounting, server: StandIn, truth: dict[str, bytes], tmp_path: Path) -> None:
+def test_shutil_copytree(
+    mounted: Mounting, server: StandIn, truth: dict[str, bytes], tmp_path: Path
+) -> None:
     shutil.copytree(mounted(server).datasets / NAME, tmp_path / "copy")
     assert files_below(tmp_path / "copy") == truth
 
@@ -251,13 +274,17 @@ def test_b6_mmap(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) ->
         "        print(len(view), hashlib.md5(view).hexdigest())\n"
     )
     names = sorted(truth)
-    said = run(sys.executable, "-c", script, *names, cwd=mounted(server).datasets / NAME).splitlines()
+    said = run(
+        sys.executable, "-c", script, *names, cwd=mounted(server).datasets / NAME
+    ).splitlines()
     assert said == [f"{len(truth[name])} {hashlib.md5(truth[name]).hexdigest()}" for name in names]
 
 
 def test_pil_decodes(signs: Path, server: StandIn) -> None:
     for image in server.organization[NAME].images.values():
-        with Pillow.open(signs / "images" / image.directory_path.strip("/") / image.filename) as picture:
+        with Pillow.open(
+            signs / "images" / image.directory_path.strip("/") / image.filename
+        ) as picture:
             picture.load()
             assert picture.size == (image.width, image.height)
 
@@ -269,20 +296,31 @@ def test_grep_r(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) -> 
     assert said == "annotations/cam1/night shift/deep.jpg.json\n"
 
 
-def test_s3_wc_c_of_an_unread_annotation(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) -> None:
+def test_s3_wc_c_of_an_unread_annotation(
+    mounted: Mounting, server: StandIn, truth: dict[str, bytes]
+) -> None:
     path = "annotations/cam1/frame-01.jpg.json"
     said = run("wc", "-c", path, cwd=mounted(server).datasets / NAME)
     assert said == f"{len(truth[path])} {path}\n"
 
 
 @pytest.mark.parametrize("path", ["images/cam2/large.jpg", "annotations/cam1/frame-04.jpg.json"])
-def test_b6_reads_at_offsets(mounted: Mounting, server: StandIn, truth: dict[str, bytes], path: str) -> None:
+def test_b6_reads_at_offsets(
+    mounted: Mounting, server: StandIn, truth: dict[str, bytes], path: str
+) -> None:
     folder, data = mounted(server).datasets / NAME, truth[path]
     raw = {"cwd": folder, "capture_output": True, "timeout": 60, "check": True}
     tail = subprocess.run(["tail", "-c", "100", path], **raw).stdout  # type: ignore[call-overload]
     assert tail == data[-100:]
     middle = len(data) // 2
-    dd = ["dd", f"if={path}", f"skip={middle}", "count=333", "iflag=skip_bytes,count_bytes", "bs=64"]
+    dd = [
+        "dd",
+        f"if={path}",
+        f"skip={middle}",
+        "count=333",
+        "iflag=skip_bytes,count_bytes",
+        "bs=64",
+    ]
     assert subprocess.run(dd, **raw).stdout == data[middle : middle + 333]  # type: ignore[call-overload]
     beyond = ["dd", f"if={path}", f"skip={len(data) + 5}", "iflag=skip_bytes", "bs=64"]
     assert subprocess.run(beyond, **raw).stdout == b""  # type: ignore[call-overload]
@@ -304,10 +342,15 @@ def test_q3_cat_of_a_known_path_lists_nothing(mounted: Mounting, server: StandIn
     routes = [each.partition("?")[0] for each in before.all]
     assert routes == ["/directories/{dataset}/tree", "/images/", "/images/{image_id:uuid}"]
     before = Spent(server)
-    assert subprocess.check_output(["cat", folder / "annotations/cam1/same.jpg.json"]) == annotation_bytes(
-        server, image
-    )
+    assert subprocess.check_output(
+        ["cat", folder / "annotations/cam1/same.jpg.json"]
+    ) == annotation_bytes(server, image)
     assert [each.partition("?")[0] for each in before.all] == ["/annotations/{image_id:uuid}/file"]
     before = Spent(server)
-    run("cat", folder / "images/cam1/same.jpg", folder / "annotations/cam1/same.jpg.json", stdout=None)
+    run(
+        "cat",
+        folder / "images/cam1/same.jpg",
+        folder / "annotations/cam1/same.jpg.json",
+        stdout=None,
+    )
     assert before.all == []

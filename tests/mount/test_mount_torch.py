@@ -18,11 +18,16 @@ pytestmark = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="n
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
-def test_two_shuffled_epochs_of_four_workers(mounted: Mounting, serving: Serving, context: str) -> None:
+def test_two_shuffled_epochs_of_four_workers(
+    mounted: Mounting, serving: Serving, context: str
+) -> None:
     """Every byte is right, and the second epoch costs no request."""
     server = serving(Spec.uniform(images=400, size=30_000, directories=3))
     (dataset,) = server.organization.datasets.values()
-    truth = {image.filename: hashlib.md5(image_bytes(image)).hexdigest() for image in dataset.images.values()}
+    truth = {
+        image.filename: hashlib.md5(image_bytes(image)).hexdigest()
+        for image in dataset.images.values()
+    }
     mount = mounted(server)
     with subprocess.Popen(
         [
@@ -51,5 +56,7 @@ def test_two_shuffled_epochs_of_four_workers(mounted: Mounting, serving: Serving
         assert orders[0] != orders[1]
         training.communicate(b"\n")
     assert training.returncode == 0
-    api = [each for each in server.log.requests(host="api") if each.route == "/images/{image_id:uuid}"]
+    api = [
+        each for each in server.log.requests(host="api") if each.route == "/images/{image_id:uuid}"
+    ]
     assert len(server.log.requests(host="storage")) + len(api) == len(truth)

@@ -77,7 +77,9 @@ def write(server: StandIn, images: list[Image], root: Path) -> Path:
 
 
 @pytest.mark.parametrize("role", ["viewer", "member", "admin"])
-def test_v4_diff_finds_no_difference(mounted: Mounting, server: StandIn, tmp_path: Path, role: str) -> None:
+def test_v4_diff_finds_no_difference(
+    mounted: Mounting, server: StandIn, tmp_path: Path, role: str
+) -> None:
     signs = mounted(server, key=server.keys[role]).datasets / "signs"
     for name in SPLITS:
         wanted = write(server, split(server, name), tmp_path / f"split-{name}")
@@ -164,7 +166,9 @@ def test_v6_a_view_costs_the_listing_once(mounted: Mounting, serving: Serving) -
         if view.exists():
             count += len(run("find", view / "images", "-type", "f").splitlines())
     assert count == 12_500
-    assert len(run("find", mount.datasets / "dataset-0/images", "-type", "f").splitlines()) == 12_500
+    assert (
+        len(run("find", mount.datasets / "dataset-0/images", "-type", "f").splitlines()) == 12_500
+    )
     assert sorted(each.partition("?")[0] for each in before.api) == [
         "/datasets/{dataset}",
         "/datasets/{dataset}",
@@ -176,8 +180,12 @@ def test_v7_a_new_status_moves_the_file(mounted: Mounting, serving: Serving) -> 
     server = serving(_organization())
     mount = mounted(server)
     signs = mount.datasets / "signs"
-    image = next(image for image in active(server.organization["signs"]) if image.status == "annotate")
-    old, new = (signs / f"by-status/{name}/images" / place(image) for name in ("annotate", "review"))
+    image = next(
+        image for image in active(server.organization["signs"]) if image.status == "annotate"
+    )
+    old, new = (
+        signs / f"by-status/{name}/images" / place(image) for name in ("annotate", "review")
+    )
     with open(old, "rb") as held:
         number = os.fstat(held.fileno()).st_ino
         server.organization.update_image(image, status="review")

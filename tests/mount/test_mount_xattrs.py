@@ -52,8 +52,14 @@ def test_x1_getfattr_shows_every_field(mount: Mount, server: StandIn) -> None:
         found = dumped(mount.datasets / "small/images" / place)
         assert (found["id"], found["dataset_id"]) == (image.id, dataset.id)
         assert (found["status"], found.get("split")) == (image.status, image.split)
-        assert (found["filename"], found["directory_path"]) == (image.filename, image.directory_path)
-        assert (found["size"], found["annotation_count"]) == (str(image.size), str(image.annotation_count))
+        assert (found["filename"], found["directory_path"]) == (
+            image.filename,
+            image.directory_path,
+        )
+        assert (found["size"], found["annotation_count"]) == (
+            str(image.size),
+            str(image.annotation_count),
+        )
         assert dumped(mount.datasets / "small/annotations" / f"{place}.json") == found
     # A look at an annotation file of unknown size asks once an hour which exports there are (Q5).
     assert [each for each in before.all if not each.startswith("/exports/")] == []

@@ -35,10 +35,15 @@ def samplers(kind: str, files: Files) -> dict[str, Any]:
     """What a DataLoader is to be given, with an order that is the same in every run."""
     generator = torch.Generator().manual_seed(7)
     if kind == "batches":
-        batches = BatchSampler(RandomSampler(files, generator=generator), batch_size=4, drop_last=False)
+        batches = BatchSampler(
+            RandomSampler(files, generator=generator), batch_size=4, drop_last=False
+        )
         return {"batch_sampler": batches}
     if kind == "distributed":
-        return {"sampler": DistributedSampler(files, num_replicas=2, rank=1, seed=7), "batch_size": 4}
+        return {
+            "sampler": DistributedSampler(files, num_replicas=2, rank=1, seed=7),
+            "batch_size": 4,
+        }
     return {"sampler": RandomSampler(files, generator=generator), "batch_size": 4}
 
 
@@ -49,7 +54,11 @@ def main(folder: str, context: str, kind: str, epochs: str) -> None:
     given[name] = told = PrefetchingSampler(given[name], files.paths)
     assert len(told) == len(plain[name])
     loader = DataLoader(
-        files, num_workers=4, multiprocessing_context=context, persistent_workers=context == "spawn", **given
+        files,
+        num_workers=4,
+        multiprocessing_context=context,
+        persistent_workers=context == "spawn",
+        **given,
     )
     for epoch in range(int(epochs)):
         if kind == "distributed":

@@ -14,7 +14,9 @@ VERSIONS = st.integers(0, 1 << 20)
 
 
 @given(KINDS, KEYS, VERSIONS)
-def test_i1_a_number_is_taken_apart_into_what_it_was_made_of(kind: Kind, key: int, version: int) -> None:
+def test_i1_a_number_is_taken_apart_into_what_it_was_made_of(
+    kind: Kind, key: int, version: int
+) -> None:
     made = number(kind, key, version)
     assert Inode.of(made) == (kind, key, version % 256)
     assert 0 < made < 1 << 63

@@ -61,7 +61,11 @@ def test_n2_two_names_never_share_an_entry(one: str, other: str) -> None:
 
 @given(NAMES)
 def test_n1_a_plain_name_stays_as_it_is(name: str) -> None:
-    plain = carried_by_posix(name) and QUOTE not in name and not any("\ud800" <= c <= "\udfff" for c in name)
+    plain = (
+        carried_by_posix(name)
+        and QUOTE not in name
+        and not any("\ud800" <= c <= "\udfff" for c in name)
+    )
     assert (escape(name) == name) == plain
 
 
@@ -121,7 +125,9 @@ def test_n3_a_tagged_name_is_never_the_escaped_name_of_another(name: str, other:
 
 @given(NAMES, NAMES, IDENTITIES, IDENTITIES)
 @example("a.jpg", "a.jpg", "1", "2")
-def test_n3_tagged_names_of_two_identities_differ(name: str, other: str, identity: str, another: str) -> None:
+def test_n3_tagged_names_of_two_identities_differ(
+    name: str, other: str, identity: str, another: str
+) -> None:
     if identity != another:
         assert tagged(name, identity) != tagged(other, another)
 

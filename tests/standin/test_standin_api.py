@@ -24,7 +24,11 @@ def test_wrong_slashes_are_307(api: httpx.Client, standin: StandIn) -> None:
 
 
 def test_unknown_query_parameters_are_400(api: httpx.Client) -> None:
-    for url in ("/images/?dataset=small&dataset_id=x", "/datasets/?page=1", "/images/?dataset_name=small"):
+    for url in (
+        "/images/?dataset=small&dataset_id=x",
+        "/datasets/?page=1",
+        "/images/?dataset_name=small",
+    ):
         answer = api.get(url)
         assert answer.status_code == 400
         assert "Unknown query parameter(s)" in answer.json()["detail"]
@@ -45,7 +49,11 @@ def test_errors_have_both_envelopes(api: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("method", "url", "body"),
     [
-        ("POST", "/annotations/small/part-000/image-000000.jpg", {"annotations": [], "image_id": "x"}),
+        (
+            "POST",
+            "/annotations/small/part-000/image-000000.jpg",
+            {"annotations": [], "image_id": "x"},
+        ),
         ("POST", "/datasets/", {"name": "x", "slug": "y"}),
         ("POST", "/batch/images/move", {"dataset": "small", "image_ids": ["x"]}),
         ("POST", "/directories/", {"dataset": "small"}),
@@ -64,7 +72,12 @@ def test_strict_bodies(api: httpx.Client, method: str, url: str, body: object) -
     [
         {"type": "bbox", "name": "car"},
         {"type": "bbox", "name": "car", "bounding_box": {"x": 0, "y": 0, "w": 0, "h": 1}},
-        {"type": "bbox", "name": "car", "bounding_box": {"x": 0, "y": 0, "w": 1, "h": 1}, "colour": "red"},
+        {
+            "type": "bbox",
+            "name": "car",
+            "bounding_box": {"x": 0, "y": 0, "w": 1, "h": 1},
+            "colour": "red",
+        },
         {"type": "bbox", "name": " ", "bounding_box": {"x": 0, "y": 0, "w": 1, "h": 1}},
         {"type": "polygon", "name": "lake", "polygon": {"paths": [[{"x": 0, "y": 0}]]}},
         {"type": "polyline", "name": "lane", "polyline": {"path": [{"x": 0, "y": 0}]}},
@@ -227,12 +240,18 @@ def test_nasty_names_are_reachable(nasty: StandIn) -> None:
         for image in names.images.values():
             assert client.get(f"{base}/images/{image.id}").status_code == 200
             path = quote(f"{image.directory_path}/{image.filename}".lstrip("/"))
-            expected = 404 if "\n" in image.filename or image.filename in ("metadata", "data-bundle") else 200
+            expected = (
+                404
+                if "\n" in image.filename or image.filename in ("metadata", "data-bundle")
+                else 200
+            )
             assert client.get(f"{base}/images/names/{path}").status_code == expected, image.filename
         embed = client.get(f"{base}/datasets/names?include_images=true").json()["data"]["images"]
         assert len(embed) == len(names.images)
         twins = {
-            row["filename"] for row in embed if unicodedata.normalize("NFC", row["filename"]) == "café.jpg"
+            row["filename"]
+            for row in embed
+            if unicodedata.normalize("NFC", row["filename"]) == "café.jpg"
         }
         assert len(twins) == 2
 
@@ -241,11 +260,17 @@ def test_nasty_datasets_by_id_and_by_name(nasty: StandIn) -> None:
     with nasty, httpx.Client(headers={"X-API-Key": nasty.keys["viewer"]}) as client:
         base = nasty.api_url + API
         for dataset in nasty.organization.datasets.values():
-            assert client.get(f"{base}/datasets/{dataset.id}").json()["data"]["name"] == dataset.name
+            assert (
+                client.get(f"{base}/datasets/{dataset.id}").json()["data"]["name"] == dataset.name
+            )
         assert client.get(f"{base}/datasets/with%2Fslash").status_code == 404
         assert client.get(f"{base}/datasets/..").status_code == 404
         assert client.get(f"{base}/datasets/100%25").json()["data"]["name"] == "100%"
-        odd = next(d for d in nasty.organization.datasets.values() if len(d.name) == 36 and d.name[8] == "-")
+        odd = next(
+            d
+            for d in nasty.organization.datasets.values()
+            if len(d.name) == 36 and d.name[8] == "-"
+        )
         assert client.get(f"{base}/datasets/{odd.name}").status_code == 404
 
 

@@ -55,7 +55,9 @@ def test_a_part_of_a_large_body_needs_no_whole() -> None:
 
 
 def test_images_differ_everywhere_but_in_their_frame() -> None:
-    one, two = (content.body_of(seed, 200_000, content.PLAIN, png=False).read(0, 200_000) for seed in "ab")
+    one, two = (
+        content.body_of(seed, 200_000, content.PLAIN, png=False).read(0, 200_000) for seed in "ab"
+    )
     blocks = [(start, start + 65_536) for start in range(0, 196_608, 65_536)]
     assert all(one[start:stop] != two[start:stop] for start, stop in blocks)
 
@@ -63,7 +65,9 @@ def test_images_differ_everywhere_but_in_their_frame() -> None:
 def test_checksum_is_big_endian_base64() -> None:
     body = content.body_of("seed", 20_000, content.PLAIN, png=False)
     expected = google_crc32c.value(body.read(0, 20_000)).to_bytes(4, "big")
-    assert content.checksum("seed", 20_000, content.PLAIN, False) == b"crc32c=" + base64.b64encode(expected)
+    assert content.checksum("seed", 20_000, content.PLAIN, False) == b"crc32c=" + base64.b64encode(
+        expected
+    )
 
 
 def test_the_rotated_picture_keeps_its_tag() -> None:
@@ -108,7 +112,9 @@ def test_every_nasty_image_of_a_fair_size_decodes() -> None:
 
 
 def test_uniform_spec() -> None:
-    made = Spec.uniform(datasets=2, images=1000, size=5000, directories=4, statuses="complete").build()
+    made = Spec.uniform(
+        datasets=2, images=1000, size=5000, directories=4, statuses="complete"
+    ).build()
     dataset = made["dataset-1"]
     assert dataset.counts() == (1000, 1000, 0, 5_000_000)
     assert len(dataset.directories) == 4

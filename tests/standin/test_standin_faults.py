@@ -81,7 +81,9 @@ def test_close(standin: StandIn, storage: httpx.Client, url: str, after: int | N
         storage.get(url)
 
 
-def test_truncated_and_overlong(standin: StandIn, storage: httpx.Client, url: str, right: bytes) -> None:
+def test_truncated_and_overlong(
+    standin: StandIn, storage: httpx.Client, url: str, right: bytes
+) -> None:
     put(standin, faults.Truncate(300), times=1)
     assert storage.get(url).content == right[:300]
     put(standin, faults.Overrun(b"more"), times=1)
@@ -182,9 +184,13 @@ def test_an_answer_without_a_length(
     assert ("transfer-encoding" in answer.headers) == chunked
 
 
-def test_one_url_of_a_batch_is_expired(standin: StandIn, api: httpx.Client, storage: httpx.Client) -> None:
+def test_one_url_of_a_batch_is_expired(
+    standin: StandIn, api: httpx.Client, storage: httpx.Client
+) -> None:
     put(standin, faults.expired_url(3), "api", times=1)
-    urls = [item["image_url"] for item in api.get("/datasets/small/download").json()["data"]["items"]]
+    urls = [
+        item["image_url"] for item in api.get("/datasets/small/download").json()["data"]["items"]
+    ]
     statuses = [storage.get(url).status_code for url in urls]
     assert [place for place, status in enumerate(statuses) if status == 403] == [3]
     assert set(statuses) == {200, 403}

@@ -35,7 +35,17 @@ def test_a_taken_port_is_reported() -> None:
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_command_line(stop: signal.Signals) -> None:
-    command = [sys.executable, "-m", "standin", "--images", "5", "--size", "2000", "--set", "hourly_limit=7"]
+    command = [
+        sys.executable,
+        "-m",
+        "standin",
+        "--images",
+        "5",
+        "--size",
+        "2000",
+        "--set",
+        "hourly_limit=7",
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         told = json.loads(process.stdout.readline())
@@ -62,7 +72,9 @@ def test_stopping_ends_requests_quietly(caplog: pytest.LogCaptureFixture) -> Non
         request = client.build_request("GET", f"{base}/images/small/large.jpg")
         streaming = client.send(request, stream=True)
         waiting = [
-            threading.Thread(target=pytest.raises, args=(httpx.TransportError, client.get, base + path))
+            threading.Thread(
+                target=pytest.raises, args=(httpx.TransportError, client.get, base + path)
+            )
             for path in ("/jobs", "/notifications")
         ]
         for thread in waiting:

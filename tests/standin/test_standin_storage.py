@@ -66,7 +66,9 @@ def test_ranges(
     assert standin.log.requests("storage")[-1].range == f"bytes={asked}"
 
 
-def test_ranges_that_cannot_be(standin: StandIn, storage: httpx.Client, one: tuple[str, str]) -> None:
+def test_ranges_that_cannot_be(
+    standin: StandIn, storage: httpx.Client, one: tuple[str, str]
+) -> None:
     refused = storage.get(one[1], headers={"Range": "bytes=20000-"})
     assert (refused.status_code, refused.headers["content-range"]) == (416, "bytes */20000")
     for ignored in ("bytes=9-5", "bytes=-", "items=0-5", "bytes=0-1,5-6"):
@@ -82,7 +84,9 @@ def test_if_range(storage: httpx.Client, one: tuple[str, str]) -> None:
         assert answer.status_code == status
 
 
-def test_large_objects_are_streamed(standin: StandIn, api: httpx.Client, storage: httpx.Client) -> None:
+def test_large_objects_are_streamed(
+    standin: StandIn, api: httpx.Client, storage: httpx.Client
+) -> None:
     organization = standin.organization
     image = organization.add_image(organization["small"], "large.jpg", size=30_000_000)
     url = api.get("/datasets/small/download?limit=1").json()["data"]["items"][0]["image_url"]
@@ -105,7 +109,11 @@ def test_a_credential_is_refused_and_recorded(
 
 def test_signatures(standin: StandIn, storage: httpx.Client, signed: dict[str, str]) -> None:
     (first, url), (second, _) = list(signed.items())[:2]
-    for wrong in (url[:-1] + ("0" if url[-1] != "0" else "1"), url.replace(first, second), url.split("?")[0]):
+    for wrong in (
+        url[:-1] + ("0" if url[-1] != "0" else "1"),
+        url.replace(first, second),
+        url.split("?")[0],
+    ):
         answer = storage.get(wrong)
         assert answer.status_code == 403
         assert "<Code>SignatureDoesNotMatch</Code>" in answer.text
@@ -114,7 +122,9 @@ def test_signatures(standin: StandIn, storage: httpx.Client, signed: dict[str, s
     assert storage.put(url, content=b"x").status_code == 403
 
 
-def test_expiry_follows_the_clock(standin: StandIn, storage: httpx.Client, one: tuple[str, str]) -> None:
+def test_expiry_follows_the_clock(
+    standin: StandIn, storage: httpx.Client, one: tuple[str, str]
+) -> None:
     standin.clock.advance(890)
     assert storage.get(one[1]).status_code == 200
     standin.clock.advance(20)
@@ -124,27 +134,43 @@ def test_expiry_follows_the_clock(standin: StandIn, storage: httpx.Client, one: 
     assert storage.get(one[1]).status_code == 400
 
 
-def test_a_deleted_image_is_gone(standin: StandIn, storage: httpx.Client, one: tuple[str, str]) -> None:
+def test_a_deleted_image_is_gone(
+    standin: StandIn, storage: httpx.Client, one: tuple[str, str]
+) -> None:
     standin.organization.archive_image(standin.organization.images[one[0]])
     assert storage.get(one[1]).status_code == 200
     standin.organization.remove_image(standin.organization.images[one[0]])
     assert storage.get(one[1]).status_code == 404
 
 
-def test_hash_headers_by_switch(standin: StandIn, storage: httpx.Client, one: tuple[str, str]) -> None:
+def test_hash_headers_by_switch(
+    standin: StandIn, storage: httpx.Client, one: tuple[str, str]
+) -> None:
     standin.switches.md5_header = True
-    assert [each[:4] for each in storage.get(one[1]).headers.get_list("x-goog-hash")] == ["crc3", "md5="]
+    assert [each[:4] for each in storage.get(one[1]).headers.get_list("x-goog-hash")] == [
+        "crc3",
+        "md5=",
+    ]
     standin.switches.hash_header = False
     assert "x-goog-hash" not in storage.get(one[1]).headers
 
 
 def test_upload_type_must_be_the_declared_one(api: httpx.Client, storage: httpx.Client) -> None:
-    body = {"dataset": "small", "filename": "n.png", "directory_path": "/", "content_type": "image/png"}
+    body = {
+        "dataset": "small",
+        "filename": "n.png",
+        "directory_path": "/",
+        "content_type": "image/png",
+    }
     url = api.post("/images/upload-url", json=body).json()["data"]["upload_url"]
     assert storage.put(url, content=b"x", headers={"Content-Type": "image/jpeg"}).status_code == 403
     assert storage.get(url).status_code == 403
-    assert storage.put(url, content=io.BytesIO(b"x" * 100_000).read(), headers={"Content-Type": "image/png"})
-    row = {key: body[key] for key in ("dataset", "filename", "content_type")} | {"file_size": 100_000}
+    assert storage.put(
+        url, content=io.BytesIO(b"x" * 100_000).read(), headers={"Content-Type": "image/png"}
+    )
+    row = {key: body[key] for key in ("dataset", "filename", "content_type")} | {
+        "file_size": 100_000
+    }
     made = api.post("/images/register", json=row)
     assert (made.status_code, made.json()["data"]["file_size"]) == (201, 100_000)
 
@@ -157,7 +183,9 @@ def test_registration_without_an_upload_is_refused(api: httpx.Client) -> None:
 def test_many_at_once(standin: StandIn, storage: httpx.Client, signed: dict[str, str]) -> None:
     with ThreadPoolExecutor(8) as pool:
         bodies = dict(
-            zip(signed, pool.map(lambda url: storage.get(url).content, signed.values()), strict=True)
+            zip(
+                signed, pool.map(lambda url: storage.get(url).content, signed.values()), strict=True
+            )
         )
     assert all(body == truth(standin, image_id) for image_id, body in bodies.items())
     assert standin.log.count(host="storage", status=200) == 12
@@ -202,7 +230,9 @@ def test_a_cut_behind_which_no_chunk_ends_is_seen_and_one_at_the_end_of_the_conn
     assert storage.get(one[1]).content == truth(standin, one[0])[:5000]
 
 
-def test_what_tells_a_version(standin: StandIn, storage: httpx.Client, one: tuple[str, str]) -> None:
+def test_what_tells_a_version(
+    standin: StandIn, storage: httpx.Client, one: tuple[str, str]
+) -> None:
     standin.switches.storage_validators = frozenset()
     assert not {"etag", "last-modified", "x-goog-generation"} & set(storage.get(one[1]).headers)
     standin.switches.storage_validators = frozenset({"weak-etag"})

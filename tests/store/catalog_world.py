@@ -74,21 +74,31 @@ class World:
         rows, seen, gone = order or list(self.images.values()), self.table.begin_pass(), []
         for start in range(0, len(rows), size):
             gone += self.page(rows[start : start + size], seen)
-        return gone + self.told(self.table.sweep(self.key, seen, directory=None, signature="s", at=1.0))
+        return gone + self.told(
+            self.table.sweep(self.key, seen, directory=None, signature="s", at=1.0)
+        )
 
     def list_folder(self, path: str) -> list[RemovedDentry]:
         """A complete pass over one folder."""
         seen = self.table.begin_pass()
         gone = self.page([each for each in self.images.values() if each.directory == path], seen)
         key = self.directory(path).key
-        return gone + self.told(self.table.sweep(self.key, seen, directory=key, signature="s", at=1.0))
+        return gone + self.told(
+            self.table.sweep(self.key, seen, directory=key, signature="s", at=1.0)
+        )
 
     def ask(self, path: str, filename: str) -> list[RemovedDentry]:
         """The server is asked for one name."""
-        found = [each for each in self.images.values() if (each.directory, each.filename) == (path, filename)]
+        found = [
+            each
+            for each in self.images.values()
+            if (each.directory, each.filename) == (path, filename)
+        ]
         seen = self.catalog.meta("pass") or 0
         key = self.directory(path).key
-        return self.told(self.table.put_answer(self.key, self.dataset.id, key, filename, found, seen))
+        return self.told(
+            self.table.put_answer(self.key, self.dataset.id, key, filename, found, seen)
+        )
 
     # What the catalog shows.
 
@@ -116,7 +126,9 @@ class World:
         for row in self.all_directories():
             below = self.catalog.directories_after(row.key, 0, MANY)
             entries = [(each.entry, each.path) for each in below]
-            entries += [(each.entry, each.id) for each in self.catalog.images_after(row.key, 0, MANY)]
+            entries += [
+                (each.entry, each.id) for each in self.catalog.images_after(row.key, 0, MANY)
+            ]
             assert len(dict(entries)) == len(entries), entries
             found[row.path] = dict(entries)
         return found

@@ -55,7 +55,10 @@ def test_n4_of_two_datasets_of_one_name_the_older_keeps_it(world: World) -> None
     assert entries == {"d-3": "same", "d-5": tagged("same", "d-5")}
     gone = world.catalog.put_datasets([dataset("same", 5)], 2.0)
     assert [row.entry for row in world.catalog.datasets_after(0, MANY)] == ["same"]
-    assert set(gone) == {RemovedDentry(DATASETS, "same"), RemovedDentry(DATASETS, tagged("same", "d-5"))}
+    assert set(gone) == {
+        RemovedDentry(DATASETS, "same"),
+        RemovedDentry(DATASETS, tagged("same", "d-5")),
+    }
 
 
 def test_a_dataset_that_is_gone_takes_all_with_it(world: World) -> None:
@@ -87,7 +90,13 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
     there = {5: told("same", 5), 3: told("other", 3)}
     for row in there.values():
         assert world.catalog.put_changed(row) == []
-    for row in (told("same", 3), told("lone \ud83d", 5), told("a/b", 3), told("x" * 300, 5), told("a/b", 5)):
+    for row in (
+        told("same", 3),
+        told("lone \ud83d", 5),
+        told("a/b", 3),
+        told("x" * 300, 5),
+        told("a/b", 5),
+    ):
         there[row.created_ns] = row
         before = entries(world)
         gone = world.catalog.put_changed(row)
@@ -102,7 +111,9 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
         RemovedDentry(DATASETS, tagged("a/b", "d-5")),
     ]
     assert entries(world) == {"d-5": "a‛sb"}
-    assert world.catalog.put_changed(told("a/b", 5, is_archived=True)) == [RemovedDentry(DATASETS, "a‛sb")]
+    assert world.catalog.put_changed(told("a/b", 5, is_archived=True)) == [
+        RemovedDentry(DATASETS, "a‛sb")
+    ]
 
 
 def test_a_list_from_before_a_change_is_not_taken(world: World) -> None:
@@ -342,7 +353,9 @@ def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
 def test_i2_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: World) -> None:
     world.put(image(1, "a.jpg"))
     key = key_of("i-1")
-    assert [world.table.learn_annotations([Learned(key, 5, crc)], crc, 0.0) for crc in (1, 1, 2, 2, 1)] == [
+    assert [
+        world.table.learn_annotations([Learned(key, 5, crc)], crc, 0.0) for crc in (1, 1, 2, 2, 1)
+    ] == [
         [0],
         [0],
         [1],

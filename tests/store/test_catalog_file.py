@@ -42,7 +42,10 @@ def usable(path: Path) -> None:
 
 def test_o1_what_was_written_is_there_after_a_restart(tmp_path: Path) -> None:
     world = World.at(filled(tmp_path / "c.db"))
-    assert sum(name.startswith("i-") for names in world.shown().values() for name in names.values()) == 600
+    assert (
+        sum(name.startswith("i-") for names in world.shown().values() for name in names.values())
+        == 600
+    )
     world.catalog.close()
 
 

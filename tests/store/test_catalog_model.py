@@ -13,8 +13,32 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pictofs.model.records import Image
 
 LONG = "l" * 251 + ".jpg"
-NAMES = ["a", "b", "x", "x.json", "y.jpg", "a/b", "‛s", "..", "", LONG, "m" * 250, "m" * 250 + ".json"]
-PATHS = ["/a", "/a/x", "/a/a", "/b", "/x.json", "/a/x.json", "/x", "/x.json.json", "/" + LONG, "/y.jpg"]
+NAMES = [
+    "a",
+    "b",
+    "x",
+    "x.json",
+    "y.jpg",
+    "a/b",
+    "‛s",
+    "..",
+    "",
+    LONG,
+    "m" * 250,
+    "m" * 250 + ".json",
+]
+PATHS = [
+    "/a",
+    "/a/x",
+    "/a/a",
+    "/b",
+    "/x.json",
+    "/a/x.json",
+    "/x",
+    "/x.json.json",
+    "/" + LONG,
+    "/y.jpg",
+]
 numbers = st.integers(0, 9)
 names = st.sampled_from(NAMES)
 paths = st.sampled_from(["/", "/", *PATHS])
@@ -99,7 +123,9 @@ class Following(RuleBasedStateMachine):
     @invariant()
     def each_item_is_there_once(self) -> None:
         shown = self.world.shown()
-        ids = [each for entries in shown.values() for each in entries.values() if each.startswith("i-")]
+        ids = [
+            each for entries in shown.values() for each in entries.values() if each.startswith("i-")
+        ]
         assert len(ids) == len(set(ids))
         self.world.names()
 

@@ -101,7 +101,9 @@ def lies(catalog: Catalog) -> list[str]:
     that it claims to have listed."""
     found = []
     (row,) = catalog.datasets_after(0, MANY) or [None]
-    truths = [{(each.directory, each.filename): each.id for each in listing(n)} for n in range(MOMENTS)]
+    truths = [
+        {(each.directory, each.filename): each.id for each in listing(n)} for n in range(MOMENTS)
+    ]
     told: dict[tuple[str, str], str] = {}
     for folder in catalog.directories_of(row.key) if row else []:
         for name in {name for path, name in truths[-1] if path == folder.path}:
@@ -120,7 +122,9 @@ def lies(catalog: Catalog) -> list[str]:
 
 @pytest.mark.parametrize("place", ["elsewhere", "over what was closed"])
 @pytest.mark.parametrize("seed", range(100))
-def test_c7_a_torn_copy_is_not_believed(tmp_path: Path, moments: list[Files], seed: int, place: str) -> None:
+def test_c7_a_torn_copy_is_not_believed(
+    tmp_path: Path, moments: list[Files], seed: int, place: str
+) -> None:
     path = tmp_path / "c.db"
     files = torn(moments, seed)
     if place == "over what was closed":
@@ -144,7 +148,9 @@ def test_c7_a_killed_catalog_that_lost_a_file_is_not_believed(tmp_path: Path, lo
     catalog.close()
 
 
-def test_c7_a_killed_catalog_in_whose_place_an_old_copy_was_put_is_not_believed(tmp_path: Path) -> None:
+def test_c7_a_killed_catalog_in_whose_place_an_old_copy_was_put_is_not_believed(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "c.db"
     kill_writer(path)
     shutil.copytree(tmp_path, tmp_path / "copy")
@@ -237,7 +243,9 @@ def test_c8_processes_that_start_together_share_one_catalog(tmp_path: Path, foun
         for each in workers:
             assert each.stdout is not None
             assert each.stdout.readline() == f"open {path}\n"
-        for each in workers:  # all have it open; now each writes a dataset, and sees those of the others
+        for (
+            each
+        ) in workers:  # all have it open; now each writes a dataset, and sees those of the others
             assert each.stdin is not None
             each.stdin.write("write\n")
             each.stdin.flush()

@@ -60,13 +60,19 @@ def test_the_umask_is_the_user_s(folder: Folder, root: Path) -> None:
         folder.put(("d", "f"), b"", 0)
     finally:
         os.umask(before)
-    assert ((root / "d").stat().st_mode & 0o777, (root / "d/f").stat().st_mode & 0o777) == (0o750, 0o640)
+    assert ((root / "d").stat().st_mode & 0o777, (root / "d/f").stat().st_mode & 0o777) == (
+        0o750,
+        0o640,
+    )
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "nul\0"])
 def test_d4_a_part_that_is_no_name_is_refused(folder: Folder, root: Path, name: str) -> None:
     for path in ((name,), (name, "x"), ("x", name)):
-        for work in (lambda path=path: folder.put(path, b"", 0), lambda path=path: folder.make(path)):
+        for work in (
+            lambda path=path: folder.put(path, b"", 0),
+            lambda path=path: folder.make(path),
+        ):
             with pytest.raises(Invalid):
                 work()
         with pytest.raises(Invalid):

@@ -80,7 +80,9 @@ def on_disk(root: Path) -> int:
 def flip(path: Path, offset: int) -> None:
     """Flip one bit and put the times back, as failing hardware does."""
     before = path.stat()
-    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the clock of some kernels ticks every 4 ms
+    while (
+        path.stat().st_ctime_ns == before.st_ctime_ns
+    ):  # the clock of some kernels ticks every 4 ms
         data = bytearray(path.read_bytes())
         data[offset] ^= 1
         path.write_bytes(data)
@@ -93,7 +95,12 @@ def flip(path: Path, offset: int) -> None:
 # What is read
 
 
-@given(key=st.text(), data=st.binary(max_size=5000), offset=st.integers(0, 6000), length=st.integers(0, 6000))
+@given(
+    key=st.text(),
+    data=st.binary(max_size=5000),
+    offset=st.integers(0, 6000),
+    length=st.integers(0, 6000),
+)
 def test_any_key_reads_back_exactly_and_the_footer_is_never_served(key, data, offset, length):
     with tempfile.TemporaryDirectory() as folder:
         blob_cache = reopened(Path(folder) / "s")
@@ -159,7 +166,9 @@ def test_b4_unverified_content_is_never_served(blob_cache, root):
 
 
 @pytest.mark.parametrize("offset", [0, 2500, 4999, *range(-FOOTER_SIZE, 0)])
-def test_b4_a_flipped_bit_anywhere_is_found_though_it_was_verified_before(blob_cache, root, offset, caplog):
+def test_b4_a_flipped_bit_anywhere_is_found_though_it_was_verified_before(
+    blob_cache, root, offset, caplog
+):
     data = os.urandom(5000)
     store(blob_cache, KEY, data)
     assert read(blob_cache, KEY) == data

@@ -180,7 +180,10 @@ def test_a_stopped_process_that_holds_the_locks_delays_no_read(tmp_path):
             assert blob.pread(0, 4) == b"data"
         assert blob_cache.open("bb") is None
         descriptor = os.open(root, os.O_RDONLY)
-        with pytest.raises(CacheUnusable, match="held too long"), Lock(descriptor, "usage", patience=0.01):
+        with (
+            pytest.raises(CacheUnusable, match="held too long"),
+            Lock(descriptor, "usage", patience=0.01),
+        ):
             pass
         os.close(descriptor)
     assert blob_cache.usage().files == 1

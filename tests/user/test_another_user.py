@@ -106,8 +106,19 @@ def as_user(home: Path, *command: str | Path) -> subprocess.CompletedProcess[str
     """Run a command as the user, in a mount namespace that ends with it."""
     kept = ("PATH", "LANG", "LC_ALL", "TERM")
     environ = {name: os.environ[name] for name in kept if name in os.environ}
-    environ |= {"HOME": str(home), "TMPDIR": str(home), "XDG_RUNTIME_DIR": "", "NO_PROXY": "127.0.0.1"}
-    change = [sys.executable, str(ROOT / "tests/user/as_user.py"), str(NOBODY), str(NOBODY), str(home)]
+    environ |= {
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "XDG_RUNTIME_DIR": "",
+        "NO_PROXY": "127.0.0.1",
+    }
+    change = [
+        sys.executable,
+        str(ROOT / "tests/user/as_user.py"),
+        str(NOBODY),
+        str(NOBODY),
+        str(home),
+    ]
     return subprocess.run(
         ["unshare", "--mount", "--propagation", "private", *change, *map(str, command)],
         env=environ,
@@ -138,7 +149,16 @@ def test_m1_as_another_user(home: Path, part: str) -> None:
         for file, names in PARTS[part].items()
         for name in names or [""]
     ]
-    options = ["-q", "--maxfail=6", "-m", "not long", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT]
+    options = [
+        "-q",
+        "--maxfail=6",
+        "-m",
+        "not long",
+        "-c",
+        ROOT / "pyproject.toml",
+        "--rootdir",
+        ROOT,
+    ]
     options += ["-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", home / "tests"]
     done = as_user(home, sys.executable, "-m", "pytest", *options, *chosen)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -46,7 +46,16 @@ def test_what_lies_in_closed_folders_is_shown_to_a_user_alone(tmp_path: Path, cl
         "assert (wanted / 'link').read_text() == 'needed' and (wanted / 'folder').is_dir()\n"
         f"assert {closed} == 2 or not (wanted.parent / 'secret').exists() or {closed} == 0\n"
     )
-    command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", code, str(wanted)]
+    command = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        sys.executable,
+        "-c",
+        code,
+        str(wanted),
+    ]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(AS_USER.parent)})
     assert (wanted.parent / "secret").read_text() == "not needed"
     assert callable(expose)

@@ -55,7 +55,9 @@ async def asked(mount: Mount, name: str) -> list[str]:
 
 async def test_v2_ids_lead_to_datasets_images_and_annotation_files(mount: Mount) -> None:
     dataset = mount.standin.organization["small"]
-    assert await link(mount, dataset.id) == await link(mount, dataset.id.upper()) == "/datasets/small"
+    assert (
+        await link(mount, dataset.id) == await link(mount, dataset.id.upper()) == "/datasets/small"
+    )
     for image in dataset.images.values():
         path = await link(mount, image.id.upper())
         assert path == f"/datasets/small/images{place(image)}"
@@ -172,7 +174,9 @@ async def test_v2_an_image_that_moved_in_a_dataset_that_was_never_listed(mount: 
 async def test_v2_of_two_images_of_one_name_each_has_its_own(tmp_path: Path) -> None:
     organization = Organization()
     dataset = organization.add_dataset("twins")
-    twins = [organization.add_image(dataset, "a.jpg", size=500 + n, created_at=1e9 + n) for n in range(3)]
+    twins = [
+        organization.add_image(dataset, "a.jpg", size=500 + n, created_at=1e9 + n) for n in range(3)
+    ]
     with StandIn(organization) as standin:
         for number, image in enumerate(twins):
             async with Rig(standin, tmp_path / str(number)).mount() as mount:

@@ -9,7 +9,15 @@ import pytest
 import trio
 from rig import Mount, Rig, error_of
 
-from pictofs.errors import AlreadyExists, Forbidden, Invalid, NoSuchEntry, ReadOnly, ServerFault, TooLarge
+from pictofs.errors import (
+    AlreadyExists,
+    Forbidden,
+    Invalid,
+    NoSuchEntry,
+    ReadOnly,
+    ServerFault,
+    TooLarge,
+)
 from pictofs.library.listing.edits import DESCRIPTION_MAX_BYTES
 from pictofs.model.inode import Inode, Kind
 from pictofs.vfs.tree import OpenFile
@@ -51,7 +59,9 @@ async def opened(mount: Mount, *, truncate: bool = False, append: bool = False) 
 
 async def created(mount: Mount, *, exclusive: bool = False) -> OpenFile:
     folder = (await mount.look("/datasets/bare")).inode
-    return await mount.tree.create(folder, "README.md", exclusive=exclusive, truncate=False, append=False)
+    return await mount.tree.create(
+        folder, "README.md", exclusive=exclusive, truncate=False, append=False
+    )
 
 
 async def test_w9_it_is_sent_when_it_is_saved_and_once(mount: Mount) -> None:
@@ -89,7 +99,9 @@ async def test_w9_what_is_written_is_sent_again_only_if_it_changed(mount: Mount)
     assert mount.asked.count(CHANGE) == 2
 
 
-async def test_w9_a_text_that_is_cut_off_at_open_is_not_sent_before_it_is_written(mount: Mount) -> None:
+async def test_w9_a_text_that_is_cut_off_at_open_is_not_sent_before_it_is_written(
+    mount: Mount,
+) -> None:
     """A shell closes the first descriptor of `> README.md` before the program writes."""
     file = await opened(mount, truncate=True)
     await mount.tree.save(file.handle)
@@ -105,7 +117,11 @@ async def test_w9_a_text_that_is_cut_off_at_open_is_not_sent_before_it_is_writte
 
 
 async def test_w9_each_handle_has_a_text_of_its_own(mount: Mount) -> None:
-    reader, first, second = await mount.open(PATH), await opened(mount), await opened(mount, truncate=True)
+    reader, first, second = (
+        await mount.open(PATH),
+        await opened(mount),
+        await opened(mount, truncate=True),
+    )
     mount.tree.write(first.handle, 0, b"1")
     mount.tree.write(second.handle, 0, b"the second")
     assert await mount.tree.read(first.handle, 0, 100) == b"1 Signs\n"
@@ -172,7 +188,9 @@ async def test_w9_no_utf_8_and_too_many_bytes(mount: Mount) -> None:
         await mount.tree.resize(number, DESCRIPTION_MAX_BYTES + 1, file.handle)
     with pytest.raises(TooLarge):
         mount.tree.write(file.handle, DESCRIPTION_MAX_BYTES, b"x")
-    assert isinstance(await error_of(lambda: mount.tree.save(file.handle)), TooLarge)  # never half of a text
+    assert isinstance(
+        await error_of(lambda: mount.tree.save(file.handle)), TooLarge
+    )  # never half of a text
     await mount.tree.resize(number, 3, file.handle)
     mount.tree.write(file.handle, 0, b"fit")
     await mount.tree.save(file.handle)

@@ -44,7 +44,8 @@ async def test_l2_b1_every_image_is_there_once_with_its_bytes(mount: Mount) -> N
         for image in org.images.values()
         if not image.is_archived
         and not org.datasets[image.dataset_id].is_archived
-        and image.filename not in ("null-name.jpg", "number-name.jpg", "null-id.jpg")  # rows that are no rows
+        and image.filename
+        not in ("null-name.jpg", "number-name.jpg", "null-id.jpg")  # rows that are no rows
     ]
     shown = [await mount.read(path) for path in (await every_file(mount, Kind.IMAGE)).values()]
     assert sorted(shown) == sorted(there)
@@ -82,7 +83,9 @@ async def test_q3_every_path_is_found_without_a_listing(tmp_path: Path) -> None:
     reason="the server is asked for the canonical directory alone; images under another spelling of it show"
     " once their folder is listed",
 )
-async def test_a_path_that_the_server_spells_oddly_is_found_without_a_listing(tmp_path: Path) -> None:
+async def test_a_path_that_the_server_spells_oddly_is_found_without_a_listing(
+    tmp_path: Path,
+) -> None:
     with StandIn(PRESETS["nasty"]()) as standin:
         async with Rig(standin, tmp_path).mount() as mount:
             await mount.look("/datasets/hostile/images/a/b/inside.jpg")
@@ -131,7 +134,9 @@ async def test_s7_the_space_is_the_organization_and_costs_nothing(mount: Mount) 
     await mount.list("/datasets")
     mount.forget_log()
     size, files = mount.tree.space()
-    datasets = [each for each in mount.standin.organization.datasets.values() if not each.is_archived]
+    datasets = [
+        each for each in mount.standin.organization.datasets.values() if not each.is_archived
+    ]
     assert size == sum(each.counts().size for each in datasets)
     assert files == sum(each.counts().images for each in datasets)
     assert mount.asked == []

@@ -59,7 +59,9 @@ def chosen(mount: Mount, takes: Callable[[Image], bool]) -> dict[str, bytes | No
             continue
         folders = [part for part in image.directory_path.split("/") if part]
         for part in ("images", "annotations"):
-            found |= {"/".join(["", part, *folders[:depth]]): None for depth in range(len(folders) + 1)}
+            found |= {
+                "/".join(["", part, *folders[:depth]]): None for depth in range(len(folders) + 1)
+            }
         place = "/".join(["", *folders, image.filename])
         found[f"/images{place}"] = image_bytes(image)
         found[f"/annotations{place}.json"] = annotation_bytes(mount.standin, image)
@@ -84,7 +86,9 @@ async def test_v4_views_show_what_was_chosen(mount: Mount) -> None:
     for status in STATUSES:
         assert await shown(mount, f"by-status/{status}") == chosen(mount, of_status(status))
     for split in SPLITS:
-        assert await shown(mount, f"by-split/{split or 'unassigned'}") == chosen(mount, of_split(split))
+        assert await shown(mount, f"by-split/{split or 'unassigned'}") == chosen(
+            mount, of_split(split)
+        )
     assert list(await mount.list(f"{TOP}/by-status")) == list(STATUSES)
     assert list(await mount.list(f"{TOP}/by-split")) == ["train", "val", "test", "unassigned"]
 
@@ -249,7 +253,9 @@ async def test_v6_few_among_many_are_found_in_turns(tmp_path: Path) -> None:
             org.update_image(image, status="review")
         async with Rig(standin, tmp_path).mount() as mount:
             top = "/datasets/dataset-0/by-status"
-            assert set(await mount.list(f"{top}/review/images")) == {image.filename for image in few}
+            assert set(await mount.list(f"{top}/review/images")) == {
+                image.filename for image in few
+            }
             assert len(await mount.list(f"{top}/new/annotations")) == images - len(few)
 
 

@@ -20,7 +20,10 @@ ISO = "2026-03-01T09:00:00+00:00"
 def organization() -> Organization:
     made = Organization()
     dataset = made.add_dataset(
-        "signs", created_at=TIME, description="Schilder, größere", classes=[{"name": "car", "type": "box"}]
+        "signs",
+        created_at=TIME,
+        description="Schilder, größere",
+        classes=[{"name": "car", "type": "box"}],
     )
     made.add_image(
         dataset,
@@ -35,7 +38,9 @@ def organization() -> Organization:
         min_confidence=0.71,
         created_at=TIME,
     )
-    made.add_image(dataset, "bare.jpg", size=500, file_size=0, width=None, height=None, created_at=TIME)
+    made.add_image(
+        dataset, "bare.jpg", size=500, file_size=0, width=None, height=None, created_at=TIME
+    )
     return made
 
 

@@ -46,7 +46,9 @@ def run_checks(
 
     try:
         base_url = given.get("base_url") or (access.base_url if access else None)
-        settings = LibrarySettings(**resolve(LibrarySettings, {**given, "base_url": base_url}, environ))
+        settings = LibrarySettings(
+            **resolve(LibrarySettings, {**given, "base_url": base_url}, environ)
+        )
     except PictofsError as error:
         yield split("settings", "fail", str(error))
     else:

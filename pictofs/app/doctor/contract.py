@@ -67,7 +67,9 @@ def check_contract(settings: LibrarySettings, api_key: str) -> Iterator[Finding]
         return
 
     found = [warn("contract", each) for each in dict.fromkeys(check.deviations)]
-    message = f"{check.made} requests compared: {len(found) or 'no'} deviation{'s' * (len(found) != 1)}"
+    message = (
+        f"{check.made} requests compared: {len(found) or 'no'} deviation{'s' * (len(found) != 1)}"
+    )
     if check.left_out:
         message += f"; not looked at: {', '.join(check.left_out)}"
 
@@ -130,7 +132,9 @@ class _Check:
         if absent := [name for name in names if name not in row]:
             self._note(f"GET {route}", f"rows lack {', '.join(absent)}")
 
-    async def _page(self, route: str, path: str, names: Sequence[str], **params: Any) -> list[dict[str, Any]]:
+    async def _page(
+        self, route: str, path: str, names: Sequence[str], **params: Any
+    ) -> list[dict[str, Any]]:
         """The rows of a page, whose envelope and first row are looked at."""
         body = await self._get(route, path, **params)
         rows = self._inside(route, body, list)
@@ -168,7 +172,9 @@ class _Check:
         except NoSuchEntry:
             pass
         except PictofsError as error:
-            self._note("GET /datasets/{dataset}", f"answers an unknown id with {type(error).__name__}")
+            self._note(
+                "GET /datasets/{dataset}", f"answers an unknown id with {type(error).__name__}"
+            )
 
         await self._page("/exports/", "/exports/", ("id", "name", "status", "format"), limit=1)
 

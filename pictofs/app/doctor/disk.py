@@ -79,7 +79,9 @@ def _parent(folder: Path) -> Finding:
 def _kind(folder: Path) -> Finding:
     mount = mounts.mount_of(folder.resolve())
     if mount is not None and mount.fstype in _REMOTE:
-        return warn("cache", f"{folder} is on {mount.fstype}, which has no locks to rely on", _OTHER)
+        return warn(
+            "cache", f"{folder} is on {mount.fstype}, which has no locks to rely on", _OTHER
+        )
     if mount is not None and mount.fstype == "tmpfs":
         return warn("cache", f"{folder} is in memory: it goes when the machine restarts", _OTHER)
 
@@ -121,7 +123,9 @@ def _room(settings: LibrarySettings, folder: Path, usage: Usage | None) -> Itera
     files = f"{_size(taken)} in {usage.files:,} files" if usage else "empty"
     limit = f"of {_size(settings.cache_size)} (--cache-size)"
     if taken > settings.cache_size:
-        yield warn("cache size", f"{files} {limit}: the next mount with it evicts", "a larger --cache-size")
+        yield warn(
+            "cache size", f"{files} {limit}: the next mount with it evicts", "a larger --cache-size"
+        )
     elif room < settings.cache_size - taken:
         yield ok("cache size", f"{files} {limit}; the disk lets it grow by {_size(max(0, room))}")
     else:

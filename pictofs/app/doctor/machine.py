@@ -56,7 +56,9 @@ def _device() -> Finding:
 
 
 def _rights() -> Finding:
-    found = dict(re.findall(r"^(CapEff|NoNewPrivs):\s+(\w+)$", OUR_STATUS.read_text(), re.MULTILINE))
+    found = dict(
+        re.findall(r"^(CapEff|NoNewPrivs):\s+(\w+)$", OUR_STATUS.read_text(), re.MULTILINE)
+    )
 
     if os.geteuid() == 0:
         if int(found.get("CapEff", "0"), 16) & SYS_ADMIN:

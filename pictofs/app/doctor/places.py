@@ -48,15 +48,21 @@ def _folder(path: Path) -> Finding:
 def _mount(path: Path) -> Finding:
     state = mounts.state_of(path)
     if state == "stale":
-        return fail("mount", f"{path}: its process died", f"pictofs unmount {path}, or mount it again")
+        return fail(
+            "mount", f"{path}: its process died", f"pictofs unmount {path}, or mount it again"
+        )
     if state == "silent":
-        return fail("mount", f"{path}: its process does not answer", f"pictofs unmount --lazy {path}")
+        return fail(
+            "mount", f"{path}: its process does not answer", f"pictofs unmount --lazy {path}"
+        )
 
     status = _status(path)
     if status is None:
         return ok("mount", f"{path}: live; it is another user's, or hides its status")
     if status.get("bugs"):
-        return warn("mount", f"{path}: live, and met {status['bugs']} bugs", "report what its log says")
+        return warn(
+            "mount", f"{path}: live, and met {status['bugs']} bugs", "report what its log says"
+        )
     if status.get("pictofs") != __version__:
         return warn("mount", f"{path}: live, by pictofs {status.get('pictofs')}", "mount it again")
     if not status.get("online", True):

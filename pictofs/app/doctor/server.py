@@ -49,12 +49,16 @@ def check_server(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
         yield _clock(request_stats)
 
 
-def _answer(settings: LibrarySettings, api_key: str, request_stats: RequestStats) -> Iterator[Finding]:
+def _answer(
+    settings: LibrarySettings, api_key: str, request_stats: RequestStats
+) -> Iterator[Finding]:
     try:
         key = ApiKey(api_key)
         took, datasets = trio.run(_ask, settings, key, request_stats)
     except Unauthorized as error:
-        yield fail("API", f"{settings.base_url} refuses the key: {error}", "make a new key on the platform")
+        yield fail(
+            "API", f"{settings.base_url} refuses the key: {error}", "make a new key on the platform"
+        )
     except Forbidden as error:
         yield fail(
             "API",
@@ -116,7 +120,9 @@ def traits(settings: LibrarySettings, api_key: str) -> Iterator[Finding]:
 
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=1)) as db:
-            rows = db.execute("SELECT name, value FROM meta WHERE name LIKE ?", (PREFIX + "%",)).fetchall()
+            rows = db.execute(
+                "SELECT name, value FROM meta WHERE name LIKE ?", (PREFIX + "%",)
+            ).fetchall()
     except sqlite3.Error:
         # Whether the catalog is sound is another check's matter.
         return

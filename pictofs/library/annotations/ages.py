@@ -69,7 +69,9 @@ class AnnotationAges:
     def came_by_export(self, dataset: str, name: str, made_at: float, files: int) -> None:
         """An export brought files. `made_at`: wall-clock seconds."""
         self.exported += files
-        self._exports.append({"dataset": dataset, "name": name, "created_at": made_at, "files": files})
+        self._exports.append(
+            {"dataset": dataset, "name": name, "created_at": made_at, "files": files}
+        )
 
     @property
     def oldest(self) -> float | None:

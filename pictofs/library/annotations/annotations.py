@@ -94,7 +94,11 @@ class Annotations:
 
     def is_right(self, image: ImageRow) -> bool:
         """Whether a copy with the length and checksum of the row is what the server has, as far as is known."""
-        return image.annotation_size is not None and not image.annotation_stale and not self.is_due(image)
+        return (
+            image.annotation_size is not None
+            and not image.annotation_stale
+            and not self.is_due(image)
+        )
 
     def is_coming(self, image: ImageRow) -> bool:
         """Whether the file is being fetched by a request of its own."""
@@ -175,7 +179,9 @@ class Annotations:
     async def _renew_alone(self, image: ImageRow) -> None:
         try:
             with trio.move_on_after(RENEWAL_WAIT_S) as waiting, background("renewal"):
-                _, version = await self._single_flight.share(("note", image.id), partial(self._fetch, image))
+                _, version = await self._single_flight.share(
+                    ("note", image.id), partial(self._fetch, image)
+                )
                 if version is not None:
                     self.ages.renewed += 1
                     return
@@ -226,7 +232,9 @@ class Annotations:
         while True:
             joined = self._single_flight.in_progress(("note", image.id))
             try:
-                return await self._single_flight.share(("note", image.id), partial(self._fetch, image))
+                return await self._single_flight.share(
+                    ("note", image.id), partial(self._fetch, image)
+                )
             except Throttled:
                 if not joined:
                     raise

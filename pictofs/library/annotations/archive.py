@@ -18,7 +18,15 @@ from pictofs.errors import InvalidResponse
 from pictofs.model.inode import key_of
 from pictofs.store.blobs.cache import PartialBlob
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, OverflowError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    OverflowError,
+)
 # Methods whose unpacking can be held to a number of bytes, which bzip2's and LZMA's can't in zipfile.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
@@ -70,7 +78,9 @@ class Archive:
             self._zip = zipfile.ZipFile(window)
         except _BROKEN as error:
             raise InvalidResponse(f"the export is no zip archive: {error}") from error
-        self.files = [info for info in self._zip.infolist() if info.filename.lower().endswith(".json")]
+        self.files = [
+            info for info in self._zip.infolist() if info.filename.lower().endswith(".json")
+        ]
         """What may be annotation files; other entries are of no interest."""
         self._twice: set[int] = set()
         self._entries: dict[int, ArchiveEntry] = {}

@@ -93,7 +93,16 @@ RETRY_AFTER_S = 3600.0
 SOON_S = 60.0
 """Seconds before they may look again, where the server did not answer."""
 
-_REFUSED = (Forbidden, Unauthorized, Invalid, Conflict, AlreadyExists, NoSuchEntry, QuotaExceeded, Throttled)
+_REFUSED = (
+    Forbidden,
+    Unauthorized,
+    Invalid,
+    Conflict,
+    AlreadyExists,
+    NoSuchEntry,
+    QuotaExceeded,
+    Throttled,
+)
 """What says that no export was made."""
 
 
@@ -156,7 +165,11 @@ class Exports:
         finds, makes = self._may_look(key), exact and self._may_make(key)
         if finds or makes:
             dataset = self._catalog.dataset(key)
-            if dataset is None or dataset.image_count <= FEW or not self._listing.is_listed(dataset):
+            if (
+                dataset is None
+                or dataset.image_count <= FEW
+                or not self._listing.is_listed(dataset)
+            ):
                 return
             self._begin(key, finds=finds, makes=makes)
         await self.wait(key, SIZES_WAIT_S)
@@ -185,7 +198,9 @@ class Exports:
         if makes:
             self._again[dataset] = now + RETRY_AFTER_S
         with background("export"):
-            self._single_flight.launch(_flight(dataset), partial(self._begun, dataset, finds, makes))
+            self._single_flight.launch(
+                _flight(dataset), partial(self._begun, dataset, finds, makes)
+            )
 
     async def _begun(self, dataset: int, finds: bool, makes: bool) -> None:
         if finds:
@@ -197,7 +212,10 @@ class Exports:
                 self._look_again[dataset] = self._clock.monotonic() + SOON_S
                 return
             except PictofsError as error:
-                log.warning("annotations come one by one, an export that was there does not serve: %s", error)
+                log.warning(
+                    "annotations come one by one, an export that was there does not serve: %s",
+                    error,
+                )
         if not makes:
             return
         try:
@@ -276,7 +294,9 @@ class Exports:
         role allows no export, InvalidResponse where the archive is not what the API sends, and what keeps it from
         coming. Some files may be missing nevertheless.
         """
-        await self._single_flight.share(_flight(dataset), partial(self._fetch, dataset, status, 0.0))
+        await self._single_flight.share(
+            _flight(dataset), partial(self._fetch, dataset, status, 0.0)
+        )
 
     async def _fetch(self, key: int, status: str | None, least: float) -> None:
         await self._listing.all_images(key)
@@ -288,10 +308,14 @@ class Exports:
             return
         name = f"pictofs-{uuid.uuid4().hex[:16]}"
         source = _Source(name, self._clock.wall())
-        async with self._archive(dataset, self._export(dataset, status, name), self._bounds) as archive:
+        async with self._archive(
+            dataset, self._export(dataset, status, name), self._bounds
+        ) as archive:
             await self._keep(dataset, archive, known, wanted, source)
 
-    async def _look(self, dataset: int, takes: Callable[[ImageRow], bool]) -> tuple[set[int], dict[int, int]]:
+    async def _look(
+        self, dataset: int, takes: Callable[[ImageRow], bool]
+    ) -> tuple[set[int], dict[int, int]]:
         """Keys of all images, and of those without a fresh annotation file with what is known of each now."""
         known: set[int] = set()
         wanted: dict[int, int] = {}
@@ -309,7 +333,9 @@ class Exports:
     # The export on the server.
 
     @asynccontextmanager
-    async def _export(self, dataset: DatasetRow, status: str | None, name: str) -> AsyncIterator[str]:
+    async def _export(
+        self, dataset: DatasetRow, status: str | None, name: str
+    ) -> AsyncIterator[str]:
         """Make an export; it is ready inside, and is removed afterwards."""
         try:
             found = await self._api.create_export(dataset.name, name, status=status)
@@ -326,7 +352,9 @@ class Exports:
                         f"the export of {dataset.name} failed: {found.error_message or 'no reason'}"
                     )
                 if self._clock.monotonic() + pause > until:
-                    raise TimedOut(f"the export of {dataset.name} was not ready after {GIVE_UP_S:.0f} s")
+                    raise TimedOut(
+                        f"the export of {dataset.name} was not ready after {GIVE_UP_S:.0f} s"
+                    )
                 await self._clock.sleep(pause)
                 pause = min(LONGEST_PAUSE, pause * PAUSE_GROWTH)
                 found = await self._api.export(dataset.name, name)
@@ -343,10 +371,14 @@ class Exports:
                 pass
             except Forbidden as error:
                 if self._may_remove:
-                    log.info("exports stay on the server, %s of %s first: %s", name, dataset.name, error)
+                    log.info(
+                        "exports stay on the server, %s of %s first: %s", name, dataset.name, error
+                    )
                 self._may_remove = False
             except PictofsError as error:
-                log.warning("the export %s of %s stays on the server: %s", name, dataset.name, error)
+                log.warning(
+                    "the export %s of %s stays on the server: %s", name, dataset.name, error
+                )
 
     @asynccontextmanager
     async def _archive(
@@ -392,7 +424,9 @@ class Exports:
                     size += len(gathered)
                     gathered.clear()
                 if size > bounds.packed:
-                    raise Invalid(f"the export of {dataset.name} has more than {size} bytes: too many")
+                    raise Invalid(
+                        f"the export of {dataset.name} has more than {size} bytes: too many"
+                    )
                 if not piece:
                     break
         if body.crc32c not in (None, crc32c):
@@ -422,7 +456,11 @@ class Exports:
             found = []
             for key, claims, data in batch:
                 row = self._catalog.image(key)
-                if row is None or row.dataset != dataset.key or claims.image_id not in (None, row.id.lower()):
+                if (
+                    row is None
+                    or row.dataset != dataset.key
+                    or claims.image_id not in (None, row.id.lower())
+                ):
                     continue
                 if _known(row) != wanted[key] or self._annotations.is_coming(row):
                     continue
@@ -439,12 +477,18 @@ class Exports:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
             left_out, files = skipped.total(), len(archive.files)
             log.warning(
-                "the export of %s: left out %d of %d files, %s", dataset.name, left_out, files, reasons
+                "the export of %s: left out %d of %d files, %s",
+                dataset.name,
+                left_out,
+                files,
+                reasons,
             )
 
     async def _probe(self, archive: Archive, wanted: dict[int, int], source: _Source) -> Shape:
         """The shape of every annotation file, once one of the archive equals the API's own."""
-        there = (row for key in archive.entries if key in wanted and (row := self._catalog.image(key)))
+        there = (
+            row for key in archive.entries if key in wanted and (row := self._catalog.image(key))
+        )
         candidates = sorted(islice(there, INDEXED), key=lambda row: not row.annotation_count)
         probes = 0
         for row in candidates:  # one that has annotations says more
@@ -459,7 +503,9 @@ class Exports:
             if document is not None and annotation_text(document) == own:
                 return _shape(document)
         if probes:
-            raise InvalidResponse("the files of the export are not those that the API sends one by one")
+            raise InvalidResponse(
+                "the files of the export are not those that the API sends one by one"
+            )
         return []
 
 
@@ -514,7 +560,9 @@ def _known(row: ImageRow) -> int:
     )
 
 
-def _written(archive: Archive, entries: list[ArchiveEntry], shape: Shape) -> list[tuple[int, Claims, bytes]]:
+def _written(
+    archive: Archive, entries: list[ArchiveEntry], shape: Shape
+) -> list[tuple[int, Claims, bytes]]:
     """Key, claims and content of those entries that are of the shape."""
     found = []
     for entry in entries:

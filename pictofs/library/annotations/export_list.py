@@ -65,7 +65,9 @@ class ExportList:
         try:
             page = await self._api.exports(LISTED, status="completed")
         except Throttled as error:
-            self._look_at = self._clock.monotonic() + min(self._look_every, error.retry_after or LOOK_LEAST)
+            self._look_at = self._clock.monotonic() + min(
+                self._look_every, error.retry_after or LOOK_LEAST
+            )
             raise
         except PictofsError as error:
             self._look_at = self._clock.monotonic() + LOOK_LEAST
@@ -102,7 +104,9 @@ class ExportList:
 
         now = self._clock.wall()
         made_at = export.created_ns / 1e9 - ahead
-        if not -AHEAD_S <= now - made_at < self._good_for or made_at < (dataset.annotations_due or 0.0):
+        if not -AHEAD_S <= now - made_at < self._good_for or made_at < (
+            dataset.annotations_due or 0.0
+        ):
             return None
         return Finished(export.name, min(made_at, now), export.image_count)
 

@@ -39,7 +39,9 @@ ANNOTATIONS = PrefetchPolicy(
 class AnnotationFetcher:
     """Brings annotation files into the cache before they are read."""
 
-    def __init__(self, catalog: Catalog, notes: Annotations, is_exporting: Callable[[int], bool]) -> None:
+    def __init__(
+        self, catalog: Catalog, notes: Annotations, is_exporting: Callable[[int], bool]
+    ) -> None:
         """`is_exporting`: whether the files of a dataset are on their way by an export."""
         self._catalog, self._annotations, self._is_exporting = catalog, notes, is_exporting
 

@@ -82,7 +82,8 @@ class DownloadJob:
 
         # Of their own: images that have their URLs need no budget.
         self._budgets = {
-            kind: RequestBudget(library.request_stats, library.clock, wait=wanted.wait) for kind in KINDS
+            kind: RequestBudget(library.request_stats, library.clock, wait=wanted.wait)
+            for kind in KINDS
         }
         self._failures = {kind: Failures() for kind in KINDS}
         self._before = library.request_stats.spent(PURPOSE)
@@ -311,7 +312,9 @@ class DownloadJob:
         except Throttled:
             return
         except PictofsError as error:
-            self._notice = f"annotations come one by one, an export that is there does not serve: {error}"
+            self._notice = (
+                f"annotations come one by one, an export that is there does not serve: {error}"
+            )
 
     async def _export(self) -> None:
         self._state = "exporting"
@@ -333,7 +336,9 @@ class DownloadJob:
         choice = self._wanted.choice
 
         if wanted > free:
-            self._notice = f"{wanted} bytes are missing, and the disk of {self._folder.root} has {free} left"
+            self._notice = (
+                f"{wanted} bytes are missing, and the disk of {self._folder.root} has {free} left"
+            )
         elif not self._found.files and (choice.status is not None or choice.split is not None):
             self._notice = "no image is of that status and split"
 
@@ -350,7 +355,9 @@ class DownloadJob:
         self._lanes.discard(kind)
         self._signed.set()
 
-    async def _work(self, kind: Kind, keys: Iterator[int], bring: Callable[[int], Awaitable[None]]) -> None:
+    async def _work(
+        self, kind: Kind, keys: Iterator[int], bring: Callable[[int], Awaitable[None]]
+    ) -> None:
         budget = self._budgets[kind]
 
         for key in keys:

@@ -231,7 +231,9 @@ class FolderWriter:
                 size += len(piece)
 
         if (size, crc32c) != (arrival.size, arrival.crc32c):
-            raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
+            raise Corrupt(
+                f"{image.entry}: two answers differ, and nothing tells which one is right"
+            )
 
 
 def _note_time(image: ImageRow) -> int:
@@ -244,7 +246,9 @@ def _check(image: ImageRow, arrival: _LargeTransfer) -> None:
     if arrival.total not in (None, arrival.size):
         raise Corrupt(f"{image.entry}: {arrival.size} bytes arrived of {arrival.total}")
     if arrival.expected not in (None, arrival.crc32c):
-        raise Corrupt(f"{image.entry}: the bytes that arrived have another checksum than storage says")
+        raise Corrupt(
+            f"{image.entry}: the bytes that arrived have another checksum than storage says"
+        )
 
 
 def _copy(folder: Folder, fd: int, size: int, path: Path, mtime_ns: int) -> None:

@@ -32,7 +32,9 @@ class Part:
 
     whole: bool = False
     """Whether a folder of it was named that holds everything else."""
-    folders: dict[Kind, dict[int, None]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    folders: dict[Kind, dict[int, None]] = field(
+        default_factory=lambda: {kind: {} for kind in KINDS}
+    )
     """Row ids of directories, in order."""
     single: dict[tuple[Kind, int], None] = field(default_factory=dict)
     """Kind and row id of the image."""
@@ -78,8 +80,12 @@ class Scope:
         dataset = self._catalog.dataset_by_entry(path[1]) if path[0] == "datasets" else None
         if path[0] != "datasets" or (len(path) > 2 and path[2] not in KINDS):
             if path[0] == "datasets" and path[2] in AXIS_FOLDERS:
-                raise Invalid(f"{'/'.join(path)} is a view: name the dataset, and say --status or --split")
-            raise Invalid(f"{'/'.join(path)} is no dataset and no folder of its images or annotations")
+                raise Invalid(
+                    f"{'/'.join(path)} is a view: name the dataset, and say --status or --split"
+                )
+            raise Invalid(
+                f"{'/'.join(path)} is no dataset and no folder of its images or annotations"
+            )
         if dataset is None:
             raise NoSuchEntry(f"there is no dataset {path[1]!r}")
 

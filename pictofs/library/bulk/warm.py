@@ -218,7 +218,9 @@ class WarmJob:
 
     async def _export(self) -> None:
         exports = self._library.exports
-        served = [key for key, unfetched in self._inventory.unfetched.items() if unfetched.is_served]
+        served = [
+            key for key, unfetched in self._inventory.unfetched.items() if unfetched.is_served
+        ]
         await self._archives(served, exports.take)
 
         if self._wish.bulk:

@@ -63,7 +63,9 @@ class ContentCache:
 
         By content, not by version: catalogs of two keys count versions each for itself.
         """
-        return f"{self._server}-{image.id}.{image.annotation_crc32c if crc32c is None else crc32c:08x}"
+        return (
+            f"{self._server}-{image.id}.{image.annotation_crc32c if crc32c is None else crc32c:08x}"
+        )
 
     @property
     def usable(self) -> bool:
@@ -141,7 +143,9 @@ class ContentCache:
         try:
             if size <= INLINE_MAX_BYTES:
                 with suppress(WouldBlock):
-                    return self.disk.quick(partial(self.blob_cache.open_partial, key, size, at_once=True))
+                    return self.disk.quick(
+                        partial(self.blob_cache.open_partial, key, size, at_once=True)
+                    )
             return await self.disk.call(self.blob_cache.open_partial, key, size)
         except DiskFull as error:
             self.failed(error)

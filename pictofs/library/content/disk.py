@@ -86,7 +86,9 @@ class Disk:
             await self._make_waiting()
 
     async def _make_waiting(self) -> None:
-        with trio.CancelScope(shield=True):  # a call that has begun has somebody waiting for its end
+        with trio.CancelScope(
+            shield=True
+        ):  # a call that has begun has somebody waiting for its end
             while self._waiting:
                 batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
                 try:

@@ -12,7 +12,13 @@ import trio
 from pictofs.api.body import Body
 from pictofs.clock import Clock
 from pictofs.errors import Corrupt, DiskFull, NoSignedUrl, NoSuchEntry, PictofsError
-from pictofs.library.content.cache import BUSY_POLL_S, OTHERS_TIMEOUT_S, ContentCache, Stored, Unstored
+from pictofs.library.content.cache import (
+    BUSY_POLL_S,
+    OTHERS_TIMEOUT_S,
+    ContentCache,
+    Stored,
+    Unstored,
+)
 from pictofs.library.content.content import Content, ContentInMemory
 from pictofs.library.content.passthrough import PassThrough
 from pictofs.library.content.signed_urls import FetchMode
@@ -215,7 +221,9 @@ class Downloads:
             raise NotTaken
 
         try:
-            made = await worker.fetch(self._cache.image_key(image), signed.url, image.known_size or 0)
+            made = await worker.fetch(
+                self._cache.image_key(image), signed.url, image.known_size or 0
+            )
         except Refused as refused:
             self._source.refused(dataset, image)
             raise refused.error from None
@@ -228,7 +236,9 @@ class Downloads:
             self._cache.blob_cache.mark_verified(made.file)
         return made
 
-    async def receive(self, dataset: DatasetRow, image: ImageRow, mode: FetchMode) -> Whole | NotSmall:
+    async def receive(
+        self, dataset: DatasetRow, image: ImageRow, mode: FetchMode
+    ) -> Whole | NotSmall:
         """All bytes of a small image, checked."""
         ask = partial(self._source.open, dataset, image, mode=mode)
         async with ask() as body:
@@ -238,7 +248,9 @@ class Downloads:
 
         # No checksum came, and the length is not the listing's, or may be that of a cut. Another
         # answer tells.
-        log.info("%s: the %d bytes that came may be wrong; asking again", image.entry, len(first.data))
+        log.info(
+            "%s: the %d bytes that came may be wrong; asking again", image.entry, len(first.data)
+        )
         async with ask(proof=True) as body:
             again = await receive_whole(body, image.entry)
         if isinstance(again, Whole) and (again.verified or again[:2] == first[:2]):
@@ -275,7 +287,9 @@ class Downloads:
                     self._cache.failed(error)
                 return await self._pass_through(dataset, image)
 
-    def _begin_stream(self, dataset: DatasetRow, image: ImageRow, partial_blob: PartialBlob) -> Stream:
+    def _begin_stream(
+        self, dataset: DatasetRow, image: ImageRow, partial_blob: PartialBlob
+    ) -> Stream:
         @asynccontextmanager
         async def opener(start: int, if_range: str | None, proof: bool) -> AsyncIterator[Body]:
             async with self._source.open(
@@ -284,7 +298,13 @@ class Downloads:
                 yield body
 
         stream = Stream(
-            image.entry, image.known_size, partial_blob, self._cache.disk, opener, self._source, self._nursery
+            image.entry,
+            image.known_size,
+            partial_blob,
+            self._cache.disk,
+            opener,
+            self._source,
+            self._nursery,
         )
         self._streams[image.id] = stream
         return stream
@@ -305,7 +325,9 @@ class Downloads:
             ) as body:
                 yield body
 
-        content = PassThrough(image.entry, image.known_size, opener, self._source, self._single_flight)
+        content = PassThrough(
+            image.entry, image.known_size, opener, self._source, self._single_flight
+        )
         try:
             await content.begin()
         except BaseException:

@@ -37,7 +37,12 @@ class PassThrough:
     """One reader's view of the server's bytes."""
 
     def __init__(
-        self, name: str, listed: int | None, opener: Opener, source: Source, single_flight: SingleFlight
+        self,
+        name: str,
+        listed: int | None,
+        opener: Opener,
+        source: Source,
+        single_flight: SingleFlight,
     ) -> None:
         """`listed`: the size by the listing."""
         self.size = 0
@@ -60,7 +65,9 @@ class PassThrough:
     @property
     def version(self) -> Hashable:
         """The version that the server names, while all answers are of that: a part has no checksum."""
-        return self._transferred if self._version is None or self._error is not None else self._version
+        return (
+            self._transferred if self._version is None or self._error is not None else self._version
+        )
 
     async def begin(self) -> None:
         """Learn the size, and read the first block."""
@@ -80,7 +87,9 @@ class PassThrough:
             offset += len(piece)
             if place == 0 and end < self.size and self._ranged:
                 # The start of a block: likely the next one is wanted soon.
-                self._single_flight.launch((id(self), number + 1), partial(self._fetched, number + 1))
+                self._single_flight.launch(
+                    (id(self), number + 1), partial(self._fetched, number + 1)
+                )
         return b"".join(pieces)
 
     def close(self) -> None:
@@ -142,7 +151,9 @@ class PassThrough:
             # A cut may look like the end; and the listing has another length.
             again = await self._count()
             if (length, crc32c) != again[:2]:
-                raise Corrupt(f"{self._name}: two answers differ, and nothing tells which one is right")
+                raise Corrupt(
+                    f"{self._name}: two answers differ, and nothing tells which one is right"
+                )
         return length
 
     async def _count(self) -> tuple[int, int, bool]:
@@ -153,7 +164,9 @@ class PassThrough:
                 length += len(piece)
                 crc32c = google_crc32c.extend(crc32c, piece)
             if body.crc32c not in (None, crc32c):
-                raise Corrupt(f"{self._name}: the bytes that came have another checksum than storage says")
+                raise Corrupt(
+                    f"{self._name}: the bytes that came have another checksum than storage says"
+                )
             sure = body.crc32c is not None or agrees(length, self._listed, body.delimited)
         return length, crc32c, sure
 
@@ -164,7 +177,9 @@ class PassThrough:
             raise self._error.with_traceback(None)
         found = self._blocks.get(number)
         if found is None:
-            found = await self._single_flight.share((id(self), number), partial(self._fetched, number))
+            found = await self._single_flight.share(
+                (id(self), number), partial(self._fetched, number)
+            )
         return found
 
     async def _fetched(self, number: int) -> bytes:
@@ -181,7 +196,9 @@ class PassThrough:
             return b""
         found = await self._part(number) if self._ranged else None
         if found is None:
-            async with self._turn:  # readers of far places would take the transfer from each other for ever
+            async with (
+                self._turn
+            ):  # readers of far places would take the transfer from each other for ever
                 found = await self._passing(number)
         return found
 
@@ -191,7 +208,9 @@ class PassThrough:
         wanted = min(BLOCK_BYTES, self.size - start)
         data = bytearray()
         try:
-            async with self._open(start, start + BLOCK_BYTES, self._etag, self._invalidated) as body:
+            async with self._open(
+                start, start + BLOCK_BYTES, self._etag, self._invalidated
+            ) as body:
                 self._compare(body)
                 if not body.ranged or body.version is None:
                     self._ranged = False
@@ -261,8 +280,13 @@ class PassThrough:
             crc32c = google_crc32c.extend(crc32c, piece)
             if received > self.size:
                 raise Changed(f"{self._name} is longer than it was")
-            if received == self.size and body.crc32c not in (None, crc32c):  # before the last block is given
-                raise Corrupt(f"{self._name}: the bytes that came have another checksum than storage says")
+            if received == self.size and body.crc32c not in (
+                None,
+                crc32c,
+            ):  # before the last block is given
+                raise Corrupt(
+                    f"{self._name}: the bytes that came have another checksum than storage says"
+                )
             while len(data) >= BLOCK_BYTES or (received == self.size and data):
                 await transfer.turn()
                 self._put(transfer.next, bytes(data[:BLOCK_BYTES]))

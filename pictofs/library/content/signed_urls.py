@@ -55,7 +55,9 @@ class FetchMode(Enum):
 
     READ = "a reader waits for this one image: a batch of URLs may not be worth its request"
     STREAM = "a reader waits, and more requests will follow: a batch is worth its request"
-    AHEAD = "nobody waits: the API's route, a request of the hourly limit for each image, is not taken"
+    AHEAD = (
+        "nobody waits: the API's route, a request of the hourly limit for each image, is not taken"
+    )
     BULK = "nobody waits, and the API's route may be taken"
 
     @property
@@ -126,14 +128,20 @@ class SignedUrlCache:
         partition = self._partition(dataset, image)
         now = self._clock.wall()
         batch = self._batches.get(partition)
-        if batch is None or not self._is_good(batch, now) or (proof and self._may_prove(batch, now)):
+        if (
+            batch is None
+            or not self._is_good(batch, now)
+            or (proof and self._may_prove(batch, now))
+        ):
             batch = await self._renewed(dataset, image, batch, mode, proof=proof)
         if batch is None:
             return None
         if isinstance(batch.error, LASTING) and not mode.has_reader:
             raise batch.error.with_traceback(None)
         if batch.error is not None and not mode.has_reader:
-            raise Throttled("no signed URLs can be had now", retry_after=max(1.0, batch.expires_at - now))
+            raise Throttled(
+                "no signed URLs can be had now", retry_after=max(1.0, batch.expires_at - now)
+            )
         if proof and batch.error is not None:
             raise ServerFault("no signed URLs can be had now")
         found = batch.urls.get(image.id)
@@ -175,7 +183,9 @@ class SignedUrlCache:
             except Throttled as error:
                 if is_background() or not mode.has_reader:
                     raise  # the API's route would eat the reserve just as well
-                if joined and again:  # by what was fetched ahead, which may spend less than a reader
+                if (
+                    joined and again
+                ):  # by what was fetched ahead, which may spend less than a reader
                     again = False
                     continue
                 if self._good_batch(partition) is None:  # else another reader has said so
@@ -184,14 +194,20 @@ class SignedUrlCache:
             batch.was_to_prove |= proof and batch.error is not None
             return batch
 
-    def _failed(self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError) -> None:
+    def _failed(
+        self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError
+    ) -> None:
         log.warning("no signed URLs for %s, reading by the API's route: %s", dataset.name, error)
         now = self._clock.wall()
         old = self._batches.get(partition) or _Batch(now, now)
         # What storage refused is remembered: a batch that fails in between does not make the next one a first one.
         replaced_at = now if old.is_revoked else old.replaced_at
         self._batches[partition] = _Batch(
-            now, now + RETRY_AFTER_S, error=error, known_bad=frozenset(old.refused), replaced_at=replaced_at
+            now,
+            now + RETRY_AFTER_S,
+            error=error,
+            known_bad=frozenset(old.refused),
+            replaced_at=replaced_at,
         )
 
     def _good_batch(self, partition: tuple[int, str | None]) -> _Batch | None:
@@ -220,7 +236,8 @@ class SignedUrlCache:
             batch.in_a_row.add(image.id)
         if batch.is_revoked:
             log.info(
-                "storage refuses the signed URLs of %s, reading by the API's route for a while", dataset.name
+                "storage refuses the signed URLs of %s, reading by the API's route for a while",
+                dataset.name,
             )
 
     def taken(self, dataset: DatasetRow, image: ImageRow) -> None:

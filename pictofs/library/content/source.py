@@ -97,7 +97,9 @@ class Source:
                     opened = True
                     yield body
             else:
-                async with self._storage.get(signed.url, start=start, end=end, if_range=if_range) as body:
+                async with self._storage.get(
+                    signed.url, start=start, end=end, if_range=if_range
+                ) as body:
                     opened = True
                     self.taken(dataset, image)
                     yield body

@@ -162,7 +162,12 @@ class Stream:
     @property
     def usable(self) -> bool:
         """Whether a new reader may join."""
-        return self._error is None and self._blob is None and bool(self._transfers) and not self._given_up
+        return (
+            self._error is None
+            and self._blob is None
+            and bool(self._transfers)
+            and not self._given_up
+        )
 
     @property
     def version(self) -> Hashable:
@@ -258,8 +263,12 @@ class Stream:
         while not self._is_whole:
             resumes = self._ranged and self.opened.is_set()
             head.offset = self._spans.first_gap() if resumes else 0
-            if resumes and any(other.offset == head.offset for other in self._transfers if other is not head):
-                await self._news.wait()  # a far seek brings just that: another request would run after it
+            if resumes and any(
+                other.offset == head.offset for other in self._transfers if other is not head
+            ):
+                await (
+                    self._news.wait()
+                )  # a far seek brings just that: another request would run after it
                 continue
             await self._bring(head)
 
@@ -360,7 +369,9 @@ class Stream:
         async with self._open(0, None, True) as body:
             self._crc32c = body.crc32c
             if body.total != length and (body.crc32c is None or body.total is not None):
-                raise Corrupt(f"{self._name}: {length} bytes by one answer, {body.total} by another one")
+                raise Corrupt(
+                    f"{self._name}: {length} bytes by one answer, {body.total} by another one"
+                )
         self._invalidated = doubted
 
     async def _settle(self, length: int, body: Body) -> None:
@@ -383,7 +394,9 @@ class Stream:
             self._crc32c = body.crc32c
             while piece := await body.receive():
                 if self._partial_blob.pread(offset, len(piece)) != piece:
-                    raise Corrupt(f"{self._name}: two answers differ, and nothing tells which one is right")
+                    raise Corrupt(
+                        f"{self._name}: two answers differ, and nothing tells which one is right"
+                    )
                 offset += len(piece)
         if offset != length:
             raise Corrupt(f"{self._name}: {length} bytes in one answer, {offset} in another one")

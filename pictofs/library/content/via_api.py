@@ -52,13 +52,17 @@ class ApiRoutes:
         directory = self._catalog.directory(image.directory)
         if directory is None:
             raise NoSuchEntry("the directory is gone")
-        if QUOTE in directory.path + image.name:  # it may be an escape, of which the server knows nothing
+        if (
+            QUOTE in directory.path + image.name
+        ):  # it may be an escape, of which the server knows nothing
             raise NotSupported(f"the API can't address {image.entry} by path")
         try:
             path = image_path(directory.path, image.name)
         except Invalid as error:
             raise NotSupported(f"the server gives bytes by path only: {error}") from error
-        found = await self._api.images(dataset.id, directory=directory.path, filename=image.name, limit=10)
+        found = await self._api.images(
+            dataset.id, directory=directory.path, filename=image.name, limit=10
+        )
         here = [
             row.id.lower()
             for row in found.rows
@@ -70,7 +74,9 @@ class ApiRoutes:
             raise Conflict(
                 f"{len(here)} images have the path of {image.entry}: the server can't tell them apart"
             )
-        return await stack.enter_async_context(self._api.image_stream_at(dataset.id, path, start=start))
+        return await stack.enter_async_context(
+            self._api.image_stream_at(dataset.id, path, start=start)
+        )
 
     async def not_by_id(self) -> None:
         """An image came another way: the route by id is what was missing."""

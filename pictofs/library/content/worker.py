@@ -181,7 +181,9 @@ class Worker:
         return self._settle(call.outcome)
 
     def _settle(self, outcome: Outcome) -> Stored | NotSmall:
-        self._count(outcome)  # here, in the task that asked: the meter tells by it what a request was for
+        self._count(
+            outcome
+        )  # here, in the task that asked: the meter tells by it what a request was for
         if outcome.doubtful:
             raise NotTaken
         if not outcome.error:
@@ -210,7 +212,9 @@ class Worker:
         """Once: it is tried again and again, and nothing is lost but speed."""
         if not self._complained:
             self._complained = True
-            log.warning("there is no process that fetches ahead, this one does it by itself: %s", error)
+            log.warning(
+                "there is no process that fetches ahead, this one does it by itself: %s", error
+            )
 
     async def _serve(self) -> None:
         """One process, from its start to its end.
@@ -303,7 +307,9 @@ class Worker:
                 continue
             self._silent += 1
             self._idle += 1
-            if self._silent > SILENT_PULSES or self._idle > max(IDLE_PULSES, 4 * self._setup.timeout):
+            if self._silent > SILENT_PULSES or self._idle > max(
+                IDLE_PULSES, 4 * self._setup.timeout
+            ):
                 log.warning("the process that fetches ahead stands still, and is started anew")
                 process.kill()
                 return
@@ -329,7 +335,9 @@ def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
     """
     command = programs.python("pictofs.library.content.worker_process")
     environ = {
-        name: value for name, value in programs.environment().items() if not name.upper().startswith("PICTO")
+        name: value
+        for name, value in programs.environment().items()
+        if not name.upper().startswith("PICTO")
     }
     try:
         return _spawn(command, environ, theirs)
@@ -337,7 +345,9 @@ def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
         raise _Unfit(str(error)) from None
 
 
-def _spawn(command: list[str], environ: dict[str, str], theirs: socket.socket) -> subprocess.Popen[bytes]:
+def _spawn(
+    command: list[str], environ: dict[str, str], theirs: socket.socket
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - this very program
         command,
         cwd="/",

@@ -24,7 +24,15 @@ from pictofs.errors import DiskFull, InvalidResponse, PictofsError, Throttled, U
 from pictofs.library.content.cache import ContentCache, Stored, Unstored
 from pictofs.library.content.disk import Disk
 from pictofs.library.content.whole import NotSmall, Whole, receive_whole
-from pictofs.library.content.worker import MESSAGE, PACKET_BYTES, PULSE_S, Hello, Job, Outcome, Setup
+from pictofs.library.content.worker import (
+    MESSAGE,
+    PACKET_BYTES,
+    PULSE_S,
+    Hello,
+    Job,
+    Outcome,
+    Setup,
+)
 from pictofs.store.blobs.cache import BlobCache
 
 
@@ -57,7 +65,9 @@ class Fetching:
             inactivity_timeout=setup.timeout,
             allow_plain_http=setup.allow_plain_http,
         )
-        self._blob_cache = BlobCache(Path(setup.root), limit=setup.limit, reserve=setup.reserve, clock=clock)
+        self._blob_cache = BlobCache(
+            Path(setup.root), limit=setup.limit, reserve=setup.reserve, clock=clock
+        )
         self._cache = ContentCache(self._blob_cache, Disk(), clock, server="")
 
     async def run(self) -> None:
@@ -113,7 +123,9 @@ class Fetching:
             case NotSmall(size):
                 outcome.large = size
 
-    async def _receive(self, job: Job, outcome: Outcome, patience: trio.CancelScope) -> Whole | NotSmall:
+    async def _receive(
+        self, job: Job, outcome: Outcome, patience: trio.CancelScope
+    ) -> Whole | NotSmall:
         patience.deadline = inf
         opened: Body | None = None
         try:
@@ -137,7 +149,9 @@ class Fetching:
             new - old for new, old in zip(now, self._told, strict=True)
         )
         self._told = now
-        answers = Counter({status: count for (*_, status), count in self._request_stats.answers.items()})
+        answers = Counter(
+            {status: count for (*_, status), count in self._request_stats.answers.items()}
+        )
         outcome.answers, self._answers = dict(answers - self._answers), answers
         files, size = self._blob_cache.evicted
         outcome.evicted = (files - self._evicted[0], size - self._evicted[1])
@@ -145,7 +159,10 @@ class Fetching:
 
 
 async def _main() -> None:
-    with trio.socket.from_stdlib_socket(socket.socket(fileno=0)) as channel, suppress(OSError, PictofsError):
+    with (
+        trio.socket.from_stdlib_socket(socket.socket(fileno=0)) as channel,
+        suppress(OSError, PictofsError),
+    ):
         packet = await channel.recv(PACKET_BYTES)
         if not packet:
             return
@@ -159,6 +176,8 @@ if __name__ == "__main__":
     # What the mount ignores or holds back is its own affair.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the mount, which then lets this one go
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the mount, which then lets this one go
     logging.disable()  # the mount hears of everything, and tells it
     trio.run(_main)

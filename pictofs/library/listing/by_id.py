@@ -131,5 +131,7 @@ class IdLookup:
         directory = self._catalog.directory(image.directory)
         if dataset is None or directory is None:
             return False
-        found = await self._api.images(dataset.id, directory=directory.path, filename=image.name, limit=10)
+        found = await self._api.images(
+            dataset.id, directory=directory.path, filename=image.name, limit=10
+        )
         return any(row.id.lower() == image.id.lower() for row in found.rows)

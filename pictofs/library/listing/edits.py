@@ -108,7 +108,9 @@ class Edits:
         try:
             text = value.decode()
         except UnicodeDecodeError as error:
-            raise Invalid(f"a description is text in UTF-8, and byte {error.start:,} is none") from None
+            raise Invalid(
+                f"a description is text in UTF-8, and byte {error.start:,} is none"
+            ) from None
 
         row = await self._listing.dataset(key)
         self._api.description_words = self._words()
@@ -122,7 +124,9 @@ class Edits:
     def _words(self) -> tuple[str, ...]:
         """The fields that this server takes a description in, as far as is known."""
         known = self._traits.get("readme")
-        return next((words for words in DESCRIPTION_WORDS if "+".join(words) == known), DESCRIPTION_WORDS[0])
+        return next(
+            (words for words in DESCRIPTION_WORDS if "+".join(words) == known), DESCRIPTION_WORDS[0]
+        )
 
     async def remove(self, entry: str) -> DatasetRow:
         """Delete the dataset listed as `entry`; what it was. Raises NoSuchEntry, NotEmpty while it holds anything."""
@@ -153,7 +157,9 @@ class Edits:
         """Ask the server, never the catalog. An archived image would be lost, too."""
         found = await self._api.dataset(row.id)
         if found.id.lower() != row.id.lower():  # an id that is no UUID, and another dataset's name
-            raise InvalidResponse("the API sent another dataset than the one whose id was asked for")
+            raise InvalidResponse(
+                "the API sent another dataset than the one whose id was asked for"
+            )
         held = found.image_count + found.archived_image_count
         if not held:
             # The counts may be old, or left out: the rows themselves decide.
@@ -183,7 +189,9 @@ class Edits:
         return row
 
     async def _make(self, work: Callable[[], Awaitable[T]]) -> T:
-        with insisting():  # a person changes something, and wants to know whether it can be done now
+        with (
+            insisting()
+        ):  # a person changes something, and wants to know whether it can be done now
             return await self._single_flight.share(
                 ("edit", next(self._numbers)), partial(self._checked, work)
             )

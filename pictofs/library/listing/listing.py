@@ -92,11 +92,19 @@ class Listing:
         self._ttl, self._frozen = ttl, frozen
         self._shown: set[str] = set()
         self._traits = traits
-        self._in_progress: dict[int, ListingInProgress] = {}  # by the key of a dataset or of a directory
-        self._refreshes = 0  # what was asked before the last one may be older than what is wanted now
-        self._spent: dict[int, int] = {}  # requests for single folders or names, by dataset since its listing
+        self._in_progress: dict[
+            int, ListingInProgress
+        ] = {}  # by the key of a dataset or of a directory
+        self._refreshes = (
+            0  # what was asked before the last one may be older than what is wanted now
+        )
+        self._spent: dict[
+            int, int
+        ] = {}  # requests for single folders or names, by dataset since its listing
         # Names that were asked for alone, with the answer: found or not. Bounded, and fresh by its TTL.
-        self._answers: TTLCache[tuple[int, str], bool] = TTLCache(65_536, max(ttl, 1e-6), clock.monotonic)
+        self._answers: TTLCache[tuple[int, str], bool] = TTLCache(
+            65_536, max(ttl, 1e-6), clock.monotonic
+        )
 
     # Datasets.
 
@@ -113,7 +121,9 @@ class Listing:
         if checked and self._frozen:
             return
         if not checked or not 0 <= self._clock.wall() - checked < self._ttl:
-            await self._renew("datasets", self._read_datasets, have=checked is not None, patience=patience)
+            await self._renew(
+                "datasets", self._read_datasets, have=checked is not None, patience=patience
+            )
 
     async def _read_datasets(self) -> None:
         for _ in range(PASSES):
@@ -134,7 +144,9 @@ class Listing:
         try:
             return await read_datasets(self._api.datasets)
         except NoSuchEntry as error:  # a proxy's 404, or another host: no word on any dataset
-            raise InvalidResponse(f"there is no list of datasets: is the base URL right? {error}") from error
+            raise InvalidResponse(
+                f"there is no list of datasets: is the base URL right? {error}"
+            ) from error
 
     def shown(self, names: Iterable[str]) -> None:
         """The kernel is told that these datasets exist."""
@@ -191,7 +203,9 @@ class Listing:
     async def _read_tree(self, row: DatasetRow) -> None:
         at = self._clock.wall()
         found = await self._api.directory_tree(row.id)
-        gone = await in_thread(self._catalog.put_directories, row.key, row.id, found, row.signature, at)
+        gone = await in_thread(
+            self._catalog.put_directories, row.key, row.id, found, row.signature, at
+        )
         self._invalidations.tell(gone)
 
     # Images.
@@ -238,7 +252,11 @@ class Listing:
         had = dataset.listed_signature is not None
         if not self.is_listed(dataset) and not (had and self._connectivity.backing_off):
             in_progress_listing = self._under_way(key) or self._list_dataset(dataset)
-            await (_wait_for_refresh(in_progress_listing) if had else in_progress_listing.finished.wait())
+            await (
+                _wait_for_refresh(in_progress_listing)
+                if had
+                else in_progress_listing.finished.wait()
+            )
             if in_progress_listing.error is not None and not (
                 had and isinstance(in_progress_listing.error, UNAVAILABLE)
             ):
@@ -261,12 +279,19 @@ class Listing:
         is raised, where the old one would do otherwise.
         """
         dataset = await self.tree(key, strict=strict)
-        if not self._current(dataset.listed_at, dataset.listed_signature, dataset.signature, strict=strict):
+        if not self._current(
+            dataset.listed_at, dataset.listed_signature, dataset.signature, strict=strict
+        ):
             in_progress_listing = self._under_way(key) or self._list_dataset(dataset)
             await in_progress_listing.finished.wait()
-            if in_progress_listing.error is not None and (strict or dataset.listed_signature is None):
+            if in_progress_listing.error is not None and (
+                strict or dataset.listed_signature is None
+            ):
                 raise in_progress_listing.error
-            if in_progress_listing.error is None and in_progress_listing.signature != dataset.signature:
+            if (
+                in_progress_listing.error is None
+                and in_progress_listing.signature != dataset.signature
+            ):
                 await self.all_images(key, strict=strict)
 
     def is_listed(self, dataset: DatasetRow) -> bool:
@@ -280,7 +305,9 @@ class Listing:
 
     def _begin(self, dataset: DatasetRow, directory: DirectoryRow) -> ListingInProgress:
         count = (
-            directory.image_count if directory.parent is not None else self._catalog.root_images(dataset.key)
+            directory.image_count
+            if directory.parent is not None
+            else self._catalog.root_images(dataset.key)
         )
         alone = max(1, math.ceil(count / IMAGE_PAGE))
         whole = max(1, math.ceil(dataset.image_count / self._page_size))
@@ -290,7 +317,9 @@ class Listing:
 
     def _can_ask(self, directory: DirectoryRow) -> bool:
         """Whether the server can be asked for a directory by its path: one with an escape need not be its word."""
-        if self._traits.get("rows") == "summary":  # all images are shown in the root, wherever they lie
+        if (
+            self._traits.get("rows") == "summary"
+        ):  # all images are shown in the root, wherever they lie
             return False
         return QUOTE not in directory.path and len(directory.path) <= QUERY_PATH_MAX
 
@@ -323,7 +352,9 @@ class Listing:
             if images is None or images.summary:
                 raise _NotEmbedded
             ids = [image.id for image in images.rows]
-            if offset and ids and ids == first:  # the offset is not heeded: what is behind can't be had
+            if (
+                offset and ids and ids == first
+            ):  # the offset is not heeded: what is behind can't be had
                 raise _NotEmbedded
             if offset == 0:
                 first[:] = ids
@@ -338,7 +369,9 @@ class Listing:
         path = directory and directory.path
 
         async def page(offset: int) -> ListingPage:
-            images = await self._api.images(dataset.id, directory=path, offset=offset, limit=IMAGE_PAGE)
+            images = await self._api.images(
+                dataset.id, directory=path, offset=offset, limit=IMAGE_PAGE
+            )
             if images.rows:
                 await self._traits.choose("rows", "summary" if images.summary else "full")
             return ListingPage(images, images.total, None)
@@ -346,18 +379,25 @@ class Listing:
         return page
 
     async def _fill_somehow(
-        self, dataset: DatasetRow, directory: DirectoryRow | None, in_progress_listing: ListingInProgress
+        self,
+        dataset: DatasetRow,
+        directory: DirectoryRow | None,
+        in_progress_listing: ListingInProgress,
     ) -> None:
         if directory is None and self._traits.get("listing") != "pages":
             try:
-                await self._fill(dataset, None, EMBED_PAGE, self._embedded(dataset), in_progress_listing)
+                await self._fill(
+                    dataset, None, EMBED_PAGE, self._embedded(dataset), in_progress_listing
+                )
             except (_NotEmbedded, Invalid, NotSupported):  # not given, or refused
                 pass
             else:
                 await self._traits.choose("listing", "embedded")
                 return
         key = None if directory is None else directory.key
-        await self._fill(dataset, key, IMAGE_PAGE, self._paged(dataset, directory), in_progress_listing)
+        await self._fill(
+            dataset, key, IMAGE_PAGE, self._paged(dataset, directory), in_progress_listing
+        )
         if directory is None:  # chosen only now: a route that fails is no way out
             await self._traits.choose("listing", "pages")
 
@@ -406,7 +446,9 @@ class Listing:
             return self._images.seen_in(dataset.key, seen, directory)
 
         begin_pass, expected = self._images.begin_pass, dataset.image_count
-        result = await list_pages(page, limit, begin_pass, put, seen_in, in_progress_listing, expected)
+        result = await list_pages(
+            page, limit, begin_pass, put, seen_in, in_progress_listing, expected
+        )
         signature = dataset.signature
         if result.dataset is not None:
             signature = result.dataset.signature
@@ -416,7 +458,12 @@ class Listing:
             self._invalidations.tell(await in_thread(put_dataset))
         gone = await in_thread(
             partial(
-                self._images.sweep, dataset.key, result.seen, directory=directory, signature=signature, at=at
+                self._images.sweep,
+                dataset.key,
+                result.seen,
+                directory=directory,
+                signature=signature,
+                at=at,
             )
         )
         self._answers.clear()
@@ -462,7 +509,9 @@ class Listing:
         if current is None:
             return None
         row = read(directory.key, entry)
-        if self._is_listed(dataset, current) or (row is not None and self._connectivity.backing_off):
+        if self._is_listed(dataset, current) or (
+            row is not None and self._connectivity.backing_off
+        ):
             return row
         if (
             filename is None or storable(filename) != filename or not self._can_ask(directory)
@@ -491,14 +540,18 @@ class Listing:
         return read(directory.key, entry)
 
     async def _ask(self, dataset: DatasetRow, directory: DirectoryRow, filename: str) -> None:
-        found = await self._api.images(dataset.id, directory=directory.path, filename=filename, limit=10)
+        found = await self._api.images(
+            dataset.id, directory=directory.path, filename=filename, limit=10
+        )
         if found.summary:
             await self._traits.choose("rows", "summary")
             await self._filled(directory)
             return
         seen = self._catalog.meta("pass") or 0
         rows = [
-            image for image in found.rows if image.directory == directory.path and image.filename == filename
+            image
+            for image in found.rows
+            if image.directory == directory.path and image.filename == filename
         ]
         gone = await in_thread(
             self._images.put_answer, dataset.key, dataset.id, directory.key, filename, rows, seen

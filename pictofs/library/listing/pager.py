@@ -108,7 +108,8 @@ async def list_pages(
             return done
         counted = distinct
     log.warning(
-        "a listing moved while it was read, %d times in a row; rows may be old until the next", PASSES
+        "a listing moved while it was read, %d times in a row; rows may be old until the next",
+        PASSES,
     )
     return Listed(first.seen if first else 0, sweep.dataset)
 

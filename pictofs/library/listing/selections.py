@@ -53,7 +53,9 @@ class Selections:
         row = await self._listing.whole(dataset)
         known = self._known.get(dataset)
         if known is None or known.state != (row.listed_at, row.tree_at):
-            known = await self._single_flight.share(("selections", dataset), partial(self._look, row))
+            known = await self._single_flight.share(
+                ("selections", dataset), partial(self._look, row)
+            )
         return known.bits
 
     def forget(self, dataset: int) -> None:

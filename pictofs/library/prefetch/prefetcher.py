@@ -124,9 +124,9 @@ class Prefetcher:
         self._numbers = 0
         self._unlisted: list[AccessPattern] = []
         self._wake = trio.Event()
-        self._send, self._receive = trio.open_memory_channel[tuple[AccessPattern | DeclaredOrder, ImageRow]](
-            0
-        )
+        self._send, self._receive = trio.open_memory_channel[
+            tuple[AccessPattern | DeclaredOrder, ImageRow]
+        ](0)
         self._under_way = 0
 
         self.fetched = 0
@@ -218,7 +218,9 @@ class Prefetcher:
         """Follow the order that `name` told no longer."""
         self._told.pop(name, None)
 
-    def extend(self, told: DeclaredOrder, images: Iterable[tuple[int, int]], *, complete: bool) -> None:
+    def extend(
+        self, told: DeclaredOrder, images: Iterable[tuple[int, int]], *, complete: bool
+    ) -> None:
         """More of an order: pairs of the row ids of a dataset and of an image.
 
         `complete`: that is all.
@@ -327,7 +329,9 @@ class Prefetcher:
 
     async def _advance(self, plan: AccessPattern | DeclaredOrder) -> bool:
         """Have the next images of one plan fetched; whether there may be more of it."""
-        candidates = self._next_told(plan) if isinstance(plan, DeclaredOrder) else self._next_guessed(plan)
+        candidates = (
+            self._next_told(plan) if isinstance(plan, DeclaredOrder) else self._next_guessed(plan)
+        )
 
         looked_at = 0
         wanted: list[ImageRow] = []
@@ -366,7 +370,9 @@ class Prefetcher:
     def _next_guessed(self, pattern: AccessPattern) -> Iterator[ImageRow | None]:
         """The next images of a pattern, None for those that need not be fetched."""
         # Nothing is guessed if the order is known.
-        if any(pattern.dataset in told.datasets and self._is_live(told) for told in self._told.values()):
+        if any(
+            pattern.dataset in told.datasets and self._is_live(told) for told in self._told.values()
+        ):
             return
 
         dataset = self._catalog.dataset(pattern.dataset)
@@ -378,7 +384,11 @@ class Prefetcher:
         allowed = self._room(pattern, dataset, fits)
         upcoming = pattern.upcoming(whole=fits)
         while len(pattern.ahead) < allowed and (row := next(upcoming, None)) is not None:
-            if row.key in pattern.ahead or not self._fetcher.is_small(row) or self._fetcher.has(row):
+            if (
+                row.key in pattern.ahead
+                or not self._fetcher.is_small(row)
+                or self._fetcher.has(row)
+            ):
                 yield None
                 continue
 
