@@ -155,8 +155,7 @@ class FolderWriter:
             raise NoSuchEntry("the dataset is gone")
 
         if (image.known_size or 0) <= INLINE_MAX_BYTES:
-            work = partial(self._library.downloads.receive, dataset, image, FetchMode.BULK)
-            whole = await self._source.retried(image.entry, work)
+            whole = await self._source.whole(dataset, image, FetchMode.BULK)
             if isinstance(whole, Whole):
                 await self._put(path, whole.data, image.created_ns)
                 return len(whole.data)

@@ -24,7 +24,7 @@ from pictofs.library.content.passthrough import PassThrough
 from pictofs.library.content.signed_urls import FetchMode
 from pictofs.library.content.source import Source
 from pictofs.library.content.stream import Stream, Streamed
-from pictofs.library.content.whole import SMALL_BYTES, NotSmall, Whole, receive_whole
+from pictofs.library.content.whole import SMALL_BYTES, NotSmall
 from pictofs.library.content.worker import NotTaken, Refused, Worker
 from pictofs.library.prefetch.prefetcher import Prefetcher
 from pictofs.library.single_flight import SingleFlight
@@ -123,8 +123,7 @@ class Downloads:
             if content is not None:
                 return content  # otherwise it was evicted in between: once more
         # The cache loses it as soon as it has it: what comes now stays in memory.
-        receive = partial(self.receive, dataset, image, FetchMode.READ)
-        whole = await self._source.retried(image.entry, receive)
+        whole = await self._source.whole(dataset, image, FetchMode.READ)
         if isinstance(whole, NotSmall):
             return await self._pass_through(dataset, image)
         return ContentInMemory(whole.data)
@@ -205,11 +204,10 @@ class Downloads:
         self, dataset: DatasetRow, image: ImageRow, mode: FetchMode
     ) -> Stored | Unstored | NotSmall:
         """Fetch a small image into the cache."""
-        receive = partial(self.receive, dataset, image, mode)
         return await self._cache.store(
             self._cache.image_key(image),
             image.known_size or 0,
-            partial(self._source.retried, image.entry, receive),
+            partial(self._source.whole, dataset, image, mode),
         )
 
     async def _fetch_elsewhere(
@@ -235,27 +233,6 @@ class Downloads:
         if isinstance(made, Stored) and made.file is not None:
             self._cache.blob_cache.mark_verified(made.file)
         return made
-
-    async def receive(
-        self, dataset: DatasetRow, image: ImageRow, mode: FetchMode
-    ) -> Whole | NotSmall:
-        """All bytes of a small image, checked."""
-        ask = partial(self._source.open, dataset, image, mode=mode)
-        async with ask() as body:
-            first = await receive_whole(body, image.entry)
-        if isinstance(first, NotSmall) or first.is_believed(image.known_size):
-            return first
-
-        # No checksum came, and the length is not the listing's, or may be that of a cut. Another
-        # answer tells.
-        log.info(
-            "%s: the %d bytes that came may be wrong; asking again", image.entry, len(first.data)
-        )
-        async with ask(proof=True) as body:
-            again = await receive_whole(body, image.entry)
-        if isinstance(again, Whole) and (again.verified or again[:2] == first[:2]):
-            return again
-        raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
 
     async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
         key = self._cache.image_key(image)

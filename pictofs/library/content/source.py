@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from pictofs.api.body import Body
@@ -23,6 +24,7 @@ from pictofs.errors import (
 )
 from pictofs.library.content.signed_urls import FetchMode, SignedUrlCache
 from pictofs.library.content.via_api import ApiRoutes
+from pictofs.library.content.whole import NotSmall, Whole, receive_whole
 from pictofs.model.records import SignedUrl
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
@@ -111,6 +113,34 @@ class Source:
             if signed is None and not opened:
                 raise _Final(error) from error  # the API client has tried again already
             raise
+
+    async def whole(
+        self, dataset: DatasetRow, image: ImageRow, mode: FetchMode
+    ) -> Whole | NotSmall:
+        """All bytes of a small image, checked; tried again where that may help."""
+        work = partial(self._receive_whole, dataset, image, mode)
+        return await self.retried(image.entry, work)
+
+    async def _receive_whole(
+        self, dataset: DatasetRow, image: ImageRow, mode: FetchMode
+    ) -> Whole | NotSmall:
+        """All bytes of a small image, checked."""
+        ask = partial(self.open, dataset, image, mode=mode)
+        async with ask() as body:
+            first = await receive_whole(body, image.entry)
+        if isinstance(first, NotSmall) or first.is_believed(image.known_size):
+            return first
+
+        # No checksum came, and the length is not the listing's, or may be that of a cut. Another
+        # answer tells.
+        log.info(
+            "%s: the %d bytes that came may be wrong; asking again", image.entry, len(first.data)
+        )
+        async with ask(proof=True) as body:
+            again = await receive_whole(body, image.entry)
+        if isinstance(again, Whole) and (again.verified or again[:2] == first[:2]):
+            return again
+        raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
 
     async def _open_via_api(
         self, stack: AsyncExitStack, dataset: DatasetRow, image: ImageRow, start: int

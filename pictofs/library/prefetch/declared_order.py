@@ -29,6 +29,8 @@ class DeclaredOrder(Plan):
     some are left out, or if somebody else reads the same images in another order.
     """
 
+    via_api = True
+
     def __init__(self, name: str, number: int) -> None:
         """`name`: its teller's. `number`: tells it from every other order of this mount."""
         super().__init__()

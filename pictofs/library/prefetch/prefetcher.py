@@ -124,9 +124,7 @@ class Prefetcher:
         self._numbers = 0
         self._unlisted: list[AccessPattern] = []
         self._wake = trio.Event()
-        self._send, self._receive = trio.open_memory_channel[
-            tuple[AccessPattern | DeclaredOrder, ImageRow]
-        ](0)
+        self._send, self._receive = trio.open_memory_channel[tuple[Plan, ImageRow]](0)
         self._under_way = 0
 
         self.fetched = 0
@@ -302,12 +300,15 @@ class Prefetcher:
                 progress = False
                 while self._unlisted:
                     nursery.start_soon(self._take_whole, self._unlisted.pop())
-                for plan in self._plans():
+                for plan, candidates in self._plans():
                     if not self._rests(plan):
-                        progress |= await self._advance(plan)
+                        progress |= await self._advance(plan, candidates)
 
-    def _plans(self) -> list[DeclaredOrder | AccessPattern]:
-        return [*self._told.values(), *self._patterns.values()]
+    def _plans(self) -> list[tuple[Plan, Iterator[ImageRow | None]]]:
+        """Every plan, and what is next of it: None for an image that need not be fetched."""
+        told = [(each, self._next_told(each)) for each in self._told.values()]
+        guessed = [(each, self._next_guessed(each)) for each in self._patterns.values()]
+        return [*told, *guessed]
 
     def _rests(self, plan: Plan) -> bool:
         return self._clock.monotonic() < plan.rest_until
@@ -315,7 +316,7 @@ class Prefetcher:
     def _rest(self) -> float:
         """Seconds until the first plan that rests goes on."""
         now = self._clock.monotonic()
-        resting = [plan.rest_until - now for plan in self._plans() if self._rests(plan)]
+        resting = [plan.rest_until - now for plan, _ in self._plans() if self._rests(plan)]
         return min(resting, default=math.inf)
 
     async def _take_whole(self, pattern: AccessPattern) -> None:
@@ -327,12 +328,8 @@ class Prefetcher:
         pattern.take_whole()
         self._wake.set()
 
-    async def _advance(self, plan: AccessPattern | DeclaredOrder) -> bool:
+    async def _advance(self, plan: Plan, candidates: Iterator[ImageRow | None]) -> bool:
         """Have the next images of one plan fetched; whether there may be more of it."""
-        candidates = (
-            self._next_told(plan) if isinstance(plan, DeclaredOrder) else self._next_guessed(plan)
-        )
-
         looked_at = 0
         wanted: list[ImageRow] = []
         for row in candidates:
@@ -350,7 +347,6 @@ class Prefetcher:
         return looked_at > 0
 
     def _next_told(self, told: DeclaredOrder) -> Iterator[ImageRow | None]:
-        """The next images of an order, None for those that need not be fetched."""
         most = self.kept_ahead(told)
         while told.left and len(told.ahead) < most:
             key = told.take()
@@ -368,7 +364,6 @@ class Prefetcher:
             yield None if there else row
 
     def _next_guessed(self, pattern: AccessPattern) -> Iterator[ImageRow | None]:
-        """The next images of a pattern, None for those that need not be fetched."""
         # Nothing is guessed if the order is known.
         if any(
             pattern.dataset in told.datasets and self._is_live(told) for told in self._told.values()
@@ -433,7 +428,7 @@ class Prefetcher:
             if self._rests(plan):
                 return False
 
-            there = await self._fetcher.fetch_ahead(image, via_api=isinstance(plan, DeclaredOrder))
+            there = await self._fetcher.fetch_ahead(image, via_api=plan.via_api)
         except PictofsError as error:
             self._failed(plan, image, error)
             return False

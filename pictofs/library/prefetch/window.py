@@ -54,6 +54,9 @@ class PrefetchWindow:
 class Plan(ABC):
     """Something that says what to fetch next: a pattern in the reads, or an order that was told."""
 
+    via_api = False
+    """Whether its images are worth a request of their own, where no batch of URLs names them."""
+
     def __init__(self) -> None:
         self.ahead = PrefetchWindow()
         self.failures = 0
