@@ -1,7 +1,8 @@
 """A local Pictograph: an API host and a storage host with an organization in memory.
 
-It is the one fake of this project. The demo shows it, the tests and benchmarks run against it, and the
-vendor's own client, driven by `tests/contract`, keeps it true. It imports nothing from `pictofs`.
+It is the only fake of this project. The demo shows it, and the tests and benchmarks run against it.
+`tests/contract` keeps it true by driving it with the vendor's own client. It imports nothing from
+`pictofs`.
 """
 
 from standin.faults import Fault, Match

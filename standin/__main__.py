@@ -1,4 +1,7 @@
-"""`python -m standin`: run a stand-in until it is told to stop; one line of JSON says where it listens."""
+"""`python -m standin`: run a stand-in until SIGTERM or SIGINT.
+
+It prints one line of JSON with its addresses and keys as soon as it listens.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from standin.spec import Spec
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m standin", description=__doc__)
+
     parser.add_argument("--preset", choices=sorted(PRESETS), default="sample")
     parser.add_argument("--images", type=int, help="like images per dataset, instead of a preset")
     parser.add_argument("--datasets", type=int, default=1)
@@ -23,13 +27,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--directories", type=int, default=1)
     parser.add_argument("--annotations", type=int, default=3)
     parser.add_argument("--statuses", default="mixed", help="`mixed`, or one status for all")
-    parser.add_argument("--port", type=int, default=0, help="of the API host; 0 lets the system choose")
+
+    port_help = "of the API host; 0 lets the system choose"
+    parser.add_argument("--port", type=int, default=0, help=port_help)
     parser.add_argument("--storage-port", type=int, default=0)
-    parser.add_argument(
-        "--latency", type=float, default=0.0, help="seconds before each answer, at both hosts"
-    )
+
+    latency_help = "seconds before each answer, at both hosts"
+    parser.add_argument("--latency", type=float, default=0.0, help=latency_help)
     parser.add_argument("--api-latency", type=float)
     parser.add_argument("--storage-latency", type=float)
+
     parser.add_argument(
         "--set",
         action="append",
@@ -37,12 +44,14 @@ def _arguments() -> argparse.Namespace:
         metavar="SWITCH=JSON",
         help="any other switch, for example --set url_lifetime=5 --set hash_header=false",
     )
+
     return parser.parse_args()
 
 
 def _spec(asked: argparse.Namespace) -> Spec:
     if asked.images is None:
         return PRESETS[asked.preset]()
+
     return Spec.uniform(
         asked.datasets,
         asked.images,
@@ -54,7 +63,7 @@ def _spec(asked: argparse.Namespace) -> Spec:
 
 
 def _switch(assignment: str) -> tuple[str, Any]:
-    """The name and value of `name=json`."""
+    """The name and the decoded value of `name=json`."""
     name, _, value = assignment.partition("=")
     return name, json.loads(value)
 
@@ -62,18 +71,30 @@ def _switch(assignment: str) -> tuple[str, Any]:
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     asked = _arguments()
+
     # Blocked before any thread starts, so that the wait below is where the signal arrives.
     awaited = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+
+    api_latency = asked.api_latency
+    if api_latency is None:
+        api_latency = asked.latency
+
+    storage_latency = asked.storage_latency
+    if storage_latency is None:
+        storage_latency = asked.latency
+
     running = StandIn(
         _spec(asked),
         api_port=asked.port,
         storage_port=asked.storage_port,
-        api_latency=asked.latency if asked.api_latency is None else asked.api_latency,
-        storage_latency=asked.latency if asked.storage_latency is None else asked.storage_latency,
+        api_latency=api_latency,
+        storage_latency=storage_latency,
         **dict(map(_switch, asked.set)),
     )
-    gc.freeze()  # a large organization is never garbage, and need not be looked through again
+    # A large organization never becomes garbage, so the collector need not visit it again.
+    gc.freeze()
+
     with running:
         line = {"api": running.api_url, "storage": running.storage_url, "keys": running.keys}
         sys.stdout.write(json.dumps(line) + "\n")

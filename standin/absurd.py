@@ -1,6 +1,6 @@
-"""A dataset in which every image has one absurd value in its row, and good images between them.
+"""A dataset of images that each have one absurd value in their row, and of a few good images.
 
-The values are JSON texts: several have no value in Python.
+The values are texts of JSON, since several of them have no equal in Python.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from standin.organization import Organization
 from standin.spec import EPOCH
 
 DEEP = "/" + "/".join(f"part-{number:04d}" for number in range(1000))
-#: What no field of any type should hold.
+#: Values that no field of any type should hold.
 VALUES = (
     "1" + "0" * 400,
     "9" * 5000,
@@ -46,7 +46,10 @@ FIELDS = (
 def fill(organization: Organization) -> None:
     """Make the dataset."""
     dataset = organization.add_dataset("absurd", created_at=EPOCH)
-    dataset.lies = {"novelty": msgspec.Raw(VALUES[5].encode()), "updated_at": msgspec.Raw(b'"\\ud83d"')}
+    dataset.lies = {
+        "novelty": msgspec.Raw(VALUES[5].encode()),
+        "updated_at": msgspec.Raw(b'"\\ud83d"'),
+    }
     for field in FIELDS:
         for number, value in enumerate(VALUES):
             organization.add_image(
@@ -57,6 +60,7 @@ def fill(organization: Organization) -> None:
                 created_at=EPOCH + len(dataset.images),
                 lies={field: msgspec.Raw(value.encode())},
             )
+
     for number in range(3):
         organization.add_image(
             dataset,

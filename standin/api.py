@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from standin.budget import Budget
-from standin.exchange import RECORD, App, Receive, Send, framed, pour
+from standin.exchange import RECORD, App, Headers, Receive, Send, framed, pour
 from standin.faults import Faults
 from standin.log import Log, Request
 from standin.organization import Organization
@@ -36,18 +36,21 @@ class Api:
         self._origin = origin
         self._log = log
         self._faults = faults
+
         self._numbers = itertools.count(1)
         self._budget = Budget(organization.clock, organization.switches)
         self._idempotent: dict[tuple[str, str, str, str], tuple[float, Answer]] = {}
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        method, path = scope["method"], scope["path"]
+        method = scope["method"]
+        # An unknown path is refused later, since the log and the faults have to see it first.
         found: tuple[Route, dict[str, str]] | Refusal | WrongSlash
         try:
-            found = table.find(method, path)
+            found = table.find(method, scope["path"])
         except (Refusal, WrongSlash) as problem:
             found = problem
+
         headers: dict[bytes, bytes] = dict(scope["headers"])
         asked = headers.get(b"range")
         record = self._log.enter(
@@ -61,23 +64,27 @@ class Api:
                 found[0].template if isinstance(found, tuple) else None,
             )
         )
-
         scope[RECORD] = record
 
         async def app(scope: Any, receive: Receive, send: Send) -> None:
             body = await _read(receive)
-            if body is not None:
-                answer = self._answer(record, found, headers, scope["query_string"], body)
-                await _send(scope, send, record, answer)
+            if body is None:
+                return
+
+            answer = self._answer(record, found, headers, scope["query_string"], body)
+            await _send(scope, send, record, answer)
 
         around: App = app
         if self._faults:
             around = self._faults.around(app, "api", method, record.path, record.route)
+
         latency = self._organization.switches.api_latency
         if latency:
             await asyncio.sleep(latency)
+
         if record.route in _BYTE_ROUTES:
             send = framed(scope, receive, send, self._organization.switches.api_framing)
+
         await around(scope, receive, send)
 
     def _answer(
@@ -88,7 +95,7 @@ class Api:
         query: bytes,
         body: bytes,
     ) -> Answer:
-        """The answer to a request, with the headers every answer has."""
+        """The answer to a request, with the headers that every answer has."""
         with self._organization.lock:
             try:
                 answer = self._route(found, headers, query, body)
@@ -97,9 +104,11 @@ class Api:
             except WrongSlash as wrong:
                 suffix = f"?{query.decode('latin-1')}" if query else ""
                 answer = Answer(None, 307, {"Location": f"{self._origin}{wrong.path}{suffix}"})
+
             extra = {"X-Request-Id": f"req_{next(self._numbers):08d}", **self._budget.headers()}
             if self._organization.switches.date_header:
                 extra["Date"] = formatdate(self._organization.clock(), usegmt=True)
+
         record.status = answer.status
         return Answer(answer.content, answer.status, {**extra, **answer.headers}, answer.media_type)
 
@@ -110,23 +119,35 @@ class Api:
         query: bytes,
         body: bytes,
     ) -> Answer:
-        """Check the request as far as all routes have it in common, then let its route answer."""
+        """Check what all routes have in common, then let the route answer."""
         if not isinstance(found, tuple):
             raise found
+
         route, params = found
         key = self._key(headers)
+        # A request with a wrong key costs nothing; one that is refused with a good key does.
         self._budget.spend()
+
         if not key.may(route.role):
             raise Refusal(403, "forbidden", f"This action requires the {route.role} role or higher")
+
         fields = query_of(query)
         unknown = sorted(set(fields) - route.query)
         if unknown:
             raise Refusal(400, "bad_request", f"Unknown query parameter(s): {', '.join(unknown)}")
         if len(body) > _BODY_CAP:
             raise Refusal(413, "payload_too_large", "The request body is too large")
-        organization = self._organization
+
         call = Call(
-            organization, key, self._signer, self._origin, route.method, params, fields, headers, body
+            self._organization,
+            key,
+            self._signer,
+            self._origin,
+            route.method,
+            params,
+            fields,
+            headers,
+            body,
         )
         return self._once(call, route, key, headers)
 
@@ -135,17 +156,21 @@ class Api:
         key = self._organization.keys.get(sent)
         if key is None or key.revoked:
             raise Refusal(401, "unauthorized", "Invalid or missing API key")
+
         return key
 
     def _once(self, call: Call, route: Route, key: Key, headers: dict[bytes, bytes]) -> Answer:
-        """Answer a repeated `Idempotency-Key` as the first time, for a day."""
+        """Let the route answer; a repeated `Idempotency-Key` gets its first answer, for a day."""
         token = headers.get(b"idempotency-key", b"").decode("latin-1")
         if not token or call.method not in ("POST", "PUT", "PATCH"):
             return route.handler(call)
-        now, name = call.clock(), (key.secret, call.method, route.template, token)
+
+        now = call.clock()
+        name = (key.secret, call.method, route.template, token)
         known = self._idempotent.get(name)
         if known is not None and known[0] > now - _DAY:
             return known[1]
+
         answer = route.handler(call)
         self._idempotent[name] = (now, answer)
         return answer
@@ -153,18 +178,31 @@ class Api:
 
 async def _send(scope: Any, send: Send, record: Request, answer: Answer) -> None:
     """Send an answer in the form its content has."""
-    headers = [(key.lower().encode(), value.encode("latin-1")) for key, value in answer.headers.items()]
     content = answer.content
-    body = content if isinstance(content, bytes | Slice) else b""
-    if content is not None and not isinstance(content, bytes | Slice):
+    body: bytes | Slice
+    if content is None:
+        body = b""
+    elif isinstance(content, bytes | Slice):
+        body = content
+    else:
         body = _ENCODER.encode(content)
+
     length = body.stop - body.start if isinstance(body, Slice) else len(body)
+    headers: Headers = []
+    for name, value in answer.headers.items():
+        headers.append((name.lower().encode(), value.encode("latin-1")))
+
     if content is not None:
         headers.append((b"content-type", answer.media_type.encode()))
+
+    # HTTP forbids Content-Length in a 204.
     if answer.status != 204:
         headers.append((b"content-length", b"%d" % length))
+
     record.bytes = length
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+
+    # The server drops the body of an answer to HEAD; a slice need not even be made.
     if isinstance(body, Slice):
         stop = body.start if record.method == "HEAD" else body.stop
         await pour(scope, send, body.body, body.start, stop)
@@ -173,13 +211,15 @@ async def _send(scope: Any, send: Send, record: Request, answer: Answer) -> None
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The request's body; None when the client went away."""
+    """The request's body; None if the client went away."""
     parts: list[bytes] = []
     more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
+
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
+
     return b"".join(parts)

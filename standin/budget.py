@@ -1,4 +1,4 @@
-"""The organization's request budget: so many in any sliding hour."""
+"""The organization's request budget: how many requests any sliding hour may have."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from standin.routing import Refusal
 from standin.switches import Switches
 
 _HOUR = 3600.0
-#: What an organization without a limit is told, the largest plan's figure.
+#: The limit that the headers name for an organization without one: that of the largest plan.
 _GENEROUS = 100_000
 
 
@@ -22,11 +22,15 @@ class Budget:
         self._spent: deque[float] = deque()
 
     def spend(self) -> None:
-        """Take one request off the budget; 429 with `Retry-After` when nothing is left."""
+        """Take one request off the budget; 429 with `Retry-After` if nothing is left."""
         now = self._forget()
         limit = self._switches.hourly_limit
         if limit is not None and len(self._spent) >= limit:
-            wait = max(1, int(self._spent[0] + _HOUR - now) + 1) if self._spent else int(_HOUR)
+            # A limit of 0 refuses even if nothing was spent.
+            wait = int(_HOUR)
+            if self._spent:
+                wait = max(1, int(self._spent[0] + _HOUR - now) + 1)
+
             raise Refusal(
                 429,
                 "rate_limited",
@@ -34,23 +38,29 @@ class Budget:
                 headers={"Retry-After": str(wait)},
                 details={"retry_after": wait},
             )
+
         self._spent.append(now)
 
     def headers(self) -> dict[str, str]:
-        """`X-RateLimit-*` of an answer; none where the switch says so."""
+        """The `X-RateLimit-*` headers of an answer; none if the switch says so."""
         if not self._switches.rate_headers:
             return {}
+
         now = self._forget()
-        limit = _GENEROUS if self._switches.hourly_limit is None else self._switches.hourly_limit
-        reset = (self._spent[0] if self._spent else now) + _HOUR
+        limit = self._switches.hourly_limit
+        if limit is None:
+            limit = _GENEROUS
+
+        oldest = self._spent[0] if self._spent else now
         return {
             "X-RateLimit-Limit": str(limit),
             "X-RateLimit-Remaining": str(max(0, limit - len(self._spent))),
-            "X-RateLimit-Reset": str(int(reset)),
+            "X-RateLimit-Reset": str(int(oldest + _HOUR)),
         }
 
     def _forget(self) -> float:
         now = self._clock()
         while self._spent and self._spent[0] <= now - _HOUR:
             self._spent.popleft()
+
         return now

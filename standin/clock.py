@@ -7,7 +7,10 @@ from datetime import UTC, datetime
 
 
 class Clock:
-    """The machine's wall clock plus an offset: URL expiry and budget windows follow it."""
+    """The machine's wall clock plus an offset in seconds.
+
+    The expiry of URLs and the request budget follow it.
+    """
 
     def __init__(self, offset: float = 0.0) -> None:
         self.offset = offset
@@ -22,5 +25,8 @@ class Clock:
 
 
 def iso(moment: float | None) -> str | None:
-    """An epoch moment as ISO 8601 with its time zone; None stays None."""
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat()
+    """Seconds since the epoch as ISO 8601 in UTC; None stays None."""
+    if moment is None:
+        return None
+
+    return datetime.fromtimestamp(moment, UTC).isoformat()

@@ -1,9 +1,9 @@
 """Image bytes: real pictures of any exact size, the same in every run, different for every image.
 
-A small base picture is made once with Pillow. What is missing to the wanted size goes into it as blocks a
-decoder skips: JPEG comment segments, or private PNG chunks with a correct CRC. Each block names the image
-and its own number, so that bytes of another image or another place are never mistaken for the right ones.
-A body is a function of its range, so a large one is never whole in memory.
+A small base picture is made once with Pillow. It is filled up to the wanted size with blocks that a
+decoder skips: JPEG comment segments, or private PNG chunks with a correct CRC. Each block names the
+image and its own number, so that the bytes of another image or another place are never mistaken for
+the right ones. Any range of a body is made by itself, so a large body is never whole in memory.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from PIL import ImageDraw
 from standin import scenes
 
 _BLOCK = 65536
+#: Random bytes that fill the blocks behind their marks.
 _POOL = random.Random(20260301).randbytes(4 * _BLOCK)
 _CHUNK = 1 << 20
 _TINY_BELOW = 12_288
-_HEAD, _TAIL = -1, -2
+#: The numbers of the two pieces that are no blocks.
+_HEAD = -1
+_TAIL = -2
 
 
 class Body(Protocol):
@@ -60,7 +63,7 @@ class Stored:
 
 
 class Frame(NamedTuple):
-    """A base picture, cut where blocks may be put, with its upright dimensions."""
+    """The encoded base picture, cut in two where blocks may be put."""
 
     before: bytes
     after: bytes
@@ -68,7 +71,7 @@ class Frame(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """One run of a body: a numbered block, the head or the tail."""
+    """A part of a body: the head, a numbered block, or the tail. Place and length are in bytes."""
 
     number: int
     place: int
@@ -84,19 +87,24 @@ class Generated:
         self.size = size
         self._digest = hashlib.blake2b(seed.encode(), digest_size=16).digest()
         self._frame = frame
+        self._head = len(frame.before)
+
+        # A PNG chunk has 12 bytes around its data, a JPEG comment has 4 in front of it.
         overhead = 12 if frame.png else 4
         extra = size - len(frame.before) - len(frame.after)
         self._full, rest = divmod(max(extra, 0), _BLOCK)
         self._rest: tuple[int, ...] = (rest,) if rest else ()
         self._pad = 0
+
         if 0 < rest < overhead and self._full:
-            # Too little is left for a block of its own: two blocks share what one and the rest had.
+            # The rest is too small for a block of its own: the last full block and the rest are
+            # divided anew, into two blocks that are large enough.
             self._full -= 1
             self._rest = (_BLOCK - overhead, rest + overhead)
         elif 0 < rest < overhead:
             # Decoders stop at the end of the picture, so a few bytes may follow it.
-            self._rest, self._pad = (), rest
-        self._head = len(frame.before)
+            self._rest = ()
+            self._pad = rest
 
     def etag(self) -> str:
         """The digest of the seed, and the size."""
@@ -109,27 +117,37 @@ class Generated:
             if piece.place < stop and piece.place + piece.length > start:
                 made = self._piece(piece.number, piece.length)
                 parts.append(made[max(0, start - piece.place) : stop - piece.place])
+
         return b"".join(parts)
 
     def _pieces(self, start: int, stop: int) -> list[Piece]:
         """The head, the tail, and the blocks around a range."""
         first = min(max(0, (start - self._head) // _BLOCK), self._full)
         last = min(self._full, max(0, (stop - self._head) // _BLOCK + 1))
+
         pieces = [Piece(_HEAD, 0, self._head)]
-        pieces += [Piece(block, self._head + block * _BLOCK, _BLOCK) for block in range(first, last)]
+        for block in range(first, last):
+            pieces.append(Piece(block, self._head + block * _BLOCK, _BLOCK))
+
         place = self._head + self._full * _BLOCK
         for offset, length in enumerate(self._rest):
             pieces.append(Piece(self._full + offset, place, length))
             place += length
+
         pieces.append(Piece(_TAIL, place, max(0, self.size - place)))
         return pieces
 
     def _piece(self, number: int, length: int) -> bytes:
+        # A size below that of the base picture cuts the picture short.
         if number == _HEAD:
             return self._frame.before[: self.size]
         if number == _TAIL:
             return (self._frame.after + bytes(self._pad))[:length]
-        return self._png_block(number, length) if self._frame.png else self._jpeg_block(number, length)
+
+        if self._frame.png:
+            return self._png_block(number, length)
+
+        return self._jpeg_block(number, length)
 
     def _jpeg_block(self, number: int, length: int) -> bytes:
         return b"\xff\xfe" + (length - 2).to_bytes(2, "big") + self._payload(number, length - 4)
@@ -142,12 +160,13 @@ class Generated:
         mark = self._digest + number.to_bytes(8, "big")
         if length <= len(mark):
             return mark[:length]
+
         offset = (int.from_bytes(self._digest[:6], "big") + number * 7919) % (len(_POOL) - _BLOCK)
         return mark + _POOL[offset : offset + length - len(mark)]
 
 
 class Look(NamedTuple):
-    """How a picture is made: its painter and its upright dimensions."""
+    """How a picture is made: its painter, and its dimensions (in pixels) as it is to be shown."""
 
     painter: str
     width: int
@@ -166,35 +185,39 @@ def look_for(size: int) -> Look:
 
 
 def body_of(seed: str, size: int, look: Look, *, png: bool) -> Generated:
-    """The body of an image. A size under the base picture's gives a picture cut short."""
-    return Generated(seed, size, _frame(look, seed if look is SCENE else "", png))
+    """The body of an image. A size below that of the base picture gives a picture cut short."""
+    # Only scenes are drawn from the seed; all other images of a look share one base picture.
+    scene = seed if look is SCENE else ""
+    return Generated(seed, size, _frame(look, scene, png))
 
 
 @lru_cache(maxsize=256)
 def whole(seed: str, size: int, look: Look, png: bool) -> bytes:
-    """A small body as bytes, remembered for the next request."""
+    """A small body as bytes, cached for the next request."""
     return body_of(seed, size, look, png=png).read(0, size)
 
 
 @lru_cache(maxsize=1 << 18)
 def checksum(seed: str, size: int, look: Look, png: bool) -> bytes:
-    """The `crc32c=...` value of a body, remembered; big-endian base64, as Google sends it."""
+    """The `crc32c=<base64>` of a generated body, cached."""
     return crc32c(body_of(seed, size, look, png=png))
 
 
 def crc32c(body: Body) -> bytes:
-    """`crc32c=<base64>` of a body of any size."""
+    """The `crc32c=<base64>` of a body of any size, big-endian as Google sends it."""
     value = 0
     for start in range(0, body.size, _CHUNK):
         value = google_crc32c.extend(value, body.read(start, min(start + _CHUNK, body.size)))
+
     return b"crc32c=" + base64.b64encode(value.to_bytes(4, "big"))
 
 
 def md5(body: Body) -> bytes:
-    """`md5=<base64>` of a body of any size."""
+    """The `md5=<base64>` of a body of any size."""
     digest = hashlib.md5(usedforsecurity=False)
     for start in range(0, body.size, _CHUNK):
         digest.update(body.read(start, min(start + _CHUNK, body.size)))
+
     return b"md5=" + base64.b64encode(digest.digest())
 
 
@@ -202,24 +225,34 @@ def md5(body: Body) -> bytes:
 def _frame(look: Look, scene: str, png: bool) -> Frame:
     picture = scenes.paint(scene) if look is SCENE else _paint(look)
     out = io.BytesIO()
+
     if png:
         picture.save(out, "PNG")
         # The signature (8) and the header chunk (25) come first in every PNG.
         return Frame(out.getvalue()[:33], out.getvalue()[33:], png=True)
+
     exif = Pillow.Exif()
     if look is ROTATED:
+        # The orientation tag: to be shown turned by 90 degrees clockwise.
         exif[0x0112] = 6
+
     picture.save(out, "JPEG", quality=60, exif=exif)
     data = out.getvalue()
-    cut = 4 + int.from_bytes(data[4:6], "big")  # behind the first segment, which readers expect first
+    # Readers expect the first segment right behind the start marker, so the blocks come after it.
+    # The length at offset 4 includes its own two bytes.
+    cut = 4 + int.from_bytes(data[4:6], "big")
     return Frame(data[:cut], data[cut:], png=False)
 
 
 def _paint(look: Look) -> Pillow.Image:
     if look is TINY:
         return Pillow.new("L", (look.width, look.height), 128)
+
     # A picture to be shown rotated is stored lying on its side.
-    size = (look.height, look.width) if look is ROTATED else (look.width, look.height)
+    size = (look.width, look.height)
+    if look is ROTATED:
+        size = (look.height, look.width)
+
     picture = Pillow.new("RGB", size, (96, 120, 140))
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, size[1] // 2, size[0], size[1]), fill=(70, 74, 78))

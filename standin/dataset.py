@@ -1,4 +1,4 @@
-"""One dataset: its images by id, by place and newest first, and its directories."""
+"""One dataset: its images (by id, by place, newest first) and its directories."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 from standin.identity import uuid_for
 from standin.records import Directory, Image
 
+#: How many listings are cached for each dataset.
 _REMEMBERED = 64
 COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#46f0f0", "#f032e6", "#bcf60c")
 
 
 class Selection(NamedTuple):
-    """The filters of an image listing; None filters nothing."""
+    """The filters of an image listing; a filter that is None lets every image through."""
 
     archived: bool = False
     directory: str | None = None
@@ -21,18 +22,20 @@ class Selection(NamedTuple):
     split: str | None = None
     filename: str | None = None
     confidence_below: float | None = None
-    #: The directories a key may see, with what is below them.
+    #: The directories that a key may see, with all directories below them.
     granted: tuple[str, ...] | None = None
 
     def takes(self, image: Image) -> bool:
         """Whether an image passes."""
+        bound = self.confidence_below
+
         return (
             (self.archived or not image.is_archived)
             and (self.directory is None or image.directory_path == self.directory)
             and (self.status is None or image.status == self.status)
             and (self.split is None or image.split == self.split)
             and (self.filename is None or image.filename == self.filename)
-            and (self.confidence_below is None or _below(image.min_confidence, self.confidence_below))
+            and (bound is None or _below(image.min_confidence, bound))
             and (self.granted is None or within(image.directory_path, self.granted))
         )
 
@@ -56,57 +59,72 @@ class Dataset:
         self.description: str | None = None
         self.annotation_types: list[str] = ["bbox"]
         self.classes: list[dict[str, Any]] = []
+
         self.is_public = False
         self.is_archived = False
         self.archived_at: float | None = None
+
         self.storage_class = "standard"
         self.storage_state = "idle"
         self.storage_polls = 0
         self.storage_job: str | None = None
         self.cold_since: float | None = None
+
         self.created_at = created_at
         self.updated_at: float | None = created_at
+
         self.images: dict[str, Image] = {}
         self.directories: dict[str, Directory] = {}
         #: Fields of the row that are replaced on the wire, for tests of a lying server.
         self.lies: dict[str, Any] | None = None
+
+        # What is derived from the images, and computed when it is asked for.
         self._places: dict[tuple[str, str], Image] | None = None
         self._selected: dict[Selection, list[Image]] = {}
         self._ordered: list[Image] | None = None
         self._counts: Counts | None = None
 
     def touch(self, moment: float | None = None) -> None:
-        """Forget what was derived from the images; with a moment, the dataset says it changed then."""
+        """Forget what was derived from the images; `moment` becomes `updated_at` if it is given."""
         self._selected.clear()
         self._ordered = None
         self._counts = None
+
         if moment is not None:
             self.updated_at = moment
 
     def add(self, images: Iterable[Image]) -> None:
-        """Take in images; their directories come into being."""
+        """Add images, and the directories they are in."""
         for image in images:
             self.images[image.id] = image
             if self._places is not None:
                 self._places[image.place] = image
+
             if image.directory_path not in self.directories:
                 self.make_directory(image.directory_path, image.created_at)
+
         self.touch()
 
     def remove(self, image: Image) -> None:
-        """Drop an image; its directory stays."""
+        """Remove an image; its directory stays."""
         del self.images[image.id]
+        # Two images may share a place, as in the preset `nasty`; the last one is known by it.
         if self._places is not None and self._places.get(image.place) is image:
             del self._places[image.place]
+
         self.touch()
 
     def relocate(self, image: Image, directory: str, filename: str, moment: float) -> None:
         """Give an image another place; its id stays."""
         if self._places is not None and self._places.get(image.place) is image:
             del self._places[image.place]
-        image.directory_path, image.filename = directory, filename
+
+        image.directory_path = directory
+        image.filename = filename
+
         if self._places is not None:
             self._places[image.place] = image
+
         self.make_directory(directory, moment)
         self.touch()
 
@@ -114,28 +132,42 @@ class Dataset:
         """The image at a place, archived or not."""
         if self._places is None:
             self._places = {image.place: image for image in self.images.values()}
+
         return self._places.get((directory, filename))
 
     def free_name(self, directory: str, filename: str, first: int = 1) -> str:
         """`filename`, or the first `name-n.ext` that is free in the directory."""
         stem, dot, suffix = filename.rpartition(".")
-        stem, ending = (stem, dot + suffix) if stem else (filename, "")
-        number, free = first, filename
+        ending = dot + suffix
+        # A name without a dot, or with its only dot in front, has no ending.
+        if not stem:
+            stem = filename
+            ending = ""
+
+        number = first
+        free = filename
         while self.at(directory, free) is not None:
-            free, number = f"{stem}-{number}{ending}", number + 1
+            free = f"{stem}-{number}{ending}"
+            number += 1
+
         return free
 
     def select(self, wanted: Selection) -> list[Image]:
-        """The images that pass, newest first. Remembered until something changes."""
-        found = self._selected.get(wanted)
-        if found is None:
-            if self._ordered is None:
-                # Turned round first: of one moment, what came last is the newest.
-                self._ordered = list(reversed(self.images.values()))
-                self._ordered.sort(key=lambda image: image.created_at, reverse=True)
-            if len(self._selected) >= _REMEMBERED:
-                self._selected.clear()
-            found = self._selected[wanted] = [image for image in self._ordered if wanted.takes(image)]
+        """The images that pass, newest first; cached until something changes."""
+        known = self._selected.get(wanted)
+        if known is not None:
+            return known
+
+        if self._ordered is None:
+            # Reversed before it is sorted: of images of one moment, the last one is the newest.
+            self._ordered = list(reversed(self.images.values()))
+            self._ordered.sort(key=lambda image: image.created_at, reverse=True)
+
+        if len(self._selected) >= _REMEMBERED:
+            self._selected.clear()
+
+        found = [image for image in self._ordered if wanted.takes(image)]
+        self._selected[wanted] = found
         return found
 
     def counts(self) -> Counts:
@@ -145,45 +177,55 @@ class Dataset:
             completed = sum(image.status == "complete" for image in active)
             size = sum(image.file_size for image in active)
             self._counts = Counts(len(active), completed, len(self.images) - len(active), size)
+
         return self._counts
 
     def make_directory(self, path: str, moment: float) -> Directory | None:
-        """The directory at a path, made with its parents when missing; None for the root."""
+        """The directory at a path, made with its parents if it is missing; None for the root."""
         if path in ("/", ""):
             return None
+
         found = self.directories.get(path)
         if found is None:
             self.make_directory(path.rpartition("/")[0] or "/", moment)
             found = Directory(uuid_for("directory", self.id, path), path, moment, moment)
             self.directories[path] = found
+
         return found
 
     def below(self, path: str) -> list[Directory]:
-        """The directories under a path, not itself."""
-        return [each for each in self.directories.values() if each.path.startswith(f"{path.rstrip('/')}/")]
+        """The directories below a path, without the one at the path."""
+        start = f"{path.rstrip('/')}/"
+        return [each for each in self.directories.values() if each.path.startswith(start)]
 
     def move_directory(self, old: str, new: str, moment: float) -> Directory:
         """Rename a directory with all below it; directory ids stay."""
         self.make_directory(new.rpartition("/")[0] or "/", moment)
+
         moved = [self.directories[old], *self.below(old)]
         for row in moved:
             del self.directories[row.path]
             row.path = new + row.path[len(old) :]
             row.updated_at = moment
+
         self.directories.update((row.path, row) for row in moved)
+
         for image in self.images.values():
             if within(image.directory_path, (old,)):
                 image.directory_path = new + image.directory_path[len(old) :]
+
         self._places = None
         self.touch()
         return moved[0]
 
     def set_classes(self, classes: Iterable[dict[str, Any]]) -> None:
-        """Replace the class list; a class without a colour gets the next of the palette."""
-        self.classes = [
-            {"color": COLOURS[index % len(COLOURS)], **{k: v for k, v in each.items() if v is not None}}
-            for index, each in enumerate(classes)
-        ]
+        """Replace the class list; a class without a colour gets the next one of the palette."""
+        coloured: list[dict[str, Any]] = []
+        for index, each in enumerate(classes):
+            given = {field: value for field, value in each.items() if value is not None}
+            coloured.append({"color": COLOURS[index % len(COLOURS)], **given})
+
+        self.classes = coloured
 
 
 def within(path: str, roots: tuple[str, ...]) -> bool:
@@ -192,4 +234,5 @@ def within(path: str, roots: tuple[str, ...]) -> bool:
 
 
 def _below(confidence: float | None, bound: float) -> bool:
+    # An image without annotations has no confidence, and no bound lets it through.
     return confidence is not None and confidence < bound

@@ -1,4 +1,4 @@
-"""One request on the wire: answering it by the rules, or by hand on the bare connection."""
+"""One request on the wire, answered through the server or by hand on the bare connection."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from standin.content import Body
 from standin.switches import Framing
 
+#: Bytes of a body that are sent at once.
 _PIECE = 1 << 18
 
 Message = MutableMapping[str, Any]
@@ -21,12 +22,12 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
-#: Where the connection of a request, and its entry in the log, are found in its ASGI scope.
+#: The keys of an ASGI scope for the connection of a request and its entry in the log.
 TRANSPORT = "standin.transport"
 RECORD = "standin.record"
-#: How the body of an answer is framed, where not by its length.
+#: The key for the framing of the answer's body, if it is not by its length.
 FRAMING = "standin.framing"
-#: When its connection was made, by `time.monotonic`.
+#: The key for the moment the connection was made, by `time.monotonic`.
 CONNECTED = "standin.connected"
 
 
@@ -43,56 +44,66 @@ class Collected:
         return next((value for key, value in self.headers if key.lower() == name), None)
 
     def set_header(self, name: bytes, value: bytes) -> None:
-        """Replace a header."""
-        self.headers = [(key, kept) for key, kept in self.headers if key.lower() != name] + [(name, value)]
+        """Set a header, in place of all of that name."""
+        others = [(key, kept) for key, kept in self.headers if key.lower() != name]
+        self.headers = [*others, (name, value)]
 
 
 async def pour(scope: Any, send: Send, body: Body, start: int, stop: int) -> None:
-    """Send the bytes [start, stop) of a body piece by piece, as long as somebody listens."""
+    """Send the bytes [start, stop) of a body piece by piece, until the client goes away."""
     if start == stop:
         await send({"type": "http.response.body", "body": b""})
+
     for place in range(start, stop, _PIECE):
         end = min(place + _PIECE, stop)
-        await send({"type": "http.response.body", "body": body.read(place, end), "more_body": end < stop})
+        piece = body.read(place, end)
+        await send({"type": "http.response.body", "body": piece, "more_body": end < stop})
+
         if scope[TRANSPORT].is_closing():
-            # The connection reports its end in the next turn of the loop; then nothing is missed here.
+            # The connection reports its end in the next turn of the loop. Until then the server
+            # would take the unfinished answer for a failure of the application.
             await asyncio.sleep(0)
             return
 
 
 def head_of(status: int, headers: Headers) -> bytes:
-    """The head of an answer as it goes over the wire."""
+    """The bytes of an answer's status line and headers."""
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
     lines += [key + b": " + value for key, value in headers]
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def without_length(headers: Headers) -> Headers:
-    """Headers that do not say how long the body is."""
+    """The headers without Content-Length."""
     return [(key, value) for key, value in headers if key.lower() != b"content-length"]
 
 
 def framed(scope: Any, receive: Receive, send: Send, framing: Framing) -> Send:
-    """A `send` whose answers of 200 and 206 do not tell their length."""
+    """A `send` that frames the bodies of 200 and 206 as asked, without their length."""
     scope[FRAMING] = framing
     if framing == "length":
         return send
+
     by_hand = False
 
     async def unannounced(message: Message) -> None:
         nonlocal by_hand
+
         if message["type"] == "http.response.start" and message["status"] in (200, 206):
             headers = without_length(list(message.get("headers", [])))
             by_hand = framing == "close"
             if by_hand:
-                scope[TRANSPORT].write(head_of(message["status"], [*headers, (b"connection", b"close")]))
+                headers.append((b"connection", b"close"))
+                scope[TRANSPORT].write(head_of(message["status"], headers))
             else:
-                await send({**message, "headers": headers})  # the server then sends chunks
+                # Without a length, the server sends chunks.
+                await send({**message, "headers": headers})
         elif not by_hand:
             await send(message)
         else:
             scope[TRANSPORT].write(message.get("body", b""))
             await drained(scope)
+
             if not message.get("more_body", False):
                 scope[TRANSPORT].close()
                 while (await receive())["type"] != "http.disconnect":
@@ -102,14 +113,14 @@ def framed(scope: Any, receive: Receive, send: Send, framing: Framing) -> Send:
 
 
 async def drained(scope: Any) -> None:
-    """Wait until what was written has left, or the connection has ended."""
+    """Wait until the operating system has all that was written, or the connection has ended."""
     transport: asyncio.Transport = scope[TRANSPORT]
     while transport.get_write_buffer_size() and not transport.is_closing():  # noqa: ASYNC110
         await asyncio.sleep(0.001)
 
 
 class Exchange:
-    """A request that waits for its answer, and the app that would give it."""
+    """A request that has no answer yet, and the app that would give it one."""
 
     def __init__(self, app: App, scope: Any, receive: Receive, send: Send) -> None:
         self._app = app
@@ -124,17 +135,18 @@ class Exchange:
         return transport
 
     async def proceed(self, send: Send | None = None) -> None:
-        """Let the app answer, through `send` where given."""
+        """Let the app answer, through `send` if it is given."""
         await self._app(self.scope, self._receive, send or self.send)
 
     async def collect(self) -> Collected:
-        """The app's answer, not sent."""
+        """Let the app answer, and return the answer instead of sending it."""
         held = Collected(500, [], b"")
         parts: list[bytes] = []
 
         async def hold(message: Message) -> None:
             if message["type"] == "http.response.start":
-                held.status, held.headers = message["status"], list(message.get("headers", []))
+                held.status = message["status"]
+                held.headers = list(message.get("headers", []))
             else:
                 parts.append(message.get("body", b""))
 
@@ -143,36 +155,48 @@ class Exchange:
         return held
 
     async def answer(self, answer: Collected) -> None:
-        """Send an answer; its length header is made to fit its body."""
+        """Send an answer, with the Content-Length that its body has."""
         answer.set_header(b"content-length", str(len(answer.body)).encode())
+
         record = self.scope[RECORD]
-        record.status, record.bytes = answer.status, len(answer.body)
-        await self.send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        record.status = answer.status
+        record.bytes = len(answer.body)
+
+        start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
+        await self.send(start)
         await self.send({"type": "http.response.body", "body": answer.body})
 
     async def write_raw(self, answer: Collected, body: bytes) -> None:
-        """Send the head of an answer as it is, and any body under it; then the connection must end."""
-        framing, headers = self.scope.get(FRAMING, "length"), answer.headers
+        """Write the head of an answer as it is, and any body after it.
+
+        The caller must end the connection then, as the server knows nothing of the answer.
+        """
+        framing = self.scope.get(FRAMING, "length")
+        headers = answer.headers
         if framing != "length":
             headers = without_length(headers)
-        if framing == "chunked":  # one chunk, which may be cut
+
+        # One chunk of the whole length, which a shorter body leaves unfinished.
+        if framing == "chunked":
             headers = [*headers, (b"transfer-encoding", b"chunked")]
             body = b"%x\r\n" % len(answer.body) + body
+
         self.transport.write(head_of(answer.status, headers) + body)
 
     async def flush(self) -> None:
-        """Wait until what was written has left."""
+        """Wait until the operating system has all that was written."""
         await drained(self.scope)
 
     async def reset(self) -> None:
         """End the connection with RST."""
+        # Lingering for 0 seconds makes the system drop what is unsent and send RST.
         sock = self.transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
         await self.gone()
 
     async def close(self) -> None:
-        """End the connection in the ordinary way after what was written."""
+        """End the connection with FIN, after what was written."""
         self.transport.close()
         await self.gone()
 

@@ -22,15 +22,16 @@ class Action(Protocol):
     """What is done to a request."""
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Answer the exchange, or end it."""
+        """Answer the exchange, or end its connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which requests: the host, the method, and the path as a route template or a regular expression.
+    """Which requests are meant: the host, the method, and the path.
 
-    A template such as `/datasets/{dataset}/download` is compared with the route that answers; anything
-    else is searched for in the undecoded path.
+    `path` is a route template or a regular expression. A template such as
+    `/datasets/{dataset}/download` is compared with the route that answers; anything else is
+    searched for in the undecoded path.
     """
 
     host: str | None = None
@@ -38,7 +39,7 @@ class Match:
     path: str | None = None
 
     def takes(self, host: str, method: str, path: str, route: str | None) -> bool:
-        """Whether a request is meant."""
+        """Whether a request matches. `route` is the template that answers it, if there is one."""
         return (
             (self.host is None or self.host == host)
             and (self.method is None or self.method == method)
@@ -48,7 +49,10 @@ class Match:
 
 @dataclass(slots=True)
 class Fault:
-    """An action on the requests that match: `times` at most, each with a probability from a seeded die."""
+    """An action on the requests that match.
+
+    It acts `times` times at most (None: always), each time with a probability from a seeded die.
+    """
 
     on: Match
     do: Action
@@ -69,6 +73,7 @@ class Fault:
             return False
         if self.probability < 1.0 and self._die.random() >= self.probability:
             return False
+
         self.hits += 1
         return True
 
@@ -84,6 +89,7 @@ class Faults:
         """Put a fault in force; it is returned so that its `hits` can be read."""
         with self._lock:
             self._faults = [*self._faults, fault]
+
         return fault
 
     def remove(self, fault: Fault) -> None:
@@ -103,8 +109,10 @@ class Faults:
         """The app with the faults that hit this request around it."""
         with self._lock:
             hit = [fault for fault in self._faults if fault.strikes(host, method, path, route)]
+
         for fault in reversed(hit):
             app = _acting(app, fault.do)
+
         return app
 
 
@@ -117,7 +125,7 @@ def _acting(app: App, action: Action) -> App:
 
 @dataclass(frozen=True, slots=True)
 class Respond:
-    """Answer with a status, a body and headers, whatever was asked."""
+    """Answer with a fixed status, body and headers; the app is never asked."""
 
     status: int
     body: bytes = b""
@@ -129,28 +137,35 @@ class Respond:
         await exchange.answer(Collected(self.status, headers, self.body))
 
 
-def error(status: int, code: str = "internal_error", *, retry_after: str | float | None = None) -> Respond:
+def error(
+    status: int,
+    code: str = "internal_error",
+    *,
+    retry_after: str | float | None = None,
+) -> Respond:
     """An error in the vendor's envelope; `retry_after` is seconds or an HTTP date."""
     detail = {"error": {"code": code, "message": code, "details": None}, "detail": code}
     headers = {"content-type": "application/json"}
     if retry_after is not None:
         headers["retry-after"] = str(retry_after)
+
     return Respond(status, msgspec.json.encode(detail), headers)
 
 
 def throttled(retry_after: str | float | None = None) -> Respond:
-    """429."""
+    """429, with `Retry-After` if it is given."""
     return error(429, "rate_limited", retry_after=retry_after)
 
 
 def redirect(location: str, status: int = 307) -> Respond:
-    """A redirect, which no client of this API may follow with its key."""
+    """A redirect. No client of this API may follow one with its key."""
     return Respond(status, b"", {"location": location})
 
 
 def html(status: int = 200) -> Respond:
-    """A page where JSON or bytes are due, as a captive portal gives."""
-    return Respond(status, b"<html><body>Sign in to the network</body></html>", {"content-type": "text/html"})
+    """A web page in place of JSON or image bytes, as a captive portal sends."""
+    page = b"<html><body>Sign in to the network</body></html>"
+    return Respond(status, page, {"content-type": "text/html"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +182,7 @@ class Delay:
 
 @dataclass(frozen=True, slots=True)
 class Hang:
-    """Accept and never answer; ends when the client gives up or the host stops."""
+    """Accept and never answer; it ends if the client gives up or the host stops."""
 
     async def __call__(self, exchange: Exchange) -> None:
         """Wait for the end of the connection."""
@@ -176,7 +191,7 @@ class Hang:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """Never answer on connections made before this fault was, and answer on new ones: a network that changed."""
+    """Answer only on connections that are newer than this fault, as after a change of network."""
 
     since: float = field(default_factory=time.monotonic)
 
@@ -190,39 +205,43 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """End the connection with RST: before the answer, or behind `after` bytes of the body."""
+    """End the connection with RST, before the answer or after `after` bytes of its body."""
 
     after: int | None = None
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Write what is to be written, then reset."""
+        """Write the first part of the answer, if any, then reset."""
         if self.after is not None:
             answer = await exchange.collect()
             await exchange.write_raw(answer, answer.body[: self.after])
             await exchange.flush()
-            await asyncio.sleep(_STEP)  # a reset overtakes bytes the client has not read yet
+            # A reset overtakes bytes that the client has not read yet.
+            await asyncio.sleep(_STEP)
+
         await exchange.reset()
 
 
 @dataclass(frozen=True, slots=True)
 class Close:
-    """End the connection in order: before the answer, or behind `after` bytes of the announced body."""
+    """End the connection with FIN, before the answer or after `after` bytes of its body."""
 
     after: int | None = None
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Write what is to be written, then close."""
+        """Write the first part of the answer, if any, then close."""
         if self.after is not None:
             answer = await exchange.collect()
             await exchange.write_raw(answer, answer.body[: self.after])
+
         await exchange.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Unsized:
-    """Name no length: in chunks, as a proxy or a transcoding storage sends, or up to the connection's end.
+    """Send the body without a Content-Length, as a proxy or a transcoding storage does.
 
-    `to`: only so many bytes come, and nothing tells that more were due.
+    It is sent in chunks, or up to the end of the connection. If `to` is given, only the first `to`
+    bytes are sent, and nothing tells the client that more were due.
     """
 
     chunked: bool = True
@@ -233,7 +252,9 @@ class Unsized:
         answer = await exchange.collect()
         kept = [(key, value) for key, value in answer.headers if key.lower() != b"content-length"]
         body = answer.body[: self.to]
+
         if self.chunked:
+            # Without a length, the server frames the body in chunks by itself.
             start = {"type": "http.response.start", "status": answer.status, "headers": kept}
             await exchange.send(start)
             await exchange.send({"type": "http.response.body", "body": body})
@@ -245,7 +266,7 @@ class Unsized:
 
 @dataclass(frozen=True, slots=True)
 class Truncate:
-    """Send only the first `to` bytes under a length header that agrees: nothing but the size is wrong."""
+    """Send only the first `to` bytes, with a Content-Length that agrees with them."""
 
     to: int
 
@@ -258,7 +279,7 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """Send more than was asked for: by default announced, else behind the end of the announced body."""
+    """Send `extra` bytes too many: announced, or after the end of the announced body."""
 
     extra: bytes = b"\0" * 64
     announced: bool = True
@@ -276,7 +297,7 @@ class Overrun:
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
-    """Send wrong bytes in the right number; a hash header stays that of the right ones."""
+    """Send the right number of bytes, one of them wrong; a hash header keeps the right value."""
 
     at: int = 0
 
@@ -287,6 +308,7 @@ class Corrupt:
             wrong = bytearray(answer.body)
             wrong[self.at % len(wrong)] ^= 0xFF
             answer.body = bytes(wrong)
+
         await exchange.answer(answer)
 
 
@@ -302,18 +324,28 @@ class Drip:
         async def slowly(message: Message) -> None:
             body = message.get("body", b"")
             step = max(1, int(self.bytes_per_second * _STEP))
+
             for start in range(0, max(0, len(body) - step), step):
-                await exchange.send({**message, "body": body[start : start + step], "more_body": True})
+                part = body[start : start + step]
+                await exchange.send({**message, "body": part, "more_body": True})
                 await asyncio.sleep(step / self.bytes_per_second)
-            rest = (len(body) - 1) // step * step if body else 0
-            await exchange.send({**message, "body": body[rest:]} if body else message)
+
+            if not body:
+                await exchange.send(message)
+                return
+
+            rest = (len(body) - 1) // step * step
+            await exchange.send({**message, "body": body[rest:]})
 
         await exchange.proceed(slowly)
 
 
 @dataclass(frozen=True, slots=True)
 class MalformedJson:
-    """Cut JSON in half under a length header that agrees. Bytes of images pass: no client could tell."""
+    """Cut JSON in half, with a Content-Length that agrees with the half.
+
+    Bytes of images pass: no client could tell.
+    """
 
     async def __call__(self, exchange: Exchange) -> None:
         """Send the half."""
@@ -325,7 +357,7 @@ class MalformedJson:
 
 @dataclass(frozen=True, slots=True)
 class Mutate:
-    """Change the parsed JSON: `change` gets the whole body and returns what is sent."""
+    """Change the JSON: `change` gets the whole decoded body and returns the one that is sent."""
 
     change: Callable[[Any], Any]
 
@@ -337,12 +369,21 @@ class Mutate:
 
 
 def rows_of(body: Any) -> list[Any]:
-    """The list of rows inside a body: a page, an embed, a download listing, or a bare array."""
-    inner = body.get("data", body) if isinstance(body, dict) else body
+    """The rows inside a body: of a page, an embedded or a download listing, or of a bare array.
+
+    The list is the one in the body, so that a change of it changes the body. Raises TypeError if
+    there is none.
+    """
+    inner = body
+    if isinstance(body, dict):
+        inner = body.get("data", body)
+
     if isinstance(inner, dict):
         inner = next((inner[key] for key in ("images", "items") if key in inner), None)
+
     if not isinstance(inner, list):
         raise TypeError("the body has no rows")
+
     return inner
 
 
@@ -389,13 +430,14 @@ def dropped(index: int = 0) -> Mutate:
 
 
 def expired_url(index: int = 0) -> Mutate:
-    """Let one signed URL of a batch be expired when it comes, as where a server keeps some in a cache."""
+    """Send one signed URL that has expired already, as a server that caches URLs may do."""
 
     def apply(body: Any) -> Any:
         rows = rows_of(body)
         if rows:
             row = rows[index % len(rows)]
             row["image_url"] = re.sub(r"(X-Goog-Expires=)\d+", r"\g<1>0", row["image_url"])
+
         return body
 
     return Mutate(apply)

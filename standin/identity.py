@@ -1,4 +1,4 @@
-"""Identifiers that are the same in every run, and the shape by which an identifier is known."""
+"""Identifiers that are the same in every run, and the shape that tells them from names."""
 
 from __future__ import annotations
 

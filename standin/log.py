@@ -1,4 +1,4 @@
-"""What was asked of the two hosts, in order, safe to read from another thread."""
+"""The requests to the two hosts, in order; the log may be read from another thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ _KEPT = 500_000
 
 @dataclass(slots=True)
 class Request:
-    """One request and, once it was answered, its outcome. `bytes` counts what the body was to be."""
+    """One request and, once it is answered, its outcome.
+
+    `bytes` is the length of the body that was due, `at` the moment of `time.monotonic`. `has_key`
+    counts `Authorization` too at the storage host.
+    """
 
     host: str
     method: str
@@ -27,7 +31,10 @@ class Request:
 
 
 class Log:
-    """The requests of both hosts. A request is entered when it arrives, its status before it is answered."""
+    """The requests to both hosts.
+
+    A request is entered when it arrives; its status is set before the answer is sent.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,19 +42,20 @@ class Log:
         self._leaks: list[Request] = []
 
     def enter(self, request: Request) -> Request:
-        """Note a request that arrived."""
+        """Add a request that arrived."""
         with self._lock:
             self._requests.append(request)
+
         return request
 
     def leak(self, request: Request) -> None:
-        """Note a request to storage that carried a credential."""
+        """Add a request to storage that carried a credential."""
         with self._lock:
             self._leaks.append(request)
 
     @property
     def key_leaks(self) -> list[Request]:
-        """The requests to storage that carried `X-API-Key` or `Authorization`: must be none."""
+        """The requests to storage with `X-API-Key` or `Authorization`; there must be none."""
         with self._lock:
             return list(self._leaks)
 
@@ -61,6 +69,7 @@ class Log:
         """The requests that match, oldest first. `route` is a template such as `/images/`."""
         with self._lock:
             kept = list(self._requests)
+
         return [
             each
             for each in kept

@@ -66,25 +66,43 @@ def fill(organization: Organization) -> None:
 
 
 def _put(
-    organization: Organization, dataset: Dataset, name: str, directory: str = "/", **fields: Any
+    organization: Organization,
+    dataset: Dataset,
+    name: str,
+    directory: str = "/",
+    **fields: Any,
 ) -> None:
     number = len(dataset.images)
     fields.setdefault("size", 2000 + number)
     identifier = uuid_for(organization.seed, "nasty", dataset.name, number)
     moment = EPOCH + 10 * number
+
     organization.add_image(dataset, name, directory, id=identifier, created_at=moment, **fields)
 
 
 def _names(organization: Organization, dataset: Dataset) -> None:
-    """Equal basenames in several directories, an image called as a directory is, and strange names."""
+    """Equal names in several directories, images named like directories, and strange names."""
     for directory in ("/", "/a", "/a/b", "/b", "/A"):
         _put(organization, dataset, "same.jpg", directory, annotation_count=2)
-    for directory in ("/with space", "/ünï", "/100%", "/hash#", "/.hidden", "/tree", "/stats", "/b"):
+
+    for directory in (
+        "/with space",
+        "/ünï",
+        "/100%",
+        "/hash#",
+        "/.hidden",
+        "/tree",
+        "/stats",
+        "/b",
+    ):
         _put(organization, dataset, "inside.jpg", directory, annotation_count=1)
+
     _put(organization, dataset, "a")
     _put(organization, dataset, "b", "/a")
+
     for name in NAMES:
         _put(organization, dataset, name, "/strange", annotation_count=1)
+
     for path in ("/empty", "/a/empty", "/deep/er/est"):
         organization.add_directory(dataset, path)
 
@@ -92,44 +110,57 @@ def _names(organization: Organization, dataset: Dataset) -> None:
 def _hostile(organization: Organization, dataset: Dataset) -> None:
     for name in HOSTILE:
         _put(organization, dataset, name, annotation_count=1)
+
+    # Two images at one place.
     _put(organization, dataset, "twin.jpg")
     _put(organization, dataset, "twin.jpg")
+
     for directory in ("/..", "/../..", "/a//b", "/nul\0", "no-slash", "/ends/"):
         _put(organization, dataset, "inside.jpg", directory)
+
     _put(organization, dataset, "good.jpg", annotation_count=1)
 
 
 def _sizes(organization: Organization, dataset: Dataset) -> None:
-    """`file_size` unknown and wrong, and bytes from none to many."""
+    """Images with a `file_size` that is unknown or wrong, and bodies from 0 bytes to 12 MB."""
     _put(organization, dataset, "unknown.jpg", size=20_000, file_size=0)
     _put(organization, dataset, "says-less.jpg", size=20_000, file_size=9_000)
     _put(organization, dataset, "says-more.jpg", size=20_000, file_size=31_000)
+
     _put(organization, dataset, "empty.jpg", size=0)
     _put(organization, dataset, "one-byte.jpg", size=1)
     _put(organization, dataset, "cut-short.jpg", size=300)
+
     _put(organization, dataset, "large.jpg", size=12_000_001)
     _put(organization, dataset, "large.png", size=9_000_001, content_type="image/png")
     _put(organization, dataset, "good.jpg", size=20_000)
 
 
 def _rows(organization: Organization, dataset: Dataset) -> None:
-    """Rows with unknown or absent values. The vendor's client refuses the page that has them."""
+    """Rows with unknown or absent values. The vendor's client refuses a page with one of them."""
     _put(organization, dataset, "null-directory.jpg", lies={"directory_path": None})
     _put(organization, dataset, "status.jpg", lies={"status": "in_progress"})
     _put(organization, dataset, "split.jpg", lies={"split": "holdout"})
     _put(organization, dataset, "null-size.jpg", lies={"file_size": None})
-    _put(organization, dataset, "null-type.jpg", lies={"content_type": None, "width": None, "height": None})
+    _put(
+        organization,
+        dataset,
+        "null-type.jpg",
+        lies={"content_type": None, "width": None, "height": None},
+    )
+
     _put(organization, dataset, "extra.jpg", lies={"etag": "x", "nested": {"a": [1]}})
     _put(organization, dataset, "null-name.jpg", lies={"filename": None})
     _put(organization, dataset, "number-name.jpg", lies={"filename": 7})
     _put(organization, dataset, "bad-time.jpg", lies={"created_at": "yesterday"})
     _put(organization, dataset, "null-id.jpg", lies={"id": None})
+
     _put(organization, dataset, "rotated.jpg", size=30_000, look=content.ROTATED)
     _put(organization, dataset, "good.jpg", annotation_count=1)
 
 
 def _shapes(organization: Organization, dataset: Dataset) -> None:
-    """All types of annotations, with what is optional in each, and names beyond ASCII."""
+    """All types of annotations with their optional fields, and class names beyond ASCII."""
     names = {
         "car": "box",
         "船 ⛵": "box",
@@ -138,12 +169,16 @@ def _shapes(organization: Organization, dataset: Dataset) -> None:
         "nose": "keypoint",
     }
     dataset.set_classes([{"name": name, "type": kind} for name, kind in names.items()])
+
     _put(organization, dataset, "all.jpg", size=20_000, width=640, height=480)
     image = next(iter(dataset.images.values()))
     image.annotations = _ALL
-    image.annotation_count, image.min_confidence = len(_ALL), 0.1
+    image.annotation_count = len(_ALL)
+    image.min_confidence = 0.1
+
     for count in (0, 1, 200):
         _put(organization, dataset, f"count-{count}.jpg", annotation_count=count)
+
     _put(organization, dataset, "count-lies.jpg", annotation_count=3, lies={"annotation_count": 0})
 
 
@@ -162,9 +197,11 @@ def _names_of_datasets(organization: Organization) -> None:
         "d" * 300,
         uuid_for("a name of the shape of an id"),
     )
+
     for number, name in enumerate(names):
         identifier = uuid_for(organization.seed, "nasty dataset", number)
-        dataset = organization.add_dataset(name, dataset_id=identifier, created_at=EPOCH + 100 + number)
+        moment = EPOCH + 100 + number
+        dataset = organization.add_dataset(name, dataset_id=identifier, created_at=moment)
         _put(organization, dataset, "one.jpg", "/sub", annotation_count=1)
 
 
@@ -173,12 +210,15 @@ def _states(organization: Organization) -> None:
     organization.add_dataset("empty", created_at=EPOCH + 200)
     hollow = organization.add_dataset("empty directories", created_at=EPOCH + 201)
     organization.add_directory(hollow, "/one/two")
+
     frozen = organization.add_dataset("frozen", created_at=EPOCH + 202, storage_class="coldline")
     frozen.cold_since = EPOCH + 300
     _put(organization, frozen, "cold.jpg")
+
     hidden = organization.add_dataset("hidden", created_at=EPOCH + 203)
     _put(organization, hidden, "hidden.jpg")
     organization.archive_dataset(hidden)
+
     partly = organization.add_dataset("partly archived", created_at=EPOCH + 204)
     for name in ("kept.jpg", "archived.jpg"):
         _put(organization, partly, name, is_archived=name == "archived.jpg")

@@ -1,6 +1,6 @@
 """The organization in memory: datasets, keys, exports, and every way someone changes them.
 
-The methods here are what tests call to play another user; the routes call them too. All take the lock,
+Tests call these methods to play another user, and the routes call them too. All take the lock,
 because the hosts run in a thread of their own.
 """
 
@@ -28,29 +28,36 @@ class Organization:
         self.id = uuid_for(seed, "organization")
         self.clock = Clock()
         self.switches = Switches()
+
         self.datasets: dict[str, Dataset] = {}
         self.images: dict[str, Image] = {}
         self.exports: dict[str, Export] = {}
         self.jobs: list[Job] = []
         self.notifications: list[Notification] = []
-        #: Objects at the storage host that are no image: uploads before they are registered, archives.
+        #: Objects at the storage host that are no images: uploads that are not registered yet,
+        #: and archives of exports.
         self.blobs: dict[str, content.Stored] = {}
         #: The content type that each signed upload was declared with.
         self.declared_types: dict[str, str] = {}
         self.keys: dict[str, Key] = {}
         self._serial = 0
+
         for role in LADDER:
             self.add_key(role)
 
     # Keys.
 
     def add_key(
-        self, role: Role, grants: dict[str, tuple[str, ...] | None] | None = None, secret: str | None = None
+        self,
+        role: Role,
+        grants: dict[str, tuple[str, ...] | None] | None = None,
+        secret: str | None = None,
     ) -> Key:
         """Make a key. The first of each role has the same secret in every run."""
         with self.lock:
             number = sum(key.role == role for key in self.keys.values())
             tail = uuid_for(self.seed, "key", role, number).replace("-", "")
+
             key = Key(secret or f"pk_live_{tail}{tail[::-1]}", role, grants)
             self.keys[key.secret] = key
             return key
@@ -63,17 +70,22 @@ class Organization:
             moment = fields.pop("created_at", None) or self.clock()
             dataset = Dataset(dataset_id or self.new_id("dataset"), name, moment)
             dataset.set_classes(fields.pop("classes", shapes.CLASSES))
+
             for field, value in fields.items():
+                # A misspelt field of a test would be set and never read.
                 if not hasattr(dataset, field):
                     raise AttributeError(field)
+
                 setattr(dataset, field, value)
+
             self.datasets[dataset.id] = dataset
             return dataset
 
     def dataset(self, reference: str) -> Dataset | None:
-        """The dataset of a UUID or a name. A text of the shape of a UUID is never a name."""
+        """The dataset of a UUID or a name; text in the shape of a UUID never counts as a name."""
         if is_uuid(reference):
             return self.datasets.get(reference.strip().lower())
+
         return next((each for each in self.datasets.values() if each.name == reference), None)
 
     def __getitem__(self, reference: str) -> Dataset:
@@ -81,6 +93,7 @@ class Organization:
         found = self.dataset(reference)
         if found is None:
             raise KeyError(reference)
+
         return found
 
     def remove_dataset(self, dataset: Dataset) -> None:
@@ -88,6 +101,7 @@ class Organization:
         with self.lock:
             for image_id in dataset.images:
                 del self.images[image_id]
+
             del self.datasets[dataset.id]
 
     def rename_dataset(self, dataset: Dataset, name: str) -> None:
@@ -104,9 +118,10 @@ class Organization:
             self.changed(dataset, "dataset")
 
     def changed(self, dataset: Dataset, change: Change) -> None:
-        """Note a change: counters are made anew, `updated_at` moves where the switch says so."""
+        """Note a change: counters are computed anew, `updated_at` moves if the switch says so."""
         with self.lock:
-            dataset.touch(self.clock() if change in self.switches.updated_at_bumps else None)
+            moves = change in self.switches.updated_at_bumps
+            dataset.touch(self.clock() if moves else None)
 
     # Images.
 
@@ -123,11 +138,14 @@ class Organization:
         """Put an image into a dataset, as an upload does; `fields` are those of `Image`."""
         with self.lock:
             image_id = fields.pop("id", None) or self.new_id("image")
-            size = size if blob is None else len(blob)
+            if blob is not None:
+                size = len(blob)
+
             look: content.Look = fields.pop("look", content.look_for(size))
             count = fields.setdefault("annotation_count", 0)
             seed: str = fields.pop("seed", image_id)
             fields.setdefault("min_confidence", shapes.lowest_confidence(seed, count))
+
             image = Image(
                 id=image_id,
                 dataset_id=dataset.id,
@@ -143,6 +161,7 @@ class Organization:
                 blob=blob,
                 **fields,
             )
+
             self.take(dataset, [image])
             self.changed(dataset, "images")
             return image
@@ -183,19 +202,23 @@ class Organization:
         with self.lock:
             for field, value in fields.items():
                 setattr(image, field, value)
+
             self.changed(self.datasets[image.dataset_id], "metadata")
 
     def replace_content(self, image: Image, seed: str, size: int | None = None) -> None:
-        """Store other bytes under the same id, which no client is told: the listing stays as it is."""
+        """Store other bytes under the same id. The listing stays as it is, so no client is told."""
         with self.lock:
-            image.seed, image.stored_at = seed, self.clock()
-            image.size = image.size if size is None else size
+            image.seed = seed
+            image.stored_at = self.clock()
+            if size is not None:
+                image.size = size
 
     def set_annotations(self, image: Image, saved: list[Any]) -> None:
         """Replace the annotations of an image, unchecked."""
         with self.lock:
             image.annotations = saved
             image.annotation_count = len(saved)
+            # What a test stores may be of any shape, even no object.
             confidences = [each.get("confidence", 1.0) for each in saved if isinstance(each, dict)]
             image.min_confidence = min(confidences, default=None)
             self.changed(self.datasets[image.dataset_id], "annotations")
@@ -214,13 +237,14 @@ class Organization:
             self.changed(dataset, "dataset")
 
     def remove_directory(self, dataset: Dataset, path: str) -> int:
-        """Drop a directory's row; its images move to the directory above. Says how many."""
+        """Remove a directory; its images move to the directory above. Returns how many did."""
         with self.lock:
             row = dataset.directories.pop(path)
             moved = [image for image in dataset.images.values() if image.directory_path == path]
             for image in moved:
                 name = dataset.free_name(row.parent, image.filename)
                 dataset.relocate(image, row.parent, name, self.clock())
+
             self.changed(dataset, "images")
             return len(moved)
 
@@ -231,19 +255,20 @@ class Organization:
             dataset.move_directory(path, f"{parent}/{name}", self.clock())
             self.changed(dataset, "images")
 
-    # Whatever else.
+    # Jobs, notifications and identifiers.
 
     def add_job(self, kind: str, dataset_id: str | None, name: str | None = None) -> Job:
-        """Note a background job that is done."""
+        """Add a finished background job."""
         with self.lock:
             job = Job(self.new_id("job"), kind, name, dataset_id, self.clock())
             self.jobs.append(job)
             return job
 
     def notify(self, kind: str, title: str, **metadata: Any) -> None:
-        """Leave a notification."""
+        """Add an unread notification."""
         with self.lock:
-            note = Notification(self.new_id("notification"), kind, title, self.clock(), metadata=metadata)
+            note_id = self.new_id("notification")
+            note = Notification(note_id, kind, title, self.clock(), metadata=metadata)
             self.notifications.append(note)
 
     def new_id(self, kind: str) -> str:

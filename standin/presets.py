@@ -1,5 +1,8 @@
-"""Organizations to start with: `sample` for a demonstration, `nasty` for whatever a server may say,
-`small` for quick tests, `bench` for measurements."""
+"""Organizations to start with.
+
+`sample` is for a demonstration, `small` for quick tests and `bench` for measurements; `nasty` and
+`absurd` have what a careless client trips over.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ _CAMERAS = ("/cam1", "/cam2", "/night")
 
 
 def _sample(organization: Organization) -> None:
-    """Street signs in three directories, drawn so that the annotations fit; an empty dataset; tiles."""
+    """Street signs with annotations that fit, an empty dataset, and tiles with odd names."""
     signs = organization.add_dataset(
         "street-signs",
         created_at=EPOCH,
@@ -25,7 +28,11 @@ def _sample(organization: Organization) -> None:
     )
     for number in range(240):
         directory = _CAMERAS[number % 3]
-        seed = f"{uuid_for(organization.seed, 'scene', number)}{'-night' if directory == '/night' else ''}"
+        seed = uuid_for(organization.seed, "scene", number)
+        # A seed with `night` in it gives a dark scene.
+        if directory == "/night":
+            seed += "-night"
+
         draw = hash_of(seed[:36])
         organization.add_image(
             signs,
@@ -42,7 +49,9 @@ def _sample(organization: Organization) -> None:
             tags=("dark",) if directory == "/night" else (),
             created_at=EPOCH + 60 * number,
         )
+
     organization.add_dataset("empty", created_at=EPOCH + 1, classes=[])
+
     tiles = organization.add_dataset("aerial tiles", created_at=EPOCH + 2)
     for number in range(12):
         organization.add_image(

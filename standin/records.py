@@ -1,4 +1,4 @@
-"""What an organization holds, one record per thing."""
+"""The records that an organization holds: images, directories, exports, jobs and keys."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LADDER: dict[Role, int] = {"viewer": 0, "member": 1, "admin": 2}
 class Image(msgspec.Struct, kw_only=True, eq=False, gc=False):
     """One image row and the recipe of its bytes.
 
-    `file_size` is what the API says, `size` what the bytes are. `lies` replaces fields of the row on the
-    wire, for tests in which the server is not to be trusted.
+    `size` is the true number of bytes, `file_size` the one that the API tells. `lies` replaces
+    fields of the row on the wire, for tests of a server that cannot be trusted.
     """
 
     id: str
@@ -41,21 +41,22 @@ class Image(msgspec.Struct, kw_only=True, eq=False, gc=False):
     review_note: str | None = None
     display_name: str | None = None
     blob: bytes | None = None
-    #: When its bytes were stored, where that was not when it was created.
+    #: When its bytes were stored; None if they are as old as the image.
     stored_at: float | None = None
-    #: Annotations someone saved; None means the ones the seed gives.
+    #: Annotations that someone saved; None stands for those that the seed gives.
     annotations: list[Any] | None = None
     lies: dict[str, Any] | None = None
 
     @property
     def place(self) -> tuple[str, str]:
-        """What identifies the image inside its dataset: directory and filename."""
+        """The directory and the filename, by which a path names the image."""
         return (self.directory_path, self.filename)
 
     def body(self) -> content.Body:
         """The bytes of the image."""
         if self.blob is not None:
             return content.Stored(self.blob)
+
         return content.body_of(self.seed, self.size, self.look, png=self.png)
 
     @property
@@ -67,12 +68,13 @@ class Image(msgspec.Struct, kw_only=True, eq=False, gc=False):
         """The storage host's checksum of the bytes."""
         if self.blob is not None:
             return content.crc32c(content.Stored(self.blob))
+
         return content.checksum(self.seed, self.size, self.look, self.png)
 
 
 @dataclass(slots=True)
 class Directory:
-    """One row of a virtual directory. The root has none."""
+    """The row of a virtual directory. The root has no row."""
 
     id: str
     path: str
@@ -92,7 +94,7 @@ class Directory:
 
 @dataclass(slots=True)
 class Export:
-    """One export of a dataset, and how many reads are left until it is complete."""
+    """One export of a dataset; `polls_left` is how many reads still find it unfinished."""
 
     id: str
     dataset_id: str
@@ -142,8 +144,8 @@ class Notification:
 class Key:
     """An API key: its role, and what it may see.
 
-    `grants` maps a dataset id to the directories the key may see in it (None: all of them); a key without
-    grants sees the whole organization.
+    `grants` maps the id of a dataset to the directories that the key may see in it (None: all of
+    them). A key without grants sees the whole organization.
     """
 
     secret: str

@@ -50,19 +50,20 @@ class Refusal(Exception):
         self.details = details
 
     def answer(self) -> Answer:
-        """`{"error": {code, message, details}, "detail": ...}`; the latter is the older twin."""
+        """The error as an answer: `{"error": {code, message, details}, "detail": ...}`."""
         details: Any = dict(self.details) if self.details else None
+        # `detail` is the older twin of `error`, which the vendor still sends.
+        detail: Any = self.message
         if self.errors is not None:
             details = {"errors": self.errors}
-        body = {
-            "error": {"code": self.code, "message": self.message, "details": details},
-            "detail": self.errors if self.errors is not None else self.message,
-        }
-        return Answer(body, self.status, self.headers)
+            detail = self.errors
+
+        error = {"code": self.code, "message": self.message, "details": details}
+        return Answer({"error": error, "detail": detail}, self.status, self.headers)
 
 
 def not_found(message: str) -> Refusal:
-    """404, also for what a key may not see."""
+    """404, also for a thing that exists and that the key may not see."""
     return Refusal(404, "not_found", message)
 
 
@@ -77,7 +78,7 @@ def conflict(message: str, code: str = "conflict") -> Refusal:
 
 
 def invalid(place: list[str | int], message: str, kind: str = "value_error") -> Refusal:
-    """422 with the field's place."""
+    """422 for the field at `place`, such as `["query", "limit"]`."""
     errors = [{"loc": place, "msg": message, "type": kind}]
     return Refusal(422, "validation_error", message, errors=errors)
 
@@ -92,7 +93,7 @@ class Slice(NamedTuple):
 
 @dataclass(slots=True)
 class Answer:
-    """An answer: JSON of `content`, or nothing (None), raw bytes, or a slice of a body."""
+    """An answer. `content` is None (no body), bytes, a slice of a body, or what is sent as JSON."""
 
     content: Any = None
     status: int = 200
@@ -121,7 +122,7 @@ class Call:
 
     @property
     def switches(self) -> Switches:
-        """The behaviour that is asked for."""
+        """The switches of the organization."""
         return self.organization.switches
 
     @property
@@ -137,29 +138,33 @@ class Call:
     # The query.
 
     def number(self, name: str, default: int, cap: int | None = None, least: int = 0) -> int:
-        """An integer of the query; over the cap it is 422, or clamped where the switch says so."""
+        """An integer of the query; one over the cap is 422, or clamped if the switch says so."""
         text = self.query.get(name)
         if text is None:
             return default
         if not re.fullmatch(r"-?\d+", text):
             raise invalid(["query", name], "Input should be a valid integer", "int_parsing")
+
         value = int(text)
         if value < least:
             problem = f"Input should be greater than or equal to {least}"
             raise invalid(["query", name], problem, "greater_than_equal")
+
         if cap is not None and value > cap:
             if self.switches.over_cap == "clamp":
                 return cap
+
             raise invalid(["query", name], f"Input should be at most {cap}", "less_than_equal")
+
         return value
 
     @property
     def offset(self) -> int:
-        """The page's place; 0 where pages repeat."""
+        """The `offset` of the query; always 0 if the switch makes pages repeat."""
         return 0 if self.switches.repeating_pages else self.number("offset", 0)
 
     def at_most(self, limit: int) -> int:
-        """A limit, cut down to the stand-in's own cap of pages of images."""
+        """A limit of a page of images, cut down to the cap that the switch sets."""
         return min(limit, self.switches.image_page_cap or limit)
 
     def is_served(self, status: int) -> None:
@@ -170,36 +175,45 @@ class Call:
             raise not_found("Not Found")
 
     def fraction(self, name: str) -> float | None:
-        """A float of the query, or None when absent."""
+        """A float of the query, None if it is absent."""
         text = self.query.get(name)
+        if text is None:
+            return None
+
         try:
-            return None if text is None else float(text)
+            return float(text)
         except ValueError:
-            raise invalid(["query", name], "Input should be a valid number", "float_parsing") from None
+            problem = "Input should be a valid number"
+            raise invalid(["query", name], problem, "float_parsing") from None
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """A boolean of the query."""
+        """A boolean of the query: `true`, `false`, `1` or `0`, in either case."""
         text = self.query.get(name)
         if text is None:
             return default
         if text.lower() not in ("true", "false", "1", "0"):
             raise invalid(["query", name], "Input should be a valid boolean", "bool_parsing")
+
         return text.lower() in ("true", "1")
 
     def choice(self, name: str, allowed: tuple[str, ...], default: str) -> str:
-        """A word of the query out of a few."""
+        """A word of the query; one that is not allowed is 422."""
         text = self.query.get(name, default)
         if text not in allowed:
-            raise invalid(["query", name], f"Input should be one of {', '.join(allowed)}", "literal_error")
+            problem = f"Input should be one of {', '.join(allowed)}"
+            raise invalid(["query", name], problem, "literal_error")
+
         return text
 
     def body(self, shape: type[T]) -> T:
-        """The JSON body in a strict shape; anything else is 422."""
+        """The JSON body, decoded into a strict shape; any other body is 422."""
         try:
             return msgspec.json.decode(self.raw_body or b"null", type=shape)
         except msgspec.ValidationError as problem:
+            # msgspec words it as "Expected `str`, got `int` - at `$.images[...].filename`".
             text, _, place = str(problem).partition(" - at `$")
             parts = re.findall(r"\w+", place)
+
             raise invalid(["body", *parts], text, "value_error") from None
         except msgspec.DecodeError as problem:
             raise invalid(["body"], f"JSON decode error: {problem}", "json_invalid") from None
@@ -207,11 +221,12 @@ class Call:
     # What the request is about.
 
     def dataset(self, reference: str | None = None) -> Dataset:
-        """The dataset of a name or UUID (by default that in the route's slot), if the key may see it."""
+        """The dataset of a name or UUID, by default that of the path; 404 if the key sees none."""
         wanted = self.params["dataset"] if reference is None else reference
         found = self.organization.dataset(wanted)
         if found is None or not self.sees(found):
             raise not_found(f"Dataset '{wanted}' not found")
+
         return found
 
     def sees(self, dataset: Dataset) -> bool:
@@ -219,8 +234,11 @@ class Call:
         return self.key.grants is None or dataset.id in self.key.grants
 
     def granted(self, dataset: Dataset) -> tuple[str, ...] | None:
-        """The directories of a dataset the key is limited to; None for all."""
-        return None if self.key.grants is None else self.key.grants.get(dataset.id)
+        """The directories of a dataset that the key is limited to; None if it sees all of them."""
+        if self.key.grants is None:
+            return None
+
+        return self.key.grants.get(dataset.id)
 
     def sees_image(self, image: Image) -> bool:
         """Whether the key's grants reach an image."""
@@ -229,19 +247,28 @@ class Call:
         return self.sees(dataset) and limits.takes(image)
 
     def image_by_id(self, image_id: str | None = None) -> Image:
-        """The image of a UUID, wherever in the organization it is."""
+        """The image of a UUID, in any dataset; 404 if the key sees none."""
         wanted = self.params["image_id"] if image_id is None else image_id
-        found = self.organization.images.get(wanted.strip().lower()) if is_uuid(wanted) else None
+        found: Image | None = None
+        if is_uuid(wanted):
+            found = self.organization.images.get(wanted.strip().lower())
+
         if found is None or not self.sees_image(found):
             raise not_found(f"Image '{wanted}' not found")
+
         return found
 
     def image(self) -> Image:
-        """The image of the route's `{dataset}/{path}`. The path takes names only, never a UUID."""
+        """The image of the route's `{dataset}/{path}`; 404 if the key sees none.
+
+        The path holds names only, never a UUID.
+        """
         directory, _, filename = self.params["path"].rpartition("/")
         found = self.dataset().at(f"/{directory}" if directory else "/", filename)
         if found is None or not self.sees_image(found):
-            raise not_found(f"Image '{self.params['path']}' not found in dataset '{self.params['dataset']}'")
+            path = self.params["path"]
+            raise not_found(f"Image '{path}' not found in dataset '{self.params['dataset']}'")
+
         return found
 
 
@@ -250,7 +277,7 @@ Handler = Callable[[Call], Answer]
 
 @dataclass(slots=True)
 class Route:
-    """A method and path template, who may use it, and the query parameters it knows."""
+    """A method and a path template, the role they need, and the query parameters they take."""
 
     method: str
     template: str
@@ -270,9 +297,14 @@ class Table:
         self.routes: list[Route] = []
 
     def on(
-        self, method: str, template: str, *, role: Role = "viewer", query: str = ""
+        self,
+        method: str,
+        template: str,
+        *,
+        role: Role = "viewer",
+        query: str = "",
     ) -> Callable[[Handler], Handler]:
-        """Register a handler; `query` names the parameters it knows."""
+        """Register a handler; `query` names the parameters it takes, with spaces between them."""
 
         def register(handler: Handler) -> Handler:
             self.routes.append(Route(method, template, handler, role, frozenset(query.split())))
@@ -281,7 +313,11 @@ class Table:
         return register
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]]:
-        """The route of a request and its parameters; 307, 404 or 405 when there is none."""
+        """The route of a request, and the parameters in its path.
+
+        Raises `WrongSlash` (307) if the path exists with the other ending, else `Refusal` (404 for
+        an unknown path, 405 for an unknown method).
+        """
         allowed: list[str] = []
         for route in self.routes:
             match = route.pattern.match(path)
@@ -289,21 +325,25 @@ class Table:
                 continue
             if route.method == method or (method == "HEAD" and route.method == "GET"):
                 return route, match.groupdict()
+
             allowed.append(route.method)
+
         if allowed:
             headers = {"Allow": ", ".join(sorted(set(allowed)))}
             raise Refusal(405, "method_not_allowed", "Method Not Allowed", headers=headers)
+
         raise self._unknown(path)
 
     def _unknown(self, path: str) -> Refusal | WrongSlash:
         other = path[:-1] if path.endswith("/") else f"{path}/"
         if any(route.pattern.match(other) for route in self.routes):
             return WrongSlash(other)
+
         return not_found("Not Found")
 
 
 class WrongSlash(Exception):
-    """The path exists with the other ending."""
+    """The path exists only with the other ending; `path` is the right one."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -311,5 +351,5 @@ class WrongSlash(Exception):
 
 
 def query_of(raw: bytes) -> dict[str, str]:
-    """The parameters of a query; the last of a name counts."""
+    """The parameters of a query string; the last one of a name counts."""
     return dict(parse_qsl(raw.decode("latin-1"), keep_blank_values=True))

@@ -1,4 +1,4 @@
-"""Annotations: the ones a seed gives, and what the vendor accepts when they are saved."""
+"""Annotations: those that a seed gives, and the shapes that the vendor accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NonBlank = Annotated[str, msgspec.Meta(pattern=r"\S")]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
-#: The classes of generated datasets; a class of boxes is stored as `box`, its annotations say `bbox`.
+#: The classes of generated datasets. A class of boxes has the type `box`, its annotations `bbox`.
 CLASSES: list[dict[str, Any]] = [
     {"name": "car", "type": "box"},
     {"name": "lake", "type": "polygon"},
@@ -31,7 +31,7 @@ SCENE_CLASSES: list[dict[str, Any]] = [
 
 
 class _Strict(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A shape without room for other keys."""
+    """A shape that takes no other keys."""
 
 
 class Point(_Strict):
@@ -60,10 +60,13 @@ class OrientedBox(_Strict):
     angle: Annotated[float, msgspec.Meta(ge=0, lt=360)] = 0.0
 
 
+Ring = Annotated[list[Point], msgspec.Meta(min_length=3)]
+
+
 class Polygon(_Strict):
     """Rings of three points or more; the first is the outer one."""
 
-    paths: Annotated[list[Annotated[list[Point], msgspec.Meta(min_length=3)]], msgspec.Meta(min_length=1)]
+    paths: Annotated[list[Ring], msgspec.Meta(min_length=1)]
 
 
 class Polyline(_Strict):
@@ -112,8 +115,12 @@ Annotation = BBox | PolygonShape | PolylineShape | Keypoint
 
 
 def accept(saved: list[Any], image_id: str) -> list[dict[str, Any]]:
-    """What is stored of annotations that were sent. Raises `msgspec.ValidationError` on a wrong shape."""
+    """The annotations to store for those that were sent, with their defaults filled in.
+
+    Raises `msgspec.ValidationError` if one has a wrong shape.
+    """
     typed = msgspec.convert(saved, list[Annotation])
+
     return [
         _stored(raw, shape, image_id, index)
         for index, (raw, shape) in enumerate(zip(saved, typed, strict=True))
@@ -123,17 +130,21 @@ def accept(saved: list[Any], image_id: str) -> list[dict[str, Any]]:
 def _stored(raw: dict[str, Any], shape: Annotation, image_id: str, index: int) -> dict[str, Any]:
     kept = {key: value for key, value in raw.items() if value is not None}
     kept.setdefault("id", uuid_for("annotation", image_id, index))
+
     if isinstance(shape, PolygonShape):
-        kept.setdefault("bounding_box", _around(point for ring in shape.polygon.paths for point in ring))
+        points = [point for ring in shape.polygon.paths for point in ring]
+        kept.setdefault("bounding_box", _around(points))
     elif isinstance(shape, PolylineShape):
-        kept.setdefault("bounding_box", _around(iter(shape.polyline.path)))
+        kept.setdefault("bounding_box", _around(shape.polyline.path))
+
     kept.setdefault("confidence", 1.0)
     kept.setdefault("attributes", [])
     return kept
 
 
-def _around(points: Any) -> dict[str, float]:
-    xs, ys = zip(*((point.x, point.y) for point in points), strict=True)
+def _around(points: list[Point]) -> dict[str, float]:
+    xs = [point.x for point in points]
+    ys = [point.y for point in points]
     return _box(min(xs), min(ys), max(xs), max(ys))
 
 
@@ -143,11 +154,15 @@ def _box(left: float, top: float, right: float, bottom: float) -> dict[str, floa
 
 def lowest_confidence(seed: str, count: int) -> float | None:
     """The `min_confidence` of an image with generated annotations: that of the first of them."""
-    return None if count == 0 else 0.5 + (hash_of(seed) % 50) / 100
+    if count == 0:
+        return None
+
+    return 0.5 + (hash_of(seed) % 50) / 100
 
 
 def hash_of(seed: str) -> int:
-    """A number that a seed always gives, cheap enough for a million images."""
+    """A number that is the same for a seed in every run, cheap enough for a million images."""
+    # The multiplier is Knuth's, near 2**32 divided by the golden ratio.
     return int.from_bytes(seed.encode()[-8:], "big") * 2654435761 >> 7
 
 
@@ -157,12 +172,14 @@ def annotations_of(image: Image) -> list[dict[str, Any]]:
         return image.annotations
     if image.look is content.SCENE:
         return _of_scene(image)
+
     chance = random.Random(image.seed)
     return [_shape(image, chance, index) for index in range(image.annotation_count)]
 
 
 def _common(image: Image, index: int, name: str, kind: str) -> dict[str, Any]:
     lowest = lowest_confidence(image.seed, 1)
+
     return {
         "id": uuid_for("annotation", image.seed, index),
         "name": name,
@@ -174,12 +191,18 @@ def _common(image: Image, index: int, name: str, kind: str) -> dict[str, Any]:
 
 
 def _shape(image: Image, chance: random.Random, index: int) -> dict[str, Any]:
-    width, height = float(image.width or 640), float(image.height or 480)
-    x, y = round(chance.uniform(0, width * 0.6), 2), round(chance.uniform(0, height * 0.6), 2)
-    w, h = round(chance.uniform(2, width * 0.3), 2), round(chance.uniform(2, height * 0.3), 2)
+    width = float(image.width or 640)
+    height = float(image.height or 480)
+    x = round(chance.uniform(0, width * 0.6), 2)
+    y = round(chance.uniform(0, height * 0.6), 2)
+    w = round(chance.uniform(2, width * 0.3), 2)
+    h = round(chance.uniform(2, height * 0.3), 2)
+    box = {"x": x, "y": y, "w": w, "h": h}
+
+    # The four types take turns.
     kind = index % 4
     if kind == 0:
-        shape = _common(image, index, "car", "bbox") | {"bounding_box": {"x": x, "y": y, "w": w, "h": h}}
+        shape = _common(image, index, "car", "bbox") | {"bounding_box": box}
         if chance.random() < 0.25:
             turned = {
                 "cx": x + w / 2,
@@ -189,20 +212,29 @@ def _shape(image: Image, chance: random.Random, index: int) -> dict[str, Any]:
                 "angle": float(chance.randint(0, 359)),
             }
             shape["oriented_box"] = turned
+
         return shape
+
     if kind == 1:
-        ring = [{"x": x, "y": y}, {"x": x + w, "y": y}, {"x": x + w, "y": y + h}, {"x": x, "y": y + h}]
+        ring = [
+            {"x": x, "y": y},
+            {"x": x + w, "y": y},
+            {"x": x + w, "y": y + h},
+            {"x": x, "y": y + h},
+        ]
         hole = [
             {"x": x + w / 4, "y": y + h / 4},
             {"x": x + w / 2, "y": y + h / 4},
             {"x": x + w / 2, "y": y + h / 2},
         ]
-        geometry = {"polygon": {"paths": [ring, hole]}, "bounding_box": {"x": x, "y": y, "w": w, "h": h}}
+        geometry = {"polygon": {"paths": [ring, hole]}, "bounding_box": box}
         return _common(image, index, "lake", "polygon") | geometry
+
     if kind == 2:
         path = [{"x": x, "y": y}, {"x": x + w, "y": y + h}]
-        geometry = {"polyline": {"path": path}, "bounding_box": {"x": x, "y": y, "w": w, "h": h}}
+        geometry = {"polyline": {"path": path}, "bounding_box": box}
         return _common(image, index, "lane", "polyline") | geometry
+
     return _common(image, index, "nose", "keypoint") | {
         "keypoint": {"x": x, "y": y},
         "instance_id": 1 + index // 4,
@@ -210,33 +242,35 @@ def _shape(image: Image, chance: random.Random, index: int) -> dict[str, Any]:
 
 
 def scene_count(seed: str) -> int:
-    """How many annotations a scene has: its signs, the road, the lane, and the lamp."""
+    """How many annotations a scene has: one for each sign, and the road, the lane and the lamp."""
     return len(scenes.scene_of(seed).signs) + 3
 
 
 def _of_scene(image: Image) -> list[dict[str, Any]]:
     scene = scenes.scene_of(image.seed)
-    found = [
-        _common(image, index, sign.name, "bbox")
-        | {
-            "bounding_box": _box(
-                float(sign.x), float(sign.y), float(sign.x + sign.side), float(sign.y + sign.side)
-            )
-        }
-        | {"attributes": {"occluded": "false"}}
-        for index, sign in enumerate(scene.signs)
-    ]
+    found: list[dict[str, Any]] = []
+    for index, sign in enumerate(scene.signs):
+        right = float(sign.x + sign.side)
+        bottom = float(sign.y + sign.side)
+        box = _box(float(sign.x), float(sign.y), right, bottom)
+        shape = _common(image, index, sign.name, "bbox")
+        found.append(shape | {"bounding_box": box, "attributes": {"occluded": "false"}})
+
     ring = [{"x": float(x), "y": float(y)} for x, y in scene.road]
     path = [{"x": float(x), "y": float(y)} for x, y in scene.lane]
     road = {"polygon": {"paths": [ring]}, "bounding_box": _extent(ring)}
     lane = {"polyline": {"path": path}, "bounding_box": _extent(path)}
-    lamp = {"keypoint": {"x": float(scene.lamp[0]), "y": float(scene.lamp[1])}, "instance_id": 1}
+    lamp_x, lamp_y = scene.lamp
+    lamp = {"keypoint": {"x": float(lamp_x), "y": float(lamp_y)}, "instance_id": 1}
+
     rest = (("road", "polygon", road), ("lane", "polyline", lane), ("lamp", "keypoint", lamp))
     for offset, (name, kind, geometry) in enumerate(rest):
         found.append(_common(image, len(scene.signs) + offset, name, kind) | geometry)
+
     return found
 
 
 def _extent(points: list[dict[str, float]]) -> dict[str, float]:
-    xs, ys = [point["x"] for point in points], [point["y"] for point in points]
+    xs = [point["x"] for point in points]
+    ys = [point["y"] for point in points]
     return _box(min(xs), min(ys), max(xs), max(ys))

@@ -17,7 +17,7 @@ _MARK = b"&X-Goog-Signature="
 
 
 class Verdict(Enum):
-    """What a signature is worth."""
+    """Whether a signature is good, and the error code of the storage host if it is not."""
 
     GOOD = "good"
     WRONG = "SignatureDoesNotMatch"
@@ -25,7 +25,7 @@ class Verdict(Enum):
 
 
 class Signer:
-    """Signs URLs of the storage host and judges them."""
+    """Signs URLs of the storage host, and checks them."""
 
     def __init__(self, origin: str, clock: Clock, switches: Switches) -> None:
         self._origin = origin
@@ -33,7 +33,7 @@ class Signer:
         self._switches = switches
 
     def batch(self, method: str = "GET", headers: str = "host") -> Callable[[str], str]:
-        """A function from object names to signed URLs; what they share is made once.
+        """A function from object names to signed URLs, all of one moment.
 
         Object names must consist of characters that need no escaping in a URL.
         """
@@ -45,8 +45,11 @@ class Signer:
             f"&X-Goog-Date={moment:%Y%m%dT%H%M%SZ}"
             f"&X-Goog-Expires={self._switches.url_lifetime}&X-Goog-SignedHeaders={headers}"
         )
+
+        # All that the URLs share is made once, as a listing has up to 10,000 of them.
         prefix = f"{method}\n{query}\n".encode()
-        start, middle = f"{self._origin}/{BUCKET}/", f"?{query}{_MARK.decode()}"
+        start = f"{self._origin}/{BUCKET}/"
+        middle = f"?{query}{_MARK.decode()}"
 
         def sign(name: str) -> str:
             return start + name + middle + _sign(prefix + name.encode())
@@ -54,12 +57,16 @@ class Signer:
         return sign
 
     def judge(self, method: str, name: str, query: bytes) -> Verdict:
-        """Whether the query signs this method on this object, and still does."""
+        """Whether the query signs this method on this object, and has not expired."""
         signed, _, signature = query.partition(_MARK)
         expected = _sign(method.encode() + b"\n" + signed + b"\n" + name.encode())
         if not hmac.compare_digest(expected.encode(), signature):
             return Verdict.WRONG
-        return Verdict.EXPIRED if self._clock() > _deadline(signed) else Verdict.GOOD
+
+        if self._clock() > _deadline(signed):
+            return Verdict.EXPIRED
+
+        return Verdict.GOOD
 
 
 def _sign(message: bytes) -> str:

@@ -1,4 +1,4 @@
-"""A small description of an organization, and the organization made of it."""
+"""A short description of an organization, from which the organization is built."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from standin.organization import Organization
 from standin.records import Image
 from standin.shapes import hash_of, lowest_confidence
 
-#: When the first generated image was made; each later one a second after the one before.
+#: The moment (seconds since 1970) from which generated times count. Each image of a dataset is made
+#: a second after the one before it.
 EPOCH = 1_772_355_600.0
 STATUSES = ("new", "annotate", "review", "complete")
 SPLITS = ("train", "train", "train", "val", "test", None)
@@ -21,9 +22,10 @@ SPLITS = ("train", "train", "train", "val", "test", None)
 
 @dataclass(frozen=True, slots=True)
 class DatasetSpec:
-    """A dataset of like images: how many, how large, in how many directories, with how many annotations.
+    """A dataset of images of one kind.
 
-    `statuses` is one status for all, or `mixed`.
+    `size` is in bytes, `annotations` counts those of each image, and `statuses` is one status for
+    all images or `mixed`.
     """
 
     name: str
@@ -37,7 +39,7 @@ class DatasetSpec:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """Datasets of like images, and whatever `finish` adds by hand."""
+    """The datasets of an organization, and a function that adds anything else to it."""
 
     datasets: tuple[DatasetSpec, ...] = ()
     seed: str = "standin"
@@ -55,30 +57,39 @@ class Spec:
         statuses: str = "mixed",
         seed: str = "standin",
     ) -> Spec:
-        """Some datasets `dataset-0`, `dataset-1`, ... of like images, for benchmarks."""
-        each = (
-            DatasetSpec(f"dataset-{number}", images, size, directories, annotations, statuses)
-            for number in range(datasets)
-        )
-        return cls(tuple(each), seed)
+        """Datasets `dataset-0`, `dataset-1`, ... of the same kind, for benchmarks."""
+        made: list[DatasetSpec] = []
+        for number in range(datasets):
+            name = f"dataset-{number}"
+            made.append(DatasetSpec(name, images, size, directories, annotations, statuses))
+
+        return cls(tuple(made), seed)
 
     def build(self) -> Organization:
         """The organization of this description; the same in every run."""
         organization = Organization(seed=self.seed)
+
         for number, each in enumerate(self.datasets):
             identifier = uuid_for(self.seed, "dataset", each.name)
-            dataset = organization.add_dataset(each.name, dataset_id=identifier, created_at=EPOCH + number)
+            moment = EPOCH + number
+            dataset = organization.add_dataset(each.name, dataset_id=identifier, created_at=moment)
             _fill(organization, dataset, each)
+
         if self.finish is not None:
             self.finish(organization)
+
         return organization
 
 
 def _fill(organization: Organization, dataset: Dataset, spec: DatasetSpec) -> None:
-    """Make the images of a dataset. A million of them is a matter of seconds: no call per image but two."""
+    """Make the images of a dataset."""
     look = content.look_for(spec.size)
-    places = [f"/part-{number:03d}" for number in range(spec.directories)] if spec.directories > 1 else ["/"]
     suffix = "png" if spec.content_type == "image/png" else "jpg"
+    places = ["/"]
+    if spec.directories > 1:
+        places = [f"/part-{number:03d}" for number in range(spec.directories)]
+
+    # Few calls for each image, so that a million of them are made in seconds.
     made: list[Image] = []
     for number in range(spec.images):
         identifier = uuid_for(dataset.id, number)
@@ -103,4 +114,5 @@ def _fill(organization: Organization, dataset: Dataset, spec: DatasetSpec) -> No
                 min_confidence=lowest_confidence(identifier, spec.annotations),
             )
         )
+
     organization.take(dataset, made)

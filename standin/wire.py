@@ -1,4 +1,4 @@
-"""What records look like in JSON."""
+"""The JSON form of each record."""
 
 from __future__ import annotations
 
@@ -51,8 +51,9 @@ class DownloadItem(msgspec.Struct, omit_defaults=True):
 
 
 def image_row(image: Image, base: str) -> ImageRow | dict[str, Any]:
-    """An image's row; a dict where the image has lies to tell."""
+    """An image's row; a dict if the image has lies to tell. `base` is the API root."""
     directory = "" if image.directory_path == "/" else quote(image.directory_path)
+
     row = ImageRow(
         image.id,
         image.dataset_id,
@@ -73,7 +74,10 @@ def image_row(image: Image, base: str) -> ImageRow | dict[str, Any]:
         annotation_url(image),
         iso(image.created_at),
     )
-    return row if image.lies is None else {**msgspec.structs.asdict(row), **image.lies}
+    if image.lies is None:
+        return row
+
+    return {**msgspec.structs.asdict(row), **image.lies}
 
 
 def image_rows(images: Iterable[Image], base: str) -> list[ImageRow | dict[str, Any]]:
@@ -82,10 +86,15 @@ def image_rows(images: Iterable[Image], base: str) -> list[ImageRow | dict[str, 
 
 
 def summaries(rows: Iterable[ImageRow | dict[str, Any]]) -> list[ImageRow | dict[str, Any]]:
-    """The rows without what says where an image lies and how large it is."""
-    fields = (row if isinstance(row, dict) else msgspec.structs.asdict(row) for row in rows)
-    left_out = ("directory_path", "file_size")
-    return [{name: value for name, value in row.items() if name not in left_out} for row in fields]
+    """The rows without `directory_path` and `file_size`."""
+    shortened: list[ImageRow | dict[str, Any]] = []
+    for row in rows:
+        fields = dict(row) if isinstance(row, dict) else msgspec.structs.asdict(row)
+        fields.pop("directory_path", None)
+        fields.pop("file_size", None)
+        shortened.append(fields)
+
+    return shortened
 
 
 def annotation_url(image: Image) -> str:
@@ -96,6 +105,7 @@ def annotation_url(image: Image) -> str:
 def dataset_row(dataset: Dataset, organization: Organization) -> dict[str, Any]:
     """A dataset's row, in lists and alone."""
     counts = dataset.counts()
+
     row = {
         "id": dataset.id,
         "organization_id": organization.id,
@@ -117,16 +127,21 @@ def dataset_row(dataset: Dataset, organization: Organization) -> dict[str, Any]:
     }
     if not organization.switches.readme_read:
         del row["readme"]
-    return row if dataset.lies is None else {**row, **dataset.lies}
+
+    if dataset.lies is None:
+        return row
+
+    return {**row, **dataset.lies}
 
 
 class DirectoryCounts:
-    """How many active images are in each directory, directly and with all below."""
+    """How many active images each directory has: itself, and with all directories below it."""
 
     def __init__(self, images: Iterable[Image]) -> None:
         self.direct: dict[str, int] = {}
         for image in images:
             self.direct[image.directory_path] = self.direct.get(image.directory_path, 0) + 1
+
         self.nested: dict[str, int] = {}
         for place, count in self.direct.items():
             path = place
@@ -136,11 +151,18 @@ class DirectoryCounts:
 
 
 def directory_row(
-    row: Directory, dataset: Dataset, organization: Organization, counts: DirectoryCounts, *, read: bool
+    row: Directory,
+    dataset: Dataset,
+    organization: Organization,
+    counts: DirectoryCounts,
+    *,
+    read: bool,
 ) -> dict[str, Any]:
-    """A directory's row: reads emit the older names of two fields, mutations the newer ones."""
+    """A directory's row, as reads send it (`read`) or as mutations do."""
     parent = dataset.directories.get(row.parent)
+    # Reads still send the older names of two fields, mutations send the newer ones.
     named = ("project_id", "full_path") if read else ("dataset_id", "directory_path")
+
     return {
         "id": row.id,
         named[0]: dataset.id,
@@ -160,6 +182,7 @@ def annotation_file(image: Image, organization: Organization, base: str) -> dict
     """The per-image wrapper of `GET /annotations/{image_id}/file` and of export archives."""
     dataset = organization.datasets[image.dataset_id]
     found = annotations_of(image)
+
     return {
         "image": image.filename,
         "image_url": f"{base}/images/{image.id}",
@@ -176,6 +199,7 @@ def annotation_file(image: Image, organization: Organization, base: str) -> dict
 def annotation_list(image: Image) -> dict[str, Any]:
     """The bare body of `GET /annotations/{dataset}/{path}`."""
     found = annotations_of(image)
+
     return {
         "success": True,
         "image_id": image.id,
@@ -185,8 +209,12 @@ def annotation_list(image: Image) -> dict[str, Any]:
     }
 
 
-def export_row(export: Export, organization: Organization, download_url: str | None) -> dict[str, Any]:
-    """An export's row; creation sends no `download_url`."""
+def export_row(
+    export: Export,
+    organization: Organization,
+    download_url: str | None,
+) -> dict[str, Any]:
+    """An export's row; without `download_url` if it is None, as when an export is created."""
     row: dict[str, Any] = {
         "id": export.id,
         "dataset_id": export.dataset_id,
@@ -205,11 +233,16 @@ def export_row(export: Export, organization: Organization, download_url: str | N
         "expires_at": iso(export.created_at + 7 * 86_400),
         "organization_id": organization.id,
     }
-    return row if download_url is None else row | {"download_url": download_url}
+    if download_url is not None:
+        row["download_url"] = download_url
+
+    return row
 
 
 def job_row(job: Job) -> dict[str, Any]:
     """A job's row."""
+    completed = job.status == "completed"
+
     return {
         "id": job.id,
         "type": job.type,
@@ -220,7 +253,7 @@ def job_row(job: Job) -> dict[str, Any]:
         "error": None,
         "created_at": iso(job.created_at),
         "updated_at": iso(job.created_at),
-        "completed_at": iso(job.created_at) if job.status == "completed" else None,
+        "completed_at": iso(job.created_at) if completed else None,
         "cancel_path": None,
         "detail": job.detail,
     }
@@ -242,5 +275,6 @@ def notification_row(note: Notification, organization: Organization) -> dict[str
 
 
 def slug(name: str) -> str:
-    """A name in lower case with dashes."""
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+    """A name in lower case, its words of letters and digits joined by dashes."""
+    spaced = "".join(char if char.isalnum() else " " for char in name.lower())
+    return "-".join(spaced.split())

@@ -1,4 +1,4 @@
-"""What concerns the organization as a whole: itself, its notifications, jobs and webhooks."""
+"""Routes of the organization as a whole: its row, notifications, jobs and webhooks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _EVENTS = (
 def me(call: Call) -> Answer:
     """`GET /organizations/me`: bare, under the key `organization`."""
     organization = call.organization
+
     row = {
         "id": organization.id,
         "name": organization.name,
@@ -47,7 +48,8 @@ def me(call: Call) -> Answer:
 @on("GET", "/notifications", query="unread_only limit offset")
 def notifications(call: Call) -> Answer:
     """`GET /notifications`: bare, newest first."""
-    limit, offset = call.number("limit", 50, 100, 1), call.number("offset", 0)
+    limit = call.number("limit", 50, 100, 1)
+    offset = call.number("offset", 0)
     notes = call.organization.notifications
     found = [note for note in reversed(notes) if not (call.flag("unread_only") and note.read)]
     rows = [notification_row(note, call.organization) for note in found[offset : offset + limit]]
@@ -70,6 +72,7 @@ def read_all(call: Call) -> Answer:
     count = _unread(call.organization.notifications)
     for note in call.organization.notifications:
         note.read = True
+
     return Answer({"success": True, "marked_count": count})
 
 
@@ -78,6 +81,7 @@ def _note(call: Call) -> Notification:
     found = next((note for note in call.organization.notifications if note.id == wanted), None)
     if found is None:
         raise not_found("Notification not found")
+
     return found
 
 
@@ -97,13 +101,17 @@ def delete(call: Call) -> Answer:
 
 @on("GET", "/jobs", query="status type limit offset")
 def jobs(call: Call) -> Answer:
-    """`GET /jobs`: newest first; by default only those that are under way."""
-    limit, offset = call.number("limit", 50, 100, 1), call.number("offset", 0)
+    """`GET /jobs`: newest first; only those that are under way, unless `status` is given."""
+    limit = call.number("limit", 50, 100, 1)
+    offset = call.number("offset", 0)
     asked = call.choice("status", ("active", "finished", "all", *_ACTIVE, *_FINISHED), "active")
     kind = call.query.get("type")
-    found = [
-        job for job in reversed(call.organization.jobs) if _matches(job, asked) and kind in (None, job.type)
-    ]
+
+    found: list[Job] = []
+    for job in reversed(call.organization.jobs):
+        if _matches(job, asked) and kind in (None, job.type):
+            found.append(job)
+
     return page([job_row(job) for job in found[offset : offset + limit]], len(found), limit, offset)
 
 
@@ -115,9 +123,11 @@ def _matches(job: Job, asked: str) -> bool:
 @on("GET", "/jobs/{job_id}")
 def job(call: Call) -> Answer:
     """`GET /jobs/{id}`."""
-    found = next((each for each in call.organization.jobs if each.id == call.params["job_id"]), None)
+    wanted = call.params["job_id"]
+    found = next((each for each in call.organization.jobs if each.id == wanted), None)
     if found is None:
         raise not_found("Job not found")
+
     return data(job_row(found))
 
 

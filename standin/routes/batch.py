@@ -1,4 +1,7 @@
-"""`/batch/images`: one change to many images. Answers are bare; each image fails on its own."""
+"""`/batch/images`: one change to many images, each of which may fail on its own.
+
+The answers have no envelope.
+"""
 
 from __future__ import annotations
 
@@ -76,27 +79,37 @@ class _Outcome:
         self.failed.append({"id": image_id, "reason": reason})
 
     def answer(self, operation: str | None = None, **more: Any) -> Answer:
-        body = {
+        body: dict[str, Any] = {
             "success": True,
             "processed": self.processed,
             "failed": self.failed,
             "affected_directories": sorted(self.directories),
             "renamed": self.renamed,
         }
-        return Answer(body | ({"operation": operation} if operation else {}) | more)
+        if operation:
+            body["operation"] = operation
+
+        return Answer(body | more)
 
 
-def _each(call: Call, batch: _Batch, do: Callable[[Image, _Outcome], None]) -> tuple[Dataset, _Outcome]:
-    """Do something to each image of a batch; 404 when none of the ids is in the dataset."""
-    dataset, outcome = call.dataset(batch.dataset_name), _Outcome()
+def _each(
+    call: Call,
+    batch: _Batch,
+    do: Callable[[Image, _Outcome], None],
+) -> tuple[Dataset, _Outcome]:
+    """Do something to each image of a batch; 404 if none of the ids is in the dataset."""
+    dataset = call.dataset(batch.dataset_name)
+    outcome = _Outcome()
     if not any(each in dataset.images for each in batch.image_ids):
         raise not_found("None of the images was found")
+
     for image_id in batch.image_ids:
         image = dataset.images.get(image_id)
         if image is None or not call.sees_image(image):
             outcome.fail(image_id, "not found")
         else:
             do(image, outcome)
+
     return dataset, outcome
 
 
@@ -111,6 +124,7 @@ def move(call: Call) -> Answer:
         outcome.processed += 1
         if image.directory_path == target:
             return
+
         name = dataset.free_name(target, image.filename)
         outcome.renamed += name != image.filename
         outcome.directories |= {image.directory_path, target}
@@ -130,30 +144,41 @@ def copy(call: Call) -> Answer:
     def one(image: Image, outcome: _Outcome) -> None:
         dataset = call.organization.datasets[image.dataset_id]
         refuse_cold(dataset)
-        name, present = image.filename, dataset.at(target, image.filename)
+        name = image.filename
+        present = dataset.at(target, image.filename)
+
         if present is not None and batch.duplicate_handling == "skip":
             outcome.fail(image.id, "already exists")
             return
+
         if present is image and batch.duplicate_handling == "overwrite":
             outcome.fail(image.id, "an image cannot overwrite itself")
             return
+
         if present is not None and batch.duplicate_handling == "overwrite":
             call.organization.remove_image(present)
         elif present is not None:
             name = dataset.free_name(target, name, first=2)
+
         outcome.processed += 1
         outcome.directories.add(target)
+        # A copy without its annotations starts as a new image.
         kept = {"status": image.status} if batch.copy_annotations else {}
         _copy(call, image, dataset, (target, name), annotated=batch.copy_annotations, **kept)
 
-    return _each(call, batch, one)[1].answer()
+    _, outcome = _each(call, batch, one)
+    return outcome.answer()
 
 
 @on("POST", "/batch/images/copy-to-dataset", role="member")
 def copy_to_dataset(call: Call) -> Answer:
-    """`POST /batch/images/copy-to-dataset`: with annotations, tags, split and status, and missing classes."""
+    """`POST /batch/images/copy-to-dataset`: copies images with all that was decided about them.
+
+    That is their annotations, tags, split and status; classes that the goal lacks are added to it.
+    """
     batch = call.body(CopyAcross)
-    target, goal = clean_path(batch.target_directory_path), call.dataset(batch.target_dataset_name)
+    target = clean_path(batch.target_directory_path)
+    goal = call.dataset(batch.target_dataset_name)
     source = call.dataset(batch.dataset_name)
     added: list[str] = []
 
@@ -163,17 +188,24 @@ def copy_to_dataset(call: Call) -> Answer:
         outcome.processed += 1
         outcome.directories.add(target)
         added.extend(_adopt_classes(source, goal, image))
+
         kept = {"status": image.status, "split": image.split, "tags": image.tags}
         _copy(call, image, goal, (target, name), annotated=True, **kept)
 
-    outcome = _each(call, batch, one)[1]
+    _, outcome = _each(call, batch, one)
     return outcome.answer(target_dataset=goal.name, classes_added=added)
 
 
 def _copy(
-    call: Call, image: Image, goal: Dataset, place: tuple[str, str], *, annotated: bool, **kept: Any
+    call: Call,
+    image: Image,
+    goal: Dataset,
+    place: tuple[str, str],
+    *,
+    annotated: bool,
+    **kept: Any,
 ) -> None:
-    """A new image of the same bytes in another place."""
+    """Add an image of the same bytes at `place`, its directory and filename."""
     copied = call.organization.add_image(
         goal,
         place[1],
@@ -188,18 +220,22 @@ def _copy(
         file_size=image.file_size,
         **kept,
     )
+
+    # None would stand for the annotations that the seed gives.
     copied.annotations = list(annotations_of(image)) if annotated else []
     copied.annotation_count = len(copied.annotations)
     copied.min_confidence = image.min_confidence if annotated else None
 
 
 def _adopt_classes(source: Dataset, goal: Dataset, image: Image) -> list[str]:
-    """Give a dataset the classes that the annotations of an image use and it lacks."""
+    """Add the classes of an image's annotations that a dataset lacks; returns their names."""
     if goal is source:
         return []
+
     known = {each["name"] for each in goal.classes}
     used = {each["name"] for each in annotations_of(image)} - known
     missing = [each for each in source.classes if each["name"] in used]
+
     goal.set_classes([*goal.classes, *missing])
     return [each["name"] for each in missing]
 
@@ -219,14 +255,16 @@ def delete(call: Call) -> Answer:
         else:
             call.organization.archive_image(image)
 
-    return _each(call, batch, one)[1].answer("deleted" if batch.permanent else "archived")
+    _, outcome = _each(call, batch, one)
+    return outcome.answer("deleted" if batch.permanent else "archived")
 
 
 @on("PATCH", "/batch/images/update", role="member")
 def update(call: Call) -> Answer:
     """`PATCH /batch/images/update`: status, display name, and back from the archive."""
     batch = call.body(Update)
-    changes = {k: v for k, v in msgspec.structs.asdict(batch.updates).items() if v is not None}
+    sent = msgspec.structs.asdict(batch.updates)
+    changes = {field: value for field, value in sent.items() if value is not None}
     if not changes:
         raise bad_request("Nothing to update")
 
@@ -235,5 +273,6 @@ def update(call: Call) -> Answer:
         call.organization.update_image(image, **changes)
 
     dataset, outcome = _each(call, batch, one)
+    # Coming back from the archive changes the listing, all else only rows of it.
     call.organization.changed(dataset, "images" if "is_archived" in changes else "metadata")
     return outcome.answer()

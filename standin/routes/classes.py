@@ -1,4 +1,4 @@
-"""A class across a whole dataset: renamed, merged into another, deleted."""
+"""Changes of a class in a whole dataset: renaming, merging into another class, deleting."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from standin.routes.registry import on
 from standin.routing import Answer, Call, conflict, data, not_found
 from standin.shapes import annotations_of
 
+#: Changes an annotation, or drops it with None.
 Rewrite = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
@@ -41,15 +42,25 @@ class Drop(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def _rewrite(call: Call, dataset: Dataset, name: str, change: Rewrite) -> tuple[int, int]:
-    """Change every annotation of a class; how many images and annotations that were."""
+    """Change every annotation of a class; returns the numbers of images and annotations."""
     images = touched = 0
     for image in dataset.images.values():
-        before = annotations_of(image)
-        hits = sum(each["name"] == name for each in before)
+        after: list[dict[str, Any]] = []
+        hits = 0
+        for each in annotations_of(image):
+            changed: dict[str, Any] | None = each
+            if each["name"] == name:
+                changed = change(each)
+                hits += 1
+
+            if changed is not None:
+                after.append(changed)
+
         if hits:
-            after = [change(each) if each["name"] == name else each for each in before]
-            call.organization.set_annotations(image, [each for each in after if each is not None])
-            images, touched = images + 1, touched + hits
+            call.organization.set_annotations(image, after)
+            images += 1
+            touched += hits
+
     return images, touched
 
 
@@ -59,19 +70,28 @@ def _named(dataset: Dataset, name: str) -> list[dict[str, Any]]:
 
 @on("POST", "/annotations/rename-class", role="member")
 def rename(call: Call) -> Answer:
-    """`POST /annotations/rename-class`: in the class list and all annotations; 409 when the name is taken."""
+    """`POST /annotations/rename-class`: in the class list and all annotations.
+
+    409 if a class of the same type has the name already.
+    """
     wanted = call.body(Rename)
     dataset = call.dataset(wanted.dataset)
+
     entries = _named(dataset, wanted.old_name)
     taken = {each.get("type") for each in _named(dataset, wanted.new_name)}
     if taken & {each.get("type") for each in entries}:
         raise conflict(f"Class '{wanted.new_name}' already exists")
-    images, touched = _rewrite(call, dataset, wanted.old_name, lambda each: each | {"name": wanted.new_name})
+
+    changed = {"name": wanted.new_name}
+    images, touched = _rewrite(call, dataset, wanted.old_name, lambda each: each | changed)
     if not entries and not touched:
         raise not_found(f"Class '{wanted.old_name}' not found")
+
     for entry in entries:
         entry["name"] = wanted.new_name
+
     call.organization.changed(dataset, "dataset")
+
     return data(
         {
             "dataset_id": dataset.id,
@@ -86,17 +106,19 @@ def rename(call: Call) -> Answer:
 
 @on("POST", "/annotations/merge-class", role="member")
 def merge(call: Call) -> Answer:
-    """`POST /annotations/merge-class`: annotations of the source become the target's; the source goes."""
+    """`POST /annotations/merge-class`: moves annotations to the target, deletes the source."""
     wanted = call.body(Merge)
     dataset = call.dataset(wanted.dataset)
     if not _named(dataset, wanted.target_name):
         raise not_found(f"Class '{wanted.target_name}' not found")
-    images, touched = _rewrite(
-        call, dataset, wanted.source_name, lambda each: each | {"name": wanted.target_name}
-    )
+
+    changed = {"name": wanted.target_name}
+    images, touched = _rewrite(call, dataset, wanted.source_name, lambda each: each | changed)
+
     entries = _named(dataset, wanted.source_name)
     dataset.classes = [each for each in dataset.classes if each not in entries]
     call.organization.changed(dataset, "dataset")
+
     return data(
         {
             "dataset_id": dataset.id,
@@ -111,19 +133,24 @@ def merge(call: Call) -> Answer:
 
 @on("POST", "/annotations/delete-class", role="member")
 def drop(call: Call) -> Answer:
-    """`POST /annotations/delete-class`: from the class list, and with `delete_annotations` everywhere."""
+    """`POST /annotations/delete-class`: from the class list.
+
+    With `delete_annotations` the annotations of the class are deleted too.
+    """
     wanted = call.body(Drop)
     dataset = call.dataset(wanted.dataset)
-    entries = [
-        each
-        for each in _named(dataset, wanted.name)
-        if wanted.class_type is None or each.get("type") == wanted.class_type
-    ]
+
+    entries = _named(dataset, wanted.name)
+    if wanted.class_type is not None:
+        entries = [each for each in entries if each.get("type") == wanted.class_type]
+
     images = touched = 0
     if wanted.delete_annotations:
         images, touched = _rewrite(call, dataset, wanted.name, lambda each: None)
+
     dataset.classes = [each for each in dataset.classes if each not in entries]
     call.organization.changed(dataset, "dataset")
+
     return data(
         {
             "dataset_id": dataset.id,

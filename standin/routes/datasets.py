@@ -1,4 +1,4 @@
-"""`/datasets`: the rows, their life, cold storage, insights and the batch of signed URLs."""
+"""`/datasets`: the rows and their changes, cold storage, insights, and the signed URLs."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ MODES = ("full", "images_only", "annotations_only")
 
 @on("GET", "/datasets/", query="limit offset archived")
 def listing(call: Call) -> Answer:
-    """`GET /datasets/`: active datasets, or with `archived=true` the archived ones; newest first."""
-    limit, offset = call.number("limit", 100, 1000, 1), call.offset
+    """`GET /datasets/`: the active datasets or, with `archived=true`, the others; newest first."""
+    limit = call.number("limit", 100, 1000, 1)
+    offset = call.offset
     wanted = call.flag("archived")
-    found = [
-        each for each in call.organization.datasets.values() if each.is_archived is wanted and call.sees(each)
-    ]
+
+    datasets = call.organization.datasets.values()
+    found = [each for each in datasets if each.is_archived is wanted and call.sees(each)]
     found.sort(key=lambda each: each.created_at, reverse=True)
+
     rows = [dataset_row(each, call.organization) for each in found[offset : offset + limit]]
     return page(rows, len(found), limit, offset)
 
@@ -44,11 +46,12 @@ class NewDataset(msgspec.Struct, forbid_unknown_fields=True):
 
 @on("POST", "/datasets/", role="member")
 def create(call: Call) -> Answer:
-    """`POST /datasets/`: 201, or 409 when the name is taken."""
+    """`POST /datasets/`: 201, or 409 if the name is taken."""
     wanted = call.body(NewDataset)
     _check_readme(call, wanted.readme)
     _check_name(call, wanted.name)
     _check_types(wanted.annotation_types)
+
     fields: dict[str, Any] = {
         "readme": wanted.readme,
         "description": wanted.description,
@@ -56,26 +59,28 @@ def create(call: Call) -> Answer:
     }
     if wanted.annotation_types:
         fields["annotation_types"] = wanted.annotation_types
+
     dataset = call.organization.add_dataset(wanted.name, **fields)
     return data(dataset_row(dataset, call.organization), 201)
 
 
 @on("GET", "/datasets/{dataset}", query="include_images images_limit images_offset")
 def get(call: Call) -> Answer:
-    """`GET /datasets/{dataset}`: the row, with `include_images=true` a page of full image rows in it."""
+    """`GET /datasets/{dataset}`: the row; `include_images=true` embeds a page of image rows."""
     dataset = call.dataset()
     row = dataset_row(dataset, call.organization)
+
     if call.flag("include_images") and call.switches.embedded_listing != "absent":
-        limit, offset = (
-            call.at_most(call.number("images_limit", 1000, 10_000, 1)),
-            call.number("images_offset", 0),
-        )
+        limit = call.at_most(call.number("images_limit", 1000, 10_000, 1))
+        offset = call.number("images_offset", 0)
         if call.switches.embedded_listing == "first_page":
             offset = 0
+
         images = dataset.select(Selection(granted=call.granted(dataset)))
         row["images"] = image_rows(images[offset : offset + limit], call.base)
         if call.switches.embedded_listing == "summary":
             row["images"] = summaries(row["images"])
+
     return data(row)
 
 
@@ -92,33 +97,43 @@ class DatasetChange(msgspec.Struct, forbid_unknown_fields=True):
 
 @on("PATCH", "/datasets/{dataset}", role="member")
 def update(call: Call) -> Answer:
-    """`PATCH /datasets/{dataset}`: a partial update; `classes_base` makes the class list a merge."""
-    dataset, wanted = call.dataset(), call.body(DatasetChange)
+    """`PATCH /datasets/{dataset}`: a partial update; `classes_base` makes it merge the classes."""
+    dataset = call.dataset()
+    wanted = call.body(DatasetChange)
     _check_readme(call, wanted.readme)
+
+    # Whoever sends the name a dataset has already gets no 409.
     if wanted.new_name is not None and wanted.new_name != dataset.name:
         _check_name(call, wanted.new_name)
         dataset.name = wanted.new_name
+
     _check_types(wanted.annotation_types)
     for field in ("readme", "description", "annotation_types"):
         if getattr(wanted, field) is not None:
             setattr(dataset, field, getattr(wanted, field))
+
     if wanted.classes is not None:
         dataset.set_classes(_merge(dataset.classes, wanted.classes, wanted.classes_base))
+
     call.organization.changed(dataset, "dataset")
     return data(dataset_row(dataset, call.organization))
 
 
 def _merge(
-    now: list[dict[str, Any]], wanted: list[dict[str, Any]], base: list[dict[str, Any]] | None
+    now: list[dict[str, Any]],
+    wanted: list[dict[str, Any]],
+    base: list[dict[str, Any]] | None,
 ) -> list[dict[str, Any]]:
-    """The class list a client means that read `base` and sent `wanted` while the list became `now`."""
+    """The class list meant by a client that read `base` and sent `wanted`; the list is `now`."""
     if base is None:
         return wanted
 
     def identity(entry: dict[str, Any]) -> tuple[Any, Any]:
         return (entry.get("name"), entry.get("type"))
 
-    known, kept = {identity(each) for each in base}, {identity(each) for each in wanted}
+    known = {identity(each) for each in base}
+    kept = {identity(each) for each in wanted}
+    # Classes that others added meanwhile stay; those that the client knew and left out go.
     others = [each for each in now if identity(each) not in known and identity(each) not in kept]
     return wanted + others
 
@@ -128,6 +143,7 @@ def delete(call: Call) -> Answer:
     """`DELETE /datasets/{dataset}`: for good, with a summary."""
     dataset = call.dataset()
     call.organization.remove_dataset(dataset)
+
     return data(
         {
             "id": dataset.id,
@@ -143,10 +159,11 @@ def delete(call: Call) -> Answer:
 
 @on("POST", "/datasets/{dataset}/archive", role="admin")
 def archive(call: Call) -> Answer:
-    """`POST /datasets/{dataset}/archive`: hides it; 400 for a public one."""
+    """`POST /datasets/{dataset}/archive`: hides the dataset; 400 for a public one."""
     dataset = call.dataset()
     if dataset.is_public:
         raise bad_request("Unpublish the dataset before archiving it")
+
     call.organization.archive_dataset(dataset)
     return data(dataset_row(dataset, call.organization))
 
@@ -161,12 +178,17 @@ def unarchive(call: Call) -> Answer:
 
 @on("GET", "/datasets/{dataset}/storage")
 def storage(call: Call) -> Answer:
-    """`GET /datasets/{dataset}/storage`: each read brings a running transition nearer to its end."""
+    """`GET /datasets/{dataset}/storage`: each read takes a running transition a step further."""
     dataset = call.dataset()
     if dataset.storage_state != "idle":
         _advance(call, dataset)
+
     counts = dataset.counts()
     cold = dataset.storage_class == "coldline"
+    estimate: dict[str, Any] | None = None
+    if cold and dataset.storage_state == "idle":
+        estimate = _estimate(call, dataset)
+
     return data(
         {
             "storage_class": dataset.storage_class,
@@ -175,9 +197,7 @@ def storage(call: Call) -> Answer:
             "cold_bytes": counts.size if cold else 0,
             "cold_image_count": counts.images if cold else 0,
             "storage_job_id": dataset.storage_job,
-            "restore_estimate": _estimate(call, dataset)
-            if cold and dataset.storage_state == "idle"
-            else None,
+            "restore_estimate": estimate,
         }
     )
 
@@ -186,17 +206,25 @@ def _advance(call: Call, dataset: Dataset) -> None:
     dataset.storage_polls -= 1
     if dataset.storage_polls >= 0:
         return
+
     freezing = dataset.storage_state == "freezing"
     dataset.storage_class = "coldline" if freezing else "standard"
     dataset.cold_since = call.clock() if freezing else None
-    dataset.storage_state, dataset.storage_job = "idle", None
+    dataset.storage_state = "idle"
+    dataset.storage_job = None
     call.organization.changed(dataset, "dataset")
 
 
 def _estimate(call: Call, dataset: Dataset) -> dict[str, Any]:
-    counts, days = dataset.counts(), (call.clock() - (dataset.cold_since or call.clock())) / 86_400
-    retrieval, operations = counts.size // 50_000, counts.images * 10
+    """What a restore costs, in millionths of a US dollar."""
+    counts = dataset.counts()
+    days = (call.clock() - (dataset.cold_since or call.clock())) / 86_400
+
+    retrieval = counts.size // 50_000
+    operations = counts.images * 10
+    # Cold storage is paid for 90 days at least.
     early = int(max(0.0, 90 - days) * counts.size / 10_000_000)
+
     return {
         "operation": "dataset_restore",
         "cold_bytes": counts.size,
@@ -213,11 +241,15 @@ def _estimate(call: Call, dataset: Dataset) -> dict[str, Any]:
 
 @on("POST", "/datasets/{dataset}/storage/freeze", role="admin")
 def freeze(call: Call) -> Answer:
-    """`POST /datasets/{dataset}/storage/freeze`: starts the move to cold storage; 409 for a public one."""
+    """`POST /datasets/{dataset}/storage/freeze`: starts the move to cold storage.
+
+    409 for a dataset that is public or cold.
+    """
     dataset = call.dataset()
     refuse_cold(dataset)
     if dataset.is_public:
         raise conflict("A public dataset cannot be frozen")
+
     return data(_transition(call, dataset, "freezing", "dataset_freeze"))
 
 
@@ -227,8 +259,10 @@ def restore(call: Call) -> Answer:
     dataset = call.dataset()
     if dataset.storage_class != "coldline" or dataset.storage_state != "idle":
         raise conflict(f"Dataset '{dataset.name}' is not in cold storage")
+
     quoted = _estimate(call, dataset)["total_micro_usd"]
-    return data(_transition(call, dataset, "restoring", "dataset_restore") | {"quoted_micro_usd": quoted})
+    started = _transition(call, dataset, "restoring", "dataset_restore")
+    return data({**started, "quoted_micro_usd": quoted})
 
 
 def _transition(call: Call, dataset: Dataset, state: str, kind: str) -> dict[str, Any]:
@@ -243,6 +277,7 @@ def insights(call: Call) -> Answer:
     """`GET /datasets/{dataset}/insights`: totals over the active images."""
     dataset = call.dataset()
     images = dataset.select(Selection(granted=call.granted(dataset)))
+
     classes: Counter[str] = Counter()
     pictured: Counter[str] = Counter()
     types: Counter[str] = Counter()
@@ -251,7 +286,10 @@ def insights(call: Call) -> Answer:
         classes.update(each["name"] for each in found)
         pictured.update({each["name"] for each in found})
         types.update(each["type"] for each in found)
-    total, annotated = sum(classes.values()), sum(image.annotation_count > 0 for image in images)
+
+    total = sum(classes.values())
+    annotated = sum(image.annotation_count > 0 for image in images)
+
     return data(
         {
             "total_images": len(images),
@@ -272,8 +310,10 @@ def insights(call: Call) -> Answer:
 
 def _dimensions(images: list[Image]) -> dict[str, Any]:
     known = [(image.width, image.height) for image in images if image.width and image.height]
-    widths, heights = [width for width, _ in known], [height for _, height in known]
+    widths = [width for width, _ in known]
+    heights = [height for _, height in known]
     sizes = Counter(known)
+
     return {
         "min_width": min(widths, default=None),
         "max_width": max(widths, default=None),
@@ -291,17 +331,24 @@ def _dimensions(images: list[Image]) -> dict[str, Any]:
     }
 
 
-@on("GET", "/datasets/{dataset}/duplicates", query="threshold sample neighbors max_pairs directory_path")
+@on(
+    "GET",
+    "/datasets/{dataset}/duplicates",
+    query="threshold sample neighbors max_pairs directory_path",
+)
 def duplicates(call: Call) -> Answer:
-    """`GET /datasets/{dataset}/duplicates`: images of one content, which copies share, are duplicates."""
+    """`GET /datasets/{dataset}/duplicates`: the groups of images with the same bytes."""
     dataset = call.dataset()
     directory = call.query.get("directory_path")
     images = dataset.select(Selection(directory=directory, granted=call.granted(dataset)))
+
     alike: dict[str, list[Image]] = {}
     for image in images:
         alike.setdefault(image.body().etag(), []).append(image)
+
     groups = [members for members in alike.values() if len(members) > 1]
     sample = call.number("sample", 1000)
+
     return data(
         {
             "groups": [_group(members) for members in groups],
@@ -330,19 +377,23 @@ def _group(members: list[Image]) -> dict[str, Any]:
         }
         for image in members
     ]
+
     return {"members": rows, "size": len(rows), "max_similarity": 1.0}
 
 
 @on("GET", "/datasets/{dataset}/download", query="mode limit status_filter")
 def download(call: Call) -> Answer:
-    """`GET /datasets/{dataset}/download`: up to 10,000 items with signed image URLs, without an offset.
+    """`GET /datasets/{dataset}/download`: up to 10,000 items with signed image URLs.
 
-    An unknown `status_filter` quietly gives nothing.
+    There is no offset, and an unknown `status_filter` gives no items rather than an error.
     """
     dataset = call.dataset()
-    mode, limit = call.choice("mode", MODES, "full"), call.number("limit", 10_000, 10_000, 1)
+    mode = call.choice("mode", MODES, "full")
+    limit = call.number("limit", 10_000, 10_000, 1)
+
     if mode != "annotations_only" and not call.switches.cold_reads:
         refuse_cold(dataset)
+
     wanted = Selection(status=call.query.get("status_filter"), granted=call.granted(dataset))
     sign = call.signer.batch()
     items = [
@@ -356,6 +407,7 @@ def download(call: Call) -> Answer:
         )
         for image in dataset.select(wanted)[:limit]
     ]
+
     return data({"id": dataset.id, "total_items": len(items), "items": items})
 
 

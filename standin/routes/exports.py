@@ -1,10 +1,11 @@
 """`/exports`: archives of a dataset's annotations, made on the server and fetched from storage.
 
-The stand-in makes the format `pictograph`; an export in another format ends as `failed`. The layout of the
-vendor's archive is not documented. Here one JSON file per image is named after the image's id, which keeps
-equal names of several directories apart: `annotations/<image id>.json`, the wrapper of
-`GET /annotations/{image_id}/file`, and with `include_images` also `images/<image id><suffix>`. With
-`organize_by_split` all of it is below `train/`, `valid/` or `test/`; images without a split are in `train/`.
+The stand-in makes the format `pictograph`; an export in another format ends as `failed`. The layout
+of the vendor's archive is not documented. Here each image has one JSON file, named after its id so
+that equal names in several directories stay apart: `annotations/<image id>.json`, with the wrapper
+of `GET /annotations/{image_id}/file`, and with `include_images` also `images/<image id><suffix>`.
+With `organize_by_split` all of it is below `train/`, `valid/` or `test/`; images without a split
+are in `train/`.
 """
 
 from __future__ import annotations
@@ -55,12 +56,13 @@ class NewExport(msgspec.Struct, forbid_unknown_fields=True):
 
 @on("POST", "/exports/", role="member")
 def create(call: Call) -> Answer:
-    """`POST /exports/`: 201 and pending; 409 when the name is taken or the dataset is frozen."""
+    """`POST /exports/`: 201 and `pending`; 409 if the name is taken or the dataset is frozen."""
     wanted = call.body(NewExport)
     dataset = call.dataset(wanted.dataset_name)
     refuse_cold(dataset)
     if _named(call, dataset, wanted.name) is not None:
         raise conflict(f"An export named '{wanted.name}' already exists")
+
     export = Export(
         id=call.organization.new_id("export"),
         dataset_id=dataset.id,
@@ -81,13 +83,17 @@ def create(call: Call) -> Answer:
 @on("GET", "/exports/", query="limit offset dataset_name status")
 def listing(call: Call) -> Answer:
     """`GET /exports/`: newest first."""
-    limit, offset = call.number("limit", 100, 1000, 1), call.number("offset", 0)
+    limit = call.number("limit", 100, 1000, 1)
+    offset = call.number("offset", 0)
+
     found = [each for each in reversed(call.organization.exports.values()) if _seen(call, each)]
     if "dataset_name" in call.query:
         dataset = call.dataset(call.query["dataset_name"])
         found = [each for each in found if each.dataset_id == dataset.id]
+
     if "status" in call.query:
         found = [each for each in found if each.status == call.query["status"]]
+
     rows = [_row(call, each) for each in found[offset : offset + limit]]
     return page(rows, len(found), limit, offset)
 
@@ -98,22 +104,28 @@ def _seen(call: Call, export: Export) -> bool:
 
 
 def _named(call: Call, dataset: Dataset, name: str) -> Export | None:
-    exports = call.organization.exports.values()
-    return next((each for each in exports if each.dataset_id == dataset.id and each.name == name), None)
+    for export in call.organization.exports.values():
+        if export.dataset_id == dataset.id and export.name == name:
+            return export
+
+    return None
 
 
 def _export(call: Call) -> Export:
-    """The export of the route: by id, or by name within `?dataset=`."""
+    """The export of the route, by its id, or by its name in the dataset of `?dataset=`."""
     reference = call.params["export"]
     found: Export | None = None
+    # Names are unique in a dataset only, so an export's name alone names nothing.
     if "dataset" in call.query:
         found = _named(call, call.dataset(call.query["dataset"]), reference)
     elif is_uuid(reference):
         found = call.organization.exports.get(reference.strip().lower())
     else:
         raise bad_request("An export name needs the query parameter 'dataset'")
+
     if found is None or not _seen(call, found):
         raise not_found(f"Export '{reference}' not found")
+
     return found
 
 
@@ -133,15 +145,17 @@ def download(call: Call) -> Answer:
     export = _export(call)
     if export.status != "completed":
         raise bad_request(f"Export '{export.name}' is {export.status}")
+
     return data({"download_url": sign_object(call.signer, _object_of(export))})
 
 
 @on("GET", "/exports/{export:path}", query="dataset")
 def get(call: Call) -> Answer:
-    """`GET /exports/{name}?dataset=` or `GET /exports/{id}`: each read brings it nearer to its end."""
+    """`GET /exports/{name}?dataset=` or `GET /exports/{id}`: each read takes it a step further."""
     export = _export(call)
     if export.status in ("pending", "processing"):
         _advance(call, export)
+
     return data(_row(call, export))
 
 
@@ -158,29 +172,44 @@ def _advance(call: Call, export: Export) -> None:
 
 def _finish(call: Call, export: Export) -> None:
     dataset = call.organization.datasets[export.dataset_id]
-    out = io.BytesIO()
     images = dataset.select(Selection(status=export.status_filter))
+    out = io.BytesIO()
     export.annotation_count = 0
+
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for image in images:
             export.annotation_count += _pack(call, export, image, archive)
+
     blob = call.organization.blobs[_object_of(export)] = Stored(out.getvalue())
-    export.status, export.file_size, export.image_count = "completed", blob.size, len(images)
+    export.status = "completed"
+    export.file_size = blob.size
+    export.image_count = len(images)
     call.organization.notify("export_ready", f"Export {export.name} is ready", export_id=export.id)
 
 
 def _pack(call: Call, export: Export, image: Image, archive: zipfile.ZipFile) -> int:
-    """Put one image's annotations, and its bytes where asked, into the archive; how many annotations."""
+    """Put the annotations of an image, and its bytes if the export has them, into the archive.
+
+    Returns the number of annotations.
+    """
     wrapped = annotation_file(image, call.organization, call.base)
     if export.class_filter is not None:
         kept = [each for each in wrapped["annotations"] if each["name"] in export.class_filter]
         wrapped |= {"annotations": kept, "annotation_count": len(kept)}
-    folder = _FOLDERS.get(image.split, "train/") if export.organize_by_split else ""
+
+    folder = ""
+    if export.organize_by_split:
+        folder = _FOLDERS.get(image.split, "train/")
+
     archive.writestr(f"{folder}annotations/{image.id}.json", msgspec.json.encode(wrapped))
+
     if export.include_images:
+        # Pictures are compressed already.
         body = image.body()
         suffix = PurePosixPath(image.filename).suffix
-        archive.writestr(f"{folder}images/{image.id}{suffix}", body.read(0, body.size), zipfile.ZIP_STORED)
+        name = f"{folder}images/{image.id}{suffix}"
+        archive.writestr(name, body.read(0, body.size), zipfile.ZIP_STORED)
+
     return len(wrapped["annotations"])
 
 
@@ -200,11 +229,12 @@ class Doomed(msgspec.Struct, forbid_unknown_fields=True):
 
 @on("POST", "/exports/bulk-delete", role="admin")
 def bulk_delete(call: Call) -> Answer:
-    """`POST /exports/bulk-delete`: ids that are not there are reported."""
+    """`POST /exports/bulk-delete`: unknown ids are reported and do not fail the request."""
     wanted = list(dict.fromkeys(call.body(Doomed).export_ids))
     present = [each for each in wanted if each in call.organization.exports]
     for each in present:
         _remove(call, call.organization.exports[each])
+
     missing = [each for each in wanted if each not in present]
     return data({"succeeded": present, "not_found": missing, "count": len(present)})
 

@@ -1,4 +1,4 @@
-"""The table that the route modules fill, and what several of them share."""
+"""The table that the route modules fill, and the helpers they share."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ on = table.on
 
 def page(rows: Sequence[Any], total: int, limit: int, offset: int) -> Answer:
     """A page in its envelope, `{"data": [...], "pagination": {...}}`."""
-    paging = {"limit": limit, "offset": offset, "total": total, "has_more": offset + len(rows) < total}
+    paging = {
+        "limit": limit,
+        "offset": offset,
+        "total": total,
+        "has_more": offset + len(rows) < total,
+    }
     return Answer({"data": rows, "pagination": paging})
 
 
 def refuse_cold(dataset: Dataset) -> None:
-    """409 `dataset_cold` for what a frozen dataset does not allow."""
+    """Raise 409 `dataset_cold` if a dataset is frozen, or is being frozen or restored."""
     if dataset.storage_class == "coldline" or dataset.storage_state != "idle":
-        raise conflict(f"Dataset '{dataset.name}' is in cold storage; restore it first", "dataset_cold")
+        problem = f"Dataset '{dataset.name}' is in cold storage; restore it first"
+        raise conflict(problem, "dataset_cold")
 
 
 def object_of(image_id: str) -> str:
-    """The storage object that holds an image's bytes."""
+    """The name of the storage object that holds an image's bytes."""
     return f"images/{image_id}"
 
 
@@ -36,6 +42,11 @@ def sign_object(signer: Signer, name: str) -> str:
     return signer.batch()(name)
 
 
-def announce(organization: Organization, kind: str, dataset: Dataset, name: str | None = None) -> str:
-    """Note a finished background job of a dataset; its id."""
+def announce(
+    organization: Organization,
+    kind: str,
+    dataset: Dataset,
+    name: str | None = None,
+) -> str:
+    """Add a finished background job of a dataset, and return its id."""
     return organization.add_job(kind, dataset.id, name).id

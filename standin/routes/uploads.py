@@ -1,4 +1,4 @@
-"""Uploads: a signed URL to PUT to, then the registration that makes an image of what arrived."""
+"""Uploads: a signed URL to PUT to, then the registration that makes an image of the bytes."""
 
 from __future__ import annotations
 
@@ -65,21 +65,24 @@ class ArrivedMany(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def sanitise(filename: str) -> str:
-    """The name a file gets: without directories, control characters and what file systems dislike."""
+    """The name that a file gets, without directories and characters that file systems refuse."""
     name = re.sub(r'[\x00-\x1f\x7f<>:"|?*#%]', "_", re.split(r"[/\\]", filename)[-1]).strip()
     return name.lstrip(".") or "image"
 
 
 def _object_of(dataset: Dataset, directory: str, filename: str) -> str:
-    """Where a file waits at the storage host; both steps of an upload come to the same name."""
+    """The storage object that holds a file until it is registered, the same for both steps."""
     return f"uploads/{dataset.id}/{uuid_for(dataset.id, directory, filename)}"
 
 
 def _url(call: Call, dataset: Dataset, wanted: Wanted) -> dict[str, Any]:
     if not wanted.content_type.startswith("image/"):
         raise bad_request(f"Unsupported content type '{wanted.content_type}'")
-    directory, filename = clean_path(wanted.directory_path), sanitise(wanted.filename)
+
+    directory = clean_path(wanted.directory_path)
+    filename = sanitise(wanted.filename)
     name = _object_of(dataset, directory, filename)
+
     call.organization.declared_types[name] = wanted.content_type
     url = call.signer.batch("PUT", "content-type%3Bhost")(name)
     return {"filename": filename, "directory_path": directory, "upload_url": url}
@@ -106,41 +109,50 @@ def bulk_upload_url(call: Call) -> Answer:
 
 @on("POST", "/images/register", role="member")
 def register(call: Call) -> Answer:
-    """`POST /images/register`: 201 with the image; 409 (or 400) when its place is taken."""
+    """`POST /images/register`: 201 with the image; 409 (or 400) if its place is taken."""
     arrived = call.body(ArrivedOne)
     return data(_register(call, call.dataset(arrived.dataset), arrived), 201)
 
 
 @on("POST", "/images/bulk-register", role="member")
 def bulk_register(call: Call) -> Answer:
-    """`POST /images/bulk-register`: a failing file is reported and does not keep the others out."""
+    """`POST /images/bulk-register`: a file that fails is reported, the others become images."""
     arrived = call.body(ArrivedMany)
     dataset = call.dataset(arrived.dataset)
     succeeded: list[Any] = []
     failed: list[dict[str, str]] = []
+
     for each in arrived.images:
         try:
             succeeded.append(_register(call, dataset, each))
         except Refusal as problem:
             place = {"filename": each.filename, "directory_path": each.directory_path}
             failed.append({**place, "error": problem.message})
+
     return data({"succeeded": succeeded, "failed": failed, "count": len(succeeded)})
 
 
 def _register(call: Call, dataset: Dataset, arrived: Arrived) -> Any:
     refuse_cold(dataset)
-    directory, filename = clean_path(arrived.directory_path), sanitise(arrived.filename)
+    directory = clean_path(arrived.directory_path)
+    filename = sanitise(arrived.filename)
+
     if dataset.at(directory, filename) is not None:
         status = call.switches.duplicate_status
         code = "conflict" if status == 409 else "bad_request"
         raise Refusal(status, code, f"An image named '{filename}' already exists in '{directory}'")
+
+    # Each upload makes one image: the object is taken away.
     name = _object_of(dataset, directory, filename)
     blob = call.organization.blobs.pop(name, None)
     if blob is None:
         raise bad_request(f"No upload of '{filename}' has arrived")
-    width, height = arrived.width, arrived.height
+
+    width = arrived.width
+    height = arrived.height
     if not width or not height:
         width, height = _dimensions(blob.data)
+
     image = call.organization.add_image(
         dataset,
         filename,
@@ -150,10 +162,12 @@ def _register(call: Call, dataset: Dataset, arrived: Arrived) -> Any:
         width=width,
         height=height,
     )
+
     return image_row(image, call.base)
 
 
 def _dimensions(blob: bytes) -> tuple[int | None, int | None]:
+    # What Pillow cannot read is registered all the same, without dimensions.
     try:
         with Pillow.open(io.BytesIO(blob)) as picture:
             return picture.size
