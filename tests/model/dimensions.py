@@ -19,7 +19,7 @@ from pictofs.library.bulk.download import DownloadJob, DownloadRequest
 from pictofs.library.bulk.scope import KINDS
 from pictofs.store.folder import Folder
 from standin import StandIn
-from standin.faults import Silent, Unsized, error, expired_url, throttled
+from standin.faults import Corrupt, Fault, Silent, Unsized, error, expired_url, throttled
 from standin.routing import PREFIX
 from standin.switches import Switches
 
@@ -124,7 +124,7 @@ class Hostile(World):
         self.rig.standin.faults.clear()
         self.restore(self.rig.standin)
         self.mild.clear()
-        self.cuts.clear()
+        self.wrong.clear()
         self.spent = self.silent_at = None
 
     @staticmethod
@@ -214,7 +214,8 @@ class Hostile(World):
     def no_lengths(self, number: int) -> None:
         """Answers name no length, and storage's no checksum and no ranges, as where it decompresses on the way."""
         host = ("storage", "api", None)[number % 3]
-        alike = any((each.times or 0) - each.hits > 1 for each in self.cuts)
+        wrong = sum(left_of(each) for each in self.wrong)
+        alike = wrong > 1 or any(isinstance(each.do, Corrupt) for each in self.wrong)
         self.rig.standin.switches.hash_header = number % 4 > 1 or alike
         self.rig.standin.switches.storage_range = number % 8 > 3
         self._mildly(Unsized(chunked=number % 2 == 0), host)
@@ -355,6 +356,11 @@ class Hostile(World):
                     and not (path.endswith(".json") and side.edited)
                 ):
                     assert data == self.now[path], f"{path} was downloaded otherwise"
+
+
+def left_of(fault: Fault) -> int:
+    """How many more answers a fault will spoil."""
+    return (fault.times or 0) - fault.hits
 
 
 def _tree(root: Path) -> dict[str, bytes | None]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pyfuse3
-from dimensions import DIMENSIONS, ENABLED, LARGE, Hostile
+from dimensions import DIMENSIONS, ENABLED, LARGE, Hostile, left_of
 from rig import Rig, blobs, error_of
 from story import ANNOTATION_TTL, ROOMY, TTL, Held
 
@@ -63,8 +63,8 @@ FAULTS: list[tuple[str | None, Any]] = [
 ]
 
 
-CUTTING = (Close, Overrun, Truncate)
-"""Faults after which an answer has another length than the file, and may not show it."""
+BELIEVABLE = (Close, Corrupt, Overrun, Truncate)
+"""Faults that send wrong bytes, which a checksum alone may show."""
 
 
 class Story(Hostile):
@@ -208,11 +208,20 @@ class Story(Hostile):
     def fail(self, number: int) -> None:
         host, do = self.choose(FAULTS, number)
         times = 1 + number % 3
-        if isinstance(do, CUTTING) and not self.rig.standin.switches.hash_header:
-            times = 1  # two answers that are wrong in the same way are believed (B3)
+        if isinstance(do, BELIEVABLE) and not self.rig.standin.switches.hash_header:
+            # Without a checksum nobody can tell wrong bytes of the right length, two answers that are
+            # wrong in the same way, or a wrong length of a file of which the listing has none (B3).
+            if isinstance(do, Corrupt) or any(map(left_of, self.wrong)):
+                return
+            images = self.org.images.values()
+            if do in (Truncate(10), Overrun()) and any(
+                image.lies or not image.file_size for image in images
+            ):
+                return
+            times = 1
         fault = self.rig.fault(do, host, times=times)
-        if isinstance(do, CUTTING):
-            self.cuts.append(fault)
+        if isinstance(do, BELIEVABLE):
+            self.wrong.append(fault)
 
     def damage(self, number: int) -> None:
         """A bit of the cache flips. It is found at the next open: what is open already is read on."""

@@ -97,8 +97,8 @@ class World:
         self.walks: list[Walk] = []
         self.mild: list[Fault] = []
         """Faults that no reader may notice."""
-        self.cuts: list[Fault] = []
-        """Faults that give answers another length."""
+        self.wrong: list[Fault] = []
+        """Faults that send wrong bytes, which a checksum alone may show."""
         self.silent_at: int | None = None
         """How long the log was when every connection went silent, of which the mounts may not know yet."""
         self.spent: tuple[int, float] | None = None
