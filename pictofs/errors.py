@@ -16,6 +16,12 @@ class PictofsError(Exception):
     errno: int = errno.EIO
     exit_code: int = 1
 
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        """`hint`: what the person can do about it; `str` has it behind the message."""
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message = message
+        self.hint = hint
+
 
 class NoSuchEntry(PictofsError):
     """The item does not exist, or the key may not see it (the API answers 404 to both)."""
@@ -117,7 +123,10 @@ class Throttled(PictofsError):
     exit_code = 8
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
+        """`retry_after`: seconds, as the server asks; None if it does not say."""
+        super().__init__(
+            message, hint="" if retry_after is None else f"try again in {retry_after:.0f} s"
+        )
         self.retry_after = retry_after
 
 

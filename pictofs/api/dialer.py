@@ -103,7 +103,7 @@ class Dialer:
         except trio.TooSlowError:
             what = "network" if relay is None else "network and the proxy"
             raise TimedOut(
-                f"{place}: no connection within {self._timeout:g} s; check the {what}"
+                f"{place}: no connection within {self._timeout:g} s", hint=f"check the {what}"
             ) from None
         except (OSError, ValueError) as error:  # ValueError: a name that is no host name
             raise _unreachable(place, error) from error
@@ -120,8 +120,8 @@ class Dialer:
         if what is None:
             raise InvalidResponse(f"{text}: no server can be at {address}")
 
-        hint = "; --allow-plain-http allows it" if where is Locality.PRIVATE else ""
-        raise InvalidResponse(f"{text}: {address} is in {what}, and the API is not{hint}")
+        hint = "--allow-plain-http allows it" if where is Locality.PRIVATE else ""
+        raise InvalidResponse(f"{text}: {address} is in {what}, and the API is not", hint=hint)
 
     async def _direct(self, origin: Origin) -> Connection:
         if literal(origin.host) is None:
@@ -180,10 +180,10 @@ class Dialer:
             if not 200 <= head.status < 300:
                 hint = ""
                 if head.status == 407:
-                    hint = "; put user and password into the proxy's URL"
+                    hint = "put user and password into the proxy's URL"
 
                 raise ServerUnreachable(
-                    f"the proxy refused a tunnel to {origin.host} (HTTP {head.status}){hint}"
+                    f"the proxy refused a tunnel to {origin.host} (HTTP {head.status})", hint=hint
                 )
         except BaseException:
             connection.close()
@@ -217,7 +217,8 @@ class Dialer:
 
 
 def _unreachable(place: str, error: Exception) -> ServerUnreachable:
-    return ServerUnreachable(f"{place} can't be reached: {clean(str(error))}; check the network")
+    reason = clean(str(error))
+    return ServerUnreachable(f"{place} can't be reached: {reason}", hint="check the network")
 
 
 def authorization(relay: SplitResult) -> list[str]:

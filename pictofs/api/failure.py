@@ -98,16 +98,12 @@ def api_failure(
     if 300 <= status < 400:
         parts.append("redirects are not followed; check the base URL")
 
-    wait = retry_after(headers, now)
-    if kind is Throttled and wait is not None:
-        parts.append(f"try again in {wait:.0f} s")
-
     if request_id := clean(key.scrub(headers.get("x-request-id", "")))[:80]:
         parts.append(f"request id {request_id}")
 
     message = "; ".join(parts)
     if kind is Throttled:
-        return Throttled(message, wait)
+        return Throttled(message, retry_after(headers, now))
     return kind(message)
 
 

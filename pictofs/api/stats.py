@@ -56,11 +56,9 @@ class _Refusal:
         """The error to raise instead of sending a request."""
         kind = type(self.error)
         if isinstance(self.error, Throttled):
-            left = self.until - now
-            text = str(self.error).partition("; try again in ")[0]
-            return Throttled(f"{text}; not asked again, try again in {left:.0f} s", left)
+            return Throttled(f"{self.error.message}; not asked again", self.until - now)
 
-        return kind(f"{self.error}; not asked again")
+        return kind(f"{self.error.message}; not asked again", hint=self.error.hint)
 
 
 @contextmanager

@@ -85,7 +85,9 @@ def api_root(base_url: str, *, allow_plain_http: bool) -> str:
             "the base URL must look like https://api.pictograph.io, without user, query or fragment"
         )
     if url.scheme == "http" and not allow_plain_http and not is_loopback(url.host):
-        raise Invalid(f"plain http would show the API key on the way to {url.host}; use https")
+        raise Invalid(
+            f"plain http would show the API key on the way to {url.host}", hint="use https"
+        )
 
     return str(url).rstrip("/") + "/api/v1/developer"
 

@@ -35,13 +35,16 @@ def claim(cache_dir: Path) -> None:
         return
     if found.st_uid not in (0, os.geteuid()):
         raise Forbidden(
-            f"the cache folder {cache_dir} belongs to another user: name one of yours by --cache-dir"
+            f"the cache folder {cache_dir} belongs to another user",
+            hint="name one of yours by --cache-dir",
         )
 
     for name in INSIDE:
         inside = _stat(cache_dir / name, follow=False)
         if inside is not None and not stat.S_ISDIR(inside.st_mode):
-            raise Forbidden(f"{cache_dir / name} is no folder (a symbolic link?): remove it")
+            raise Forbidden(
+                f"{cache_dir / name} is not a folder (a symbolic link?)", hint="remove it"
+            )
 
     _close_to_others(cache_dir, found)
     _check_owner(cache_dir)
@@ -64,7 +67,8 @@ def _close_to_others(cache_dir: Path, found: os.stat_result) -> None:
                 return
 
     raise Forbidden(
-        f"others may write to the cache folder {cache_dir}: chmod go-w {shlex.quote(str(cache_dir))}"
+        f"others may write to the cache folder {cache_dir}",
+        hint=f"chmod go-w {shlex.quote(str(cache_dir))}",
     )
 
 
@@ -77,9 +81,9 @@ def _check_owner(cache_dir: Path) -> None:
         found = _stat(path, follow=False)
         if found is not None and found.st_uid != os.geteuid():
             raise Forbidden(
-                f"{path} belongs to another user, as sudo leaves it: "
-                f"sudo chown -R {_user()} {shlex.quote(str(cache_dir))}, "
-                "or name another place by --cache-dir"
+                f"{path} belongs to another user, as sudo leaves it",
+                hint=f"sudo chown -R {_user()} {shlex.quote(str(cache_dir))}, "
+                "or name another place by --cache-dir",
             )
 
 

@@ -134,4 +134,6 @@ class Datasets:
             with trio.fail_after(self._timeout):
                 return await call
         except trio.TooSlowError:
-            raise TimedOut(f"no answer within {self._timeout:g} s; check the network") from None
+            raise TimedOut(
+                f"no answer within {self._timeout:g} s", hint="check the network"
+            ) from None

@@ -189,7 +189,7 @@ def _rotating(path: Path, option: str) -> logging.handlers.RotatingFileHandler:
         )
     except OSError as error:
         raise Invalid(
-            f"can't log to {path}: {error.strerror}; name another place by {option}"
+            f"can't log to {path}: {error.strerror}", hint=f"name another place by {option}"
         ) from None
 
 

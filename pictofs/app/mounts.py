@@ -326,18 +326,22 @@ def check_folder(path: Path) -> None:
         with os.scandir(path) as entries:
             empty = next(entries, None) is None
     except FileNotFoundError:
-        raise NoSuchEntry(f"{path} does not exist: create it by `mkdir -p {path}`") from None
+        raise NoSuchEntry(
+            f"{path} does not exist", hint=f"create it by `mkdir -p {path}`"
+        ) from None
     except NotADirectoryError:
-        raise Invalid(f"{path} is not a folder: name an empty folder to mount on") from None
+        raise Invalid(f"{path} is not a folder", hint="name an empty folder to mount on") from None
     except OSError as error:
         raise MountFailed(f"{path} can't be opened: {error.strerror}") from None
 
     if not empty:
         raise Conflict(
-            f"{path} is not empty: a mount would hide what is there; name an empty folder"
+            f"{path} is not empty: a mount would hide what is there", hint="name an empty folder"
         )
     if os.geteuid() != 0 and not os.access(path, os.W_OK):
-        raise MountFailed(f"{path} is not yours to mount on: you need to be able to write to it")
+        raise MountFailed(
+            f"{path} is not yours to mount on", hint="you need to be able to write to it"
+        )
 
 
 def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:

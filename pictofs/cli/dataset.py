@@ -187,7 +187,7 @@ def _access(
 ) -> tuple[ServerSettings, str]:
     access = find_access(profile=profile, key_file=key_file, environ=os.environ, home=home_folder())
     for warning in access.warnings:
-        warn(warning)
+        warn("; ".join(warning))
 
     given["base_url"] = given["base_url"] or access.base_url
     return ServerSettings(**resolve(ServerSettings, given, os.environ)), access.api_key

@@ -103,7 +103,7 @@ def download(
         profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder()
     )
     for warning in access.warnings:
-        warn(warning)
+        warn("; ".join(warning))
 
     given["base_url"] = given["base_url"] or access.base_url
     settings = LibrarySettings(**resolve(LibrarySettings, given, os.environ))

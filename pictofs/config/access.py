@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from pictofs.config import values
 from pictofs.config.mount import MountSettings
@@ -36,6 +37,13 @@ class Profile:
     base_url: str | None = None
 
 
+class Warned(NamedTuple):
+    """Something about a key that the user should mend, and how."""
+
+    message: str
+    hint: str
+
+
 @dataclass(frozen=True)
 class Access:
     """A key and the API that it belongs to."""
@@ -45,7 +53,7 @@ class Access:
     """Where the key was found, in words."""
     base_url: str | None
     """None if only the built-in default applies."""
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[Warned, ...] = ()
 
 
 def home_folder() -> Path:
@@ -107,8 +115,8 @@ def find_access(
     if not key:
         where = f" ({source} has none)" if profile or named else ""
         raise Unauthorized(
-            f"no API key{where}: set PICTOGRAPH_API_KEY, name a file by --api-key-file, "
-            "or run `pictograph login`"
+            f"no API key{where}",
+            hint="set PICTOGRAPH_API_KEY, name a file by --api-key-file, or run `pictograph login`",
         )
 
     return Access(key, source, base_url, tuple(profiles.warnings))
@@ -125,7 +133,7 @@ class _Profiles:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._tables: dict[str, Profile] | None = None
-        self.warnings: list[str] = []
+        self.warnings: list[Warned] = []
 
     def named(self, name: str, source: str) -> Profile:
         """The profile `name`, which must exist."""
@@ -138,8 +146,8 @@ class _Profiles:
         if name not in self.all():
             known = ", ".join(sorted(self.all())) or "none"
             raise Unauthorized(
-                f"no profile {name!r} (named by {source}) in {self._path}; there is: {known}. "
-                f"Make it by `pictograph login --profile {name}`"
+                f"no profile {name!r} (named by {source}) in {self._path}; there is: {known}",
+                hint=f"make it by `pictograph login --profile {name}`",
             )
 
         return self.all()[name]
@@ -189,7 +197,9 @@ class _Profiles:
         """Add a warning if other users can access the file `path`, which holds a key."""
         mode = path.stat().st_mode
         if stat.S_ISREG(mode) and mode & 0o077:
-            self.warnings.append(f"{path} holds a key and is open to other users: chmod 600 {path}")
+            self.warnings.append(
+                Warned(f"{path} holds a key and is open to other users", f"chmod 600 {path}")
+            )
 
 
 def _read_key_file(path: Path) -> str:

@@ -29,7 +29,8 @@ def default_cache_dir() -> Path:
     if not os.path.isabs(home):
         # In some containers there is neither HOME nor an entry in the list of users.
         raise Invalid(
-            "there is no home folder to put the cache in: set HOME, or name one by --cache-dir"
+            "there is no home folder to put the cache in",
+            hint="set HOME, or name one by --cache-dir",
         )
 
     return Path(home) / ".cache/pictofs"

@@ -47,6 +47,6 @@ class ServerSettings:
         plain = self.base_url.startswith("http://") and not values.is_loopback(self.base_url)
         if plain and not self.allow_plain_http:
             raise Invalid(
-                f"{self.base_url} would get your key unencrypted: write https://, "
-                "or --allow-plain-http if you trust every network on the way"
+                f"{self.base_url} would get your key unencrypted",
+                hint="write https://, or --allow-plain-http if you trust every network on the way",
             )

@@ -88,7 +88,7 @@ def test_a_key_file_wins_over_everything(home: Path) -> None:
 
 def test_no_file_is_no_profile(tmp_path: Path) -> None:
     assert find(tmp_path, PICTOGRAPH_API_KEY="pk_env").base_url is None
-    with pytest.raises(Unauthorized, match="no API key: set PICTOGRAPH_API_KEY"):
+    with pytest.raises(Unauthorized, match="no API key; set PICTOGRAPH_API_KEY"):
         find(tmp_path)
     with pytest.raises(Unauthorized, match="no API key"):
         find(tmp_path, PICTOGRAPH_API_KEY=" ")
@@ -116,11 +116,11 @@ def test_profile_names(home: Path, name: str) -> None:
 def test_files_open_to_others_are_warned_of(home: Path) -> None:
     write(home, FILE, 0o640)
     (warning,) = find(home).warnings
-    assert "chmod 600" in warning
+    assert warning.hint.startswith("chmod 600 ")
     key = home / "key"
     key.write_text("pk_file")
     key.chmod(0o604)
-    assert str(key) in find(home, None, key).warnings[-1]
+    assert str(key) in find(home, None, key).warnings[-1].message
 
 
 def test_a_broken_file_does_not_show_its_key(home: Path) -> None:

@@ -87,7 +87,7 @@ def test_wrong_usage(arguments: list[str], words: str) -> None:
 
 
 def test_mounting_without_a_key(tmp_path: Path) -> None:
-    assert "no API key: set PICTOGRAPH_API_KEY" in fails(2, "mount", tmp_path)
+    assert "no API key; set PICTOGRAPH_API_KEY" in fails(2, "mount", tmp_path)
     assert "no profile 'x'" in fails(2, "mount", tmp_path, "--profile", "x")
 
 
@@ -121,7 +121,7 @@ def test_a_key_that_no_header_can_carry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "code", "words"),
     [
-        ("missing", 4, "does not exist: create it by `mkdir -p"),
+        ("missing", 4, "does not exist; create it by `mkdir -p"),
         ("file", 6, "is not a folder"),
         ("full", 5, "is not empty"),
         ("/proc", 5, "is busy: proc"),

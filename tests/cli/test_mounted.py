@@ -150,7 +150,7 @@ def test_keys_of_files_and_profiles(
 def test_what_is_wrong_is_said_in_the_words_of_the_command(
     home: Path, monkeypatch: pytest.MonkeyPatch, server: StandIn
 ) -> None:
-    with pytest.raises(NoSuchEntry, match=r"^.*/nowhere does not exist: create it by `mkdir -p"):
+    with pytest.raises(NoSuchEntry, match=r"^.*/nowhere does not exist; create it by `mkdir -p"):
         pictofs.mounted(mountpoint=home / "nowhere").__enter__()
     with pytest.raises(Conflict, match="is not empty"):
         pictofs.mounted(mountpoint=home).__enter__()
@@ -161,7 +161,7 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command(
         pictofs.mounted().__enter__()
     assert caught.value.exit_code == 2
     monkeypatch.delenv("PICTOGRAPH_API_KEY")
-    with pytest.raises(Unauthorized, match=r"^no API key: set PICTOGRAPH_API_KEY"):
+    with pytest.raises(Unauthorized, match=r"^no API key; set PICTOGRAPH_API_KEY"):
         pictofs.mounted().__enter__()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pictofs.app.doctor import contract as compare
 from pictofs.app.doctor import crawlers, disk, machine, places, server
-from pictofs.app.doctor.finding import Finding, ok, split, warn, within
+from pictofs.app.doctor.finding import Finding, failed, ok, warn, within
 from pictofs.config import Access, LibrarySettings, find_access, resolve
 from pictofs.errors import PictofsError
 
@@ -40,7 +40,7 @@ def run_checks(
     try:
         access = find_access(profile=profile, key_file=key_file, environ=environ, home=home)
     except PictofsError as error:
-        yield split("key", "fail", str(error))
+        yield failed("key", error)
     else:
         yield from _key(access)
 
@@ -50,7 +50,7 @@ def run_checks(
             **resolve(LibrarySettings, {**given, "base_url": base_url}, environ)
         )
     except PictofsError as error:
-        yield split("settings", "fail", str(error))
+        yield failed("settings", error)
     else:
         if access is None:
             yield warn("API", f"{settings.base_url} was not asked: there is no key")
@@ -68,7 +68,7 @@ def run_checks(
 
 def _key(access: Access) -> Iterator[Finding]:
     for warning in access.warnings:
-        yield split("key", "warn", warning)
+        yield warn("key", *warning)
 
     if access.api_key.startswith("pk_deploy_"):
         yield warn(

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pictofs.app import cache_folder, mounts
-from pictofs.app.doctor.finding import Finding, fail, ok, split, warn
+from pictofs.app.doctor.finding import Finding, fail, failed, ok, warn
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import Corrupt, PictofsError
@@ -42,7 +42,7 @@ def check_disk(settings: LibrarySettings) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except PictofsError as error:
-        yield split("cache", "fail", str(error))
+        yield failed("cache", error)
         return
     except OSError as error:
         yield fail(
@@ -59,7 +59,7 @@ def check_disk(settings: LibrarySettings) -> Iterator[Finding]:
         try:
             usage = _usage(settings)
         except PictofsError as error:
-            yield split("cache", "fail", str(error))
+            yield failed("cache", error)
 
     yield from _room(settings, folder, usage)
     yield from _glance(settings)

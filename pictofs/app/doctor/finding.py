@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from pictofs.app import mounts
-from pictofs.errors import TimedOut
+from pictofs.errors import PictofsError, TimedOut
 
 Outcome = Literal["ok", "warn", "fail"]
 
@@ -41,14 +41,9 @@ def fail(check: str, message: str, advice: str | None = None) -> Finding:
     return Finding(check, "fail", message, advice)
 
 
-def split(check: str, outcome: Outcome, message: str) -> Finding:
-    """An error's message, whose advice follows a colon or a semicolon."""
-    for mark in ("; ", ": "):
-        reason, found, advice = message.rpartition(mark)
-        if found and not advice.startswith("//"):
-            return Finding(check, outcome, reason, advice)
-
-    return Finding(check, outcome, message)
+def failed(check: str, error: PictofsError) -> Finding:
+    """It does not work, for the reason `error`."""
+    return fail(check, error.message, error.hint or None)
 
 
 def within(check: str, seconds: float, look: Callable[[], Iterable[Finding]]) -> list[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pictofs import __version__
 from pictofs.app import mounts
-from pictofs.app.doctor.finding import Finding, fail, ok, split, warn
+from pictofs.app.doctor.finding import Finding, fail, failed, ok, warn
 from pictofs.errors import PictofsError, TimedOut
 
 
@@ -40,7 +40,7 @@ def _folder(path: Path) -> Finding:
     try:
         mounts.check_folder(path)
     except PictofsError as error:
-        return split("mount point", "fail", str(error))
+        return failed("mount point", error)
 
     return ok("mount point", f"{path} is empty: it can be mounted on")
 

@@ -68,8 +68,9 @@ def _answer(
     except Throttled as error:
         yield warn("API", f"{settings.base_url} answers, and the request budget is spent: {error}")
     except (ServerUnreachable, TimedOut) as error:
-        message = str(error).partition("; check")[0]
-        yield fail("API", message, "look at network, proxy (HTTPS_PROXY, NO_PROXY) and --base-url")
+        yield fail(
+            "API", error.message, "look at network, proxy (HTTPS_PROXY, NO_PROXY) and --base-url"
+        )
     except InvalidResponse as error:
         yield fail(
             "API",

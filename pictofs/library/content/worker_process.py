@@ -98,8 +98,10 @@ class Fetching:
         except _Doubtful:
             outcome.doubtful = True
         except PictofsError as error:
-            outcome.error, outcome.message = type(error).__name__, str(error)[:MESSAGE]
+            outcome.error = type(error).__name__
+            outcome.message = str(error)[:MESSAGE]
             if isinstance(error, Throttled):
+                outcome.message = error.message[:MESSAGE]
                 outcome.retry_after = error.retry_after
         finally:
             self._jobs -= 1
