@@ -1,4 +1,5 @@
-"""`pictofs download` against the SDK's: whole processes, from their start to their end, and the CPU they take."""
+"""`pictofs download` against the SDK's: whole processes, from their start to their end, and the CPU
+they take."""
 
 from __future__ import annotations
 

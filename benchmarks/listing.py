@@ -1,4 +1,5 @@
-"""Listing large folders: time to the first name, to the last, after a remount, and the memory it takes."""
+"""Listing large folders: time to the first name, to the last, after a remount, and the memory it
+takes."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ print(json.dumps([time.perf_counter() - start, count]))
 
 
 def scan() -> list[Row]:
-    """A complete `os.scandir` of 100,000 images in one folder, at 30 ms, against the SDK's iterator."""
+    """A complete `os.scandir` of 100,000 images in one folder, at 30 ms, against the SDK's
+    iterator."""
     first, whole, again, theirs, rss = [], [], [], [], []
     with server("--images", str(MANY), "--latency", "0.03") as s:
         for _ in range(RUNS):

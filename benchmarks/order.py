@@ -38,7 +38,8 @@ for epoch in range(2):
 hits, misses, downloads = (b - a for a, b in zip(before, after))
 print(json.dumps({"seconds": seconds, "hits": hits / (hits + misses), "downloads": downloads, "bytes": total}))
 """
-"""The second of two shuffled epochs of a DataLoader with four workers, which run already; the cache is full."""
+"""The second of two shuffled epochs of a DataLoader with four workers, which run already; the cache
+is full."""
 
 
 def told_order() -> list[Row]:

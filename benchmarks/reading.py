@@ -121,7 +121,8 @@ def first_sample() -> list[Row]:
 
 
 def cold_copy() -> list[Row]:
-    """`cp -r` without latency: bound by CPU, the stand-in's too. And the daemon's CPU for each file."""
+    """`cp -r` without latency: bound by CPU, the stand-in's too. And the daemon's CPU for each
+    file."""
     ours, theirs, cpu, helper = [], [], [], []
     with server("--images", str(FILES), "--size", str(SIZE)) as s:
         for _ in range(RUNS):

@@ -1,4 +1,5 @@
-"""What the measurements stand on: a stand-in in its own process, mounts, the vendor's SDK, medians."""
+"""What the measurements stand on: a stand-in in its own process, mounts, the vendor's SDK,
+medians."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ class Mount:
         return self.status()["pid"]
 
     def cpu_seconds(self) -> tuple[float, float]:
-        """User and system time that the mount's process has used, and the one that fetches ahead."""
+        """User and system time that the mount's process has used, and the one that fetches
+        ahead."""
         tasks = Path(f"/proc/{self.pid}/task").iterdir()
         children = [child for task in tasks for child in (task / "children").read_text().split()]
         return _cpu_seconds(self.pid), sum(map(_cpu_seconds, children))

@@ -1,4 +1,5 @@
-"""Writes reference.md from the declarations that the command line itself is made of: `make docs` runs it."""
+"""Writes reference.md from the declarations that the command line itself is made of: `make docs`
+runs it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Takes the pictures of README.md: `make screens`. Real commands on a terminal, against a stand-in.
 
-The terminal is emulated by pyte and drawn by rich. What is mounted is /tmp/picto, which must not exist.
+The terminal is emulated by pyte and drawn by rich. What is mounted is /tmp/picto, which must not
+exist.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ class Screen:
             cell = self._screen.buffer[row][column]
             words = [name for name in ("bold", "reverse") if getattr(cell, name)]
             words += [] if cell.fg == "default" else [_color(cell.fg)]
-            # Blanks that differ from what surrounds them are left out, so that each word has a place of its own:
+            # Blanks that differ from what surrounds them are left out, so that each word has a
+            # place of its own:
             # not every program that shows pictures keeps blanks at the front of one.
             blank = cell.data == " " and not cell.reverse
             line.append(cell.data, "not bold" if blank else " ".join(words) or "none")
@@ -142,7 +144,8 @@ def _warm(environ: dict[str, str]) -> None:
 
 
 def _top(environ: dict[str, str]) -> None:
-    """Somebody reads every image, in another order each time, through a cache that holds half of them."""
+    """Somebody reads every image, in another order each time, through a cache that holds half of
+    them."""
     reading = "while true; do find . -name '*.jpg' | shuf | xargs -n 4 -P 6 cat > /dev/null; done"
     reader = subprocess.Popen(
         ["bash", "-c", reading], cwd=ROOT / "datasets/street-signs/images", start_new_session=True

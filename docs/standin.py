@@ -64,7 +64,8 @@ def _switches() -> list[tuple[str, str, str]]:
 
 
 def _faults() -> list[tuple[str, str, str]]:
-    """Actions, and the functions that make some, with the first paragraph of what they say of themselves."""
+    """Actions, and the functions that make some, with the first paragraph of what they say of
+    themselves."""
     tree = ast.parse((ROOT / "standin/faults.py").read_text())
     rows = []
     for each in tree.body:

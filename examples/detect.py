@@ -1,4 +1,5 @@
-"""Learn to find what is marked in an image: the centers of boxes as points of a map, as in CenterNet, from scratch.
+"""Learn to find what is marked in an image: the centers of boxes as points of a map, as in
+CenterNet, from scratch.
 
 mkdir /tmp/picto; pictofs demo /tmp/picto  # or a mount of your own
 python examples/detect.py /tmp/picto/datasets/street-signs
@@ -25,7 +26,8 @@ SURE = 0.3
 
 
 def network(classes: int) -> nn.Module:
-    """A map of scores of `classes`, and four channels for a box: its center within the cell, its size."""
+    """A map of scores of `classes`, and four channels for a box: its center within the cell, its
+    size."""
     layers: list[nn.Module] = []
     shapes = ((3, 16, 2, 1), (16, 32, 2, 1), (32, 48, 1, 1), (48, 48, 1, 2), (48, 48, 1, 4))
     for before, after, stride, dilation in shapes:

@@ -1,4 +1,5 @@
-"""A data set of PyTorch: the images of a mounted dataset, with the boxes that are marked in them."""
+"""A data set of PyTorch: the images of a mounted dataset, with the boxes that are marked in
+them."""
 
 from __future__ import annotations
 
@@ -20,11 +21,13 @@ Box = tuple[str, float, float, float, float]
 class Marked(Dataset[tuple[Tensor, int]]):
     """Images at one size, and the number of each, by which `boxes` has what is marked in it.
 
-    Labels are read once, before the training: 16 files at a time, one API request each unless they are cached.
+    Labels are read once, before the training: 16 files at a time, one API request each unless they
+    are cached.
     """
 
     def __init__(self, folder: Path, splits: set[str], width: int, height: int) -> None:
-        """`folder`: a dataset in a mount. `splits`: which images, by the split that the platform shows."""
+        """`folder`: a dataset in a mount. `splits`: which images, by the split that the platform
+        shows."""
         images = folder / "images"
         self.files = [
             file
@@ -51,7 +54,8 @@ class Marked(Dataset[tuple[Tensor, int]]):
 
 
 def split_of(file: Path) -> str:
-    """The split of an image. It comes with the listing and costs no request; empty where there is none."""
+    """The split of an image. It comes with the listing and costs no request; empty where there is
+    none."""
     try:
         return os.getxattr(file, "user.pictograph.split").decode()
     except OSError:

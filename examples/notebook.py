@@ -1,8 +1,10 @@
 # %% [markdown]
 # # Look into an organization
 #
-# Cells of a notebook, for Jupyter (by jupytext) and editors that know `# %%`; it runs as a program, too. It needs
-# a key, as `pictofs mount` does. Without an account: `python -m standin --preset sample` prints a URL and keys; set
+# Cells of a notebook, for Jupyter (by jupytext) and editors that know `# %%`; it runs as a program,
+# too. It needs
+# a key, as `pictofs mount` does. Without an account: `python -m standin --preset sample` prints a
+# URL and keys; set
 # PICTOGRAPH_BASE_URL and PICTOGRAPH_API_KEY to them.
 
 # %%
@@ -29,7 +31,8 @@ for dataset in datasets:
     )
 
 # %% [markdown]
-# Paths are all it takes: whatever opens files opens images and annotations. Here the first images of each dataset.
+# Paths are all it takes: whatever opens files opens images and annotations. Here the first images
+# of each dataset.
 
 # %%
 for dataset in datasets:
@@ -41,7 +44,8 @@ for dataset in datasets:
         )
 
 # %% [markdown]
-# An annotation file costs one request of the hourly limit when it is first read; hence not all of them here.
+# An annotation file costs one request of the hourly limit when it is first read; hence not all of
+# them here.
 
 # %%
 classes: Counter[str] = Counter()

@@ -17,7 +17,8 @@ from standin import Organization, Spec, StandIn
 pytest.register_assert_rewrite("mounting")
 from mounting import HOSTILE_NAMES, ForeignFolder, Mount, Mounting, Serving  # noqa: E402 - it is rewritten only if that was said before
 
-# A shell's background job ignores Ctrl-C, one below nohup SIGHUP, and so would every program that the tests start
+# A shell's background job ignores Ctrl-C, one below nohup SIGHUP, and so would every program that
+# the tests start
 # and signal: what is ignored stays so across exec.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for each in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
@@ -26,11 +27,13 @@ signal.pthread_sigmask(
     signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM)
 )
 
-# Each client reads the authorities that it trusts, which takes 50 ms where they are the usual 150. No server of a
+# Each client reads the authorities that it trusts, which takes 50 ms where they are the usual 150.
+# No server of a
 # test has a certificate of theirs. test_api_client.py asks once as a user does.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "authority.pem")
 
-# An example may take long where the machine is busy; that is no failure, and no test here measures time.
+# An example may take long where the machine is busy; that is no failure, and no test here measures
+# time.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
@@ -56,7 +59,8 @@ SLOWEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the slowest files: a worker takes whole ones, and would be alone with one that came last."""
+    """Begin with the slowest files: a worker takes whole ones, and would be alone with one that
+    came last."""
     place = {Path(__file__).parent / name: number for number, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: place.get(item.path, len(place)))
 
@@ -106,7 +110,8 @@ def serving() -> Iterator[Serving]:
 def mounted(tmp_path: Path, serving: Serving) -> Iterator[Mounting]:
     """Makes mounts; afterwards none may have met a bug or logged what was not expected.
 
-    Settings: `home`, which two mounts one after the other may share (mount point, cache and log), `cache`, `key`.
+    Settings: `home`, which two mounts one after the other may share (mount point, cache and log),
+    `cache`, `key`.
     """
     with _mounting(tmp_path) as mount:
         yield mount
@@ -130,7 +135,8 @@ def module_mounted(
 
 @pytest.fixture
 def foreign_folder(tmp_path: Path) -> Iterator[ForeignFolder]:
-    """A folder to run commands in (`cwd=foreign_folder.path`); afterwards none may have imported what lies there."""
+    """A folder to run commands in (`cwd=foreign_folder.path`); afterwards none may have imported
+    what lies there."""
     made = ForeignFolder(tmp_path / "foreign")
     yield made
     assert made.imported == []

@@ -32,7 +32,8 @@ from standin.routing import PREFIX
 from standin.wire import annotation_file, dataset_row
 
 FOREIGN = ("PICTO", "COLUMNS", "LINES")
-"""Variables that no command of a test inherits: settings, and the size of a terminal that is not the test's own."""
+"""Variables that no command of a test inherits: settings, and the size of a terminal that is not
+the test's own."""
 
 
 @functools.cache
@@ -49,7 +50,8 @@ def no_mount_namespace() -> str | None:
 
 
 def _unshares(kind: str) -> bool:
-    """Whether a namespace of a kind can be made: not without rights, nor of mounts in a plain chroot."""
+    """Whether a namespace of a kind can be made: not without rights, nor of mounts in a plain
+    chroot."""
     try:
         return (
             subprocess.run(["unshare", kind, "--fork", "true"], capture_output=True).returncode == 0
@@ -217,7 +219,8 @@ class Hold:
     """A fault: holds the answers to requests whose query matches until it is opened."""
 
     def __init__(self, query: str = "", *, made: bool = False) -> None:
-        """`made`: the answer is made before it is held, and so older than what changes meanwhile."""
+        """`made`: the answer is made before it is held, and so older than what changes
+        meanwhile."""
         self._query, self._made = query, made
         self._open = threading.Event()
         self.waiting = threading.Event()
@@ -254,7 +257,8 @@ HOSTILE_NAMES = {
     "a comma and a colon": "a,b:c=d",
     "a long name": "x" * 200,
 }
-"""Names of folders that programs trip over: in arguments, in messages, in mount options and in /proc/mounts."""
+"""Names of folders that programs trip over: in arguments, in messages, in mount options and in
+/proc/mounts."""
 
 DECOYS = (
     "msgspec",
@@ -273,7 +277,8 @@ DECOYS = (
 
 
 class ForeignFolder:
-    """A working folder of somebody else's, full of modules that must not be imported: each leaves a mark."""
+    """A working folder of somebody else's, full of modules that must not be imported: each leaves a
+    mark."""
 
     def __init__(self, path: Path) -> None:
         """`path` must not exist."""
@@ -339,7 +344,8 @@ def _base(server: StandIn) -> str:
 
 
 def expected(server: StandIn, dataset: Dataset) -> dict[str, bytes]:
-    """Every file of a dataset whose names need no escaping, by its path below the dataset's folder."""
+    """Every file of a dataset whose names need no escaping, by its path below the dataset's
+    folder."""
     own = {"dataset.json": document_bytes(server, dataset)}
     readme = dataset_row(dataset, server.organization).get("readme")
     if readme:
@@ -378,7 +384,8 @@ def _fail(error: OSError) -> None:
 
 
 def finished_export(server: StandIn, dataset: str, name: str, **fields: Any) -> Export:
-    """An export that somebody with the role member has made, as far as its archive. Not in the log."""
+    """An export that somebody with the role member has made, as far as its archive. Not in the
+    log."""
     headers = {"X-API-Key": server.keys["member"]}
     body = {"dataset_name": dataset, "name": name, "format": "pictograph", **fields}
     with httpx.Client(base_url=server.api_url + PREFIX, headers=headers, trust_env=False) as client:

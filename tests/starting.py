@@ -1,8 +1,9 @@
 """`pictofs` commands as processes of their own, without 0.6 s of CPU for what each would import.
 
-A process that has imported it all and done nothing else forks for each command. What comes of it is a child of the
-test's process, with arguments, environment, folder and standard streams of its own, and ends as any Python does.
-A test of how a command starts (its search path, its imports, /proc/PID/cmdline) runs `python -m pictofs` itself.
+A process that has imported it all and done nothing else forks for each command. What comes of it is
+a child of the test's process, with arguments, environment, folder and standard streams of its own,
+and ends as any Python does. A test of how a command starts (its search path, its imports,
+/proc/PID/cmdline) runs `python -m pictofs` itself.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ _forker: tuple[subprocess.Popen[bytes], socket.socket] | None = None
 
 
 class Pictofs(subprocess.Popen[Any]):
-    """What `subprocess.Popen` is, of `pictofs ARGUMENTS`: with `cwd`, `env` and streams as options."""
+    """What `subprocess.Popen` is, of `pictofs ARGUMENTS`: with `cwd`, `env` and streams as
+    options."""
 
     def __init__(self, *arguments: str | Path, **options: Any) -> None:
         super().__init__([*map(str, arguments)], **options)
@@ -97,7 +99,8 @@ def _forking() -> socket.socket:
 
 
 def _fork_for(asking: socket.socket) -> None:
-    """Fork until nobody is there to ask. Returns in the children alone, each of which has become what was asked for."""
+    """Fork until nobody is there to ask. Returns in the children alone, each of which has become
+    what was asked for."""
     while True:
         order, streams, *_ = socket.recv_fds(asking, 1 << 20, 3)
         if not order:

@@ -90,7 +90,8 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def served(handler: Handler, context: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
-    """A server on loopback: `handler` serves each connection; where it returns, the connection is closed."""
+    """A server on loopback: `handler` serves each connection; where it returns, the connection is
+    closed."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     server = Server(listener.socket.getsockname()[1], "https" if context else "http")
 
@@ -124,7 +125,8 @@ def answer(
 
 
 def always(*answers: bytes) -> Handler:
-    """Answer the requests of each connection with `answers` in turn, the last one again and again."""
+    """Answer the requests of each connection with `answers` in turn, the last one again and
+    again."""
 
     async def handler(peer: Peer) -> None:
         turn = 0

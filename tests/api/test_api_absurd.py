@@ -1,4 +1,5 @@
-"""Any value of any type in any field of any route: its neighbours survive, and everything can be stored.
+"""Any value of any type in any field of any route: its neighbours survive, and everything can be
+stored.
 
 Values are JSON texts, as they come over the wire: many have no Python value.
 """
@@ -176,7 +177,8 @@ def text_of(row: dict[str, Any], field: str | None = None, value: str = "") -> s
 
 
 def around(route: Route, field: str, value: str) -> tuple[list[Any], list[Any]]:
-    """The rows that are read where an absurd one stands between two good ones, and the good ones alone."""
+    """The rows that are read where an absurd one stands between two good ones, and the good ones
+    alone."""
     first, last = (
         route.row | {"id": f"good-{number}", route.unique: f"{route.row[route.unique]}-{number}"}
         for number in (1, 2)
@@ -192,7 +194,8 @@ def around(route: Route, field: str, value: str) -> tuple[list[Any], list[Any]]:
 
 @pytest.mark.parametrize(("name", "field"), FIELDS)
 def test_l4_an_absurd_value_hides_no_neighbour(name: str, field: str) -> None:
-    """And what is read of it can be stored and shown: the rows of all values together, each with its own id."""
+    """And what is read of it can be stored and shown: the rows of all values together, each with
+    its own id."""
     rows: dict[str, Any] = {}
     for number, value in enumerate(ABSURD):
         found, good = around(ROUTES[name], field, value)
@@ -241,7 +244,8 @@ def store_and_show(catalog: Catalog, rows: Sequence[Any]) -> None:
 
 
 def depth_of(catalog: Catalog, key: int) -> int:
-    """How many folders deep a directory is; a path to it, and to a file in it, is one that Linux takes."""
+    """How many folders deep a directory is; a path to it, and to a file in it, is one that Linux
+    takes."""
     depth, size = 0, 0
     directory = catalog.directory(key)
     while directory is not None and directory.parent is not None:

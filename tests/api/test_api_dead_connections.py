@@ -1,4 +1,5 @@
-"""Connections that are dead without a sign of it: after sleep, in another network, behind a relay that forgot them."""
+"""Connections that are dead without a sign of it: after sleep, in another network, behind a relay
+that forgot them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every method of `Api`, and `Storage`, against the stand-in, side by side with the vendor's client."""
+"""Every method of `Api`, and `Storage`, against the stand-in, side by side with the vendor's
+client."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ LOAD = {
 
 
 class Terminal:
-    """A shell with completion; the `pictofs` in it completes, and otherwise says what it was given."""
+    """A shell with completion; the `pictofs` in it completes, and otherwise says what it was
+    given."""
 
     def __init__(self, shell: str, folder: Path, environ: dict[str, str]) -> None:
         program = folder / "bin/pictofs"

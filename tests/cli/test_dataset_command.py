@@ -243,7 +243,8 @@ def test_ctrl_c(server: StandIn) -> None:
 
 
 def test_a_created_dataset_is_created_once(server: StandIn) -> None:
-    """The answer is lost after the server has made it; the repetition carries the same Idempotency-Key."""
+    """The answer is lost after the server has made it; the repetition carries the same
+    Idempotency-Key."""
     server.faults.add(Fault(Match(method="POST"), Reset(after=0), times=1))
     assert dataset(server, "create", "new", PICTOGRAPH_MAX_RETRIES="3")[0] == 0
     assert [each.name for each in server.organization.datasets.values()].count("new") == 1
@@ -314,7 +315,8 @@ def test_a_mount_that_hangs_holds_nothing_up(server: StandIn, mounted: Mounting)
 def test_k10_another_dataset_than_the_one_that_was_named(
     server: StandIn, named: str, do: tuple[str, ...]
 ) -> None:
-    """A proxy's cache, or a server that looks names up loosely, answers with another: it is left alone."""
+    """A proxy's cache, or a server that looks names up loosely, answers with another: it is left
+    alone."""
     organization = server.organization
     other = organization["put away"]
     name = organization["street signs"].id if named == "the id" else named

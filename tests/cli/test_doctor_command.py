@@ -1,4 +1,5 @@
-"""`pictofs doctor`: what it finds, what it says to do, and that it neither hangs nor gives the key away."""
+"""`pictofs doctor`: what it finds, what it says to do, and that it neither hangs nor gives the key
+away."""
 
 from __future__ import annotations
 

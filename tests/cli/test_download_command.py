@@ -194,7 +194,8 @@ def test_a_key_that_is_refused(download: Download, serving: Serving, tmp_path: P
 def test_d3_kill_9_at_any_moment(
     start: Start, download: Download, serving: Serving, tmp_path: Path
 ) -> None:
-    """Each run is killed after some more files; together they ask hardly more than one run would."""
+    """Each run is killed after some more files; together they ask hardly more than one run
+    would."""
     server, out = serving(Spec.uniform(images=200, size=40_000, directories=3)), tmp_path / "out"
     server.faults.add(Fault(on=Match("storage"), do=Delay(0.02)))
     wanted = images_and_notes(server, server.organization["dataset-0"])

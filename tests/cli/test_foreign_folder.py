@@ -20,7 +20,8 @@ FILES = 60
 """Enough reads for the worker to be started."""
 PROGRAMS = ("fusermount3", "umount", "ls", "find", "head", "md5sum", "sort", "python3")
 OWN = ("pictofs", "standin")
-"""Left alone: `python -m pictofs` runs what is called so in the working folder, before it can do anything."""
+"""Left alone: `python -m pictofs` runs what is called so in the working folder, before it can do
+anything."""
 
 
 def imported() -> set[str]:
@@ -78,7 +79,8 @@ def server() -> Iterator[StandIn]:
 
 @pytest.fixture
 def environ(tmp_path: Path, server: StandIn) -> dict[str, str]:
-    """With the working folder first where shells and Python look for programs, by an empty entry."""
+    """With the working folder first where shells and Python look for programs, by an empty
+    entry."""
     return {
         **{
             name: value

@@ -1,4 +1,5 @@
-"""mount(8), umount(8) and fstab(5) on real mounts of the stand-in, with helpers where mount(8) looks for them.
+"""mount(8), umount(8) and fstab(5) on real mounts of the stand-in, with helpers where mount(8)
+looks for them.
 
 Each test has a mount namespace of its own, in which /usr/sbin is a copy that holds the helper.
 """
@@ -35,7 +36,8 @@ def server() -> Iterator[StandIn]:
 
 
 class Machine:
-    """A machine with pictofs in /usr/local/sbin (mount.fuse has a PATH of its own) and, where wanted, helpers."""
+    """A machine with pictofs in /usr/local/sbin (mount.fuse has a PATH of its own) and, where
+    wanted, helpers."""
 
     def __init__(self, folder: Path, server: StandIn, *helpers: str) -> None:
         self.root = folder
@@ -67,7 +69,8 @@ class Machine:
         }
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run a script there. It unmounts what it mounts: a mount's process keeps its namespace alive."""
+        """Run a script there. It unmounts what it mounts: a mount's process keeps its namespace
+        alive."""
         links = "".join(
             f"ln -sf {self.root}/bin/mount.pictofs sbin/{name}\n" for name in self.helpers
         )
@@ -136,7 +139,8 @@ def test_mount_and_umount(machine: Machines, kind: str, helpers: list[str]) -> N
 @needs_mount_namespace
 @pytest.mark.parametrize("kind", ["pictofs", "fuse.pictofs"])
 def test_fstab(machine: Machines, kind: str) -> None:
-    """Mounted once by `mount -a`, however often that is run, and by anybody who names the folder."""
+    """Mounted once by `mount -a`, however often that is run, and by anybody who names the
+    folder."""
     here = machine("mount.pictofs")
     table = here.root / "fstab"
     place = str(here.place).replace(" ", "\\040")

@@ -1,4 +1,5 @@
-"""Commands where something that is always there is not: a sentence and an exit code, or it simply works."""
+"""Commands where something that is always there is not: a sentence and an exit code, or it simply
+works."""
 
 from __future__ import annotations
 
@@ -84,7 +85,8 @@ def shell(tmp_path: Path, server: StandIn) -> Iterator[Shell]:
 
 
 def test_m7_a_runtime_folder_of_somebody_else(shell: Shell, tmp_path: Path) -> None:
-    """As sudo leaves it in the environment. Nothing of ours is put in there, or its owner could not mount any more."""
+    """As sudo leaves it in the environment. Nothing of ours is put in there, or its owner could not
+    mount any more."""
     runtime = tmp_path / "runtime"
     runtime.mkdir(mode=0o700)
     os.chown(runtime, 65534, 65534)

@@ -60,7 +60,8 @@ def settled(mount: Mount, ahead: int) -> None:
 def test_a_shuffled_epoch_comes_from_the_cache(
     mounted: Mounting, serving: Serving, mode: str
 ) -> None:
-    """The cache holds a third of the images. Every one is there before it is read, and comes once."""
+    """The cache holds a third of the images. Every one is there before it is read, and comes
+    once."""
     server = serving(SEVENTY_TWO)
     mount = mounted(server, "--cache-size", str(25 * 102_400), "--prefetch", mode)
     order = random.Random(7).sample(images(mount), 72)
@@ -156,7 +157,8 @@ def test_mistakes(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_million_paths(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
-    """Each of 20,000 images fifty times: the process that serves the mount grows by what the order needs."""
+    """Each of 20,000 images fifty times: the process that serves the mount grows by what the order
+    needs."""
     mount = mounted(serving(Spec.uniform(images=20_000, size=2000)))
     every = images(mount)
     listing = tmp_path / "listing"

@@ -1,4 +1,5 @@
-"""Names and words of others on a terminal and in logs: nothing in them is acted upon, or passes for another line."""
+"""Names and words of others on a terminal and in logs: nothing in them is acted upon, or passes for
+another line."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from standin import Organization, StandIn
 from standin.faults import Fault, Match, Respond
 
 NAME = "a\x1b]52;c;cm0=\x07\x1b[2J[red]b[blink]\u202egpj\x9b31m\r2026-01-01 00:00:00,000 INFO pictofs: forged"
-"""Sets the clipboard, clears the screen, turns letters round, begins a line anew. (A line break comes extra.)"""
+"""Sets the clipboard, clears the screen, turns letters round, begins a line anew. (A line break
+comes extra.)"""
 WORDS = NAME.replace("forged", "forged\nsecond line")
 
 

@@ -45,7 +45,8 @@ def test_k9_no_core_is_dumped(dumping: None, mounted: Mounting, serving: Serving
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
 def test_k9_its_user_can_not_look_into_it(serving: Serving) -> None:
-    """The environment, with the key in it, is closed with the memory. A command that waits for its server shows it."""
+    """The environment, with the key in it, is closed with the memory. A command that waits for its
+    server shows it."""
     server = serving(SPEC)
     held = Hold()
     server.faults.add(Fault(Match("api"), held))

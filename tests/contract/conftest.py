@@ -1,4 +1,5 @@
-"""The vendor's own client against the stand-in: what it sends is served, what it is sent it parses."""
+"""The vendor's own client against the stand-in: what it sends is served, what it is sent it
+parses."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ CLASSES = [
 
 
 def house() -> Organization:
-    """Two datasets, directories, spaces, unicode, a duplicate basename, annotations of all types."""
+    """Two datasets, directories, spaces, unicode, a duplicate basename, annotations of all
+    types."""
     organization = Organization(seed="contract")
     signs = organization.add_dataset("road signs", classes=CLASSES, created_at=EPOCH)
     places = [

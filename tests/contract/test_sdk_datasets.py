@@ -143,7 +143,8 @@ def test_insights_and_duplicates(client: pictograph.Client, standin: StandIn) ->
 def test_download_gives_the_truth(
     client: pictograph.Client, standin: StandIn, tmp_path: Path, mode: str
 ) -> None:
-    """Two images of one basename collide in the SDK's flat folder; the mount must not follow it there."""
+    """Two images of one basename collide in the SDK's flat folder; the mount must not follow it
+    there."""
     organization = standin.organization
     twin = organization[NAME].at("/cam2", "a.jpg")
     assert twin is not None

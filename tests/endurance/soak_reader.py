@@ -1,6 +1,7 @@
 """One process of the soak: random looks at a mount until its input ends, then counts as JSON.
 
-Names are `<seed>.bin`, and a file's bytes follow from its seed, so that the reader knows what is right.
+Names are `<seed>.bin`, and a file's bytes follow from its seed, so that the reader knows what is
+right.
 """
 
 from __future__ import annotations

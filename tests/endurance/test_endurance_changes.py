@@ -1,4 +1,5 @@
-"""Several users change datasets through several mounts while the server fails now and then: no image is lost."""
+"""Several users change datasets through several mounts while the server fails now and then: no
+image is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A copy of a whole dataset from a server of which one request in nine goes wrong, in every way there is."""
+"""A copy of a whole dataset from a server of which one request in nine goes wrong, in every way
+there is."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ pytestmark = [
 
 IMAGES = 400
 EACH = 0.01
-"""The chance of each fault, on each request. That one file meets seven in a row has a chance of 1e-6."""
+"""The chance of each fault, on each request. That one file meets seven in a row has a chance of
+1e-6."""
 STORAGE = (
     *(error(status) for status in (403, 408, 500, 503)),
     throttled(1),
@@ -56,7 +58,8 @@ API = (
     Reset(100),
     Close(100),
 )
-"""What is an answer outside the contract is told at once, and not asked for again: see the last test."""
+"""What is an answer outside the contract is told at once, and not asked for again: see the last
+test."""
 
 
 @pytest.fixture

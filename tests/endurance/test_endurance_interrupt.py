@@ -1,6 +1,7 @@
 """Ctrl-C on who waits for a server that accepts and never answers.
 
-The deadline of these mounts is far away: who ends before the test gives up was let go, and did not wait for it.
+The deadline of these mounts is far away: who ends before the test gives up was let go, and did not
+wait for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The key on a real mount: nowhere but in the requests to the API's host; everything private is private."""
+"""The key on a real mount: nowhere but in the requests to the API's host; everything private is
+private."""
 
 from __future__ import annotations
 

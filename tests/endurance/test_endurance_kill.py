@@ -1,4 +1,5 @@
-"""Mounts that are killed again and again: the next one over the stale mount point finds nothing wrong."""
+"""Mounts that are killed again and again: the next one over the stale mount point finds nothing
+wrong."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from standin import Spec, StandIn
 
 IMAGES, SIZE, DIRECTORIES = 260, 100_000, 4
 OPTIONS = ("--cache-size", "20MB", "--metadata-ttl", "0")
-"""Less room than the images take, so that there are evictions; listings that are always made anew."""
+"""Less room than the images take, so that there are evictions; listings that are always made
+anew."""
 
 
 def kill_rounds(rounds: int, mounted: Mounting, serving: Serving, cache: Path) -> None:

@@ -1,4 +1,5 @@
-"""A week in small: processes that look around at random while the organization changes below them."""
+"""A week in small: processes that look around at random while the organization changes below
+them."""
 
 from __future__ import annotations
 
@@ -133,7 +134,8 @@ def soak(seconds: float, mounted: Mounting, serving: Serving) -> Counter[str]:
     assert max(gauge.disk) <= LIMIT + 2 * SIZE
     assert mount.status()["bugs"] == 0
     eventually(lambda: mount.status()["open_files"] <= 1, True)  # status.json itself
-    # What stays open beyond the start: kept connections, at most 16 to the API and 64 to storage, and a few locks.
+    # What stays open beyond the start: kept connections, at most 16 to the API and 64 to storage,
+    # and a few locks.
     assert gauge.descriptors() <= before + 90
     middle = len(gauge.memory) // 2
     assert max(gauge.memory[middle:]) <= 1.25 * max(gauge.memory[:middle]) + 10_000_000

@@ -1,4 +1,5 @@
-"""Programs of others that test file systems, on the mount. What is left out, and why, is in docs/suites.md."""
+"""Programs of others that test file systems, on the mount. What is left out, and why, is in
+docs/suites.md."""
 
 from __future__ import annotations
 

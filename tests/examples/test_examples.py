@@ -20,7 +20,8 @@ needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="
 
 
 def run(name: str, *arguments: str | Path, **environ: str) -> list[str]:
-    """The lines that an example prints; a warning, of an order that is not told say, is a failure."""
+    """The lines that an example prints; a warning, of an order that is not told say, is a
+    failure."""
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", EXAMPLES / name, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environ},
@@ -49,7 +50,8 @@ def losses(lines: list[str]) -> list[float]:
     ],
 )
 def test_training(mounted: Mounting, serving: Serving, name: str, ending: str) -> None:
-    """It learns something in two epochs, in the order that the mount was told, and the next run costs no request."""
+    """It learns something in two epochs, in the order that the mount was told, and the next run
+    costs no request."""
     server = serving(PRESETS["sample"]())
     mount = mounted(server, "--prefetch", "off")
     lines = run(name, mount.datasets / "street-signs", "--epochs", "2")

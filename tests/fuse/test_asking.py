@@ -120,7 +120,8 @@ async def test_t3_nobody_looks_while_nobody_asks(autojump_clock: trio.testing.Mo
 @needs_pid_namespace
 def test_t3_numbers_of_another_namespace_are_not_looked_up() -> None:
     code = "import trio; from pictofs.fuse.interrupts import InterruptWatcher; trio.run(InterruptWatcher().watch)"
-    # Its /proc is that of the namespace above: the watch ends at once instead of waiting for requests.
+    # Its /proc is that of the namespace above: the watch ends at once instead of waiting for
+    # requests.
     subprocess.run(
         ["unshare", "--pid", "--fork", sys.executable, "-c", code], check=True, timeout=60
     )

@@ -60,6 +60,7 @@ def test_the_license_and_no_wish_of_the_tests(wheel: zipfile.ZipFile) -> None:
 
 
 def test_the_sampler_needs_the_standard_library_alone() -> None:
-    """A training environment takes `pip install --no-deps pictofs`: no compiler, no headers of FUSE."""
+    """A training environment takes `pip install --no-deps pictofs`: no compiler, no headers of
+    FUSE."""
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import pictofs.torch"
     subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)

@@ -1,4 +1,5 @@
-"""A mount without a kernel: what `pictofs.app.mount` puts together, against a stand-in over loopback."""
+"""A mount without a kernel: what `pictofs.app.mount` puts together, against a stand-in over
+loopback."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ from standin.routing import PREFIX
 from standin.wire import annotation_file, dataset_row
 
 SHORT = 0.1
-"""Seconds: a shorter sleep waits for a thread or another process, and time must not run away with it."""
+"""Seconds: a shorter sleep waits for a thread or another process, and time must not run away with
+it."""
 
 LONG = 60.0
 """Seconds: housekeeping, which tests do by hand."""
@@ -142,7 +144,8 @@ class Mount:
         return found
 
     async def walk(self, path: str = "/datasets", *, read: bool = True) -> dict[str, bytes | None]:
-        """Path -> content of everything below `path`; None for folders. Each entry is looked up too."""
+        """Path -> content of everything below `path`; None for folders. Each entry is looked up
+        too."""
         top = (await self.look(path)).inode
         return {name: data async for name, _, data in self._walked(path, top, read)}
 
@@ -199,8 +202,8 @@ class Rig:
         doors: tuple[Api, Storage] | None = None,
         **library: Any,
     ) -> AsyncIterator[Mount]:
-        """`doors`: the API and the storage client of another mount, to save their making; `library`: what else
-        the library is to be told."""
+        """`doors`: the API and the storage client of another mount, to save their making;
+        `library`: what else the library is to be told."""
         request_stats = RequestStats()
         request_stats.api_locality = Locality.LOOPBACK  # `doors` may count elsewhere
         blob_cache = BlobCache(
@@ -298,7 +301,8 @@ def image_bytes(image: Image) -> bytes:
 
 
 def expected(standin: StandIn) -> dict[str, bytes | None]:
-    """Path -> content of everything there is, for an organization of plain names without clashes."""
+    """Path -> content of everything there is, for an organization of plain names without
+    clashes."""
     found: dict[str, bytes | None] = {}
     for dataset in standin.organization.datasets.values():
         if dataset.is_archived:
@@ -320,7 +324,8 @@ def expected(standin: StandIn) -> dict[str, bytes | None]:
 
 
 def listed(found: dict[str, bytes | None]) -> dict[str, bytes | None]:
-    """What of it comes from a dataset's own listing: dataset.json comes from the list of datasets."""
+    """What of it comes from a dataset's own listing: dataset.json comes from the list of
+    datasets."""
     own = ("/dataset.json", "/README.md")
     return {path: data for path, data in found.items() if not path.endswith(own)}
 

@@ -1,4 +1,5 @@
-"""Annotation files that get old: renewed at the next open, for as many requests as promised, or told to be old."""
+"""Annotation files that get old: renewed at the next open, for as many requests as promised, or
+told to be old."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ DAY = 86_400.0
 
 @pytest.fixture
 def standin() -> Iterator[StandIn]:
-    """Thirty images, in three directories of `small`; storage sends no checksums, so that zips can lie."""
+    """Thirty images, in three directories of `small`; storage sends no checksums, so that zips can
+    lie."""
     with StandIn(
         Spec((DatasetSpec("small", images=30, size=500, directories=3),)), hash_header=False
     ) as made:
@@ -134,7 +136,8 @@ async def test_f9_a_moved_dataset_makes_its_files_due_once(rig: Rig) -> None:
 
 
 async def test_f9_what_was_fetched_after_the_move_is_not_due(rig: Rig) -> None:
-    """The list is read 300 s later and tells of a move before the fetch: the server's times say so."""
+    """The list is read 300 s later and tells of a move before the fetch: the server's times say
+    so."""
     image = images(rig)[0]
     async with rig.mount(ttl=300) as mount:
         await mount.look(path_of(image))
@@ -149,7 +152,8 @@ async def test_f9_what_was_fetched_after_the_move_is_not_due(rig: Rig) -> None:
 
 @pytest.mark.parametrize("ahead", [-5000.0, 5000.0])
 async def test_f9_another_clock_of_the_server_makes_no_storm(rig: Rig, ahead: float) -> None:
-    """A dataset whose time lies far off, in the past or the future, makes files due once for each move."""
+    """A dataset whose time lies far off, in the past or the future, makes files due once for each
+    move."""
     dataset, image = rig.standin.organization["small"], images(rig)[0]
     async with rig.mount(ttl=50) as mount:
         await mount.read(path_of(image))

@@ -1,4 +1,5 @@
-"""Changes to datasets and the list of them: what is changed here is not taken back by what was asked before."""
+"""Changes to datasets and the list of them: what is changed here is not taken back by what was
+asked before."""
 
 from __future__ import annotations
 

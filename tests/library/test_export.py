@@ -1,4 +1,5 @@
-"""Annotations in bulk: as many requests as promised, the SDK's bytes, and nothing wrong from a bad archive."""
+"""Annotations in bulk: as many requests as promised, the SDK's bytes, and nothing wrong from a bad
+archive."""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class Repack:
 
 @pytest.fixture
 def standin() -> Iterator[StandIn]:
-    """Thirty images, in three directories of `small`; storage sends no checksums, so that zips can lie."""
+    """Thirty images, in three directories of `small`; storage sends no checksums, so that zips can
+    lie."""
     made_of = Spec((DatasetSpec("small", images=30, size=500, directories=3),))
     with StandIn(made_of, hash_header=False) as running:
         yield running
@@ -108,7 +110,8 @@ async def test_q5_5_000_annotations_cost_at_most_20_requests(
 ) -> None:
     with StandIn(Spec.uniform(images=images, size=500, directories=7), export_polls=3) as standin:
         rig = Rig(standin, rig.cache)
-        # The poll that finds the export ready waits while all of it is packed: not a matter of a few seconds on
+        # The poll that finds the export ready waits while all of it is packed: not a matter of a
+        # few seconds on
         # a busy machine, and a poll that is given up is made again.
         async with rig.mount(key=standin.keys[role], timeout=100.0) as mount:
             await mount.library.listing.datasets()

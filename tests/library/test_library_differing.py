@@ -1,4 +1,5 @@
-"""Servers that differ from the contract, and what each costs: the way out is found once, and remembered."""
+"""Servers that differ from the contract, and what each costs: the way out is found once, and
+remembered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Large files: readable from the first bytes on, whole or not at all, whatever happens to the transfer."""
+"""Large files: readable from the first bytes on, whole or not at all, whatever happens to the
+transfer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The length of a file comes from its answer alone, whatever the listing says, and no answer is asked for in vain."""
+"""The length of a file comes from its answer alone, whatever the listing says, and no answer is
+asked for in vain."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ async def test_b7_the_answer_tells_the_length(
         assert opened.attributes.size == 12 * MIB
         assert await mount.rest(opened) == image_bytes(image)
         mount.tree.close(opened.handle)
-        # One; one more where the listing had it for a small file; and one that proves what no hash does.
+        # One; one more where the listing had it for a small file; and one that proves what no hash
+        # does.
         assert asked(rig) <= 1 + (listed <= 8 * MIB) + (not hashed)
         mount.forget_log()
         assert await mount.read(PATH) == image_bytes(image)

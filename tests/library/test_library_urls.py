@@ -1,4 +1,5 @@
-"""Signed URLs that are refused, or at their end too early: one image's trouble costs one request."""
+"""Signed URLs that are refused, or at their end too early: one image's trouble costs one
+request."""
 
 from __future__ import annotations
 

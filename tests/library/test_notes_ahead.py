@@ -1,4 +1,5 @@
-"""Annotation files fetched ahead: soon enough to help, and never more requests than twice what is read, and a few."""
+"""Annotation files fetched ahead: soon enough to help, and never more requests than twice what is
+read, and a few."""
 
 from __future__ import annotations
 

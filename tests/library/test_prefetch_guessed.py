@@ -28,7 +28,8 @@ async def test_a_few_reads_fetch_nothing_more(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["seq", "entry", "key"])
 async def test_an_order_is_followed(tmp_path: Path, order: str) -> None:
-    """The cache holds 60 of 100: only what comes next is fetched, a quarter of the cache at most."""
+    """The cache holds 60 of 100: only what comes next is fetched, a quarter of the cache at
+    most."""
     async with reading(tmp_path, HUNDRED, holds=60) as readers:
         images = await readers.images(by=order)
         await readers.read(images[:5])
@@ -77,7 +78,8 @@ async def test_several_readers_in_one_order_are_followed(tmp_path: Path) -> None
 
 
 async def test_images_that_are_left_out_do_not_block_the_window(tmp_path: Path) -> None:
-    """Every fourth image of a folder, in order: what lies unused for good is given up, and the window shrinks."""
+    """Every fourth image of a folder, in order: what lies unused for good is given up, and the
+    window shrinks."""
     async with reading(tmp_path, Spec.uniform(images=2000, size=2_000), holds=300) as readers:
         images = await readers.images()
         await readers.read(images[:10])
@@ -163,7 +165,8 @@ async def test_large_images_are_left_to_their_readers(tmp_path: Path) -> None:
 
 
 async def test_a_reader_does_not_wait_behind_what_is_fetched_ahead(tmp_path: Path) -> None:
-    """Every download ahead hangs, as many as are made at once; a reader has an image all the same."""
+    """Every download ahead hangs, as many as are made at once; a reader has an image all the
+    same."""
     async with reading(tmp_path, HUNDRED, mode="all") as readers:
         images = await readers.images()
         wanted = images[-1]

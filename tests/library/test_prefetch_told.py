@@ -104,7 +104,8 @@ async def test_several_workers_do_not_lose_the_place(tmp_path: Path, workers: in
 
 
 async def test_more_workers_than_are_kept_ahead(tmp_path: Path) -> None:
-    """Each image is downloaded once all the same, by whoever comes first, and the order ends with its end."""
+    """Each image is downloaded once all the same, by whoever comes first, and the order ends with
+    its end."""
     async with reading(tmp_path, THREE_HUNDRED, holds=200, mode="off") as readers:
         order = shuffled(await readers.images())
         readers.tell(order, ahead=10)
@@ -179,7 +180,8 @@ async def test_orders_of_several_processes_share_the_cache(tmp_path: Path) -> No
 
 
 async def test_others_who_read_the_same_images_do_not_lead_it_astray(tmp_path: Path) -> None:
-    """Someone copies the folder meanwhile, twice as fast. What is fetched ahead is bounded all the same."""
+    """Someone copies the folder meanwhile, twice as fast. What is fetched ahead is bounded all the
+    same."""
     async with reading(
         tmp_path, Spec.uniform(images=400, size=SIZE), holds=250, mode="off"
     ) as readers:
@@ -197,7 +199,8 @@ async def test_others_who_read_the_same_images_do_not_lead_it_astray(tmp_path: P
 
 
 async def test_a_reader_who_has_overtaken_is_found_again(tmp_path: Path) -> None:
-    """Nothing was fetched for a while: the budget was spent, the disk was full. Then it goes on where he is."""
+    """Nothing was fetched for a while: the budget was spent, the disk was full. Then it goes on
+    where he is."""
     async with reading(tmp_path, THREE_HUNDRED, holds=200, mode="off") as readers:
         order = shuffled(await readers.images())
         told = readers.tell(order, ahead=10)

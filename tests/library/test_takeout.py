@@ -383,7 +383,8 @@ async def test_d4_what_is_no_file_is_not_replaced(rig: Rig, out: Path, tmp_path:
 
 
 async def test_d4_nothing_is_written_elsewhere_whatever_the_names(rig: Rig, out: Path) -> None:
-    """Every dataset of the nasty organization: `..`, absolute paths, NUL, names of 300 bytes, twins."""
+    """Every dataset of the nasty organization: `..`, absolute paths, NUL, names of 300 bytes,
+    twins."""
     with StandIn(PRESETS["nasty"](), cold_reads=True) as standin:
         rig = Rig(standin, rig.cache)
         async with rig.mount() as mount:
@@ -397,7 +398,8 @@ async def test_d4_nothing_is_written_elsewhere_whatever_the_names(rig: Rig, out:
 
 
 async def test_twins_that_change_places(rig: Rig, out: Path) -> None:
-    """The older of two of one name goes: the other one takes its name, and its file that name's place."""
+    """The older of two of one name goes: the other one takes its name, and its file that name's
+    place."""
     organization = rig.standin.organization
     dataset = organization["small"]
     old = organization.add_image(dataset, "twin.jpg", size=700, created_at=1_700_000_000.0)
@@ -552,7 +554,8 @@ async def test_d5_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig, out
         run = await download(mount, out, wait=False)
         assert isinstance(run.error, Throttled)
         assert run.error.exit_code == 8
-        # Answers that overtake each other say for a moment that one or two more are left, and what was under way when
+        # Answers that overtake each other say for a moment that one or two more are left, and what
+        # was under way when
         # the run ended was counted, and has no answer.
         assert mount.request_stats.reserve == 50
         assert 47 <= (mount.request_stats.remaining or 0) <= 50 + 4

@@ -1,4 +1,5 @@
-"""Warming: exact requests, everything there afterwards, and a fitting end whatever the server does."""
+"""Warming: exact requests, everything there afterwards, and a fitting end whatever the server
+does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The process that fetches ahead: what it brings is right whatever happens to it, to storage, or to the disk."""
+"""The process that fetches ahead: what it brings is right whatever happens to it, to storage, or to
+the disk."""
 
 from __future__ import annotations
 
@@ -146,7 +147,8 @@ async def test_b3_faults_now_and_then_are_not_noticed(rig: Rig, do: Any) -> None
 
 async def test_urls_that_are_refused_make_it_ask_for_others(rig: Rig) -> None:
     async with working(rig) as mount:
-        # As many as are under way at once: no answer that is taken comes between, whatever their order.
+        # As many as are under way at once: no answer that is taken comes between, whatever their
+        # order.
         rig.standin.faults.add(Fault(Match("storage"), error(403), times=16))
         mount.forget_log()
         await all_landed(mount, rig)
@@ -154,7 +156,8 @@ async def test_urls_that_are_refused_make_it_ask_for_others(rig: Rig) -> None:
 
 
 async def test_b3_a_doubtful_length_is_left_to_the_mount(rig: Rig) -> None:
-    """No checksum, and another length than the listing's: only the mount can ask the API which one is right."""
+    """No checksum, and another length than the listing's: only the mount can ask the API which one
+    is right."""
     rig.standin.organization.switches.hash_header = False
     for image in rig.standin.organization["small"].images.values():
         image.file_size = 4999
@@ -199,7 +202,8 @@ async def worker_of(before: set[int]) -> int:
 
 
 async def test_t5_a_worker_that_stands_still_holds_nobody_up(rig: Rig) -> None:
-    """Stopped in the middle of its downloads, with locks on their files: it is killed, and the mount fetches."""
+    """Stopped in the middle of its downloads, with locks on their files: it is killed, and the
+    mount fetches."""
     before = children()
     rig.standin.faults.add(Fault(Match("storage"), Hang(), times=3))
     async with rig.mount(worker=setup(rig)) as mount:

@@ -1,4 +1,5 @@
-"""What can be hostile beyond broken answers: each dimension is a few steps, which a story has when it is enabled."""
+"""What can be hostile beyond broken answers: each dimension is a few steps, which a story has when
+it is enabled."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ ABSURD: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Dimension:
-    """Steps of a user, of others, and of what goes wrong; more often where they are there more often."""
+    """Steps of a user, of others, and of what goes wrong; more often where they are there more
+    often."""
 
     user: tuple[str, ...] = ()
     world: tuple[str, ...] = ()
@@ -92,7 +94,8 @@ DIMENSIONS: dict[str, Dimension] = {
     "one url": Dimension(user=("epoch",), trouble=("refuse_one",)),
 }
 ENABLED = frozenset(DIMENSIONS)
-"""What the tests play. The aim is `frozenset(DIMENSIONS)`: what is left out shows what is still to be mended."""
+"""What the tests play. The aim is `frozenset(DIMENSIONS)`: what is left out shows what is still to
+be mended."""
 WHOLE = frozenset({"refresh", "epoch", "crowd", "download"})
 """Steps that look at many files."""
 
@@ -173,7 +176,8 @@ class Hostile(World):
         self.happened()
 
     def replace(self, number: int) -> None:
-        """An image gets other bytes of the same length under its id, which no promise speaks of but B5."""
+        """An image gets other bytes of the same length under its id, which no promise speaks of but
+        B5."""
         image = self.image(number)
         if image is not None and image.size > 0:
             start = (number * 31) % 100_000
@@ -212,7 +216,8 @@ class Hostile(World):
         self.mild.append(self.rig.fault(do, host, path))
 
     def no_lengths(self, number: int) -> None:
-        """Answers name no length, and storage's no checksum and no ranges, as where it decompresses on the way."""
+        """Answers name no length, and storage's no checksum and no ranges, as where it decompresses
+        on the way."""
         host = ("storage", "api", None)[number % 3]
         wrong = sum(left_of(each) for each in self.wrong)
         alike = wrong > 1 or any(isinstance(each.do, Corrupt) for each in self.wrong)
@@ -232,7 +237,8 @@ class Hostile(World):
             side.changed = True  # a renewal that is due meets it
 
     def refuse_one(self, number: int) -> None:
-        """The signed URL of one image is refused, and fresh ones too; or one of each batch is old already."""
+        """The signed URL of one image is refused, and fresh ones too; or one of each batch is old
+        already."""
         image = self.image(number)
         if number % 2:
             self._mildly(expired_url(number // 2), "api", "/datasets/{dataset}/download")
@@ -317,7 +323,8 @@ class Hostile(World):
         assert len(batches) <= 4 * len(self.org.datasets), f"{len(batches)} batches in one pass"
 
     async def download(self, number: int) -> None:
-        """`pictofs download` into a plain folder, by another process where there is another mount."""
+        """`pictofs download` into a plain folder, by another process where there is another
+        mount."""
         dataset = self.dataset(number)
         if dataset is None or dataset.is_archived:
             return

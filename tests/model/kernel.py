@@ -1,4 +1,5 @@
-"""A model of what Linux remembers of a mount: names, attributes and pages, above `pictofs.fuse` and without /dev/fuse.
+"""A model of what Linux remembers of a mount: names, attributes and pages, above `pictofs.fuse` and
+without /dev/fuse.
 
 `fs/fuse` of Linux, as far as it can show or cut something wrong:
 
@@ -9,7 +10,8 @@
 - pages stay until `open` answers without `keep_cache`, or the size or the time changes;
 - what pyfuse3's notifications drop is dropped: attributes (and pages), or a name with all below it.
 
-A folder's handle is read as a program with a small buffer does: a few entries at a time, with anything in between.
+A folder's handle is read as a program with a small buffer does: a few entries at a time, with
+anything in between.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A generated story of mounts and their server, checked at each step against plain dictionaries.
 
-A step is `(name, number)`; the number chooses among what there is at that moment, so that a story stays playable
-when steps are taken out of it. `World` knows what every path has held so far:
+A step is `(name, number)`; the number chooses among what there is at that moment, so that a story
+stays playable when steps are taken out of it. `World` knows what every path has held so far:
 
 - what a reader gets is a content that the path has had, whole, never a mix of two, although a kernel stands between
   (`kernel`), which cuts what it reads at the sizes that it was told;
@@ -209,7 +209,8 @@ class Story(Hostile):
         host, do = self.choose(FAULTS, number)
         times = 1 + number % 3
         if isinstance(do, BELIEVABLE) and not self.rig.standin.switches.hash_header:
-            # Without a checksum nobody can tell wrong bytes of the right length, two answers that are
+            # Without a checksum nobody can tell wrong bytes of the right length, two answers that
+            # are
             # wrong in the same way, or a wrong length of a file of which the listing has none (B3).
             if isinstance(do, Corrupt) or any(map(left_of, self.wrong)):
                 return
@@ -224,7 +225,8 @@ class Story(Hostile):
             self.wrong.append(fault)
 
     def damage(self, number: int) -> None:
-        """A bit of the cache flips. It is found at the next open: what is open already is read on."""
+        """A bit of the cache flips. It is found at the next open: what is open already is read
+        on."""
         if self.held:
             return
         files = sorted(path for path in blobs(self.rig) if path.stat().st_size > 60)
@@ -372,7 +374,8 @@ class Story(Hostile):
         seconds = (1.0, 16.0, 40.0, TTL + 1, 950.0, 2000.0)[number % 6]
         self.rig.clock.advance(seconds)
         if seconds > TTL and not self.offline and not self.faults:
-            # A look that meets a silent connection shows after a second what is known (O3), and renews behind it.
+            # A look that meets a silent connection shows after a second what is known (O3), and
+            # renews behind it.
             asked = self.rig.standin.log.requests()[self.silent_at or 0 :]
             if self.silent_at is not None and not any(each.host == "api" for each in asked):
                 return
@@ -431,7 +434,8 @@ def invented(seed: int, length: int, dimensions: frozenset[str] = ENABLED) -> St
 
 
 async def play(steps: Steps, standin: StandIn, doors: tuple[Api, Storage], cache: Path) -> Story:
-    """Play a story from an empty organization and an empty cache. Raises AssertionError where it goes wrong."""
+    """Play a story from an empty organization and an empty cache. Raises AssertionError where it
+    goes wrong."""
     for dataset in list(standin.organization.datasets.values()):
         standin.organization.remove_dataset(dataset)
     standin.organization.exports.clear()

@@ -1,4 +1,5 @@
-"""The world of one story: its mounts, what every path has held, and what must hold at every moment."""
+"""The world of one story: its mounts, what every path has held, and what must hold at every
+moment."""
 
 from __future__ import annotations
 
@@ -24,18 +25,21 @@ from standin.wire import dataset_row
 
 TTL = 100.0
 ANNOTATION_TTL: float | None = None
-"""Seconds after which an annotation edit shows that no listing tells of; None where only a refresh shows it."""
+"""Seconds after which an annotation edit shows that no listing tells of; None where only a refresh
+shows it."""
 ROOMY = 1 << 30
 """Bytes of the cache, where all fits into it."""
 STEP_TIME = 60.0
-"""Seconds after which a step counts as one that never ends: none waits for more than a few timeouts of 2 s."""
+"""Seconds after which a step counts as one that never ends: none waits for more than a few timeouts
+of 2 s."""
 STEP_REQUESTS, FILE_REQUESTS = 80, 8
-"""Requests of both hosts that a step may cost, and for each file more where it looks at all of them: a listing,
-a batch, and each of them tried twice by two ways while something is wrong."""
+"""Requests of both hosts that a step may cost, and for each file more where it looks at all of
+them: a listing, a batch, and each of them tried twice by two ways while something is wrong."""
 STEP_BYTES, TIMES = 8 << 20, 4
 """Bytes from storage that a step may cost, and how often it may fetch everything there is."""
 SPENT_REQUESTS, PROBE_EVERY = 12, 15.0
-"""Requests of a mount to an API that has said for how long it takes none, and one more each so many seconds."""
+"""Requests of a mount to an API that has said for how long it takes none, and one more each so many
+seconds."""
 
 Tree = dict[str, "bytes | None"]
 
@@ -100,9 +104,11 @@ class World:
         self.wrong: list[Fault] = []
         """Faults that send wrong bytes, which a checksum alone may show."""
         self.silent_at: int | None = None
-        """How long the log was when every connection went silent, of which the mounts may not know yet."""
+        """How long the log was when every connection went silent, of which the mounts may not know
+        yet."""
         self.spent: tuple[int, float] | None = None
-        """Since what length of the log, and what time, the API takes no requests, as it has said."""
+        """Since what length of the log, and what time, the API takes no requests, as it has
+        said."""
         self.was_spent = False
         self.cache_size = ROOMY
         self.serial = 0
@@ -245,7 +251,8 @@ class World:
         return self.called[name if view == "images" else name.removesuffix(".json")]
 
     def may_be(self, path: str, data: bytes) -> bool:
-        """Whether a file of that name has ever had this content: folders, and names, may be old ones."""
+        """Whether a file of that name has ever had this content: folders, and names, may be old
+        ones."""
         if path.count("/") == 3:
             return data in self.documents
         view = path.split("/")[3]
@@ -264,7 +271,8 @@ class World:
         self.note(path, data)
 
     def note(self, path: str, data: bytes) -> None:
-        """A path was read, and must be readable from now on: from the cache, where that takes it."""
+        """A path was read, and must be readable from now on: from the cache, where that takes
+        it."""
         if self.now.get(path) == data and len(data) <= self.cache_size:
             self.known[path] = data
 
@@ -302,7 +310,8 @@ class World:
             )
 
     async def bounded(self, name: str, work: Callable[[], Any], *, whole: bool) -> None:
-        """Do a step, which must end, for no more requests and bytes than its bound. `whole`: it looks at all files."""
+        """Do a step, which must end, for no more requests and bytes than its bound. `whole`: it
+        looks at all files."""
         log = self.rig.standin.log
         before = len(log.requests())
         everything = sum(image.size for image in self.org.images.values())

@@ -163,7 +163,8 @@ def test_s1_s4_a_wrong_size_is_exact_from_open_on(mounted: Mounting, serving: Se
 def test_s1_a_copy_of_files_of_wrong_size_is_exact(
     mounted: Mounting, serving: Serving, tmp_path: Path
 ) -> None:
-    """The first thing that ever happens to them: cp takes the size from a listing before it opens them."""
+    """The first thing that ever happens to them: cp takes the size from a listing before it opens
+    them."""
     server = serving(_liar(0, 1, 9_000, 31_000))
     run("cp", "-r", mounted(server).datasets / "lies/images", tmp_path / "copy")
     for image in server.organization.images.values():

@@ -1,4 +1,5 @@
-"""Datasets made, renamed, described and removed through a mount, in every role, and seen by the vendor's client."""
+"""Datasets made, renamed, described and removed through a mount, in every role, and seen by the
+vendor's client."""
 
 from __future__ import annotations
 
@@ -168,7 +169,8 @@ CELLS: dict[str, tuple[str, Work, int]] = {
         errno.ENOENT,
     ),
 }
-"""The least role, the change, and how it ends for who has that role: by the server's 403, 404, 409, 400 or not."""
+"""The least role, the change, and how it ends for who has that role: by the server's 403, 404, 409,
+400 or not."""
 LADDER = ("viewer", "member", "admin")
 
 
@@ -705,7 +707,8 @@ def test_w7_of_other_users_only_the_owner_may_change(mounted: Mounting, server: 
 
 
 def as_user(user: int, folder: Path, work: Callable[[int], object]) -> int:
-    """The errno of `work`, done by another user in an open folder (above it none may be open to that user)."""
+    """The errno of `work`, done by another user in an open folder (above it none may be open to
+    that user)."""
     handle = os.open(folder, os.O_RDONLY)
     child = os.fork()
     if child == 0:

@@ -50,7 +50,8 @@ def test_l4_absurd_rows_are_shown_and_copied(
 def test_l6_l7_a_mount_of_a_server_that_differs_everywhere(
     serving: Serving, mounted: Mounting, how: str
 ) -> None:
-    """No embedded listing, no bytes and no metadata by id: every file is there, and a remount knows."""
+    """No embedded listing, no bytes and no metadata by id: every file is there, and a remount
+    knows."""
     server = serving(PRESETS["small"](), embedded_listing=how, bytes_by_id=404, metadata_by_id=405)
     dataset = server.organization["small"]
     mount = mounted(server)

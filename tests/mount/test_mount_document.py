@@ -38,7 +38,8 @@ def test_v1_programs_see_the_object(mounted: Mounting, server: StandIn, tmp_path
 
 
 def changed(server: StandIn, before: bytes, *, alike: bool) -> bytes:
-    """Describe the dataset anew; `alike`: so that its file has the 8 lowest bits of the checksum of `before`."""
+    """Describe the dataset anew; `alike`: so that its file has the 8 lowest bits of the checksum of
+    `before`."""
     organization = server.organization
     dataset = organization["small"]
     for number in count():

@@ -1,4 +1,5 @@
-"""Changes on the server: seen after the TTL, or at once by `refresh`; an open file keeps its version."""
+"""Changes on the server: seen after the TTL, or at once by `refresh`; an open file keeps its
+version."""
 
 from __future__ import annotations
 
@@ -188,7 +189,8 @@ def test_f4_f5_refresh_shows_an_annotation_that_nothing_else_told_of(
     image = first(server)
     path = note_of(mount, image)
     path.read_bytes()
-    # The same number of annotations, the same confidence: no row moves, and no dataset says that it changed.
+    # The same number of annotations, the same confidence: no row moves, and no dataset says that it
+    # changed.
     changed = [
         dict(each, id=f"new-{place}")
         for place, each in enumerate(server.organization.annotations(image))
@@ -239,7 +241,8 @@ def test_b5_a_removed_image_that_is_open_is_read_to_its_end(
 def test_b5_bytes_that_are_replaced_under_one_id_are_never_mixed(
     mounted: Mounting, serving: Serving
 ) -> None:
-    """The kernel has one set of pages for all who have an image open, and keeps it between opens."""
+    """The kernel has one set of pages for all who have an image open, and keeps it between
+    opens."""
     server = serving(Spec.uniform(images=1, size=1 << 20))
     mount = mounted(server)
     image = next(iter(server.organization["dataset-0"].images.values()))

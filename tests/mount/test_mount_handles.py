@@ -1,4 +1,5 @@
-"""File handles, as an NFS server gives them to its clients: good for as long as the file is there."""
+"""File handles, as an NFS server gives them to its clients: good for as long as the file is
+there."""
 
 from __future__ import annotations
 

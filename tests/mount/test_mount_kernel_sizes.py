@@ -22,7 +22,8 @@ ACTUAL = 20_000
 IMAGES = 120
 GETDENTS64 = {"x86_64": 217, "aarch64": 61}.get(platform.machine())
 BUFFER = 4096
-"""Bytes of a reader's directory buffer, as some runtimes have it: it takes some 20 of the 256 entries of a batch."""
+"""Bytes of a reader's directory buffer, as some runtimes have it: it takes some 20 of the 256
+entries of a batch."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

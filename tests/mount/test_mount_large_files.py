@@ -171,7 +171,8 @@ def test_b3_a_transfer_that_breaks_off_goes_on_where_it_was(
 def test_b3_wrong_bytes_are_never_given_as_a_whole_file(
     mounted: Mounting, serving: Serving
 ) -> None:
-    """The checksum of the storage host finds them: the reader sees an error, the next one the right bytes."""
+    """The checksum of the storage host finds them: the reader sees an error, the next one the right
+    bytes."""
     server = serving(one_image(20 * MB))
     server.organization.add_image(server.organization["large"], "first.jpg")
     mount = mounted(server)
@@ -200,7 +201,8 @@ def test_a_file_closed_early_is_not_fetched_whole(mounted: Mounting, serving: Se
 
 
 def test_root_s_mounts_are_read_ahead_further(mounted: Mounting, serving: Serving) -> None:
-    """The kernel asks for a large file in larger pieces, and the answer to INIT did not set it back."""
+    """The kernel asks for a large file in larger pieces, and the answer to INIT did not set it
+    back."""
     mount = mounted(serving(PRESETS["small"]()))
     device = os.stat(mount.root).st_dev
     shown = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")

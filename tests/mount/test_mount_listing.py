@@ -1,4 +1,5 @@
-"""What folders show: as early as it is known, each item once, whatever the server does meanwhile."""
+"""What folders show: as early as it is known, each item once, whatever the server does
+meanwhile."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ def test_f7_readers_of_one_cold_folder_all_see_all_of_it(
 
 
 def test_a_folder_can_be_read_again_from_any_place(mounted: Mounting, serving: Serving) -> None:
-    """rewinddir, telldir and seekdir, by the C library: in another process, since they hold the interpreter."""
+    """rewinddir, telldir and seekdir, by the C library: in another process, since they hold the
+    interpreter."""
     script = (
         "import ctypes, sys\n"
         "libc = ctypes.CDLL(None)\n"

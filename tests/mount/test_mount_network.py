@@ -1,4 +1,5 @@
-"""Networks as people have them: connections that die without a sign, servers that are slow, limits that are spent."""
+"""Networks as people have them: connections that die without a sign, servers that are slow, limits
+that are spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The mount of a user who is not root: copies are theirs, and what the mount refuses it refuses them, too."""
+"""The mount of a user who is not root: copies are theirs, and what the mount refuses it refuses
+them, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`README.md` written by programs: shells, cp, dd, truncate, sed, Python, in a mount that is writable."""
+"""`README.md` written by programs: shells, cp, dd, truncate, sed, Python, in a mount that is
+writable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What reading costs: API requests counted one by one, signed URLs in batches and without the key."""
+"""What reading costs: API requests counted one by one, signed URLs in batches and without the
+key."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ EMBED, URLS = "/datasets/{dataset}", "/datasets/{dataset}/download"
 
 
 def files(server: StandIn, mount: Mount, name: str = "dataset-0") -> list[tuple[Path, Image]]:
-    """The images of a dataset and their paths in the mount, a stride of them that covers every directory."""
+    """The images of a dataset and their paths in the mount, a stride of them that covers every
+    directory."""
     dataset = server.organization[name]
     return [
         (mount.datasets / name / "images" / image.directory_path.strip("/") / image.filename, image)
@@ -252,7 +254,8 @@ def test_e2_a_dataset_that_storage_has_lost_one_image_of(
 def test_images_that_no_batch_reaches_keep_nobody_waiting(
     mounted: Mounting, serving: Serving
 ) -> None:
-    """10,500 images of one status: the last 500 cost a request each, and what is fetched ahead is the rest."""
+    """10,500 images of one status: the last 500 cost a request each, and what is fetched ahead is
+    the rest."""
     server = serving(Spec.uniform(images=10_500, size=500, statuses="new"))
     mount = mounted(server)
     os.listdir(mount.datasets / "dataset-0/images")

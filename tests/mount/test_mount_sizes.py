@@ -108,7 +108,8 @@ TOOLS: dict[str, Callable[[Path, Path, Path], bool]] = {
 def test_s3_who_believes_a_placeholder_is_wrong(
     server: StandIn, mounted: Mounting, truth: Path, tmp_path: Path, tool: str
 ) -> None:
-    """What semantics.md says of these programs; where one of them learns better, it may go from the list there."""
+    """What semantics.md says of these programs; where one of them learns better, it may go from the
+    list there."""
     if tool not in ("filecmp", "tarfile") and shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
     mount = mounted(server, "--prefetch", "off")

@@ -39,14 +39,16 @@ needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="
     [("fork", "sampler"), ("spawn", "sampler"), ("fork", "batches"), ("fork", "distributed")],
 )
 def test_two_epochs_each_told(mounted: Mounting, serving: Serving, context: str, kind: str) -> None:
-    """The same order as without it, right bytes, and all that was fetched ahead was fetched because of it."""
+    """The same order as without it, right bytes, and all that was fetched ahead was fetched because
+    of it."""
     server = serving(Spec.uniform(images=300, size=30_000, directories=3))
     (dataset,) = server.organization.datasets.values()
     truth = {
         image.filename: hashlib.md5(image_bytes(image)).hexdigest()
         for image in dataset.images.values()
     }
-    # 160 of 300 images, of which 40 are kept ahead, more than the workers have in hand. Nothing is guessed.
+    # 160 of 300 images, of which 40 are kept ahead, more than the workers have in hand. Nothing is
+    # guessed.
     mount = mounted(server, "--prefetch", "off", "--cache-size", str(160 * 32_768))
     script = Path(__file__).with_name("told_loader.py")
     images = mount.datasets / "dataset-0/images"

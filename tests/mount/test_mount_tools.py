@@ -34,7 +34,8 @@ NAME = "road signs"
 
 
 def _organization() -> Organization:
-    """Directories, equal names in two of them, spaces, unicode, an empty directory, an image of 9 MB."""
+    """Directories, equal names in two of them, spaces, unicode, an empty directory, an image of 9
+    MB."""
     organization = Organization(seed="tools")
     signs = organization.add_dataset(NAME, created_at=EPOCH)
     places = [
@@ -266,7 +267,8 @@ def test_shutil_copytree(
 
 
 def test_b6_mmap(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) -> None:
-    """In another process: a page fault holds the interpreter, and with it the server in this one."""
+    """In another process: a page fault holds the interpreter, and with it the server in this
+    one."""
     script = (
         "import hashlib, mmap, sys\n"
         "for name in sys.argv[1:]:\n"

@@ -1,4 +1,5 @@
-"""Views on a mount: find, diff, cp and a walk over folders see what was chosen; the files are the originals."""
+"""Views on a mount: find, diff, cp and a walk over folders see what was chosen; the files are the
+originals."""
 
 from __future__ import annotations
 
@@ -122,7 +123,8 @@ def test_v5_programs_that_walk_a_dataset_meet_each_file_once(mount: Mount, serve
 
 
 def samples(root: Path) -> Iterator[tuple[str, int]]:
-    """Path and class of each sample, as torchvision's ImageFolder finds them: a class for each folder of `root`."""
+    """Path and class of each sample, as torchvision's ImageFolder finds them: a class for each
+    folder of `root`."""
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     for number, name in enumerate(classes):
         for base, _, files in sorted(os.walk(root / name, followlinks=True)):
@@ -207,7 +209,8 @@ def test_v7_a_new_split_is_seen_after_the_ttl(mounted: Mounting, serving: Servin
     train, test = (signs / f"by-split/{name}/images" / place(image) for name in ("train", "test"))
     assert (train.exists(), test.exists()) == (True, False)
     server.organization.update_image(image, split="test")
-    # Without another figure in the dataset's row only a later listing, or a refresh, would bring it.
+    # Without another figure in the dataset's row only a later listing, or a refresh, would bring
+    # it.
     server.organization.add_image(server.organization["signs"], "another.jpg", size=500)
     eventually(lambda: (train.exists(), test.exists()), (False, True))
 

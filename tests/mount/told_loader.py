@@ -1,7 +1,8 @@
-"""A PyTorch training in a process of its own that tells its order: `told_loader.py FOLDER CONTEXT KIND EPOCHS`.
+"""A PyTorch training in a process of its own that tells its order: `told_loader.py FOLDER CONTEXT
+KIND EPOCHS`.
 
-KIND: `sampler`, `batches` or `distributed`. After each epoch it prints what every file was read as, in the order in
-which it came, and waits for a line.
+KIND: `sampler`, `batches` or `distributed`. After each epoch it prints what every file was read as,
+in the order in which it came, and waits for a line.
 """
 
 from __future__ import annotations

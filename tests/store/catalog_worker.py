@@ -1,8 +1,11 @@
-"""A process that writes to a catalog until it is done or killed: `python catalog_worker.py PATH SEED ROUNDS`.
+"""A process that writes to a catalog until it is done or killed: `python catalog_worker.py PATH
+SEED ROUNDS`.
 
-Each round is a whole listing of a dataset of its own, and of one that all share. It prints a line after each.
+Each round is a whole listing of a dataset of its own, and of one that all share. It prints a line
+after each.
 
-`python catalog_worker.py PATH hold NUMBER` has the catalog open and does what its standard input says.
+`python catalog_worker.py PATH hold NUMBER` has the catalog open and does what its standard input
+says.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""An organization of plain records, written to a catalog as listings write it, and what must be shown then."""
+"""An organization of plain records, written to a catalog as listings write it, and what must be
+shown then."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ def image(number: int, filename: str, path: str = "/", **fields: object) -> Imag
 
 @dataclass
 class World:
-    """One dataset on the server, the catalog that follows it, and a kernel that remembers every name."""
+    """One dataset on the server, the catalog that follows it, and a kernel that remembers every
+    name."""
 
     catalog: Catalog
     dataset: Dataset = field(default_factory=lambda: dataset("d"))
@@ -158,7 +160,8 @@ class World:
     # The kernel.
 
     def told(self, gone: list[RemovedDentry]) -> list[RemovedDentry]:
-        """The kernel forgets what it is told, and must then hold no name that leads elsewhere by now."""
+        """The kernel forgets what it is told, and must then hold no name that leads elsewhere by
+        now."""
         for entry in gone:
             self.drop(entry.parent, entry.entry)
         now = self.names()

@@ -1,6 +1,8 @@
-"""A process that works on a shelf until it is done or killed: `python shelf_worker.py TASK ROOT LIMIT SEED`.
+"""A process that works on a shelf until it is done or killed: `python shelf_worker.py TASK ROOT
+LIMIT SEED`.
 
-It prints one line after each step, so that whoever started it can follow, count and kill without sleeping.
+It prints one line after each step, so that whoever started it can follow, count and kill without
+sleeping.
 """
 
 from __future__ import annotations

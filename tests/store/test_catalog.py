@@ -1,4 +1,5 @@
-"""What the catalog promises: every item once, under a name that stays, and no item that hides another."""
+"""What the catalog promises: every item once, under a name that stays, and no item that hides
+another."""
 
 from __future__ import annotations
 
@@ -85,7 +86,8 @@ def entries(world: World) -> dict[str, str]:
 
 
 def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: World) -> None:
-    """Made, renamed and removed one by one, beside twins and swaps, as by a list that holds them all."""
+    """Made, renamed and removed one by one, beside twins and swaps, as by a list that holds them
+    all."""
     world.catalog.put_datasets([], 1.0)
     there = {5: told("same", 5), 3: told("other", 3)}
     for row in there.values():

@@ -1,4 +1,5 @@
-"""The catalog's file: shared by processes, killed at any moment, damaged, or not a catalog at all."""
+"""The catalog's file: shared by processes, killed at any moment, damaged, or not a catalog at
+all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Whatever the server does, a listing makes the catalog equal to it, and the kernel is told what it must forget."""
+"""Whatever the server does, a listing makes the catalog equal to it, and the kernel is told what it
+must forget."""
 
 from __future__ import annotations
 

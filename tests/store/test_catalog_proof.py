@@ -1,4 +1,5 @@
-"""Only a catalog that is proven to be whole is believed, and processes that open one at once agree on it."""
+"""Only a catalog that is proven to be whole is believed, and processes that open one at once agree
+on it."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def aside(path: Path) -> list[Path]:
 
 
 def listing(moment: int) -> list[Image]:
-    """What the server has at a moment: images are added, and names are passed on from one to the next."""
+    """What the server has at a moment: images are added, and names are passed on from one to the
+    next."""
     return [
         image(n, f"{(n + moment) % IMAGES}.jpg", f"/p{n % 7}", created_ns=1000 + n)
         for n in range(IMAGES // 2 + moment * 100)
@@ -50,7 +52,8 @@ def snapshot(path: Path) -> Files:
 
 @pytest.fixture(scope="module")
 def moments(tmp_path_factory: pytest.TempPathFactory) -> list[Files]:
-    """Copies of the folder of a live catalog, each after a whole listing; some of it still is in the -wal."""
+    """Copies of the folder of a live catalog, each after a whole listing; some of it still is in
+    the -wal."""
     path = tmp_path_factory.mktemp("live") / "c.db"
     world = World.at(path)
     taken = []
@@ -97,8 +100,8 @@ def torn(moments: list[Files], seed: int) -> Files:
 
 
 def lies(catalog: Catalog) -> list[str]:
-    """What the catalog says that was true at no moment: another image's row, or a name that is missing in a folder
-    that it claims to have listed."""
+    """What the catalog says that was true at no moment: another image's row, or a name that is
+    missing in a folder that it claims to have listed."""
     found = []
     (row,) = catalog.datasets_after(0, MANY) or [None]
     truths = [

@@ -1,4 +1,5 @@
-"""One process, one shelf: what is stored is what is read, and everything else is told apart from it."""
+"""One process, one shelf: what is stored is what is read, and everything else is told apart from
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Several processes, one shelf: nobody reads a wrong byte, the bound holds, the dead leave nothing."""
+"""Several processes, one shelf: nobody reads a wrong byte, the bound holds, the dead leave
+nothing."""
 
 from __future__ import annotations
 

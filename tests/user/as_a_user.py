@@ -1,4 +1,5 @@
-"""What only a user sees who is not root. `test_another_user` runs this; as root most of it would be true anyhow."""
+"""What only a user sees who is not root. `test_another_user` runs this; as root most of it would be
+true anyhow."""
 
 from __future__ import annotations
 

@@ -1,9 +1,11 @@
-"""`unshare --mount python as_user.py UID GID FOLDER COMMAND...`: run a command in a folder as another user.
+"""`unshare --mount python as_user.py UID GID FOLDER COMMAND...`: run a command in a folder as
+another user.
 
-What pictofs and this Python are made of may lie where others can't go: a checkout or a pyenv below /root, whose mode is
-0700. In this process's own mount namespace such folders are covered by open ones that hold nothing but what is needed,
-bound to the place where it always was. No mode on the disk is changed, and nobody else sees it. Then the user is
-changed for good: no capability is left, and fusermount3 has to give what only root may do.
+What pictofs and this Python are made of may lie where others can't go: a checkout or a pyenv below
+/root, whose mode is 0700. In this process's own mount namespace such folders are covered by open
+ones that hold nothing but what is needed, bound to the place where it always was. No mode on the
+disk is changed, and nobody else sees it. Then the user is changed for good: no capability is left,
+and fusermount3 has to give what only root may do.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ def expose(wanted: Path) -> None:
 
 
 def open_device(device: Path) -> None:
-    """Put a device that everybody may open, as on most systems, in the place of one that is root's."""
+    """Put a device that everybody may open, as on most systems, in the place of one that is
+    root's."""
     found = device.stat()
     if found.st_mode & 0o006 == 0o006:
         return

@@ -1,9 +1,10 @@
 """Mounts of a user who is not root: some of the other tests once more, as that user.
 
-Root may read and write whatever the modes say, needs no fusermount3, and owns every folder that it finds. A suite that
-runs as root, as in most containers, proves nothing of what people see who are not; one that runs as a user anyhow has
-nothing to add here. What is covered is chosen by what a user can change the outcome of, and for time: mounting,
-unmounting and signals, modes and owners, copies by the programs of others, the folders of cache, log and socket.
+Root may read and write whatever the modes say, needs no fusermount3, and owns every folder that it
+finds. A suite that runs as root, as in most containers, proves nothing of what people see who are
+not; one that runs as a user anyhow has nothing to add here. What is covered is chosen by what a
+user can change the outcome of, and for time: mounting, unmounting and signals, modes and owners,
+copies by the programs of others, the folders of cache, log and socket.
 """
 
 from __future__ import annotations

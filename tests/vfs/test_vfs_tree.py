@@ -1,4 +1,5 @@
-"""The tree by inode number, over the nastiest organization: every item once, every refusal with its name."""
+"""The tree by inode number, over the nastiest organization: every item once, every refusal with its
+name."""
 
 from __future__ import annotations
 

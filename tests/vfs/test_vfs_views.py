@@ -1,4 +1,5 @@
-"""`by-status/` and `by-split/`: what was chosen and nothing else, the same files, for one listing."""
+"""`by-status/` and `by-split/`: what was chosen and nothing else, the same files, for one
+listing."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ STATUSES, SPLITS = ("new", "annotate", "review", "complete"), ("train", "val", "
 
 
 def organization() -> Organization:
-    """Each status and split in some directory and not in others; an empty directory, and two levels."""
+    """Each status and split in some directory and not in others; an empty directory, and two
+    levels."""
     made = Organization()
     dataset = made.add_dataset("signs")
     made.add_directory(dataset, "/empty/below")
