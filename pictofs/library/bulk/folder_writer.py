@@ -127,7 +127,7 @@ class FolderWriter:
 
     async def _from_cache(self, key: str, path: Path, mtime_ns: int) -> int | None:
         """Copy a blob; its size, None if there is none."""
-        blob = await self._cache.sound(key)
+        blob = await self._cache.verified(key)
         if blob is None:
             return None
 

@@ -27,7 +27,8 @@ INLINE_MAX_BYTES = 1 << 20
 BUSY_POLL_S = 0.02
 """Seconds between looks at a download that another process makes."""
 OTHERS_TIMEOUT_S = 2.0
-"""Seconds that a reader waits for a file that another process downloads: that process may be stopped."""
+"""Seconds that a reader waits for a file that another process downloads: that process may be
+stopped."""
 DISK_RETRY_AFTER_S = 30.0
 """Seconds for which the disk is left alone after it took no more."""
 
@@ -40,7 +41,8 @@ class Stored(NamedTuple):
 
 
 class Unstored(NamedTuple):
-    """A small file has come and is not in the cache: the disk takes nothing, or another process keeps it."""
+    """A small file has come and is not in the cache: the disk takes nothing, or another process
+    keeps it."""
 
     data: bytes
 
@@ -50,8 +52,10 @@ class ContentCache:
 
     def __init__(self, blob_cache: BlobCache, disk: Disk, clock: Clock, server: str) -> None:
         """`server`: a few hex digits that tell this server's ids from those of another one."""
-        self.blob_cache, self.disk = blob_cache, disk
-        self._clock, self._server = clock, server
+        self.blob_cache = blob_cache
+        self.disk = disk
+        self._clock = clock
+        self._server = server
         self._again = 0.0
 
     def image_key(self, image: ImageRow) -> str:
@@ -73,21 +77,21 @@ class ContentCache:
         return self._clock.monotonic() >= self._again
 
     def has(self, key: str) -> bool:
-        """Whether there is a blob, sound or not. Inline."""
+        """Whether there is a blob, verified or not. Inline."""
         try:
             return self.blob_cache.has(key)
         except PictofsError:
             return False
 
     def renew(self, key: str) -> bool:
-        """The same; one that is there counts as used now. Inline."""
+        """What `has` says; a blob that is there counts as used now. Inline."""
         try:
             return self.blob_cache.renew(key)
         except PictofsError:
             return False
 
     def blob(self, key: str) -> Blob | None:
-        """The blob, perhaps not verified yet; None where there is none, or the disk fails.
+        """The blob, perhaps not verified yet; None if there is none, or the disk fails.
 
         Raises TooManyFiles: fetching what is there already would need a descriptor as well.
         """
@@ -100,28 +104,31 @@ class ContentCache:
             return None
 
     async def content(self, key: str) -> CachedContent | None:
-        """The verified content; None where there is none."""
-        blob = await self.sound(key)
+        """The verified content; None if there is none."""
+        blob = await self.verified(key)
         return None if blob is None else CachedContent(blob)
 
-    async def sound(self, key: str) -> Blob | None:
-        """The blob, verified; None where there is none."""
+    async def verified(self, key: str) -> Blob | None:
+        """The blob, verified; None if there is none."""
         blob = self.blob(key)
-        if blob is None:
+        if blob is None or blob.verified:
+            return blob
+
+        try:
+            await in_thread(blob.verify)
+        except Corrupt:
+            blob.close()
             return None
-        if not blob.verified:
-            try:
-                await in_thread(blob.verify)
-            except Corrupt:
-                blob.close()
-                return None
-            except BaseException:
-                blob.close()
-                raise
+        except BaseException:
+            blob.close()
+            raise
         return blob
 
     async def open_partial(self, key: str, size: int) -> PartialBlob | Blob | None:
-        """Room for a download; or the blob, which another process has brought meanwhile; or None: no disk."""
+        """Start a download into the cache.
+
+        Returns the blob itself if another process has brought it meanwhile, None if the disk fails.
+        """
         for _ in range(round(OTHERS_TIMEOUT_S / BUSY_POLL_S)):
             try:
                 return await self.open_partial_now(key, size)
@@ -130,6 +137,7 @@ class ContentCache:
                 if found is not None:
                     return found
                 await self._clock.sleep(BUSY_POLL_S)
+
         try:
             return await self.disk.call(self.blob_cache.open_private_partial, key, size)
         except DiskFull as error:
@@ -137,9 +145,10 @@ class ContentCache:
             return None
 
     async def open_partial_now(self, key: str, size: int) -> PartialBlob | None:
-        """The same, but Busy is raised and not waited for."""
+        """What `open_partial` does, but raises Busy and does not wait."""
         if not self.usable:
             return None
+
         try:
             if size <= INLINE_MAX_BYTES:
                 with suppress(WouldBlock):
@@ -190,7 +199,8 @@ class ContentCache:
                     await self.disk.call(partial_blob.abandon)
 
     async def _publish(self, partial_blob: PartialBlob, whole: Whole) -> FileStamp:
-        """Make a blob of a partial one. Raises DiskFull and Corrupt; it is then still to be abandoned."""
+        """Make a blob of a partial one. Raises DiskFull and Corrupt; it is then still to be
+        abandoned."""
         if len(whole.data) <= INLINE_MAX_BYTES:
             with suppress(WouldBlock):
                 return self.disk.quick(_publish, partial_blob, whole)

@@ -1,4 +1,4 @@
-"""Opens files: from the cache when they are there, else from the server into the cache, once for all who ask."""
+"""Opens images: from the cache if they are there, else from the server, once for all who ask."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 """Bytes of a large file that are looked at in one go while it is fetched."""
 ATTEMPTS = 4
-"""Times that a small image is fetched into the cache for one reader, which may be gone from there at once."""
+"""Times that a small image is fetched into the cache for one reader, which may be gone from there
+at once."""
 
 
 class Downloads:
@@ -58,7 +59,8 @@ class Downloads:
         prefetch: Callable[[Downloads], Prefetcher],
         worker: Worker | None,
     ) -> None:
-        """`worker` fetches what is fetched ahead; without one, and while it does not run, this process does."""
+        """`worker` fetches what is fetched ahead; this process does if there is none, or it has
+        ended."""
         self.prefetch = prefetch(self)
         self._source = source
         self._cache = cache
@@ -82,6 +84,7 @@ class Downloads:
             self.prefetch.miss(image)
             with self._read_stats.wait():
                 content = await self._download(image)
+
         if content.size != image.known_size:
             try:
                 with suppress(DiskFull):  # the bytes are right all the same
@@ -89,6 +92,7 @@ class Downloads:
             except BaseException:
                 content.close()
                 raise
+
         return content
 
     def _dataset(self, image: ImageRow) -> DatasetRow:
@@ -103,25 +107,29 @@ class Downloads:
         for _ in range(ATTEMPTS):
             if (image.known_size or 0) > SMALL_BYTES:
                 return await self._large(dataset, image)
+
             joined = self._single_flight.in_progress(("image", image.id))
             try:
                 work = partial(self._small, dataset, image, FetchMode.READ)
                 result = await self._single_flight.share(("image", image.id), work)
             except PictofsError:
-                if (
-                    joined and not patient
-                ):  # it may have been fetched ahead, with less patience than a reader has
+                # It may have been fetched ahead, with less patience than a reader has.
+                if joined and not patient:
                     patient = True
                     continue
                 raise
+
             if isinstance(result, Unstored):
                 return ContentInMemory(result.data)
             if isinstance(result, NotSmall):  # much larger than the listing says
                 image = image._replace(true_size=result.size)
                 continue
+
             content = await self._cache.content(self._cache.image_key(image))
             if content is not None:
-                return content  # otherwise it was evicted in between: once more
+                return content
+            # It was evicted in between: once more.
+
         # The cache loses it as soon as it has it: what comes now stays in memory.
         whole = await self._source.whole(dataset, image, FetchMode.READ)
         if isinstance(whole, NotSmall):
@@ -143,17 +151,18 @@ class Downloads:
         return self._cache.has(self._cache.image_key(image))
 
     def renew(self, image: ImageRow) -> bool:
-        """The same; one that is there counts as used now, so that it is evicted late. Inline."""
+        """What `has` says; one that is there counts as used now, and is evicted late. Inline."""
         flying = self._single_flight.in_progress(("image", image.id))
         return flying or self._cache.renew(self._cache.image_key(image))
 
     async def fetch_ahead(self, image: ImageRow, *, via_api: bool) -> bool:
         """Fetch a small image into the cache.
 
-        Returns False if it is large, costs a request of its own, or another process keeps it from the cache.
+        Returns False if it is large, costs a request of its own, or another process keeps it from
+        the cache.
 
-        `via_api`: such a request may be made. Raises DiskFull if nothing can be kept, Throttled if the rest of the
-        budget is for readers.
+        `via_api`: such a request may be made. Raises DiskFull if nothing can be kept, Throttled if
+        the rest of the budget is for readers.
         """
         if not self._cache.usable:
             raise DiskFull("the disk takes nothing now")
@@ -169,12 +178,13 @@ class Downloads:
         return isinstance(result, Stored)
 
     async def fetch(self, image: ImageRow) -> None:
-        """Fetch an image of any size into the cache, with a request of its own where that is the only way.
+        """Fetch an image of any size into the cache, by a request of its own if nothing else helps.
 
-        Raises DiskFull where it can't be kept, and what keeps it from coming.
+        Raises DiskFull if it can't be kept, and what keeps it from coming.
         """
         if self.is_small(image) and await self.fetch_ahead(image, via_api=True):
             return
+
         # Large, by the listing or in truth: whoever reads it through sees it complete.
         content = await self._download(image)
         try:
@@ -187,6 +197,7 @@ class Downloads:
                     offset += len(piece)
         finally:
             content.close()
+
         if not self.is_kept(image):
             raise DiskFull("the cache can't take it")
 
@@ -243,10 +254,12 @@ class Downloads:
             stream = self._streams.get(image.id)
             if stream is None or not stream.usable:
                 try:
-                    # Not of the listing's size, for which much would be evicted: an answer tells how much it is.
+                    # Not of the listing's size, for which much would be evicted: an answer tells
+                    # how much it is.
                     partial_blob = await self._cache.open_partial_now(key, 0)
                 except Busy:
-                    # A stream of ours begins or ends just now, or another process is at it, perhaps for long.
+                    # A stream of ours begins or ends just now, or another process is at it, perhaps
+                    # for long.
                     found = await self._cache.content(key)
                     if found is not None:
                         return found

@@ -1,9 +1,10 @@
 """The book of signed URLs: one request fills it for up to 10,000 images.
 
-A batch is renewed when most of its URLs have come to their end, or when storage refuses several in a row that were
-signed together. That is bounded, whatever the server sends: within a minute only a batch that was of use is renewed,
-and only one that storage refused is replaced. A URL that is refused, or has come to its end before the others, is its
-image's own trouble, and leads to the API's route.
+A batch is renewed when most of its URLs have come to their end, or when storage refuses several in
+a row that were signed together. That is bounded, whatever the server sends: within a minute only a
+batch that was of use is renewed, and only one that storage refused is replaced. A URL that is
+refused, or has come to its end before the others, is its image's own trouble, and leads to the
+API's route.
 """
 
 from __future__ import annotations
@@ -38,16 +39,19 @@ BATCH = 10_000
 MEMORY_S = 900.0
 """Seconds for which one lone read of a dataset is remembered: the life of a signed URL."""
 RETRY_AFTER_S = 60.0
-"""Seconds for which no batch is asked for after one that failed, replaced a refused one, or was of no use: each attempt
-costs a request, and retries."""
+"""Seconds for which no batch is asked for after one that failed, replaced a refused one, or was of
+no use: each attempt costs a request, and retries."""
 PROOF_RETRY_AFTER_S = 10.0
-"""The same, where an answer is not believed and storage could tell; counted from the last one that was to tell."""
+"""The same, where an answer is not believed and storage could tell; counted from the last one that
+was to tell."""
 EARNED = 10
-"""Images that came by a batch, from which on it is renewed as soon as it ends: URLs may live for seconds."""
+"""Images that came by a batch, from which on it is renewed as soon as it ends: URLs may live for
+seconds."""
 LASTING = (Conflict, Forbidden, NoSuchEntry, QuotaExceeded, Unauthorized)
 """Refusals that waiting does not help against: cold storage, for one."""
 REFUSALS = 3
-"""Images refused in a row after which a batch is given up: signatures were revoked, not one object lost."""
+"""Images refused in a row after which a batch is given up: signatures were revoked, not one object
+lost."""
 
 
 class FetchMode(Enum):
@@ -62,7 +66,8 @@ class FetchMode(Enum):
 
     @property
     def has_reader(self) -> bool:
-        """Whether a reader waits. If none does, a throttle is passed on at once: a reader may come to wait."""
+        """Whether a reader waits. If none does, a throttle is passed on at once: a reader may come
+        to wait."""
         return self in (FetchMode.READ, FetchMode.STREAM)
 
 
@@ -101,13 +106,15 @@ class _Batch:
 class SignedUrlCache:
     """Finds a way to the bytes of an image that costs few requests.
 
-    The first read of a dataset takes the API's byte route: one small request. From the second on a batch of
-    URLs is worth its request. Datasets of more than 10,000 images are asked by status, which reaches four times as
-    many; an image that no batch names is left to the API's route.
+    The first read of a dataset takes the API's byte route: one small request. From the second on a
+    batch of URLs is worth its request. Datasets of more than 10,000 images are asked by status,
+    which reaches four times as many; an image that no batch names is left to the API's route.
     """
 
     def __init__(self, api: Api, single_flight: SingleFlight, clock: Clock) -> None:
-        self._api, self._single_flight, self._clock = api, single_flight, clock
+        self._api = api
+        self._single_flight = single_flight
+        self._clock = clock
         self._batches: dict[tuple[int, str | None], _Batch] = {}
         self._lone: dict[int, float] = {}  # when a dataset last had a read over the API's route
 
@@ -121,9 +128,9 @@ class SignedUrlCache:
     ) -> SignedUrl | None:
         """A URL that is good now, or None if the API's byte route is the way.
 
-        If nobody waits for the image, raises Throttled, with the time to wait, if no batch can be had now, and what
-        the server refuses it with, if that lasts. `proof`: the API's route has answered, and is not believed;
-        ServerFault if no batch can be had.
+        If nobody waits for the image, raises Throttled, with the time to wait, if no batch can be
+        had now, and what the server refuses it with, if that lasts. `proof`: the API's route has
+        answered, and is not believed; ServerFault if no batch can be had.
         """
         partition = self._partition(dataset, image)
         now = self._clock.wall()
@@ -136,6 +143,7 @@ class SignedUrlCache:
             batch = await self._renewed(dataset, image, batch, mode, proof=proof)
         if batch is None:
             return None
+
         if isinstance(batch.error, LASTING) and not mode.has_reader:
             raise batch.error.with_traceback(None)
         if batch.error is not None and not mode.has_reader:
@@ -144,6 +152,7 @@ class SignedUrlCache:
             )
         if proof and batch.error is not None:
             raise ServerFault("no signed URLs can be had now")
+
         found = batch.urls.get(image.id)
         return found if found is None or now < found.expires_at else None
 
@@ -156,10 +165,12 @@ class SignedUrlCache:
         *,
         proof: bool,
     ) -> _Batch | None:
-        """Another batch, if it is worth its request and may be asked for; None if the API's route is the way."""
+        """Another batch, if it is worth its request and may be asked for; None if the API's route
+        is the way."""
         partition = self._partition(dataset, image)
         if partition[1] not in (None, *STATUSES):  # `status_filter` knows no other
             return None
+
         now = self._clock.wall()
         if old is not None and old.error is None and not old.may_be_renewed(now):
             return None
@@ -200,7 +211,8 @@ class SignedUrlCache:
         log.warning("no signed URLs for %s, reading by the API's route: %s", dataset.name, error)
         now = self._clock.wall()
         old = self._batches.get(partition) or _Batch(now, now)
-        # What storage refused is remembered: a batch that fails in between does not make the next one a first one.
+        # What storage refused is remembered: a batch that fails in between does not make the next
+        # one a first one.
         replaced_at = now if old.is_revoked else old.replaced_at
         self._batches[partition] = _Batch(
             now,
@@ -220,14 +232,16 @@ class SignedUrlCache:
     def _may_prove(self, batch: _Batch, now: float) -> bool:
         """Whether one that could not be had is asked for once more, because only storage can tell.
 
-        At once where that was for another reason: the API's route has answered since, so it may be over.
+        At once where that was for another reason: the API's route has answered since, so it may be
+        over.
         """
         if batch.error is None:
             return False
         return not batch.was_to_prove or not 0 <= now - batch.asked_at < PROOF_RETRY_AFTER_S
 
     def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
-        """Storage did not take the URL of an image: it is not used again, nor are the others after several."""
+        """Storage did not take the URL of an image: it is not used again, nor are the others after
+        several."""
         batch = self._batches.get(self._partition(dataset, image))
         if batch is None or batch.urls.pop(image.id, None) is None:
             return
@@ -250,7 +264,8 @@ class SignedUrlCache:
     def price(
         self, dataset: DatasetRow, missing: Mapping[str, int], there: Mapping[str, int]
     ) -> tuple[int, int]:
-        """Requests that fetching images takes: for batches, and, at most, for images that no batch names.
+        """Requests that fetching images takes: for batches, and, at most, for images that no batch
+        names.
 
         `missing`: how many are to be fetched, by status. `there`: how many the dataset has.
         """
@@ -277,11 +292,11 @@ class SignedUrlCache:
             rows = await self._api.download_items(dataset.id, status=partition[1], limit=BATCH)
         except Throttled:
             raise
-        except (
-            PictofsError
-        ) as error:  # noted here: who comes next must not ask before those who wait have heard
+        except PictofsError as error:
+            # Noted here: who comes next must not ask before those who wait have heard.
             self._failed(dataset, partition, error)
             return
+
         now = self._clock.wall()
         ends = sorted(row.expires_at for row in rows)
         old = self._batches.get(partition) or _Batch(now, now)

@@ -39,7 +39,8 @@ LONGEST_THROTTLE_S = 20.0
 
 
 class Changed(Corrupt):
-    """The server has other bytes now than those that a reader was given. Trying again would not help that reader."""
+    """The server has other bytes now than those that a reader was given. Trying again would not
+    help that reader."""
 
 
 class _Final(Exception):
@@ -81,9 +82,9 @@ class Source:
     ) -> AsyncIterator[Body]:
         """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).
 
-        `proof`: an answer without a checksum was not believed; the API's route is taken only if no batch names the
-        image. Raises UrlExpired if storage refused the URL: the next attempt uses another way; NoSignedUrl if only
-        the API's route is left and `mode` rules that out.
+        `proof`: an answer without a checksum was not believed; the API's route is taken only if no
+        batch names the image. Raises UrlExpired if storage refused the URL: the next attempt uses
+        another way; NoSignedUrl if only the API's route is left and `mode` rules that out.
         """
         if mode is FetchMode.READ and not self._api_routes.by_id:
             mode = FetchMode.STREAM  # a batch is as cheap as one image
@@ -145,7 +146,8 @@ class Source:
     async def _open_via_api(
         self, stack: AsyncExitStack, dataset: DatasetRow, image: ImageRow, start: int
     ) -> Body:
-        """The bytes from `start` on, where no signed URL leads to them, or none was worth its request."""
+        """The bytes from `start` on, where no signed URL leads to them, or none was worth its
+        request."""
         body = await self._api_routes.open_by_id(stack, image, start)
         if body is not None:
             return body
@@ -161,7 +163,8 @@ class Source:
     async def signed(
         self, dataset: DatasetRow, image: ImageRow, mode: FetchMode, *, proof: bool = False
     ) -> SignedUrl | None:
-        """A URL for `Storage`, None if the API's route is the way. `open` says what `proof` means."""
+        """A URL for `Storage`, None if the API's route is the way. `open` says what `proof`
+        means."""
         try:
             return await self._urls.find(dataset, image, mode, proof=proof)
         except Throttled as error:
