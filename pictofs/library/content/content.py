@@ -1,4 +1,4 @@
-"""An open file's bytes: of one version, for as long as the handle lives."""
+"""An open file's bytes, all of one version for as long as the handle lives."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ class Content(Protocol):
 
     @property
     def version(self) -> Hashable:
-        """What two contents of a file have in common only if they have the same bytes.
+        """Equal for two contents of a file only if they have the same bytes.
 
-        The CRC-32C if it is known; else something that stands for the transfer.
+        The CRC-32C if it is known; else an object of the transfer.
         """
 
     async def read(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset`, fewer only at the end."""
+        """`length` bytes from `offset`, fewer only at the end. Raises what keeps them from
+        coming."""
 
     def close(self) -> None:
-        """Give back what is held."""
+        """Release what is held."""
 
 
 class CachedContent:
-    """Content on the local disk. Reads are inline: 20 us from the page cache, a thread would cost 100."""
+    """Content on the local disk. Reads are made on the event loop: they take 20 us from the page
+    cache, and a thread would cost 100."""
 
     def __init__(self, blob: Blob) -> None:
-        """Takes over `blob`, which is verified."""
+        """Takes over `blob`, whose checksum has been verified."""
         self._blob = blob
         self.size = blob.size
         self.version: Hashable = blob.crc32c
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Bytes of the blob."""
+        """See `Content`."""
         return self._blob.pread(offset, length)
 
     def close(self) -> None:
@@ -58,8 +60,8 @@ class ContentInMemory:
         self.version: Hashable = google_crc32c.value(data)
 
     async def read(self, offset: int, length: int) -> bytes:
-        """A slice."""
+        """See `Content`."""
         return self._data[offset : offset + length]
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: nothing is held."""

@@ -1,8 +1,9 @@
-"""Blocking calls of many tasks: inline while the disk is quick, else together in one thread.
+"""Blocking calls of many tasks: made inline while the disk is quick, else together in one thread.
 
-A hop to a thread and back costs 100 to 300 us, more than storing 100 KiB. While one batch is written the calls for
-the next one gather: under load a hop is shared by many files, and a lone call goes at once. Small writes to a disk
-that takes them in its stride are made on the loop: a thread costs as much again in handing the interpreter to and fro.
+To hand a call to a thread and back costs 100 to 300 us, more than storing 100 KiB. While one batch
+is made, the calls for the next one gather: under load many files share a thread's turn, and a lone
+call is made at once. Small writes are made on the event loop as long as the disk takes them
+quickly: passing the interpreter lock to a thread and back costs as much again.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ from pictofs.threads import in_thread
 T = TypeVar("T")
 
 SLOW_S = 0.05
-"""Seconds of one inline call from which on the disk counts as slow: the loop must not stand still."""
+"""The disk counts as slow if one inline call takes more than this many seconds: the event loop must
+not stand still."""
 CAUTION_S = 5.0
-"""Seconds for which a slow disk is left to the thread, where readers would notice that the loop stands still."""
+"""Seconds for which a slow disk is left to the thread, if there are readers who would notice that
+the event loop stands still."""
 MOST = 32
-"""Calls in one batch: at 0.2 ms each the first of them is answered after 6 ms at the latest."""
+"""Calls in one batch: at 0.2 ms each, the first of them is answered after 6 ms at the latest."""
 
 
 class Disk:
     """A queue in front of a thread. Calls are made one at a time, in order.
 
-    Every call ends, whatever becomes of the thread: where none can be started it is made on the loop.
+    Every call ends, even if no thread can be started: it is made on the event loop then.
     """
 
     def __init__(self, caution: float = CAUTION_S) -> None:
@@ -42,10 +45,14 @@ class Disk:
         self._ended = False
 
     def quick(self, work: Callable[..., T], *args: Any) -> T:
-        """The result of `work(*args)`, made now on the loop. Raises WouldBlock where the disk was slow lately."""
+        """The result of `work(*args)`, called now on the event loop.
+
+        Raises WouldBlock, without a call, if the disk was slow lately.
+        """
         start = time.perf_counter()
         if start < self._slow_until:
             raise WouldBlock("the disk is slow")
+
         try:
             return work(*args)
         finally:
@@ -54,27 +61,35 @@ class Disk:
                 self._slow_until = now + self._caution
 
     async def call(self, work: Callable[..., T], *args: Any) -> T:
-        """The result of `work(*args)`, or what it raises. A call that has begun is not cancelled."""
+        """The result of `work(*args)`, called in the thread, or what it raises.
+
+        A call that has begun is not cancelled.
+        """
         call = _Call(work, args)
         self._waiting.append(call)
         self._wake.set()
         if self._ended:
             await self._make_waiting()
+
         try:
             await call.done.wait()
         except trio.Cancelled:
             if call in self._waiting:
                 self._waiting.remove(call)
                 raise
+
             with trio.CancelScope(shield=True):
                 await call.done.wait()
+
         if call.error is not None:
             raise call.error
+
         result: T = call.value
         return result
 
     async def serve(self) -> None:
-        """Make the calls, for as long as the library lives. Who cleans up after that makes its own."""
+        """Make the calls, for as long as the library lives. After that each caller makes its
+        own."""
         self._ended = False
         try:
             while True:
@@ -86,11 +101,11 @@ class Disk:
             await self._make_waiting()
 
     async def _make_waiting(self) -> None:
-        with trio.CancelScope(
-            shield=True
-        ):  # a call that has begun has somebody waiting for its end
+        # Somebody waits for the end of each call that has begun.
+        with trio.CancelScope(shield=True):
             while self._waiting:
-                batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+                batch = self._waiting[:MOST]
+                self._waiting = self._waiting[MOST:]
                 try:
                     await in_thread(_make, batch)
                 finally:
@@ -105,7 +120,8 @@ class _Call:
     __slots__ = ("args", "done", "error", "value", "work")
 
     def __init__(self, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.work, self.args = work, args
+        self.work = work
+        self.args = args
         self.done = trio.Event()
         self.value: Any = None
         self.error: BaseException | None = _NOT_MADE
@@ -116,5 +132,5 @@ def _make(batch: list[_Call]) -> None:
         try:
             call.value = call.work(*call.args)
             call.error = None
-        except BaseException as error:  # an extension's panic too: somebody waits for the call
+        except BaseException as error:  # also an extension's panic: somebody waits for the call
             call.error = error

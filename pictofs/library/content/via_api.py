@@ -1,9 +1,9 @@
-"""The bytes of an image over the API's own routes, a request of the hourly limit each.
+"""The bytes of an image by the API's own routes, at one request of the hourly limit for each.
 
-`GET /images/{image}` is exact: an id's bytes never change. Where a server has no such route, only the path form
-is left, `GET /images/{dataset}/{directory}/{file}`. A path may have become another image's meanwhile, so it is
-asked first whether the image, and it alone, lies there now; and it comes last, after signed URLs, which are
-made for ids.
+`GET /images/{image}` is exact: the bytes of an id never change. If a server has no such route, only
+the route by path is left, `GET /images/{dataset}/{directory}/{file}`. Another image may lie at a
+path meanwhile, so the API is asked first whether this image, and no other one, lies there now. This
+route comes last, after signed URLs, which are made for ids.
 """
 
 from __future__ import annotations
@@ -24,42 +24,58 @@ class ApiRoutes:
     """Knows which of the two routes this server has."""
 
     def __init__(self, api: Api, catalog: Catalog, traits: ServerTraits) -> None:
-        self._api, self._catalog, self._traits = api, catalog, traits
+        self._api = api
+        self._catalog = catalog
+        self._traits = traits
 
     @property
     def by_id(self) -> bool:
-        """Whether the route by id is there, as far as is known."""
+        """Whether the server has the route by id, as far as is known."""
         return self._traits.get("bytes") != "path"
 
     async def open_by_id(self, stack: AsyncExitStack, image: ImageRow, start: int) -> Body | None:
-        """The bytes from `start` on; None where the route may be what is missing, and not the image."""
+        """The bytes from `start` on; None if the route may be what is missing, and not the image.
+
+        Raises NoSuchEntry if the image is gone, and what keeps the API from answering.
+        """
         if not self.by_id:
             return None
+
         try:
             body = await stack.enter_async_context(self._api.image_stream(image.id, start=start))
         except (NoSuchEntry, NotSupported):
-            # Once the route has worked, 404 is a word on the image.
+            # Once the route has worked, it is the image that a 404 is about.
             if self._traits.get("bytes") == "id":
                 raise
             return None
+
         await self._traits.choose("bytes", "id")
         return body
 
     async def open_by_path(
         self, stack: AsyncExitStack, dataset: DatasetRow, image: ImageRow, start: int
     ) -> Body:
-        """The same, by the path that the image has now. Raises NoSuchEntry where it is gone."""
+        """The bytes from `start` on, by the path that the image has now.
+
+        Raises:
+            NoSuchEntry: the image is gone, or lies elsewhere.
+            NotSupported: the path can't be part of a URL.
+            Conflict: several images have the path.
+            PictofsError: what keeps the API from answering.
+        """
         directory = self._catalog.directory(image.directory)
         if directory is None:
             raise NoSuchEntry("the directory is gone")
-        if (
-            QUOTE in directory.path + image.name
-        ):  # it may be an escape, of which the server knows nothing
+
+        # It may begin an escape in the name as it is stored here; the server has another name.
+        if QUOTE in directory.path + image.name:
             raise NotSupported(f"the API can't address {image.entry} by path")
+
         try:
             path = image_path(directory.path, image.name)
         except Invalid as error:
             raise NotSupported(f"the server gives bytes by path only: {error}") from error
+
         found = await self._api.images(
             dataset.id, directory=directory.path, filename=image.name, limit=10
         )
@@ -72,12 +88,14 @@ class ApiRoutes:
             raise NoSuchEntry("the image is no longer there")
         if len(here) > 1:
             raise Conflict(
-                f"{len(here)} images have the path of {image.entry}: the server can't tell them apart"
+                f"{len(here)} images have the path of {image.entry}: "
+                "the server can't tell them apart"
             )
+
         return await stack.enter_async_context(
             self._api.image_stream_at(dataset.id, path, start=start)
         )
 
     async def not_by_id(self) -> None:
-        """An image came another way: the route by id is what was missing."""
+        """Note that the server has no route by id: what it did not give came another way."""
         await self._traits.choose("bytes", "path")

@@ -1,4 +1,4 @@
-"""A small file as one piece: received, and checked before anything is made of it."""
+"""A small file as one piece, which is checked before anybody is given a byte."""
 
 from __future__ import annotations
 
@@ -10,38 +10,41 @@ from pictofs.api.body import Body
 from pictofs.errors import Corrupt
 
 SMALL_BYTES = 8 << 20
-"""Bytes up to which a file is awaited in open(); larger ones stream (the kernel caps reads under way at 12)."""
+"""Bytes up to which `open` waits for the whole file; larger files stream (the kernel has at most 12
+reads under way)."""
 
 
 class NotSmall(NamedTuple):
-    """An answer that is not a small file's: it was not received, or not to its end."""
+    """The answer was not that of a small file, and was not received to its end."""
 
     size: int
-    """Bytes that the file has at least, more than `SMALL_BYTES`."""
+    """Bytes that the file has at least; more than `SMALL_BYTES`."""
 
 
 class Whole(NamedTuple):
-    """A small file that has come."""
+    """A small file that was received."""
 
     data: bytes
     crc32c: int
     verified: bool
-    """Whether a checksum says that it is right."""
+    """Whether storage named a checksum, and the bytes have it."""
     delimited: bool
-    """Whether the server marked the end."""
+    """Whether the server marked the end of the answer."""
 
     def is_believed(self, listed: int | None) -> bool:
-        """Whether no other answer has to say the same. `listed`: the listing's size in bytes."""
+        """Whether no second answer has to bring the same bytes. `listed`: the size in the listing,
+        in bytes."""
         return self.verified or agrees(len(self.data), listed, self.delimited)
 
 
 def agrees(length: int, listed: int | None, delimited: bool) -> bool:
-    """Whether a length without a checksum is believed: the listing has it too, or says nothing against it."""
+    """Whether a length without a checksum is believed: the listing has the same, or none while the
+    server marked the end."""
     return length == listed or (listed is None and delimited)
 
 
 async def receive_whole(body: Body, name: str) -> Whole | NotSmall:
-    """All bytes of a small file.
+    """All bytes of a small file. `name`: what an error calls it.
 
     Raises Corrupt if storage names another checksum, and what keeps the bytes from coming.
     """
@@ -60,4 +63,5 @@ async def receive_whole(body: Body, name: str) -> Whole | NotSmall:
     crc32c = google_crc32c.value(data)
     if body.crc32c is not None and crc32c != body.crc32c:
         raise Corrupt(f"{name}: the bytes that arrived have another checksum than storage says")
+
     return Whole(data, crc32c, body.crc32c is not None, body.delimited)

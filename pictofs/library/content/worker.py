@@ -1,15 +1,17 @@
 """A process beside the mount's own, which fetches the images that nobody waits for yet.
 
-A download of 100 KiB takes a millisecond of CPU, half of it in the kernel's file system. In the mount's process it
-would stand in the way of readers: a listing of 3,000 names takes 13 turns of a loop that has 24 downloads in it. The
-worker has a loop, and where there is one a core, of its own. It knows no key: it is told signed URLs and the names of
-blobs.
+A download of 100 KiB takes a millisecond of CPU, half of it in the kernel's file system. In the
+mount's process it would delay readers: a listing of 3,000 names takes 13 turns of an event loop
+that has 24 downloads in it. The worker has an event loop of its own, and a core if there is one. It
+knows no key, only the signed URLs and the names of blobs that it is told.
 
-Each packet on a socket pair is a message in JSON: the `Setup`, in answer to which comes a `Hello`, then `Job`s and
-`Outcome`s. While it has jobs the worker says something each second, if only an outcome of no job: one that stands still
-is killed, because it may hold locks that the mount's own downloads wait for.
+Each packet on a socket pair is a message in JSON: the `Setup`, which is answered by a `Hello`, then
+`Job`s and `Outcome`s. While the worker has jobs it says something each second, if only an outcome
+of no job. A worker that stands still is killed, because it may hold locks that the mount's own
+downloads wait for.
 
-Whatever the worker does, is or says costs time and no reader: its jobs go back to the mount, which fetches by itself.
+Whatever the worker does, is or says may cost time, and never a reader: its jobs go back to the
+mount, which fetches by itself.
 """
 
 from __future__ import annotations
@@ -34,29 +36,34 @@ from pictofs.store.blobs.cache import FileStamp
 log = logging.getLogger(__name__)
 
 PACKET_BYTES = 64 << 10
-"""Bytes of a message at most; a signed URL has 1 KB or 2."""
+"""The largest message in bytes; a signed URL has 1,000 or 2,000."""
 PULSE_S = 1.0
-"""Seconds between two signs of life of a worker that has jobs, and between two looks for them."""
+"""Seconds between two signs of life of a worker that has jobs, and between two checks for them."""
 SILENT_PULSES = 5
-"""Looks without a sign of life after which a worker that has jobs is killed. They are counted, and not measured: a
-mount that was stopped, or slept with its machine, must not take that for its worker's silence."""
+"""Checks without a sign of life after which a worker that has jobs is killed. Checks are counted
+instead of seconds, because a mount that was stopped, or slept with its machine, must not take that
+time for its worker's silence."""
 IDLE_PULSES = 60
-"""Looks without a byte or an outcome after which a worker that has jobs, and lives, is killed; four times the patience
-with a silent connection, where that is more."""
+"""Checks without a byte or an outcome after which a worker that has jobs is killed although it
+gives signs of life; four times the timeout of a silent connection, if that is more."""
 START_SECONDS = 30.0
-"""How long a worker may take to say that it is there."""
+"""Seconds in which a worker must say that it is there."""
 RETRY_AFTER_S = 10.0
-"""Seconds after its start before a worker that has ended is started again: the mount's process fetches meanwhile."""
+"""Seconds from the start of a worker that has ended to the start of the next one. The mount's
+process fetches meanwhile."""
 LONG_RETRY_AFTER_S = 600.0
-"""The same where it can't be started or speaks another language: that lasts until the mount is made anew, as a rule."""
+"""The same, in seconds, if the worker can't be started or is of another version: as a rule that
+lasts until somebody mounts anew."""
 MESSAGE = 2000
-"""Characters of an error's message at most: with all the rest it fits into a packet."""
-LAST_WORD, END_LOOK = 2.0, 0.01
-"""Seconds that a worker has for clearing up before it is killed, and between looks at it."""
+"""Characters of the longest message of an error: an outcome with it fits into a packet."""
+LAST_WORD = 2.0
+"""Seconds that a worker has for clearing up before it is killed."""
+END_LOOK = 0.01
+"""Seconds between two checks whether it has ended."""
 
 
 class NotTaken(Exception):
-    """There is no worker now, or it can't take this: the caller has to do the work."""
+    """There is no worker now, or it can't take this job: the caller has to do it."""
 
 
 class Refused(Exception):
@@ -71,21 +78,22 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker needs to know."""
 
     version: str = __version__
-    """The mount's. pictofs may have been upgraded since it started: then the worker is another program."""
+    """The mount's. If pictofs was upgraded since the mount was made, the worker has another one."""
     root: str
-    """The shelf's directory."""
+    """The directory of the blob cache."""
     limit: int
     """Bytes that the cache may hold."""
     reserve: FreeSpace
     timeout: float
-    """Seconds in which a connection must stand, and between two pieces of what it brings."""
+    """Seconds in which a connection must be made, and each piece of an answer must come."""
     allow_plain_http: bool
     locality: int = Locality.PUBLIC
-    """How near the URLs may lead, see `RequestStats.api_locality`; as it is when the worker is started."""
+    """How near to this machine the URLs may lead, as known when the worker is started. See
+    `RequestStats.api_locality`."""
 
 
 class Hello(msgspec.Struct):
-    """The worker is there. It ends at once unless this is the mount's version, too."""
+    """The worker is there. It ends at once unless the mount has the same version."""
 
     version: str
 
@@ -95,9 +103,9 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
 
     number: int
     key: str
-    """The blob's."""
+    """The blob's key."""
     size: int
-    """Bytes, as far as they are known."""
+    """Bytes by the listing; 0 if it does not say."""
     url: str
 
 
@@ -105,40 +113,44 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
     """How a job went, and what all jobs have cost since the last outcome."""
 
     number: int = 0
-    """The job's; 0 for a sign of life."""
+    """The job's number; 0 for a sign of life."""
     file: FileStamp | None = None
-    """The blob's file, which is sound; None where another process has made it."""
+    """The blob's file, which is sound; None if another process has made it."""
     large: int | None = None
     """Bytes of a file that is not small."""
     doubtful: bool = False
-    """Whether the length is not the listing's and no checksum says that the bytes are right: the mount has to ask."""
+    """Whether the length differs from the listing's and no checksum proves the bytes, or the job
+    waited too long for the disk or another process: the mount has to see to it."""
     error: str = ""
-    """The class of a failure."""
+    """The name of the failure's class."""
     message: str = ""
     retry_after: float | None = None
     refused: bool = False
     """Whether storage refused the URL."""
     requests: int = 0
     answers: dict[str, int] = {}
-    """How many of each status, as `RequestStats.answers` has it."""
+    """How many there were of each status, as in `RequestStats.answers`."""
     received: int = 0
     """Bytes."""
     connections: int = 0
     evicted: tuple[int, int] = (0, 0)
-    """Blobs, and their bytes."""
+    """Blobs removed to make room, and their bytes."""
 
 
 class Worker:
-    """The mount's end. The process is started when it is first wanted."""
+    """The mount's end of the channel. The process is started when it is first wanted."""
 
     def __init__(self, setup: Setup, request_stats: RequestStats, clock: Clock) -> None:
-        self._setup, self._request_stats, self._clock = setup, request_stats, clock
+        self._setup = setup
+        self._request_stats = request_stats
+        self._clock = clock
         self._wanted = trio.Event()
         self._socket: trio.socket.SocketType | None = None
         self._sending = trio.Lock()
         self._jobs = 0
         self._calls: dict[int, _Call] = {}
-        self._silent = self._idle = 0
+        self._silent = 0
+        self._idle = 0
         self._complained = False
         self.evicted = (0, 0)
         """Blobs that the process removed to make room, and their bytes."""
@@ -151,6 +163,8 @@ class Worker:
     async def fetch(self, key: str, url: str, size: int) -> Stored | NotSmall:
         """Have the small file at `url` fetched into the cache as the blob `key`.
 
+        `size`: bytes by the listing; 0 if it does not say.
+
         Raises:
             NotTaken: there is no worker, or it ended, or it can't tell whether the bytes are right.
             Refused: storage did not take the URL.
@@ -160,42 +174,54 @@ class Worker:
         if self._socket is None:
             self._wanted.set()
             raise NotTaken
-        self._jobs = number = self._jobs + 1
+
+        self._jobs += 1
+        number = self._jobs
         job = msgspec.json.encode(Job(number, key, size, url))
         if len(job) > PACKET_BYTES:
             raise NotTaken
+
         call = self._calls[number] = _Call()
         try:
-            # By turns: a worker that is slow to read makes each sender wait, and trio lets only one wait for a socket.
+            # One at a time: a worker that is slow to read makes each sender wait, and trio lets
+            # only one task wait for a socket.
             async with self._sending:
                 if self._socket is None:
                     raise NotTaken
+
                 await self._socket.send(job)
+
             await call.done.wait()
         except (OSError, trio.ClosedResourceError):
-            raise NotTaken from None  # it ends just now
+            raise NotTaken from None  # the worker is just ending
         finally:
             del self._calls[number]
+
         if call.outcome is None:
             raise NotTaken
         return self._settle(call.outcome)
 
     def _settle(self, outcome: Outcome) -> Stored | NotSmall:
-        self._count(
-            outcome
-        )  # here, in the task that asked: the meter tells by it what a request was for
+        # Here, in the task that asked: what a request was for is counted by its task.
+        self._count(outcome)
         if outcome.doubtful:
             raise NotTaken
+
         if not outcome.error:
             return Stored(outcome.file) if outcome.large is None else NotSmall(outcome.large)
+
         error = _named(outcome)
         self._request_stats.failed(error)
-        raise Refused(error) if outcome.refused else error
+        if outcome.refused:
+            raise Refused(error)
+        raise error
 
     async def run(self) -> None:
-        """Start the process when it is wanted, and hear what it says, for as long as the library lives."""
+        """Start the process when it is wanted, and hear what it says, for as long as the library
+        lives."""
         while True:
             await self._wanted.wait()
+
             started = self._clock.monotonic()
             rest = RETRY_AFTER_S
             try:
@@ -203,13 +229,15 @@ class Worker:
             except _Unfit as error:
                 rest = LONG_RETRY_AFTER_S
                 self._complain(error)
-            except OSError as error:  # no descriptors are left
+            except OSError as error:  # no file descriptors are left
                 self._complain(error)
+
             await self._clock.sleep(max(started + rest - self._clock.monotonic(), 0.0))
             self._wanted = trio.Event()
 
     def _complain(self, error: Exception) -> None:
-        """Once: it is tried again and again, and nothing is lost but speed."""
+        """Log a warning, but only once: the start is tried again and again, and only speed is
+        lost."""
         if not self._complained:
             self._complained = True
             log.warning(
@@ -217,7 +245,7 @@ class Worker:
             )
 
     async def _serve(self) -> None:
-        """One process, from its start to its end.
+        """Work with one process, from its start to its end.
 
         Raises:
             _Unfit: it can't be started, or is not of our version.
@@ -226,46 +254,53 @@ class Worker:
         with trio.socket.from_stdlib_socket(ours) as channel:
             with theirs:
                 process = _start(theirs)
+
             try:
                 await self._greet(channel)
                 self._complained = False
-                self._silent = self._idle = 0
+                self._silent = 0
+                self._idle = 0
                 self._socket = channel
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._watch, process)
                     unfit = await self._listen(channel)
                     nursery.cancel_scope.cancel()
+
                 if unfit is not None:
                     raise unfit
             finally:
                 self._socket = None
-                channel.close()  # this is what ends it
+                channel.close()  # this makes the process end
                 for call in self._calls.values():
                     call.done.set()
+
                 with trio.CancelScope(shield=True):
                     await _end(process)
+
         log.info("the process that fetches ahead has ended (exit code %s)", process.returncode)
 
     async def _greet(self, channel: trio.socket.SocketType) -> None:
-        """Tell the process what to do, and hear that it will."""
+        """Tell the process what it needs, and wait for its `Hello`. Raises _Unfit."""
         setup = msgspec.structs.replace(self._setup, locality=self._request_stats.api_locality)
         try:
             with trio.fail_after(START_SECONDS):
                 await channel.send(msgspec.json.encode(setup))
                 packet = await channel.recv(PACKET_BYTES)
+
             hello = msgspec.json.decode(packet, type=Hello)
         except (OSError, trio.TooSlowError, msgspec.MsgspecError):
             raise _Unfit(
                 "it does not say what it should; was pictofs changed since it was mounted?"
             ) from None
+
         if hello.version != self._setup.version:
             raise _Unfit(
-                f"pictofs {hello.version} was installed since this mount of {self._setup.version} was made; "
-                "mount anew to use it"
+                f"pictofs {hello.version} was installed since this mount of "
+                f"{self._setup.version} was made; mount anew to use it"
             )
 
     async def _listen(self, channel: trio.socket.SocketType) -> _Unfit | None:
-        """Hear what the process says, until it ends, or makes no sense."""
+        """Hear what the process says until it ends; the reason if it makes no sense."""
         try:
             while packet := await channel.recv(PACKET_BYTES):
                 self._hear(msgspec.json.decode(packet, type=Outcome))
@@ -273,50 +308,57 @@ class Worker:
             return _Unfit(f"it says what makes no sense: {error}")
         except OSError:
             pass  # it was killed while it had something to read
+
         return None
 
     def _hear(self, outcome: Outcome) -> None:
         self._silent = 0
         if outcome.number or outcome.received:
             self._idle = 0
+
         call = self._calls.get(outcome.number)
         if call is None:
             self._count(outcome)
             return
+
         call.outcome = outcome
         call.done.set()
 
     def _count(self, outcome: Outcome) -> None:
-        """What the jobs have cost."""
+        """Add what the jobs have cost to the mount's statistics."""
         for _ in range(outcome.requests):
             self._request_stats.sent("storage", "GET")
+
         for status, count in outcome.answers.items():
             self._request_stats.ended("storage", "GET", status, count)
+
         self._request_stats.bytes_in["storage"] += outcome.received
         self._request_stats.connections += outcome.connections
+
         files, size = outcome.evicted
         self.evicted = (self.evicted[0] + files, self.evicted[1] + size)
 
     async def _watch(self, process: subprocess.Popen[bytes]) -> None:
-        """Kill a process that has jobs and stands still: `_listen` then ends."""
+        """Kill a process that has jobs and stands still; `_listen` then ends."""
+        idle_most = max(IDLE_PULSES, 4 * self._setup.timeout)
         while True:
-            # Not by the clock, which tests move: a process takes the time that it takes.
+            # Not by `self._clock`, which tests set forward: a process needs real time.
             await trio.sleep(PULSE_S)
             if not self._calls:
-                self._silent = self._idle = 0
+                self._silent = 0
+                self._idle = 0
                 continue
+
             self._silent += 1
             self._idle += 1
-            if self._silent > SILENT_PULSES or self._idle > max(
-                IDLE_PULSES, 4 * self._setup.timeout
-            ):
+            if self._silent > SILENT_PULSES or self._idle > idle_most:
                 log.warning("the process that fetches ahead stands still, and is started anew")
                 process.kill()
                 return
 
 
 class _Unfit(Exception):
-    """A worker won't do, and the next one won't, either."""
+    """A worker can't be used, and the next one could not be, either."""
 
 
 class _Call:
@@ -326,9 +368,11 @@ class _Call:
 
 
 def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """A process of its own program: it must hold nothing of this one's memory, least of all the key.
+    """Start the process as a program of its own: it must hold nothing of this process's memory,
+    least of all the key.
 
-    It has a session of its own: Ctrl-C and Ctrl-Z at the terminal are for the mount, which lets it go when it ends.
+    It has a session of its own: Ctrl-C and Ctrl-Z at the terminal are meant for the mount, which
+    ends it when it ends itself.
 
     Raises:
         _Unfit: it can't be started.
@@ -339,6 +383,7 @@ def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
         for name, value in programs.environment().items()
         if not name.upper().startswith("PICTO")
     }
+
     try:
         return _spawn(command, environ, theirs)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
@@ -359,25 +404,34 @@ def _spawn(
 
 
 async def _end(process: subprocess.Popen[bytes]) -> None:
-    """See the process out. Not in a thread: where none can be started any more, a mount must still end."""
+    """Wait until the process has ended; kill it if it takes too long.
+
+    Not in a thread: a mount must be able to end even if no thread can be started any more.
+    """
     if await _ended(process):
         return
+
     process.kill()
-    await _ended(process)  # one that waits for a disk that hangs ends when the disk does
+    await _ended(process)  # a process that waits for a hanging disk ends when the disk answers
 
 
 async def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Wait for `LAST_WORD` seconds at most; whether the process has ended."""
     with trio.move_on_after(LAST_WORD):
         while process.poll() is None:  # noqa: ASYNC110 - only looking tells
             await trio.sleep(END_LOOK)
+
     return process.returncode is not None
 
 
 def _named(outcome: Outcome) -> PictofsError:
+    """The error that an outcome tells of."""
     kind = getattr(errors, outcome.error, None)
     if not (isinstance(kind, type) and issubclass(kind, PictofsError)):
         return PictofsError(outcome.message)
+
     if kind is Throttled:
         return Throttled(outcome.message, outcome.retry_after)
+
     error: PictofsError = kind(outcome.message)
     return error

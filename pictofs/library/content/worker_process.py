@@ -1,4 +1,7 @@
-"""The process that fetches what nobody waits for yet; `pictofs.library.content.worker` starts it and talks to it."""
+"""The process that fetches what nobody waits for yet.
+
+`pictofs.library.content.worker` starts it and talks to it.
+"""
 
 from __future__ import annotations
 
@@ -35,18 +38,18 @@ from pictofs.library.content.worker import (
 )
 from pictofs.store.blobs.cache import BlobCache
 
+BUSY_SECONDS = 10.0
+"""Seconds for which a job may wait for the disk, and for another process that downloads the same
+file, before the mount has to see to it. Waiting for storage is not counted: it has a timeout of its
+own."""
+
 
 class _Doubtful(Exception):
-    """The bytes may be right and the listing wrong, or the other way round."""
-
-
-BUSY_SECONDS = 10.0
-"""How long a job may wait for the disk, and for another process that downloads the same file, before the mount has to
-see to it. What waits for storage is not counted: silence ends that by itself."""
+    """Either the bytes are wrong or the listing is."""
 
 
 class Fetching:
-    """Does jobs, each in a task of its own, until the mount's end of the channel is closed."""
+    """Does jobs, each in its own task, until the mount closes its end of the channel."""
 
     def __init__(self, channel: trio.socket.SocketType, setup: Setup) -> None:
         clock = SystemClock()
@@ -55,9 +58,13 @@ class Fetching:
         self._jobs = 0
         self._request_stats = RequestStats()
         self._request_stats.api_locality = Locality(setup.locality)
+
+        # What the mount has been told of already: requests, bytes and connections; answers by
+        # status; blobs and their bytes.
         self._told = (0, 0, 0)
         self._answers: Counter[str] = Counter()
         self._evicted = (0, 0)
+
         self._storage = Storage(
             clock=clock,
             request_stats=self._request_stats,
@@ -71,17 +78,18 @@ class Fetching:
         self._cache = ContentCache(self._blob_cache, Disk(), clock, server="")
 
     async def run(self) -> None:
-        """Take jobs until there is nobody any more who gives them."""
+        """Take jobs until the channel is closed."""
         async with self._storage, trio.open_nursery() as nursery:
             nursery.start_soon(self._cache.disk.serve)
             nursery.start_soon(self._live)
             with suppress(OSError):
                 while packet := await self._channel.recv(PACKET_BYTES):
                     nursery.start_soon(self._do, msgspec.json.decode(packet, type=Job))
+
             nursery.cancel_scope.cancel()
 
     async def _live(self) -> None:
-        """Give signs of life while there is something to do."""
+        """Give signs of life while there are jobs."""
         while True:
             await trio.sleep(PULSE_S)
             if self._jobs:
@@ -93,6 +101,7 @@ class Fetching:
         try:
             with trio.move_on_after(BUSY_SECONDS) as patience:
                 await self._fetch(job, outcome, patience)
+
             if patience.cancelled_caught:
                 outcome.doubtful = True
         except _Doubtful:
@@ -105,18 +114,25 @@ class Fetching:
                 outcome.retry_after = error.retry_after
         finally:
             self._jobs -= 1
+
         await self._tell(outcome)
 
     async def _tell(self, outcome: Outcome) -> None:
-        # By turns: trio lets only one task wait for a socket, and the mount may be slow to read.
+        # One at a time: trio lets only one task wait for a socket, and the mount may be slow to
+        # read.
         async with self._sending:
             self._count(outcome)
-            with suppress(OSError):  # the end of the channel is heard by who reads it
+            with suppress(OSError):  # `run` notices the end of the channel
                 await self._channel.send(msgspec.json.encode(outcome))
 
     async def _fetch(self, job: Job, outcome: Outcome, patience: trio.CancelScope) -> None:
+        """Store the job's file in the cache, and note in `outcome` what came of it.
+
+        `patience` is suspended while the bytes come. Raises DiskFull, and what storage raises.
+        """
         receive = partial(self._receive, job, outcome, patience)
         made = await self._cache.store(job.key, job.size, receive)
+
         match made:
             case Unstored():
                 raise DiskFull("the disk takes no more")
@@ -136,12 +152,15 @@ class Fetching:
         except (UrlExpired, InvalidResponse):
             outcome.refused = opened is None
             raise
+
         if isinstance(whole, Whole) and not whole.is_believed(job.size or None):
             raise _Doubtful
+
         patience.deadline = trio.current_time() + BUSY_SECONDS
         return whole
 
     def _count(self, outcome: Outcome) -> None:
+        """Note in `outcome` what jobs have cost since the mount was told last."""
         now = (
             self._request_stats.requests["storage", "GET", "foreground"],
             self._request_stats.bytes_in["storage"],
@@ -151,10 +170,13 @@ class Fetching:
             new - old for new, old in zip(now, self._told, strict=True)
         )
         self._told = now
+
         answers = Counter(
             {status: count for (*_, status), count in self._request_stats.answers.items()}
         )
-        outcome.answers, self._answers = dict(answers - self._answers), answers
+        outcome.answers = dict(answers - self._answers)
+        self._answers = answers
+
         files, size = self._blob_cache.evicted
         outcome.evicted = (files - self._evicted[0], size - self._evicted[1])
         self._evicted = (files, size)
@@ -168,6 +190,7 @@ async def _main() -> None:
         packet = await channel.recv(PACKET_BYTES)
         if not packet:
             return
+
         await channel.send(msgspec.json.encode(Hello(__version__)))
         setup = msgspec.json.decode(packet, type=Setup)
         if setup.version == __version__:
@@ -175,11 +198,10 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    # What the mount ignores or holds back is its own affair.
+    # Signals that the mount ignores or blocks are inherited, and not meant for this process.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the mount, which then lets this one go
-    logging.disable()  # the mount hears of everything, and tells it
+    # Ctrl-C is meant for the mount, which then ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable()  # the mount is told of everything, and logs it
     trio.run(_main)
