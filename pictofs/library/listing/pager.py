@@ -223,7 +223,7 @@ class _ListingPass:
     def stood_still(self, distinct: int) -> bool:
         """Whether the listing did not change while it was read.
 
-        Then no row came twice, and every page announced as many rows as came, or none announced any.
+        Then no row came twice, and as many rows came as every page announced, if any did.
         `distinct`: different rows that came.
         """
         if len(self._totals) != 1:
