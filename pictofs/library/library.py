@@ -1,4 +1,4 @@
-"""The library: everything that knows of the server and the disk, behind one door for the file system."""
+"""The library: what the file system gets from the server and the disk."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 
 EXPORT_BOUNDS = Bounds()
 ANNOTATION_TTL_S = 86_400.0
-"""Seconds."""
+"""Seconds for which an annotation file is fresh, unless the user says otherwise."""
 RESTART_AFTER_S = 1.0
 """Seconds before a task that failed is started again."""
 TEND_EVERY_S = 60.0
@@ -56,7 +56,7 @@ TEND_EVERY_S = 60.0
 
 
 class Library:
-    """What exists (`listing`, `catalog`) and its bytes (`downloads`, `notes`)."""
+    """What exists (`listing`, `catalog`) and its bytes (`downloads`, `annotations`)."""
 
     def __init__(
         self,
@@ -81,15 +81,20 @@ class Library:
         export_bounds: Bounds = EXPORT_BOUNDS,
         worker: Setup | None = None,
     ) -> None:
-        """`ttl`: seconds for which a listing is fresh, `annotation_ttl`: an annotation file (0: until the server tells
-        otherwise). `offline`: nobody is asked. `server`: a few hex digits that tell this server's ids from
-        those of another one. `writable`: whether datasets may be changed. `bulk_annotations`: whether reads may
-        begin an export. `worker`: for a process that fetches ahead in place of this one."""
+        """`ttl`: seconds for which a listing is fresh; `annotation_ttl`: the same of an annotation
+        file (0: until the server says otherwise). `offline`: the server is never asked.
+
+        `cache_size`: bytes. `server`: a few hex digits that tell this server's ids from another's.
+        `writable`: whether datasets may be changed. `bulk_annotations`: whether reads may begin an
+        export. `worker`: how to run a process that fetches ahead in place of this one.
+        """
         self.catalog = catalog
         self.invalidations = DentryInvalidations()
         self.read_stats = ReadStats()
         self.connectivity = Connectivity(clock)
-        self.clock, self.request_stats, self._blob_cache = clock, request_stats, blob_cache
+        self.clock = clock
+        self.request_stats = request_stats
+        self._blob_cache = blob_cache
         self.cache_size = cache_size
         self.images = ImageTable(catalog.database)
         single_flight = SingleFlight(nursery)
@@ -97,6 +102,7 @@ class Library:
         self.traits = ServerTraits(catalog, clock)
         api_routes = ApiRoutes(api, catalog, self.traits)
         self.source = source = Source(api_routes, storage, self.urls, clock, max_retries)
+
         self.listing = Listing(
             api,
             catalog,
@@ -109,8 +115,10 @@ class Library:
             self.traits,
             frozen=frozen,
         )
-        self.edits = (
-            Edits(
+        self.edits: Edits | None = None
+        """None if nothing may be changed."""
+        if writable:
+            self.edits = Edits(
                 api,
                 catalog,
                 self.listing,
@@ -121,10 +129,7 @@ class Library:
                 max_retries,
                 self.traits,
             )
-            if writable
-            else None
-        )
-        """None where nothing may be changed."""
+
         self.selections = Selections(
             catalog, self.images, self.listing, single_flight, self.invalidations
         )
@@ -139,6 +144,7 @@ class Library:
             self.connectivity,
             self.traits,
         )
+
         self._disk = Disk()
         self.worker = None if worker is None else Worker(worker, request_stats, clock)
         self.cache = cache = ContentCache(blob_cache, self._disk, clock, server)
@@ -160,6 +166,7 @@ class Library:
             prefetcher,
             self.worker,
         )
+
         self.annotations = Annotations(
             api,
             cache,
@@ -204,77 +211,96 @@ class Library:
         """Blobs that this mount removed to make room, and their bytes."""
         files, size = self._blob_cache.evicted
         if self.worker is not None:
-            files, size = files + self.worker.evicted[0], size + self.worker.evicted[1]
+            files += self.worker.evicted[0]
+            size += self.worker.evicted[1]
+
         return files, size
 
     def start(self, nursery: trio.Nursery, *, readers: bool = True) -> None:
         """Start the tasks that live as long as the library.
 
-        `readers`: whether files are opened; else nothing is fetched ahead, and a mount tends the cache.
+        `readers`: whether this process opens files. If not, it fetches nothing ahead, and leaves
+        the housekeeping of the cache to a mount.
         """
         tasks: list[Callable[[], Awaitable[None]]] = [self._disk.serve]
         if readers:
             tasks += [self.downloads.prefetch.run, self.annotation_prefetch.run, self.tend]
+
         for task in tasks:
             nursery.start_soon(self._keep, task)
         if self.worker is not None:
             nursery.start_soon(self._keep, self.worker.run)
 
     async def _keep(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run a task of the library; a bug in one must not end the mount."""
+        """Run a task of the library; start it again if it fails: a bug must not end the mount."""
         while True:
             try:
                 return await task()
             except Exception:
                 log.exception("%s failed in a way that should not happen; please report this", task)
+
             await self.clock.sleep(RESTART_AFTER_S)
 
     async def tend(self) -> None:
-        """Housekeeping for as long as the mount lives: the ledger after crashes, recency, ended streams."""
-        with suppress(PictofsError):  # the first download tells the user
+        """Keep house for as long as the mount lives.
+
+        The cache's ledger is corrected once, as a crash may have left it wrong. From then on, ended
+        streams are removed, and the recency of blobs is written down.
+        """
+        # If it fails, the first download tells the user.
+        with suppress(PictofsError):
             await in_thread(self._blob_cache.recount)
+
         while True:
             await self.clock.sleep(TEND_EVERY_S)
             self.downloads.sweep_streams()
             await in_thread(self._blob_cache.flush_uses)
 
     async def refresh(self, entry: str | None) -> int:
-        """Ask the server anew for one dataset, by its entry, or for all that were ever listed.
+        """Ask the server again for one dataset, by its entry, or for all that were ever listed.
 
-        Returns how many datasets were listed again. Raises NoSuchEntry for an unknown one, and what keeps the
-        server from answering. It is asked even where it has just refused: a person wants to know.
+        Returns how many datasets were listed again. Raises NoSuchEntry for an unknown one, and what
+        keeps the server from answering. It is asked even if it has just refused: a person wants to
+        know.
         """
         with insisting():
             return await self._refresh(entry)
 
     async def _refresh(self, entry: str | None) -> int:
-        known = None if entry is None else self.catalog.dataset_by_entry(entry)
-        key = None if entry is None else known.key if known else NO_DATASET
+        key = None
+        if entry is not None:
+            known = self.catalog.dataset_by_entry(entry)
+            key = known.key if known else NO_DATASET
+
         await self.listing.invalidate(key)
         await self.listing.datasets()
         if self.connectivity.error is not None:
             raise self.connectivity.error
+
         rows = self.catalog.datasets_after(0, 1 << 30)
         if entry is not None:
             rows = [row for row in rows if row.entry == entry]
             if not rows:
                 raise NoSuchEntry(f"there is no dataset {entry!r}")
-        # Below a dropped entry the kernel drops the whole tree. What is called otherwise by now may have been learned
-        # by another mount of the cache, which told its own kernel alone.
+
+        # With an entry the kernel drops the whole tree below it. Another mount of the cache may
+        # have learned of a new name before, and told its own kernel alone.
         names = {row.entry for row in rows} | self.listing.renamed()
         self.invalidations.tell(RemovedDentry(DATASETS, name) for name in names)
+
         listed = [row for row in rows if row.listed_signature is not None]
         for row in rows:
-            if (
-                row.listed_signature is None
-            ):  # an open file keeps its entry: these are told one by one
+            # An open file keeps its entry in the kernel: these are told one by one.
+            if row.listed_signature is None:
                 self.invalidations.tell(await in_thread(self.images.entries, row.key))
+
         for row in listed:
             await self.listing.all_images(row.key)
+
         return len(listed)
 
     async def refresh_list(self) -> None:
-        """Ask the server anew which datasets there are, and nothing else."""
+        """Ask the server again which datasets there are, and nothing else."""
         await self.listing.invalidate(NO_DATASET)
         await self.listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
 
@@ -287,6 +313,7 @@ class Library:
             by_host[entry["host"]] += entry["count"]
             if entry["host"] == "api":
                 by_route[entry["route"]] = by_route.get(entry["route"], 0) + entry["count"]
+
         cache: dict[str, Any] = {
             "dir": str(cache_dir),
             "hits": self.read_stats.hits,
@@ -302,6 +329,7 @@ class Library:
             }
         except PictofsError as error:
             cache["error"] = str(error)
+
         rate = request_stats["rate_limit"]
         return {
             "online": self.connectivity.offline_since is None,

@@ -1,4 +1,4 @@
-"""Single flight: what several callers want at once is done once."""
+"""Single flight: work that several callers want at the same time is done once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ T = TypeVar("T")
 
 
 class SingleFlight:
-    """Work under way, by key. It runs in the library's nursery: a caller that is cancelled leaves it going."""
+    """Work under way, by key.
+
+    It runs in the library's nursery, and goes on if its caller is cancelled.
+    """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
         self._flying: dict[Hashable, _Call] = {}
 
     async def share(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
-        """The result of `work`, or of the same key's work that is under way; its error, if it fails."""
+        """The result of `work`, or of the same key's work that is under way. Raises its error."""
         value: T = await self.launch(key, work).result()
         return value
 
@@ -29,11 +32,12 @@ class SingleFlight:
         return key in self._flying
 
     def launch(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> _Call:
-        """Begin `work` unless the key is flying; does not wait."""
+        """Begin `work` unless the key's work is under way. Does not wait."""
         flight = self._flying.get(key)
         if flight is None:
             flight = self._flying[key] = _Call()
             self._nursery.start_soon(self._run, key, flight, work)
+
         return flight
 
     def __len__(self) -> int:
@@ -42,7 +46,7 @@ class SingleFlight:
     async def _run(self, key: Hashable, flight: _Call, work: Callable[[], Awaitable[Any]]) -> None:
         try:
             flight.value = await work()
-        except Exception as error:  # every waiter gets it; the nursery must not
+        except Exception as error:  # raised in every waiter, never in the nursery
             flight.error = error
         finally:
             del self._flying[key]
@@ -58,8 +62,9 @@ class _Call:
     async def result(self) -> Any:
         await self.done.wait()
         if isinstance(self.error, PictofsError):
-            # Each waiter raises it anew: one traceback must not grow by all of theirs.
+            # Every waiter raises the same error: its traceback must not grow with each of them.
             raise self.error.with_traceback(None)
         if self.error is not None:
             raise self.error
+
         return self.value

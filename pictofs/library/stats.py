@@ -1,4 +1,4 @@
-"""What a mount has done, in numbers."""
+"""What a mount has done for its readers, in numbers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class ReadStats:
     """Counts since the mount was made."""
 
     hits: int = 0
-    """Opens that the cache answered."""
+    """Opens that were answered from the cache."""
     misses: int = 0
     """Opens that needed the server."""
     bytes_read: int = 0
     """Bytes given to readers by the daemon; the kernel's page cache serves more."""
     waiting: int = 0
-    """Readers that wait for the server just now."""
+    """Readers that are waiting for the server."""
 
     @contextmanager
     def wait(self) -> Iterator[None]:
-        """A reader waits inside."""
+        """Count a reader as waiting inside the context."""
         self.waiting += 1
         try:
             yield

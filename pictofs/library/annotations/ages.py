@@ -1,4 +1,4 @@
-"""How old the labels are that a mount gives: for `status`, for metrics, and for one warning in the log."""
+"""How old the labels are that a mount gives: for `status`, metrics, and a warning in the log."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pictofs.clock import Clock
 log = logging.getLogger(__name__)
 
 WINDOW_S = 3600.0
-"""Seconds: the oldest file that was given is told for as long, and for twice as long at most."""
+"""Seconds for which the oldest given file is reported; it may be for twice as long."""
 HELD_MOST = 65_536
-"""Files whose renewal is held back that are told apart."""
+"""Files at most that are counted as held back from renewal."""
 EXPORTS_TOLD = 8
 """Exports that are remembered by name."""
 WARN_EVERY_S = 3600.0
@@ -21,11 +21,12 @@ WARN_EVERY_S = 3600.0
 
 
 class AnnotationAges:
-    """What one process has given of annotation files, and where they came from."""
+    """The annotation files that one process has given, and where they came from."""
 
     def __init__(self, clock: Clock, ttl: float) -> None:
-        """`ttl`: seconds after which the user takes a file for too old; 0: never."""
-        self._clock, self._ttl = clock, ttl
+        """`ttl`: seconds after which a file is too old for the user; 0: never."""
+        self._clock = clock
+        self._ttl = ttl
         self._oldest: float | None = None
         self._oldest_before: float | None = None
         self._turned_at = clock.monotonic()
@@ -37,12 +38,14 @@ class AnnotationAges:
         self.exported = 0
         """Files that came by an export."""
         self.renewed = 0
-        """Old files that the server was asked for again."""
+        """Old files that were renewed by a request of their own."""
 
     def given(self, key: int, checked: float | None) -> None:
-        """A reader got the file of an image, which the server had at `checked` (wall-clock seconds). 2 us."""
+        """Note that a reader got an image's file. `checked`: when the server had it (wall-clock
+        seconds). Takes 2 us."""
         if checked is None:
             return
+
         self._turn()
         if self._oldest is None or checked < self._oldest:
             self._oldest = checked
@@ -51,23 +54,24 @@ class AnnotationAges:
         if self._ttl and age > self._ttl and self._clock.monotonic() >= self._warn_after:
             self._warn_after = self._clock.monotonic() + WARN_EVERY_S
             log.warning(
-                "annotation files are given that the server confirmed %.1f h ago, longer than --annotation-ttl "
+                "annotation files are given that the server confirmed %.1f h ago, "
+                "longer than --annotation-ttl "
                 "(%g s): they can't be renewed now; `pictofs status` tells more",
                 age / 3600,
                 self._ttl,
             )
 
     def held_back(self, key: int) -> None:
-        """A reader got the old file of an image, because it can't be renewed now."""
+        """Note that a reader got an image's old file, because it can't be renewed now."""
         if len(self._held) < HELD_MOST:
             self._held.add(key)
 
     def came(self, key: int) -> None:
-        """The file of an image came from the server."""
+        """Note that an image's file came from the server."""
         self._held.discard(key)
 
     def came_by_export(self, dataset: str, name: str, made_at: float, files: int) -> None:
-        """An export brought files. `made_at`: wall-clock seconds."""
+        """Note that an export brought files. `made_at`: wall-clock seconds."""
         self.exported += files
         self._exports.append(
             {"dataset": dataset, "name": name, "created_at": made_at, "files": files}
@@ -75,14 +79,17 @@ class AnnotationAges:
 
     @property
     def oldest(self) -> float | None:
-        """Wall-clock seconds at which the server confirmed the oldest file given within WINDOW; None: none was."""
+        """When the server confirmed the oldest file given within `WINDOW_S` (wall-clock seconds).
+
+        None if none was given.
+        """
         self._turn()
         found = [each for each in (self._oldest, self._oldest_before) if each is not None]
         return min(found, default=None)
 
     @property
     def age(self) -> float | None:
-        """Seconds since then."""
+        """Seconds since `oldest`."""
         oldest = self.oldest
         return None if oldest is None else max(0.0, self._clock.wall() - oldest)
 
@@ -106,6 +113,7 @@ class AnnotationAges:
         passed = self._clock.monotonic() - self._turned_at
         if passed < WINDOW_S:
             return
+
         self._oldest_before = self._oldest if passed < 2 * WINDOW_S else None
         self._oldest = None
         self._turned_at = self._clock.monotonic()

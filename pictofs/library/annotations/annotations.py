@@ -1,10 +1,13 @@
-"""Annotation files: opened in the version of their row, fetched for one request each, kept by content.
+"""Annotation files: opened in the version of their row, fetched by a request each, kept by content.
 
-A cached file is in one of three states. It is *fresh* when the server was heard to have these bytes within the time to
-live, and the dataset's `updated_at` has not moved since. It is *stale* when the listing, or a person, said that it
-changed: a reader then waits for the new one. Otherwise it is *due*: it may well be right, and asking is work that can
-wait. It is renewed at the next open, by an archive where one is on its way, by a request of its own where the limit's
-reserve is left alone; where neither can be had the old version is given, and `AnnotationAges` tells how old it is.
+A cached file is in one of three states. It is *fresh* if the server confirmed these bytes within
+the time to live, and the dataset's `updated_at` has not moved since. It is *stale* if the listing,
+or a person, said that it changed: a reader then waits for the new one. Otherwise it is *due*: it
+may well be right, and asking can wait.
+
+A due file is renewed at the next open: by an archive if one is on its way, otherwise by a request
+of its own, unless that would touch the reserve of the rate limit. If neither can be had, the reader
+gets the old version, and `AnnotationAges` tells how old it is.
 """
 
 from __future__ import annotations
@@ -33,11 +36,11 @@ from pictofs.store.catalog.images import ImageTable, Learned
 from pictofs.store.catalog.rows import ImageRow
 
 RENEWAL_WAIT_S = 5.0
-"""Seconds that a reader waits for the renewal of a file that is there."""
+"""Seconds that a reader waits for the renewal of a cached file."""
 RETRY_AFTER_S = 15.0
-"""Seconds without renewals after one failed: the server may be away, and each open would wait for that."""
+"""Seconds without any renewal after one failed: if the server is away, each open would wait."""
 ONE_RETRY_AFTER_S = 300.0
-"""Seconds without a renewal of the file whose renewal failed: it alone may be what the server can't give."""
+"""Seconds without a renewal of a file whose renewal failed: the server may lack this one alone."""
 
 
 class Annotations:
@@ -56,17 +59,24 @@ class Annotations:
         ttl: float,
         renews: bool,
     ) -> None:
-        """`ttl`: seconds after which a file is due; 0: only when the server tells. `renews`: whether due files are
-        renewed at all."""
+        """`ttl`: seconds after which a file is due; 0: only if the server says so. `renews`:
+        whether due files are renewed at all."""
         self.on_miss: list[Callable[[ImageRow], None]] = []
+        """Called inline with each image whose file a reader waits for."""
         self.on_hit: list[Callable[[ImageRow], None]] = []
-        """Whoever wants to hear of each file that a reader waits for, and of each that is cached. Inline."""
+        """Called inline with each image whose file is opened from the cache."""
         self.archive: Callable[[int, float], Awaitable[None]] | None = None
-        """Waits for an archive that is on its way to a dataset, for so many seconds at most."""
+        """Waits for the archive that is on its way to a dataset: takes its key, and seconds."""
         self.ages = AnnotationAges(clock, ttl)
-        self._api, self._cache, self._catalog, self._images = api, cache, catalog, images
-        self._single_flight, self._read_stats, self._clock = single_flight, read_stats, clock
-        self._ttl, self._renews = ttl, renews
+        self._api = api
+        self._cache = cache
+        self._catalog = catalog
+        self._images = images
+        self._single_flight = single_flight
+        self._read_stats = read_stats
+        self._clock = clock
+        self._ttl = ttl
+        self._renews = renews
         self._rest_until = 0.0
         self._failed: TTLCache[int, bool] = TTLCache(4096, ONE_RETRY_AFTER_S, clock.monotonic)
 
@@ -78,9 +88,11 @@ class Annotations:
             return False
         if image.annotation_checked is None:
             return True
+
         age = self._clock.wall() - image.annotation_checked
         if self._ttl and not 0 <= age < self._ttl:
             return True
+
         return image.annotation_checked < self._catalog.annotations_due(image.dataset)
 
     def is_cached(self, image: ImageRow) -> bool:
@@ -93,7 +105,7 @@ class Annotations:
         return self.is_cached(image) and not self.is_due(image)
 
     def is_right(self, image: ImageRow) -> bool:
-        """Whether a copy with the length and checksum of the row is what the server has, as far as is known."""
+        """Whether the row's length and checksum are the server's file's, as far as is known."""
         return (
             image.annotation_size is not None
             and not image.annotation_stale
@@ -109,7 +121,7 @@ class Annotations:
     async def open(self, image: ImageRow) -> Content:
         """Open an annotation file in the version of its row.
 
-        Raises Stale when the server has another version by now: the path then leads to a new inode.
+        Raises Stale if the server has another version by now: the path then leads to a new inode.
         """
         if self.is_cached(image):
             waited = self.is_due(image) and await self._renew(image)
@@ -121,6 +133,7 @@ class Annotations:
         self._read_stats.misses += 1
         for tell in self.on_miss:
             tell(image)
+
         try:
             with self._read_stats.wait():
                 data, version = await self._fetched(image)
@@ -129,6 +142,7 @@ class Annotations:
             content = await self._cached(image) if image.annotation_size is not None else None
             if content is None:
                 raise
+
             self.ages.held_back(image.key)
             self.ages.given(image.key, image.annotation_checked)
             return content
@@ -148,15 +162,17 @@ class Annotations:
             self._read_stats.hits += 1
             for tell in self.on_hit:
                 tell(image)
+
+        # A renewal has changed the time at which the file was confirmed.
         now = self._catalog.image(image.key) if waited else None
         self.ages.given(image.key, (now or image).annotation_checked)
 
     # Renewal.
 
     async def _renew(self, image: ImageRow) -> bool:
-        """Have a due file confirmed, or leave it as it is where that can't be now. Returns whether that was tried.
+        """Have a due file confirmed, or leave it as it is if that can't be done now.
 
-        Raises Stale where the server has another version.
+        Returns whether it was tried. Raises Stale if the server has another version.
         """
         if self._clock.monotonic() < self._rest_until or image.key in self._failed:
             self.ages.held_back(image.key)
@@ -164,9 +180,11 @@ class Annotations:
 
         for tell in self.on_miss:
             tell(image)
+
         with self._read_stats.wait():
             if self.archive is not None:
                 await self.archive(image.dataset, RENEWAL_WAIT_S)
+
             now = self._catalog.image(image.key)
             if now is not None and self.is_due(now):
                 await self._renew_alone(now)
@@ -188,44 +206,51 @@ class Annotations:
         except Throttled as error:
             self._rest(RETRY_AFTER_S if error.retry_after is None else error.retry_after)
         except NoSuchEntry:
-            # The server answers, and the next listing tells whether the image is gone.
+            # The server answers, so other files are renewed; the next listing tells whether the
+            # image is gone.
             self._failed[image.key] = True
         except PictofsError:
             self._failed[image.key] = True
             self._rest(RETRY_AFTER_S)
         else:
-            # No answer in time, or no disk to keep one: the next would not fare better.
+            # No answer in time, or no room on the disk for it: the next would fare no better.
             if waiting.cancelled_caught:
                 self._failed[image.key] = True
             self._rest(RETRY_AFTER_S)
+
         self.ages.held_back(image.key)
 
     def _rest(self, seconds: float) -> None:
-        """Leave renewals alone for a while, but no longer than REST: another archive may be there by then."""
+        """Renew nothing for `seconds`, at most `RETRY_AFTER_S`: an archive may be there by then."""
         self._rest_until = self._clock.monotonic() + min(seconds, RETRY_AFTER_S)
 
     # What is fetched.
 
     async def fetch(self, image: ImageRow) -> bytes:
-        """Fetch a file into the cache, for one request, or share the one under way."""
+        """Fetch a file into the cache for one request, or share the request under way."""
         data, _ = await self._single_flight.share(("note", image.id), partial(self._fetch, image))
         return data
 
     async def take(self, image: ImageRow) -> bytes:
-        """Fetch a file, for one request, for whoever keeps it elsewhere: the catalog learns of it, the cache does
-        not get it. Not where readers wait: the catalog is written inline."""
+        """Fetch a file for one request, for a caller that keeps it outside the cache.
+
+        The catalog learns of it. Don't use this where readers wait: the catalog is written inline.
+        """
         asked_at = self._clock.wall()
         data = await self._api.annotation_file(image.id)
         self.ages.singles += 1
         self.ages.came(image.key)
+
         learned = [Learned(image.key, len(data), google_crc32c.value(data))]
         now_ns = int(self._clock.wall() * 1e9)
         work = partial(self._images.learn_annotations, learned, now_ns, asked_at)
         with suppress(DiskFull):
+            # Inline it takes 150 us; a thread alone would take half of that.
             try:
-                self._cache.disk.quick(work)  # 150 us, half of which a thread would take
+                self._cache.disk.quick(work)
             except WouldBlock:
                 await self._cache.disk.call(work)
+
         return data
 
     async def _fetched(self, image: ImageRow) -> tuple[bytes, int | None]:
@@ -236,9 +261,9 @@ class Annotations:
                     ("note", image.id), partial(self._fetch, image)
                 )
             except Throttled:
+                # A request that was begun to fetch ahead is refused before a reader's would be.
                 if not joined:
                     raise
-                # It was fetched ahead, which ends before what a reader may still spend.
 
     async def _fetch(self, image: ImageRow) -> tuple[bytes, int | None]:
         asked_at = self._clock.wall()
@@ -250,11 +275,12 @@ class Annotations:
     async def keep(
         self, found: Sequence[tuple[ImageRow, bytes]], checked: float, *, archived: bool = False
     ) -> list[int | None]:
-        """Put contents into the catalog and into the cache, which the server had at `checked`, wall-clock seconds.
+        """Put contents into the catalog and the cache.
 
-        `archived`: see `ImageTable.learn_annotations`. Returns the version of each, None where the image is gone, where
-        something newer is known, or where the catalog can't be written. Of contents that the disk does not take only
-        size and version are learned.
+        `checked`: when the server had them, in wall-clock seconds. `archived`: see
+        `ImageTable.learn_annotations`. Returns the version of each; None if the image is gone,
+        something newer is known, or the catalog can't be written. If the disk does not take a
+        content, only its size and version are learned.
         """
         now_ns = int(self._clock.wall() * 1e9)
         usable = self._cache.usable
@@ -264,6 +290,7 @@ class Annotations:
             for image, data in found:
                 crc32c = google_crc32c.value(data)
                 key = self._cache.annotation_blob_name(image, crc32c)
+
                 # A renewal that brings the same bytes, as most do, writes no second blob.
                 same = (
                     crc32c == image.annotation_crc32c
@@ -275,7 +302,9 @@ class Annotations:
                         self._cache.blob_cache.put(key, data, crc32c).close()
                     except DiskFull as error:
                         self._cache.failed(error)
+
                 learned.append(Learned(image.key, len(data), crc32c))
+
             with suppress(DiskFull):
                 return self._images.learn_annotations(learned, now_ns, checked, archived=archived)
             return [None] * len(learned)
@@ -284,4 +313,5 @@ class Annotations:
         for (image, _), version in zip(found, versions, strict=True):
             if version is not None:
                 self.ages.came(image.key)
+
         return versions

@@ -1,4 +1,4 @@
-"""An export archive on the disk: a zip of which nothing is believed but what its entries say of themselves."""
+"""An export archive on the disk: a zip in which only the content of each file is trusted."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ _BROKEN = (
     ValueError,
     OverflowError,
 )
-# Methods whose unpacking can be held to a number of bytes, which bzip2's and LZMA's can't in zipfile.
+# Methods of which zipfile can limit the unpacked bytes; it can't for bzip2 and LZMA.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
-_INDEX_LEAST, _INDEX_EACH = 1 << 20, 1 << 11
-"""Bytes that the zip's index may take, and for each image: it is read into memory as a whole."""
+_INDEX_LEAST = 1 << 20
+"""Bytes that the zip's index may take in any case: it is read into memory as a whole."""
+_INDEX_EACH = 1 << 11
+"""Bytes that it may take besides, for each image."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Bounds:
 
 
 class _Head(msgspec.Struct):
-    """What tells whose annotations a file holds."""
+    """The field that says whose annotations a file holds."""
 
     image_uuid: str | None = None
 
@@ -57,17 +59,20 @@ class ArchiveEntry:
     """One annotation file of the archive."""
 
     key: int
-    """Of its image."""
+    """The key of its image."""
     info: zipfile.ZipInfo
 
 
 class Archive:
-    """The annotation files of an archive. Every method blocks and belongs in a thread, one at a time."""
+    """The annotation files of an archive.
+
+    Every method blocks and belongs in a thread, one at a time.
+    """
 
     def __init__(self, draft: PartialBlob, size: int, images: int, bounds: Bounds) -> None:
-        """`draft` holds the zip of `size` bytes. `images`: how many the archive may well be about.
+        """`draft` holds the zip of `size` bytes. `images`: how many the dataset has.
 
-        Raises InvalidResponse when it is no zip, or an index that is too large for so many images.
+        Raises InvalidResponse if it is no zip, or its index is too large for so many images.
         """
         self._bounds = bounds
         self._left = bounds.total
@@ -78,6 +83,7 @@ class Archive:
             self._zip = zipfile.ZipFile(window)
         except _BROKEN as error:
             raise InvalidResponse(f"the export is no zip archive: {error}") from error
+
         self.files = [
             info for info in self._zip.infolist() if info.filename.lower().endswith(".json")
         ]
@@ -91,34 +97,39 @@ class Archive:
             key = self._key(info)
             if key is None:
                 continue
+
+            # If two files claim the same image, either may be wrong: both are left out.
             if key in self._twice or self._entries.pop(key, None) is not None:
-                # Of two that claim one image either may be the wrong one.
                 self.skipped["of an image that comes twice"] += 1 if key in self._twice else 2
                 self._twice.add(key)
                 continue
+
             self._entries[key] = ArchiveEntry(key, info)
 
     @property
     def entries(self) -> dict[int, ArchiveEntry]:
-        """What was indexed, by the key of its image."""
+        """The indexed files, by the keys of their images."""
         return self._entries
 
     def _key(self, info: zipfile.ZipInfo) -> int | None:
         body = self._read(info)
         if body is None:
             return None
+
         try:
             identity = msgspec.json.decode(body, type=_Head).image_uuid
         except (msgspec.MsgspecError, ValueError, RecursionError):
             self.skipped["malformed"] += 1
             return None
+
         return key_of((identity or PurePosixPath(info.filename).stem).lower())
 
     def document(self, entry: ArchiveEntry) -> dict[str, Any] | None:
-        """The JSON object of an entry; None, and counted, where it can't be read."""
+        """The JSON object of an entry; None if it can't be read, which counts as skipped."""
         body = self._read(entry.info)
         if body is None:
             return None
+
         try:
             return annotation_document(body)
         except InvalidResponse:
@@ -126,13 +137,14 @@ class Archive:
             return None
 
     def _read(self, info: zipfile.ZipInfo) -> bytes | None:
-        # The length that an entry announces is what zipfile unpacks at most.
+        # zipfile never unpacks more than the length that an entry announces.
         if info.file_size > self._bounds.entry or info.file_size > self._left:
             self.skipped["too large"] += 1
             return None
         if info.compress_type not in _METHODS or info.flag_bits & _ENCRYPTED:
             self.skipped["packed in a way that is not read"] += 1
             return None
+
         self._left -= info.file_size
         try:
             return self._zip.read(info)
@@ -146,7 +158,9 @@ class _Window:
 
     def __init__(self, draft: PartialBlob, size: int, most: int) -> None:
         """`most`: bytes that one read may ask for."""
-        self._draft, self._size, self._most = draft, size, most
+        self._draft = draft
+        self._size = size
+        self._most = most
         self._at = 0
 
     def seekable(self) -> bool:
@@ -159,6 +173,7 @@ class _Window:
         at = offset + (0, self._at, self._size)[whence]
         if at < 0:
             raise OSError("a place before the start")
+
         self._at = at
         return at
 
@@ -167,6 +182,7 @@ class _Window:
         count = left if count < 0 else min(count, left)
         if count > self._most:
             raise zipfile.BadZipFile("its index is too large")
+
         data = self._draft.pread(self._at, count)
         self._at += len(data)
         return data

@@ -1,12 +1,12 @@
-"""Annotation files of a whole dataset by one export archive: some ten requests instead of one for each file.
+"""Annotation files of a whole dataset from one export archive, for some ten requests in all.
 
-An export that somebody else has made, and that is fresh (`ExportList`), is taken without being asked; one is made, by
-`--bulk-annotations`, where the user wants that.
+A fresh export that somebody else has made (`ExportList`) is used without a question. One is made
+only if the user wants that (`--bulk-annotations`).
 
-What the archive holds is kept only where it is what the API itself would send: one file is fetched the ordinary way
-and must be equal, byte for byte; the others must be of its shape; and a file of which anything was heard since the
-export was begun is left to the ordinary way. What an export of somebody else has must agree with the listing besides,
-and is as old as the export.
+A file of the archive is kept only if it is what the API itself would send. One file is fetched
+alone and must equal the archive's byte for byte; the others must be of its shape. A file of which
+anything was heard since the export began is not taken from the archive. If somebody else made the
+export, its files must also agree with the listing, and are as old as the export.
 """
 
 from __future__ import annotations
@@ -61,37 +61,44 @@ from pictofs.threads import in_thread
 log = logging.getLogger(__name__)
 
 REQUESTS = 6
-"""What an export costs where nothing goes wrong: creation, two looks, the URL, one file to compare, removal."""
+"""Requests for an export that is made, if nothing goes wrong.
+
+They are its creation, two looks at it, the URL, one file to compare, and its removal.
+"""
 FOUND_REQUESTS = 2
-"""What an export costs that is there, once the list of them is known: the URL, and one file to compare."""
+"""Requests for an export from the known list: the URL, and one file to compare."""
 FEW = 3
-"""Files that come one by one, whatever archive is there."""
+"""So few files are fetched one by one, even if there is an archive."""
 UNPACKED_BYTES = 2 << 30
-"""Bytes of unpacking that an archive may take for which nobody has asked."""
+"""Bytes that unpacking an archive may take if nobody has asked for it."""
 SIZES_WAIT_S = 5.0
 """Seconds that a stat waits for an archive that tells the size."""
-FIRST_PAUSE, PAUSE_GROWTH, LONGEST_PAUSE = 0.5, 2.0, 45.0
-"""Seconds between looks at an export that is being made."""
+FIRST_PAUSE = 0.5
+"""Seconds between the first two looks at an export that is being made."""
+PAUSE_GROWTH = 2.0
+"""The factor by which each pause is longer than the one before."""
+LONGEST_PAUSE = 45.0
+"""Seconds between two looks at most."""
 GIVE_UP_S = 1800.0
-"""Seconds after which an export that is still not ready is given up."""
+"""Seconds after which an export that is still not ready is abandoned."""
 REMOVAL_S = 10.0
-"""Seconds that the removal of an export may take, also when whoever wanted it has left."""
+"""Seconds that the removal of an export may take, even after its caller was cancelled."""
 CHUNK_BYTES = 1 << 20
 """Bytes written to the disk at once."""
 INDEXED = 256
-"""Files looked at in one go of a thread."""
+"""Files that one call in a thread looks at."""
 BATCH = 32
 """Files put into the cache at once: a reader's own file then waits 10 ms at most."""
 PROBES = 2
 """Files compared before the archive is refused: one may have been edited since it was made."""
 AFTER = 3
-"""Reads of a dataset's annotations that begin an export, where the user wants that."""
+"""Reads of a dataset's annotations after which an export is looked for, or made."""
 MOSTLY = 0.5
-"""The share of a dataset's annotation files that must be missing for that."""
+"""The share of a dataset's annotation files that must be missing before reads make an export."""
 RETRY_AFTER_S = 3600.0
-"""Seconds before the reads of a dataset may begin another export, or look for one."""
+"""Seconds before the reads of a dataset may make another export, or look for one."""
 SOON_S = 60.0
-"""Seconds before they may look again, where the server did not answer."""
+"""Seconds before they may look again if the server did not answer."""
 
 _REFUSED = (
     Forbidden,
@@ -103,7 +110,7 @@ _REFUSED = (
     QuotaExceeded,
     Throttled,
 )
-"""What says that no export was made."""
+"""Errors that say that no export was made."""
 
 
 class Exports:
@@ -126,58 +133,71 @@ class Exports:
         found: ExportList,
         bounds: Bounds,
     ) -> None:
-        """`automatic`: reads may begin an export (`--bulk-annotations`). `finds`: they may look for one that is
-        there, in `found`."""
-        self._api, self._storage, self._source, self._listing = api, storage, source, listing
-        self._catalog, self._cache, self._annotations = catalog, cache, notes
-        self._single_flight, self._clock = single_flight, clock
-        self._automatic, self._finds = automatic, finds
-        self._found, self._bounds = found, bounds
+        """`automatic`: reads may make an export (`--bulk-annotations`). `finds`: they may look for
+        an existing one in `found`."""
+        self._api = api
+        self._storage = storage
+        self._source = source
+        self._listing = listing
+        self._catalog = catalog
+        self._cache = cache
+        self._annotations = notes
+        self._single_flight = single_flight
+        self._clock = clock
+        self._automatic = automatic
+        self._finds = finds
+        self._found = found
+        self._bounds = bounds
         self._reads: Counter[int] = Counter()
         self._may_remove = True
         self._again: dict[int, float] = {}
         self._look_again: dict[int, float] = {}
         self._bringing: dict[int, float] = {}
-        """Datasets whose archive is on its way, and since when (monotonic seconds)."""
+        """When the archive on its way to a dataset was begun (monotonic seconds), by dataset."""
         self._begun_at: dict[int, float] = {}
-        """When readers last began to look for an archive, likewise."""
+        """When readers last began to look for an archive (monotonic seconds), by dataset."""
 
     # Begun by readers.
 
     def missed(self, image: ImageRow) -> None:
-        """A reader waits for an annotation file: with the third one of a dataset an archive is thought of."""
-        finds, makes = self._may_look(image.dataset), self._may_make(image.dataset)
+        """Note that a reader waits for an annotation file; the third one begins an archive."""
+        finds = self._may_look(image.dataset)
+        makes = self._may_make(image.dataset)
         if not finds and not makes:
             return
+
         self._reads[image.dataset] += 1
         if self._reads[image.dataset] < AFTER:
             return
+
         del self._reads[image.dataset]
         self._begin(image.dataset, finds=finds, makes=makes)
 
     async def sizes(self, image: ImageRow, *, exact: bool) -> None:
-        """Somebody wants to know how long an annotation file is: an archive tells that of all.
+        """Have an archive tell the sizes of a dataset's annotation files, of which `image` has one.
 
-        Waits for it, but not for long, and makes one only where that is wanted and sizes are to be `exact`. Never
-        fails.
+        Waits `SIZES_WAIT_S` at most. An archive is made only if the user wants that and sizes are
+        to be `exact`. Never fails.
         """
         key = image.dataset
-        finds, makes = self._may_look(key), exact and self._may_make(key)
+        finds = self._may_look(key)
+        makes = exact and self._may_make(key)
         if finds or makes:
             dataset = self._catalog.dataset(key)
-            if (
-                dataset is None
-                or dataset.image_count <= FEW
-                or not self._listing.is_listed(dataset)
-            ):
+            if dataset is None or dataset.image_count <= FEW:
                 return
+            if not self._listing.is_listed(dataset):
+                return
+
             self._begin(key, finds=finds, makes=makes)
+
         await self.wait(key, SIZES_WAIT_S)
 
     async def wait(self, dataset: int, seconds: float) -> None:
-        """Wait for an archive that is on its way, until it has been for so many seconds. Never fails."""
+        """Wait for a dataset's archive until it has been on its way for `seconds`. Never fails."""
         if not self._single_flight.in_progress(_flight(dataset)):
             return
+
         now = self._clock.monotonic()
         since = self._bringing.get(dataset, self._begun_at.get(dataset, now))
         left = since + seconds - now
@@ -197,6 +217,7 @@ class Exports:
             self._look_again[dataset] = now + RETRY_AFTER_S
         if makes:
             self._again[dataset] = now + RETRY_AFTER_S
+
         with background("export"):
             self._single_flight.launch(
                 _flight(dataset), partial(self._begun, dataset, finds, makes)
@@ -216,50 +237,55 @@ class Exports:
                     "annotations come one by one, an export that was there does not serve: %s",
                     error,
                 )
+
         if not makes:
             return
+
         try:
             await self._fetch(dataset, None, MOSTLY)
         except PictofsError as error:
             log.warning("annotations come one by one, their export failed: %s", error)
 
     def is_running(self, dataset: int) -> bool:
-        """Whether annotation files of a dataset are on their way in bulk."""
+        """Whether an archive with annotation files of a dataset is on its way."""
         return dataset in self._bringing
 
-    # An export that is there.
+    # An existing export.
 
     async def look(self) -> None:
-        """Make sure that exports that are there are known, for one request at most. Raises Throttled."""
+        """Make sure that existing exports are known, for one request at most. Raises Throttled."""
         if self._finds:
             await self._found.look()
 
     def found(self, dataset: int) -> Finished | None:
-        """An export of a dataset that is there and serves, as far as is known. Inline."""
+        """A usable export of a dataset, as far as is known; None if there is none. Inline."""
         return self._found.best(dataset) if self._finds else None
 
     def serves(self, found: Finished, image: ImageRow) -> bool:
-        """Whether an export that is there may bring the annotation file of an image. Inline.
+        """Whether an existing export may bring the annotation file of an image. Inline.
 
-        Not where the file is known to be another by now, or was confirmed since.
+        It may not if the file is known to have changed, or was confirmed since.
         """
         return not image.annotation_stale and (image.annotation_checked or 0.0) < found.made_at
 
     async def take(self, dataset: int) -> None:
-        """Fetch what an export that is there has of the annotation files that are missing or due.
+        """Fetch the annotation files that are missing or due and that an existing export has.
 
-        Raises what keeps it from coming, such as NoSuchEntry where it is gone by now. Some files may be missing
-        nevertheless.
+        Raises what prevents that, such as NoSuchEntry if the export is gone by now. Some files may
+        be missing nevertheless.
         """
         await self._single_flight.share(_flight(dataset), partial(self._take, dataset))
 
     async def _take(self, key: int) -> None:
-        found, dataset = self.found(key), self._catalog.dataset(key)
+        found = self.found(key)
+        dataset = self._catalog.dataset(key)
         if found is None or dataset is None:
             return
+
         known, wanted = await self._look(key, lambda row: self.serves(found, row))
         if len(wanted) <= FEW:
             return
+
         bounds = replace(
             self._bounds,
             packed=min(self._bounds.packed, PACKED_BYTES),
@@ -279,20 +305,22 @@ class Exports:
         """Whether a file of an older export says the same of an image as the listing does."""
         directory = self._catalog.directory(image.directory)
         path = None if directory is None else directory.path
-        return (
-            claims.annotations in (None, image.annotation_count)
-            and claims.filename in (None, image.name)
-            and (claims.directory is None or canonical_directory(claims.directory) == path)
-        )
+        if claims.annotations not in (None, image.annotation_count):
+            return False
+        if claims.filename not in (None, image.name):
+            return False
+
+        return claims.directory is None or canonical_directory(claims.directory) == path
 
     # An export that is made.
 
     async def fetch(self, dataset: int, status: str | None = None) -> None:
-        """Fetch the annotation files of a dataset that are missing, of images of one status or of all.
+        """Fetch the missing annotation files of a dataset by an export that is made for them.
 
-        `dataset`: its key. Whoever is cancelled here leaves the export running. Raises Forbidden where the
-        role allows no export, InvalidResponse where the archive is not what the API sends, and what keeps it from
-        coming. Some files may be missing nevertheless.
+        `dataset`: its key. `status`: of the images whose files are wanted; None: all. The export
+        goes on if its caller is cancelled. Raises Forbidden if the role allows no export,
+        InvalidResponse if the archive is not what the API sends, and what else prevents it. Some
+        files may be missing nevertheless.
         """
         await self._single_flight.share(
             _flight(dataset), partial(self._fetch, dataset, status, 0.0)
@@ -303,20 +331,25 @@ class Exports:
         dataset = self._catalog.dataset(key)
         if dataset is None:
             raise NoSuchEntry("the dataset is gone")
+
         known, wanted = await self._look(key, lambda row: status in (None, row.status))
         if not wanted or len(wanted) < least * len(known):
             return
+
         name = f"pictofs-{uuid.uuid4().hex[:16]}"
         source = _Source(name, self._clock.wall())
-        async with self._archive(
-            dataset, self._export(dataset, status, name), self._bounds
-        ) as archive:
+        export = self._export(dataset, status, name)
+        async with self._archive(dataset, export, self._bounds) as archive:
             await self._keep(dataset, archive, known, wanted, source)
 
     async def _look(
         self, dataset: int, takes: Callable[[ImageRow], bool]
     ) -> tuple[set[int], dict[int, int]]:
-        """Keys of all images, and of those without a fresh annotation file with what is known of each now."""
+        """The keys of all images of a dataset, and the images whose annotation file is wanted.
+
+        The latter are those that `takes` accepts and that have no fresh file: by key, what is known
+        of each now (see `_known`).
+        """
         known: set[int] = set()
         wanted: dict[int, int] = {}
         for folder in self._catalog.directory_keys(dataset):
@@ -327,7 +360,9 @@ class Exports:
                     known.add(row.key)
                     if takes(row) and not self._annotations.has(row):
                         wanted[row.key] = _known(row)
+
                 await trio.lowlevel.checkpoint()
+
         return known, wanted
 
     # The export on the server.
@@ -336,28 +371,34 @@ class Exports:
     async def _export(
         self, dataset: DatasetRow, status: str | None, name: str
     ) -> AsyncIterator[str]:
-        """Make an export; it is ready inside, and is removed afterwards."""
+        """Make an export, yield its name once it is ready, and remove it afterwards."""
         try:
             found = await self._api.create_export(dataset.name, name, status=status)
         except _REFUSED:
             raise
         except BaseException:
-            await self._remove(dataset, name)  # the server may have made it all the same
+            # The server may have made it all the same.
+            await self._remove(dataset, name)
             raise
+
         try:
-            pause, until = FIRST_PAUSE, self._clock.monotonic() + GIVE_UP_S
+            pause = FIRST_PAUSE
+            until = self._clock.monotonic() + GIVE_UP_S
             while found.status != "completed":
                 if found.status == "failed":
                     raise ServerFault(
                         f"the export of {dataset.name} failed: {found.error_message or 'no reason'}"
                     )
+
                 if self._clock.monotonic() + pause > until:
                     raise TimedOut(
                         f"the export of {dataset.name} was not ready after {GIVE_UP_S:.0f} s"
                     )
+
                 await self._clock.sleep(pause)
                 pause = min(LONGEST_PAUSE, pause * PAUSE_GROWTH)
                 found = await self._api.export(dataset.name, name)
+
             yield name
         finally:
             await self._remove(dataset, name)
@@ -384,7 +425,7 @@ class Exports:
     async def _archive(
         self, dataset: DatasetRow, export: AbstractAsyncContextManager[str], bounds: Bounds
     ) -> AsyncIterator[Archive]:
-        """The archive of `export` on the disk. It never gets a name, and counts as content of the cache."""
+        """The archive of `export` on the disk: a file without a name, counted as cached content."""
         self._bringing[dataset.key] = self._clock.monotonic()
         try:
             async with self._partial_blob() as partial_blob:
@@ -409,11 +450,16 @@ class Exports:
     async def _download(
         self, dataset: DatasetRow, name: str, partial_blob: PartialBlob, bounds: Bounds
     ) -> int:
+        """Write an export's archive into `partial_blob`. Returns its length in bytes.
+
+        Raises Invalid if it is too long, Corrupt if its checksum is wrong.
+        """
         url = await self._api.export_download_url(dataset.name, name)
         size = crc32c = 0
         async with self._storage.get(url) as body:
             if (body.length or 0) > bounds.packed:
                 raise Invalid(f"the export of {dataset.name} has {body.length} bytes: too many")
+
             gathered = bytearray()
             while True:
                 piece = await body.receive()
@@ -423,14 +469,18 @@ class Exports:
                     await self._cache.disk.call(partial_blob.write, size, bytes(gathered))
                     size += len(gathered)
                     gathered.clear()
+
                 if size > bounds.packed:
                     raise Invalid(
                         f"the export of {dataset.name} has more than {size} bytes: too many"
                     )
+
                 if not piece:
                     break
+
         if body.crc32c not in (None, crc32c):
             raise Corrupt(f"the export of {dataset.name} has another checksum than storage says")
+
         return size
 
     # What it holds.
@@ -443,58 +493,71 @@ class Exports:
         wanted: dict[int, int],
         source: _Source,
     ) -> None:
+        """Put the `wanted` files of an archive into the cache; see `_look`, also for `known`."""
         for start in range(0, len(archive.files), INDEXED):
             await in_thread(archive.index, archive.files[start : start + INDEXED])
+
         strange = archive.entries.keys() - known
         archive.skipped["of unknown images"] += len(strange)
         shape = await self._probe(archive, wanted, source)
         entries = [entry for key, entry in archive.entries.items() if key in wanted]
+
         kept = 0
         for start in range(0, len(entries), BATCH):
             batch = await in_thread(_written, archive, entries[start : start + BATCH], shape)
-            # Looked at without an await in between: what a reader fetches meanwhile is newer.
+            # No await from here to `keep`: what a reader fetches meanwhile would be newer.
             found = []
             for key, claims, data in batch:
                 row = self._catalog.image(key)
-                if (
-                    row is None
-                    or row.dataset != dataset.key
-                    or claims.image_id not in (None, row.id.lower())
-                ):
+                if row is None or row.dataset != dataset.key:
+                    continue
+                if claims.image_id not in (None, row.id.lower()):
                     continue
                 if _known(row) != wanted[key] or self._annotations.is_coming(row):
                     continue
+
                 if source.agrees is not None and not source.agrees(row, claims):
                     archive.skipped["that the listing contradicts"] += 1
                     continue
+
                 found.append((row, data))
+
             versions = await self._annotations.keep(found, source.made_at, archived=True)
             kept += sum(version is not None for version in versions)
+
         self._annotations.ages.came_by_export(dataset.name, source.name, source.made_at, kept)
         log.info("the export of %s brought %d annotation files", dataset.name, kept)
+
+        # The plus drops the reasons that are counted zero times.
         skipped = +archive.skipped
         if skipped:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
-            left_out, files = skipped.total(), len(archive.files)
             log.warning(
                 "the export of %s: left out %d of %d files, %s",
                 dataset.name,
-                left_out,
-                files,
+                skipped.total(),
+                len(archive.files),
                 reasons,
             )
 
     async def _probe(self, archive: Archive, wanted: dict[int, int], source: _Source) -> Shape:
-        """The shape of every annotation file, once one of the archive equals the API's own."""
+        """The shape of every annotation file, found by comparing one of the archive with the API's.
+
+        A file that was compared is `wanted` no more. Raises InvalidResponse if none was equal.
+        """
         there = (
             row for key in archive.entries if key in wanted and (row := self._catalog.image(key))
         )
+        # Files that have annotations come first: they say more.
         candidates = sorted(islice(there, INDEXED), key=lambda row: not row.annotation_count)
+
         probes = 0
-        for row in candidates:  # one that has annotations says more
+        for row in candidates:
             document = await in_thread(archive.document, archive.entries[row.key])
+            # If it was edited since, no request is needed to know that they differ.
             if source.agrees is not None and document and not source.agrees(row, _claims(document)):
-                continue  # it was edited since, which costs no request to know
+                continue
+
             if probes == PROBES:
                 break
             probes += 1
@@ -502,16 +565,18 @@ class Exports:
             del wanted[row.key]
             if document is not None and annotation_text(document) == own:
                 return _shape(document)
+
         if probes:
             raise InvalidResponse(
                 "the files of the export are not those that the API sends one by one"
             )
+
         return []
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What an annotation file says of its image, as far as it does."""
+    """What an annotation file says of its image; None where it says nothing."""
 
     image_id: str | None
     """In lower case."""
@@ -522,7 +587,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class _Source:
-    """The export that an archive is of."""
+    """The export that an archive belongs to."""
 
     name: str
     made_at: float
@@ -532,7 +597,7 @@ class _Source:
 
 
 Shape = list[tuple[str, type]]
-"""The keys of an annotation file in their order, and what kind of value each has."""
+"""The keys of an annotation file in their order, and the type of each value."""
 
 
 def _shape(document: dict[str, Any]) -> Shape:
@@ -544,26 +609,23 @@ def _flight(dataset: int) -> tuple[str, int]:
 
 
 def _known(row: ImageRow) -> int:
-    """A number that changes with anything that tells of other annotations."""
-    return hash(
-        (
-            (
-                row.annotation_size,
-                row.annotation_crc32c,
-                row.annotation_version,
-                row.annotation_ns,
-                row.annotation_stale,
-                row.annotation_checked,
-            ),
-            (row.annotation_count, row.status, row.min_confidence, row.directory, row.name),
-        )
+    """A number that changes with everything that may mean other annotations."""
+    file = (
+        row.annotation_size,
+        row.annotation_crc32c,
+        row.annotation_version,
+        row.annotation_ns,
+        row.annotation_stale,
+        row.annotation_checked,
     )
+    listed = (row.annotation_count, row.status, row.min_confidence, row.directory, row.name)
+    return hash((file, listed))
 
 
 def _written(
     archive: Archive, entries: list[ArchiveEntry], shape: Shape
 ) -> list[tuple[int, Claims, bytes]]:
-    """Key, claims and content of those entries that are of the shape."""
+    """Key, claims and content of the entries that are of the shape; others count as skipped."""
     found = []
     for entry in entries:
         document = archive.document(entry)
@@ -572,12 +634,15 @@ def _written(
         if _shape(document) != shape:
             archive.skipped["of another shape"] += 1
             continue
+
         try:
             text = annotation_text(document)
         except InvalidResponse:
             archive.skipped["malformed"] += 1
             continue
+
         found.append((entry.key, _claims(document), text))
+
     return found
 
 
@@ -586,7 +651,8 @@ def _claims(document: dict[str, Any]) -> Claims:
         value = document.get(field)
         return value if isinstance(value, str) else None
 
-    image_id, annotations = word("image_uuid"), document.get("annotations")
+    image_id = word("image_uuid")
+    annotations = document.get("annotations")
     return Claims(
         image_id=None if image_id is None else image_id.lower(),
         annotations=len(annotations) if isinstance(annotations, list) else None,

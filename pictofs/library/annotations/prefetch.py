@@ -1,4 +1,4 @@
-"""Annotation files that will be read next: fetched ahead like images, but far less boldly. Each costs a request."""
+"""Annotation files fetched before they are read, like images, but fewer: each costs a request."""
 
 from __future__ import annotations
 
@@ -12,21 +12,25 @@ from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import ImageRow
 
 WORKERS = 8
-"""Fetched at once: those of readers must not wait behind them."""
+"""Files fetched at once: those that readers want must not wait behind them."""
 SPARE = 8
-"""How many may lie unused however few were read."""
+"""Files that may lie unused however few were read."""
 MOST = 64
-"""How many may lie unused however many were read: eight rounds of all workers."""
+"""Files that may lie unused however many were read: eight rounds of all workers."""
 SIZE_BYTES = 1 << 14
-"""Bytes of a file, as far as nothing else is known."""
+"""Bytes that a file is assumed to have."""
 EXPORT_WAIT_S = 10.0
 """Seconds of rest while the files come by an export."""
 
 
 def window(pattern: AccessPattern) -> int:
-    """How many may lie unused. Never more are fetched in all than twice what was read, and SPARE."""
+    """How many files may lie unused.
+
+    In all, never more are fetched than twice as many as were read, and SPARE.
+    """
     if pattern.reads < FIRST:
         return 0
+
     affordable = 2 * pattern.total + SPARE - pattern.expected
     return min(pattern.reads + SPARE, MOST, len(pattern.ahead) + affordable)
 
@@ -43,10 +47,12 @@ class AnnotationFetcher:
         self, catalog: Catalog, notes: Annotations, is_exporting: Callable[[int], bool]
     ) -> None:
         """`is_exporting`: whether the files of a dataset are on their way by an export."""
-        self._catalog, self._annotations, self._is_exporting = catalog, notes, is_exporting
+        self._catalog = catalog
+        self._annotations = notes
+        self._is_exporting = is_exporting
 
     def is_small(self, image: ImageRow) -> bool:
-        """All of them are."""
+        """Always true: annotation files are small."""
         return True
 
     def has(self, image: ImageRow) -> bool:
@@ -54,15 +60,21 @@ class AnnotationFetcher:
         return self._annotations.is_coming(image) or self._annotations.has(image)
 
     def renew(self, image: ImageRow) -> bool:
-        """The same: nobody tells an order for annotations."""
+        """The same as `has`: no order of reading is announced for annotations."""
         return self.has(image)
 
     async def fetch_ahead(self, image: ImageRow, *, via_api: bool) -> bool:
-        """Fetch a file. Raises Throttled where the rest of the budget is for readers, or an export brings it."""
+        """Fetch a file. Returns whether it is there now.
+
+        Raises Throttled if the rest of the budget is for readers or an export brings the file, and
+        DiskFull if the cache does not take it.
+        """
         if self._is_exporting(image.dataset):
             raise Throttled("an export brings the annotations", retry_after=EXPORT_WAIT_S)
+
         await self._annotations.fetch(image)
         now = self._catalog.image(image.key)
         if now is not None and not self._annotations.is_cached(now):
             raise DiskFull("the cache takes nothing now")
+
         return now is not None

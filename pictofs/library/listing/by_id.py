@@ -21,11 +21,14 @@ from pictofs.store.catalog.rows import DatasetRow, ImageRow
 from pictofs.threads import in_thread
 
 REMEMBERED = 65_536
-"""Ids of no image that are remembered."""
+"""Ids without an image that are remembered."""
 
 
 class IdLookup:
-    """Finds what has an id, for at most one request more than a look at its path costs. Ids are in lower case."""
+    """Finds datasets and images by their ids, which are in lower case.
+
+    Costs at most one request more than a look at the path.
+    """
 
     def __init__(
         self,
@@ -39,28 +42,37 @@ class IdLookup:
         connectivity: Connectivity,
         traits: ServerTraits,
     ) -> None:
-        self._api, self._catalog, self._images = api, catalog, images
-        self._listing, self._selections, self._single_flight = listing, selections, single_flight
-        self._invalidations, self._connectivity, self._traits = invalidations, connectivity, traits
-        # Id -> when the list of datasets was read that this answer is as old as: a refresh ends both.
+        self._api = api
+        self._catalog = catalog
+        self._images = images
+        self._listing = listing
+        self._selections = selections
+        self._single_flight = single_flight
+        self._invalidations = invalidations
+        self._connectivity = connectivity
+        self._traits = traits
+        # When the list of datasets had been read, by id: once it is read again, the answer is void.
         self._misses: LRUCache[str, float] = LRUCache(REMEMBERED)
 
     async def dataset(self, identity: str) -> DatasetRow | None:
-        """The active dataset with that id, None where there is none."""
+        """The active dataset with that id; None if there is none."""
         await self._listing.datasets()
         row = self._catalog.dataset(key_of(identity))
         return row if row is not None and row.id.lower() == identity else None
 
     async def image(self, identity: str) -> ImageRow | None:
-        """The image with that id in an active dataset, in the place that its path is found at; None: no such image."""
+        """The image with that id in an active dataset, as its path would show it; None if there is
+        none."""
         await self._listing.datasets()
         row = self._known(identity)
         if row is not None:
             row = await self._listing.revalidate(row)
             if row is not None:
                 return row
+
         if self._is_no_image(identity) or self._traits.get("metadata") == "absent":
             return None
+
         return await self._single_flight.share(("id", identity), partial(self._ask, identity))
 
     def _known(self, identity: str) -> ImageRow | None:
@@ -68,13 +80,18 @@ class IdLookup:
         return row if row is not None and row.id.lower() == identity else None
 
     def _is_no_image(self, identity: str) -> bool:
-        """Whether it is known without a question: it was asked for, or every dataset is listed and has it not."""
+        """Whether an id is known to have no image.
+
+        Either the server said so, or every dataset is listed and none has the image.
+        """
         checked = self._catalog.meta("checked_at")
         if self._misses.get(identity) == checked:
             return True
+
         if all(self._listing.is_listed(row) for row in self._catalog.datasets_after(0, 1 << 30)):
             self._misses[identity] = checked
             return True
+
         return False
 
     async def _ask(self, identity: str) -> ImageRow | None:
@@ -92,31 +109,37 @@ class IdLookup:
                 await self._look_at_route()
             self._misses[identity] = at
             return None
+
         self._connectivity.answered()
         await self._traits.choose("metadata", "id")
         if image.id.lower() != identity:
             raise InvalidResponse("the API sent another image than the one whose id was asked for")
+
         # The route knows every image of the organization, whatever the key's datasets show.
         dataset = await self.dataset((image.dataset_id or "").lower())
         if dataset is None or image.is_archived:
             self._misses[identity] = at
             return None
+
         await self._listing.tree(dataset.key)
         seen = self._catalog.meta("pass") or 0
         put = partial(self._images.put, dataset.key, dataset.id, [image], seen, moves=True)
         self._invalidations.tell(await in_thread(put))
         self._selections.forget(dataset.key)
+
         row = self._known(identity)
-        # Another image may have its name, and the better right to it.
+        # Another image may have the same name, and be the one that is listed under it.
         return None if row is None else await self._listing.revalidate(row)
 
     async def _look_at_route(self) -> None:
-        """After a 404: is it the image that is missing, or the route? One that is known to be there tells."""
+        """Find out after a 404 whether the image is missing or the route, with a known image."""
         if self._traits.get("metadata") is not None:
             return
+
         known = self._catalog.any_image()
         if known is None:
             return
+
         try:
             await self._api.image(known.id)
         except (NoSuchEntry, NotSupported):
@@ -126,11 +149,12 @@ class IdLookup:
             await self._traits.choose("metadata", "id")
 
     async def _is_there(self, image: ImageRow) -> bool:
-        """Whether the server still lists an image that is known: it may have been deleted meanwhile."""
+        """Whether the server still lists a known image, which may have been deleted meanwhile."""
         dataset = self._catalog.dataset(image.dataset)
         directory = self._catalog.directory(image.directory)
         if dataset is None or directory is None:
             return False
+
         found = await self._api.images(
             dataset.id, directory=directory.path, filename=image.name, limit=10
         )

@@ -42,20 +42,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 UNSURE = (ServerFault, TimedOut, InvalidResponse)
-"""After these the server may have made the change, or not."""
+"""Errors after which nobody knows whether the server made the change."""
 OUTDATED = (AlreadyExists, Conflict, NoSuchEntry, NotEmpty)
-"""These say that things are not as they are shown."""
+"""Errors that say that the list shown here is out of date."""
 WAIT_S = 20.0
 """Seconds that a deletion may wait between its attempts."""
 DESCRIPTION_MAX_BYTES = TEXT_MAX
-"""Bytes of a description: what comes back with more characters would count as absent."""
+"""Bytes of a description: a longer text would count as absent when it comes back."""
 
 
 class Edits:
     """Makes, renames, describes and removes datasets, by their entries.
 
-    Each runs in the library's nursery: a caller that gives up leaves it going, and its outcome is shown. Each
-    raises what `Api` does; one that fails changes nothing here.
+    Each change runs in the library's nursery: it goes on if its caller gives up, and its outcome is
+    shown. Each raises what `Api` raises; one that fails changes nothing here.
     """
 
     def __init__(
@@ -70,18 +70,19 @@ class Edits:
         max_retries: int,
         traits: ServerTraits,
     ) -> None:
-        self._api, self._catalog, self._listing = api, catalog, listing
-        self._single_flight, self._connectivity, self._invalidations = (
-            single_flight,
-            connectivity,
-            invalidations,
-        )
-        self._clock, self._max_retries = clock, max_retries
+        self._api = api
+        self._catalog = catalog
+        self._listing = listing
+        self._single_flight = single_flight
+        self._connectivity = connectivity
+        self._invalidations = invalidations
+        self._clock = clock
+        self._max_retries = max_retries
         self._traits = traits
         self._numbers = count()
 
     async def create(self, entry: str) -> DatasetRow:
-        """A new, empty dataset, to be listed as `entry`. Raises AlreadyExists."""
+        """Make an empty dataset that is listed as `entry`. Raises AlreadyExists."""
         name = server_name(entry)
 
         async def work() -> DatasetRow:
@@ -90,8 +91,12 @@ class Edits:
         return await self._make(work)
 
     async def rename(self, entry: str, to: str) -> DatasetRow:
-        """Give the dataset listed as `entry` the name that is listed as `to`. Raises NoSuchEntry, AlreadyExists."""
-        name, row = server_name(to), await self._listed(entry)
+        """Give the dataset listed as `entry` the name that is listed as `to`.
+
+        Raises NoSuchEntry, AlreadyExists.
+        """
+        name = server_name(to)
+        row = await self._listed(entry)
 
         async def work() -> DatasetRow:
             return await self._show(await self._api.update_dataset(row.id, new_name=name))
@@ -99,12 +104,13 @@ class Edits:
         return await self._make(work)
 
     async def describe(self, key: int, value: bytes) -> None:
-        """Change a dataset's description, which is its readme, too; empty: none.
+        """Change a dataset's description, which is its readme, too. An empty `value` removes it.
 
-        Raises Invalid where `value` is no UTF-8, TooLarge, NoSuchEntry.
+        Raises Invalid if `value` is not UTF-8, TooLarge, NoSuchEntry.
         """
         if len(value) > DESCRIPTION_MAX_BYTES:
             raise TooLarge(f"a description can't have more than {DESCRIPTION_MAX_BYTES:,} bytes")
+
         try:
             text = value.decode()
         except UnicodeDecodeError as error:
@@ -122,14 +128,16 @@ class Edits:
         await self._make(work)
 
     def _words(self) -> tuple[str, ...]:
-        """The fields that this server takes a description in, as far as is known."""
+        """The fields in which this server takes a description, as far as is known."""
         known = self._traits.get("readme")
-        return next(
-            (words for words in DESCRIPTION_WORDS if "+".join(words) == known), DESCRIPTION_WORDS[0]
-        )
+        matching = (words for words in DESCRIPTION_WORDS if "+".join(words) == known)
+        return next(matching, DESCRIPTION_WORDS[0])
 
     async def remove(self, entry: str) -> DatasetRow:
-        """Delete the dataset listed as `entry`; what it was. Raises NoSuchEntry, NotEmpty while it holds anything."""
+        """Delete the dataset listed as `entry` and return what it was.
+
+        Raises NoSuchEntry, and NotEmpty if it holds anything.
+        """
         row = await self._listed(entry)
         await self._make(partial(self._remove, row))
         return row
@@ -139,7 +147,7 @@ class Edits:
         seen = False
         while True:
             try:
-                # Before each attempt: what came between two of them must not go.
+                # Before each attempt: an image that came between two attempts must not be lost.
                 await self._refuse_unless_empty(row)
                 seen = True
                 await self._api.delete_dataset(row.id)
@@ -147,19 +155,26 @@ class Edits:
             except NoSuchEntry:
                 if not seen:
                     raise
-                break  # gone by the attempt before, of which no answer came
+                # The attempt before removed it, although no answer came.
+                break
             except (ServerFault, TimedOut):
                 if not seen or not await patience.wait(None):
                     raise
+
         self._invalidations.tell(await in_thread(self._catalog.drop_dataset, row.key))
 
     async def _refuse_unless_empty(self, row: DatasetRow) -> None:
-        """Ask the server, never the catalog. An archived image would be lost, too."""
+        """Raise NotEmpty if the dataset holds anything: archived images would be lost, too.
+
+        The server is asked, never the catalog.
+        """
         found = await self._api.dataset(row.id)
-        if found.id.lower() != row.id.lower():  # an id that is no UUID, and another dataset's name
+        # The id is no UUID, but the name of another dataset.
+        if found.id.lower() != row.id.lower():
             raise InvalidResponse(
                 "the API sent another dataset than the one whose id was asked for"
             )
+
         held = found.image_count + found.archived_image_count
         if not held:
             # The counts may be old, or left out: the rows themselves decide.
@@ -170,7 +185,9 @@ class Edits:
                 f"the dataset {row.entry!r} holds {held:,} images, archived ones included: "
                 "`pictofs dataset delete` deletes it with them"
             )
-        if directories := await self._api.directory_tree(row.id):
+
+        directories = await self._api.directory_tree(row.id)
+        if directories:
             raise NotEmpty(f"the dataset {row.entry!r} holds {len(directories):,} directories")
 
     async def _listed(self, entry: str) -> DatasetRow:
@@ -189,9 +206,8 @@ class Edits:
         return row
 
     async def _make(self, work: Callable[[], Awaitable[T]]) -> T:
-        with (
-            insisting()
-        ):  # a person changes something, and wants to know whether it can be done now
+        # A person changes something, and wants to know whether it can be done now.
+        with insisting():
             return await self._single_flight.share(
                 ("edit", next(self._numbers)), partial(self._checked, work)
             )
@@ -203,21 +219,24 @@ class Edits:
             with suppress(PictofsError):
                 await self._look_again(wait=isinstance(error, UNSURE))
             raise
+
         self._connectivity.answered()
         return done
 
     async def _look_again(self, *, wait: bool) -> None:
-        """Have the list asked for anew: at once, or by whoever looks at it next."""
+        """Ask for the list anew: at once with `wait`, otherwise when somebody next looks at it."""
         await self._listing.invalidate(NO_DATASET)
         if wait:
             await self._listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
 
 
 def server_name(entry: str) -> str:
-    """The server's name that is shown as `entry`. Raises Invalid where none is."""
+    """The server's name that is shown as `entry`. Raises Invalid if there is none."""
     name = unescape(entry)
     if name is None:
         raise Invalid(
-            f"no dataset can be called {entry!r} here: see the escapes in docs/semantics.md, N2 and N3"
+            f"no dataset can be called {entry!r} here: "
+            "see the escapes in docs/semantics.md, N2 and N3"
         )
+
     return name

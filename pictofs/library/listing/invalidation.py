@@ -10,7 +10,7 @@ from pictofs.model.inode import Kind
 from pictofs.store.catalog.rows import RemovedDentry
 
 QUEUE = 100_000
-"""Entries that may wait. Past that news is dropped: the kernel's own timeouts end what it would have told."""
+"""Entries that may wait. More are dropped: the kernel's own timeouts end those later."""
 
 _SELECTION_KINDS = frozenset({Kind.VIEW, Kind.VIEW_IMAGES, Kind.VIEW_ANNOTATIONS})
 
@@ -21,11 +21,12 @@ class DentryInvalidations:
     def __init__(self) -> None:
         send, self.incoming = trio.open_memory_channel[RemovedDentry](QUEUE)
         self._send = send
-        # Folders of views that the kernel has looked into: there are six entries of an image, and few see but two.
+        # Folders of views that the kernel has looked into. Each image has six entries in views, and
+        # hardly anybody looks at more than two.
         self._watched: set[int] = set()
 
     def watch(self, folder: int) -> None:
-        """The kernel may hold entries of this folder of a view from now on. `folder`: its inode number."""
+        """Note that the kernel may hold entries of a view's folder. `folder`: its inode number."""
         self._watched.add(folder)
 
     def tell(self, gone: Iterable[RemovedDentry]) -> None:
@@ -33,6 +34,7 @@ class DentryInvalidations:
         for entry in gone:
             if entry.parent & 15 in _SELECTION_KINDS and entry.parent not in self._watched:
                 continue
+
             try:
                 self._send.send_nowait(entry)
             except trio.WouldBlock:

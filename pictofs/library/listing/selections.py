@@ -1,4 +1,4 @@
-"""Which directories of a dataset hold images of a status or split: what the views show of them."""
+"""Which directories of a dataset the views show: those with images of a status or split."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Known(NamedTuple):
 
 
 class Selections:
-    """Looks through a dataset once for each listing of it."""
+    """Searches a dataset once for each listing of it."""
 
     def __init__(
         self,
@@ -41,14 +41,18 @@ class Selections:
         single_flight: SingleFlight,
         invalidations: DentryInvalidations,
     ) -> None:
-        self._catalog, self._images, self._listing = catalog, images, listing
-        self._single_flight, self._invalidations = single_flight, invalidations
+        self._catalog = catalog
+        self._images = images
+        self._listing = listing
+        self._single_flight = single_flight
+        self._invalidations = invalidations
         self._known: LRUCache[int, _Known] = LRUCache(REMEMBERED)
 
     async def of(self, dataset: int) -> Mapping[int, int]:
-        """Bits by the key of a directory: bit n is set where it, or one below, has images of SELECTIONS[n].
+        """Bits by the key of a directory: bit n is set if it, or one below, has an image of
+        SELECTIONS[n].
 
-        Lists the dataset whole, if it is not. Raises NoSuchEntry when it is gone.
+        Lists the whole dataset if that is not done. Raises NoSuchEntry if the dataset is gone.
         """
         row = await self._listing.whole(dataset)
         known = self._known.get(dataset)
@@ -56,10 +60,11 @@ class Selections:
             known = await self._single_flight.share(
                 ("selections", dataset), partial(self._look, row)
             )
+
         return known.bits
 
     def forget(self, dataset: int) -> None:
-        """An image came without a listing."""
+        """Search a dataset again: an image came without a listing."""
         self._known.pop(dataset, None)
 
     async def _look(self, row: DatasetRow) -> _Known:
@@ -72,22 +77,25 @@ class Selections:
             while above in bits and bits[above] | here != bits[above]:
                 bits[above] |= here
                 above = directories[above].parent
+
         known = _Known((row.listed_at, row.tree_at), bits, directories)
         before = self._known.get(row.key)
         if before is not None:
             self._invalidations.tell(_emptied(row.key, before, bits))
+
         self._known[row.key] = known
         return known
 
 
 def _emptied(dataset: int, before: _Known, bits: Mapping[int, int]) -> Iterator[RemovedDentry]:
-    """Directories that the views do not show any more."""
+    """Entries of directories that the views do not show any more."""
     for key, old in before.bits.items():
         lost = old & ~bits.get(key, 0)
         directory = before.directories[key]
         for version, selection in SELECTIONS.items() if lost else ():
             if not lost >> version & 1:
                 continue
+
             if directory.parent is not None:
                 yield from view_entries(directory.parent, directory.entry, version)
             else:
