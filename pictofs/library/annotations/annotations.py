@@ -30,7 +30,6 @@ from pictofs.library.content.cache import ContentCache
 from pictofs.library.content.content import Content, ContentInMemory
 from pictofs.library.single_flight import SingleFlight
 from pictofs.library.stats import ReadStats
-from pictofs.store.blobs.cache import WouldBlock
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.images import ImageTable, Learned
 from pictofs.store.catalog.rows import ImageRow
@@ -246,10 +245,7 @@ class Annotations:
         work = partial(self._images.learn_annotations, learned, now_ns, asked_at)
         with suppress(DiskFull):
             # Inline it takes 150 us; a thread alone would take half of that.
-            try:
-                self._cache.disk.quick(work)
-            except WouldBlock:
-                await self._cache.disk.call(work)
+            await self._cache.disk.run(0, work)
 
         return data
 

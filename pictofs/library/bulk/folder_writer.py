@@ -14,12 +14,10 @@ import google_crc32c
 import trio
 
 from pictofs.errors import Corrupt, DiskFull, Invalid, NoSuchEntry
-from pictofs.library.content.cache import INLINE_MAX_BYTES
-from pictofs.library.content.disk import Disk
+from pictofs.library.content.disk import INLINE_MAX_BYTES, Disk
 from pictofs.library.content.signed_urls import FetchMode
 from pictofs.library.content.whole import Whole, agrees
 from pictofs.library.library import Library
-from pictofs.store.blobs.cache import WouldBlock
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 from pictofs.store.folder import Folder, PartialFile
 
@@ -141,12 +139,7 @@ class FolderWriter:
         await self._written(len(data), self._folder.put, path, data, mtime_ns)
 
     async def _written(self, size: int, work: Callable[..., None], *args: Any) -> None:
-        if size <= INLINE_MAX_BYTES:
-            with suppress(WouldBlock):
-                return self._disk.quick(work, *args)
-
-        await self._disk.call(work, *args)
-        return None
+        await self._disk.run(size, partial(work, *args))
 
     async def _fetched(self, image: ImageRow, path: Path) -> int:
         """Fetch an image from the server; its size."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -16,14 +15,12 @@ from pictofs.errors import Corrupt, DiskFull, PictofsError, TooManyFiles
 from pictofs.library.content.content import CachedContent
 from pictofs.library.content.disk import Disk
 from pictofs.library.content.whole import NotSmall, Whole
-from pictofs.store.blobs.cache import Blob, BlobCache, Busy, FileStamp, PartialBlob, WouldBlock
+from pictofs.store.blobs.cache import Blob, BlobCache, Busy, FileStamp, PartialBlob
 from pictofs.store.catalog.rows import ImageRow
 from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
-INLINE_MAX_BYTES = 1 << 20
-"""Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
 BUSY_POLL_S = 0.02
 """Seconds between looks at a download that another process makes."""
 OTHERS_TIMEOUT_S = 2.0
@@ -150,12 +147,8 @@ class ContentCache:
             return None
 
         try:
-            if size <= INLINE_MAX_BYTES:
-                with suppress(WouldBlock):
-                    return self.disk.quick(
-                        partial(self.blob_cache.open_partial, key, size, at_once=True)
-                    )
-            return await self.disk.call(self.blob_cache.open_partial, key, size)
+            begin = partial(self.blob_cache.open_partial, key, size)
+            return await self.disk.run(size, partial(begin, at_once=True), begin)
         except DiskFull as error:
             self.failed(error)
             return None
@@ -186,7 +179,11 @@ class ContentCache:
                 return Unstored(whole.data)
 
             try:
-                file = await self._publish(partial_blob, whole)
+                file = await self.disk.run(
+                    len(whole.data),
+                    partial(_publish, partial_blob, whole),
+                    partial(_publish_patiently, partial_blob, whole),
+                )
             except DiskFull as error:
                 self.failed(error)
                 return Unstored(whole.data)
@@ -198,16 +195,6 @@ class ContentCache:
                 with trio.CancelScope(shield=True):
                     await self.disk.call(partial_blob.abandon)
 
-    async def _publish(self, partial_blob: PartialBlob, whole: Whole) -> FileStamp:
-        """Make a blob of a partial one. Raises DiskFull and Corrupt; it is then still to be
-        abandoned."""
-        if len(whole.data) <= INLINE_MAX_BYTES:
-            with suppress(WouldBlock):
-                return self.disk.quick(_publish, partial_blob, whole)
-
-        partial_blob.take_time()
-        return await self.disk.call(_publish, partial_blob, whole)
-
     def failed(self, error: PictofsError) -> None:
         """The disk took no more, or gave nothing: leave it alone for a while."""
         if self.usable:
@@ -215,7 +202,13 @@ class ContentCache:
         self._again = self._clock.monotonic() + DISK_RETRY_AFTER_S
 
 
+def _publish_patiently(partial_blob: PartialBlob, whole: Whole) -> FileStamp:
+    partial_blob.take_time()
+    return _publish(partial_blob, whole)
+
+
 def _publish(partial_blob: PartialBlob, whole: Whole) -> FileStamp:
+    """Make a blob of a partial one. Raises DiskFull and Corrupt; it is then still to be abandoned."""
     partial_blob.write(0, whole.data)
     with partial_blob.commit(len(whole.data), whole.crc32c) as blob:
         return FileStamp.of(os.fstat(blob.fd), blob.crc32c)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import trio
@@ -23,6 +24,8 @@ T = TypeVar("T")
 SLOW_S = 0.05
 """The disk counts as slow if one inline call takes more than this many seconds: the event loop must
 not stand still."""
+INLINE_MAX_BYTES = 1 << 20
+"""Bytes up to which a file is written inline, on a quick disk: 130 us for 100 KiB."""
 CAUTION_S = 5.0
 """Seconds for which a slow disk is left to the thread, if there are readers who would notice that
 the event loop stands still."""
@@ -59,6 +62,19 @@ class Disk:
             now = time.perf_counter()
             if now - start > SLOW_S:
                 self._slow_until = now + self._caution
+
+    async def run(
+        self, size: int, inline: Callable[[], T], threaded: Callable[[], T] | None = None
+    ) -> T:
+        """The result of what writes `size` bytes: on the event loop if little, on a quick disk.
+
+        `threaded`: what is called in the thread, if that may wait and `inline` raises WouldBlock
+        where it would have to; None: the same.
+        """
+        if size <= INLINE_MAX_BYTES:
+            with suppress(WouldBlock):
+                return self.quick(inline)
+        return await self.call(threaded or inline)
 
     async def call(self, work: Callable[..., T], *args: Any) -> T:
         """The result of `work(*args)`, called in the thread, or what it raises.
