@@ -59,7 +59,8 @@ class ServerTraits:
     """The choices made for this server. Reads are inline."""
 
     def __init__(self, catalog: Catalog, clock: Clock) -> None:
-        self._catalog, self._clock = catalog, clock
+        self._catalog = catalog
+        self._clock = clock
         self._known: dict[str, tuple[str, float]] = {}
 
     def get(self, trait: Trait) -> str | None:

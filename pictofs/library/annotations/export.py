@@ -296,6 +296,7 @@ class Exports:
                 source = _Source(found.name, found.made_at, self._agrees)
                 await self._keep(dataset, archive, known, wanted, source)
         except Throttled:
+            # The export is not at fault, and may serve later.
             raise
         except PictofsError:
             self._found.refuse(key, found.name)
@@ -327,6 +328,7 @@ class Exports:
         )
 
     async def _fetch(self, key: int, status: str | None, least: float) -> None:
+        """`least`: the share of the dataset's files that must be missing for an export."""
         await self._listing.all_images(key)
         dataset = self._catalog.dataset(key)
         if dataset is None:
@@ -375,6 +377,7 @@ class Exports:
         try:
             found = await self._api.create_export(dataset.name, name, status=status)
         except _REFUSED:
+            # None was made, so none is to be removed.
             raise
         except BaseException:
             # The server may have made it all the same.
@@ -411,6 +414,7 @@ class Exports:
             except NoSuchEntry:
                 pass
             except Forbidden as error:
+                # The role may not remove exports: the first time is enough to say so.
                 if self._may_remove:
                     log.info(
                         "exports stay on the server, %s of %s first: %s", name, dataset.name, error

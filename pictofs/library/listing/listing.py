@@ -445,6 +445,7 @@ class Listing:
                     self._connectivity.failed(error)
                 listing_pass.fail(error)
             finally:
+                # After a refresh another pass may have taken its place.
                 if self._in_progress.get(key) is listing_pass:
                     del self._in_progress[key]
                 listing_pass.finished.set()

@@ -116,6 +116,7 @@ async def list_pages(
         "a listing moved while it was read, %d times in a row; rows may be old until the next",
         PASSES,
     )
+    # No pass can be relied on alone: only what none of them saw is gone.
     return Listed(first.seen if first else 0, sweep.dataset)
 
 
