@@ -48,7 +48,8 @@ def demo(
         ),
     ] = False,
 ) -> None:
-    """Show a mount of a made-up organization that runs on this machine: no account, no key, no network."""
+    """Show a mount of a made-up organization that runs on this machine: no account, no key, no
+    network."""
     refuse_the_real_world(os.environ)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGHUP, _interrupt)

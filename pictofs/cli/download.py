@@ -90,7 +90,8 @@ def download(
     api_key_file: ApiKeyFile = None,
     **given: str | bool | None,
 ) -> int:
-    """Write a dataset to DIR: DIR/images/... and DIR/annotations/..., as `cp -r` from a mount would, without a mount.
+    """Write a dataset to DIR: DIR/images/... and DIR/annotations/..., as `cp -r` from a mount
+    would, without a mount.
 
     Goes on where an earlier run ended, fetches only what is missing or has changed, and leaves
     alone what else is in DIR. Exits with 0 only when everything is there.

@@ -53,7 +53,8 @@ def prefetch(
         ),
     ] = None,
 ) -> None:
-    """Tell a mount which images will be read next: they are fetched in that order, ahead of the reader.
+    """Tell a mount which images will be read next: they are fetched in that order, ahead of the
+    reader.
 
     The order takes the place of the last one at once, and ends when its last image is read.
     """

@@ -208,7 +208,8 @@ def _publish_patiently(partial_blob: PartialBlob, whole: Whole) -> FileStamp:
 
 
 def _publish(partial_blob: PartialBlob, whole: Whole) -> FileStamp:
-    """Make a blob of a partial one. Raises DiskFull and Corrupt; it is then still to be abandoned."""
+    """Make a blob of a partial one. Raises DiskFull and Corrupt; it is then still to be
+    abandoned."""
     partial_blob.write(0, whole.data)
     with partial_blob.commit(len(whole.data), whole.crc32c) as blob:
         return FileStamp.of(os.fstat(blob.fd), blob.crc32c)

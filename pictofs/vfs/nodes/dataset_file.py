@@ -19,8 +19,9 @@ from pictofs.vfs.node import Attributes, FileHandler, Opening, file
 class DatasetFile(FileHandler):
     """A file in a dataset's folder, whose text is made of the API's object.
 
-    The inode's version counts the changes of the object: who holds an older text open keeps that one with its size.
-    A hash of the text in 8 bits would give two texts one inode once in 256 changes.
+    The inode's version counts the changes of the object: who holds an older text open keeps that
+    one with its size. A hash of the text in 8 bits would give two texts one inode once in 256
+    changes.
     """
 
     def __init__(
