@@ -1,4 +1,4 @@
-"""What the tree says of a node, and what a view must be able to say."""
+"""What the tree says about a node, and what the handler of each kind of node must offer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from pictofs.library.listing.pager import ListingInProgress
 from pictofs.model.inode import Inode
 
 FOREVER_S = 86_400.0
-"""Seconds the kernel may keep what can't change: the attributes of an image of known size."""
+"""Seconds for which the kernel may keep what can't change: the attributes of an image of known
+size."""
 
-FOLDER, FILE = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o644
-"""Modes. They go along with a copy, whose owner must be able to change and delete it; the mount
-itself refuses that by being read-only, or where it is not, by answering EROFS."""
+FOLDER = stat.S_IFDIR | 0o755
+"""The mode of folders. A copy keeps it, and the copy's owner must be able to change and delete it.
+The mount refuses both: it is read-only, or answers EROFS."""
+FILE = stat.S_IFREG | 0o644
+"""The mode of files, chosen for the same reason."""
 
 BATCH = 256
-"""Entries that a view gives at once: ten times what one readdir takes with attributes (4 KiB)."""
+"""Entries that a handler gives at once: ten times what fits into one readdir with attributes
+(4 KiB)."""
 
 
 class Attributes(NamedTuple):
@@ -30,13 +34,13 @@ class Attributes(NamedTuple):
     size: int
     """Bytes."""
     blocks: int
-    """Of 512 bytes; 0 where the size is a placeholder."""
+    """Blocks of 512 bytes; 0 if the size is a placeholder."""
     mtime_ns: int
     """Nanoseconds since the epoch."""
     keep: float
-    """Seconds for which the attributes hold."""
+    """Seconds for which the kernel may keep the attributes."""
     keep_entry: float
-    """Seconds for which the name leads here."""
+    """Seconds for which the kernel may keep what the name leads to."""
 
 
 class Entry(NamedTuple):
@@ -45,7 +49,7 @@ class Entry(NamedTuple):
     name: str
     attributes: Attributes
     cookie: int
-    """Where readdir goes on behind this entry."""
+    """Where readdir continues after this entry."""
 
 
 class Batch(NamedTuple):
@@ -53,11 +57,11 @@ class Batch(NamedTuple):
 
     entries: list[Entry]
     in_progress_listing: ListingInProgress | None
-    """Where there are no entries: the pass that may still bring some."""
+    """The pass over the listing that may still bring entries, if there are none yet."""
 
 
 def folder(inode: int, mtime_ns: int, keep: float) -> Attributes:
-    """Attributes of a folder."""
+    """Attributes of a folder. `keep`: seconds, for the attributes and for the name."""
     return Attributes(inode, FOLDER, 0, 0, mtime_ns, keep, keep)
 
 
@@ -67,24 +71,23 @@ def file(inode: int, size: int, mtime_ns: int, keep: float, keep_entry: float) -
 
 
 def unsized(inode: int, placeholder: int, mtime_ns: int, keep_entry: float) -> Attributes:
-    """Attributes of a file whose size only a download tells: the kernel asks again once it is
-    open."""
+    """Attributes of a file whose size only a download shows: the kernel asks again once it is
+    open. `placeholder`: the size shown until then, in bytes."""
     return Attributes(inode, FILE, placeholder, 0, mtime_ns, 0.0, keep_entry)
 
 
 class Opening(NamedTuple):
-    """A file as a view opens it."""
+    """A file as its handler opens it."""
 
     attributes: Attributes
-    """As they are now; their size is the content's."""
+    """The attributes now; their size is the content's."""
     content: Content
     told_one_size: bool = True
-    """Whether no other size was ever shown of this inode, by any mount, that the kernel may still
-    keep."""
+    """Whether the kernel can't still keep another size of this inode: no mount ever showed one."""
 
 
 def exactly(attributes: Attributes, size: int) -> Attributes:
-    """The same with the size that the content has."""
+    """The same attributes with the content's size, in bytes."""
     return attributes._replace(size=size, blocks=-(-size // 512))
 
 
@@ -95,50 +98,50 @@ class NodeHandler(Protocol):
         """What stat shows. Raises NoSuchEntry."""
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """The entry `name`. Raises NoSuchEntry, NotADirectory."""
+        """The attributes of the entry `name`. Raises NoSuchEntry, NotADirectory."""
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
-        """Entries from behind `cookie`, 0 for the first; none at the end. Raises NotADirectory."""
+        """Entries after `cookie`, 0 for the first; none at the end. Raises NotADirectory."""
 
     async def open(self, inode: Inode) -> Opening:
-        """The content, and what the kernel may have been told of it. Raises IsADirectory,
+        """The content, and what the kernel may have been told about it. Raises IsADirectory,
         NoSuchEntry, Stale."""
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
-        """Extended attributes by name, for no more requests than `attributes`. Raises NoSuchEntry,
-        Stale."""
+        """Extended attributes by name; costs no more requests than `attributes`. Raises
+        NoSuchEntry, Stale."""
 
     async def target(self, inode: Inode) -> str:
-        """Where a symbolic link leads. Raises Invalid for what is none, NoSuchEntry."""
+        """Where a symbolic link leads. Raises NoSuchEntry; Invalid for anything but a link."""
 
 
 class PlainHandler:
-    """A view without extended attributes, of what is no symbolic link."""
+    """A handler of nodes that have no extended attributes and are no symbolic links."""
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """None."""
         return {}
 
     async def target(self, inode: Inode) -> str:
-        """Refused."""
+        """Raises Invalid."""
         raise Invalid("this is no symbolic link")
 
 
 class FileHandler(PlainHandler):
-    """The half of a view that files share."""
+    """What the handlers of files have in common."""
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """Refused."""
+        """Raises NotADirectory."""
         raise NotADirectory(f"{name!r} was looked up in a file")
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
-        """Refused."""
+        """Raises NotADirectory."""
         raise NotADirectory("a file was listed")
 
 
 class DirectoryHandler(PlainHandler):
-    """The half of a view that folders share."""
+    """What the handlers of folders have in common."""
 
     async def open(self, inode: Inode) -> Opening:
-        """Refused."""
+        """Raises IsADirectory."""
         raise IsADirectory("a folder was opened as a file")

@@ -1,5 +1,5 @@
-"""Which folder a node lies in, for a kernel that has forgotten the way to it: file handles, as of
-an NFS server."""
+"""Which folder a node lies in, for a kernel that has a file handle, of an NFS client for example,
+and has forgotten the path."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pictofs.store.catalog.catalog import Catalog
 from pictofs.vfs.nodes.fixed import BY_ID, DATASETS, fixed_parent
 
 _FOLDERS = {Kind.IMAGE: Kind.IMAGES, Kind.ANNOTATION: Kind.ANNOTATIONS}
-"""Of files: what the folders that they lie in are."""
+"""The kind of the folder that a file lies in, by the kind of the file."""
 
 
 def parent_of(catalog: Catalog, inode: Inode) -> int:
-    """The inode number of the folder that a node lies in; of the root the root.
+    """The inode number of the folder that a node lies in; the root's own for the root.
 
-    Raises NoSuchEntry where the catalog does not have the node any more.
+    Raises NoSuchEntry if the catalog no longer has the node.
     """
     match inode.kind:
         case Kind.FIXED:
@@ -40,7 +40,7 @@ def parent_of(catalog: Catalog, inode: Inode) -> int:
 
 
 def _above_view(inode: Inode) -> int:
-    """Of `by-status` the dataset, of `by-status/new` the folder `by-status`."""
+    """The dataset for `by-status`; the folder `by-status` for `by-status/new`."""
     if inode.version in AXES:
         return number(Kind.DATASET, inode.key)
 
@@ -53,8 +53,8 @@ def _above_view(inode: Inode) -> int:
 
 
 def _above_directory(catalog: Catalog, inode: Inode) -> int:
-    """Of a virtual directory the one above; of the root of them what has `images/` and
-    `annotations/`."""
+    """The directory above a virtual directory; for the root of them the folder that contains
+    `images/` and `annotations/`."""
     row = catalog.directory(inode.key)
     if row is None:
         raise NoSuchEntry("the directory is gone")

@@ -1,4 +1,5 @@
-"""The images behind many paths: for who names a whole dataset, and must not pay for each name."""
+"""Finds the images of many paths, so that a caller who names a whole dataset pays no request for
+each."""
 
 from __future__ import annotations
 
@@ -17,38 +18,38 @@ from pictofs.store.catalog.rows import DatasetRow
 from pictofs.vfs.nodes.dataset import PARTS
 
 STEP = 256
-"""Paths that are looked up before others have a turn: 2 ms."""
+"""Paths that are looked up before other tasks have a turn: 2 ms."""
 REMEMBERED = 65_536
-"""Folders that are remembered."""
+"""The most folders whose keys are remembered."""
 
 
 class Other(Enum):
-    """What a path leads to, if not to an image."""
+    """What a path leads to if it does not lead to an image."""
 
     NOTE = "an annotation file"
     UNKNOWN = "nothing, or a folder"
 
 
 class Found(NamedTuple):
-    """An image: its key and its dataset's."""
+    """An image: the keys of its dataset and of itself."""
 
     dataset: int
     image: int
 
 
 class Paths:
-    """Looks paths up in the catalog, after one listing of each dataset that they name."""
+    """Looks paths up in the catalog, after each dataset in them was listed once."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        # Path -> keys of its dataset and directory.
+        # By a folder's path: the keys of its dataset and directory.
         self._folders: dict[str, tuple[int, int] | Other] = {}
 
     async def find(self, paths: Sequence[str]) -> list[Found | Other]:
-        """What each path, relative to the mount point, leads to, with the same price for one or a
-        million.
+        """What each path, relative to the mount point, leads to. A million paths cost no more
+        requests than one.
 
-        Raises what keeps a dataset from being listed that never was.
+        Raises what keeps a dataset from being listed if it never was.
         """
         found: list[Found | Other] = []
         for path in paths:
@@ -60,7 +61,7 @@ class Paths:
 
                 place = self._folders[folder] = await self._folder(folder)
 
-            if storable(name) != name:  # no entry is called so: names are escaped
+            if storable(name) != name:  # no entry has such a name: names are escaped
                 place = Other.UNKNOWN
 
             if isinstance(place, Other):
@@ -76,14 +77,14 @@ class Paths:
         return found
 
     async def _folder(self, path: str) -> tuple[int, int] | Other:
-        """The keys of the dataset and the directory that are `images/...` of a dataset."""
+        """The keys of the dataset and the directory if the path is `images/...` of a dataset."""
         if storable(path) != path:
             return Other.UNKNOWN
 
         top, _, below = path.partition("/")
         entry, _, below = below.partition("/")
         part, _, below = below.partition("/")
-        if part in AXIS_FOLDERS:  # the same files, by the same names
+        if part in AXIS_FOLDERS:  # `by-status/new/images/...` has the same files as `images/...`
             part, _, below = below.partition("/")[2].partition("/")
 
         if top != "datasets" or part not in PARTS:
@@ -100,13 +101,15 @@ class Paths:
         return Other.UNKNOWN if directory is None else (dataset.key, directory)
 
     async def _directory(self, dataset: DatasetRow, path: str) -> int | None:
+        """The key of a directory by its path in the dataset; None if there is none."""
         try:
             await self._library.listing.all_images(dataset.key)
         except NoSuchEntry:
             return None
 
         directory = self._library.catalog.directory_by_path(dataset.key, "/")
-        for entry in path.split("/") if path else []:
+        entries = path.split("/") if path else []
+        for entry in entries:
             if directory is None:
                 return None
 

@@ -1,5 +1,5 @@
-"""Where an inode lies in the tree, for who reads a log. Point reads of the catalog; nobody is
-asked."""
+"""Where an inode lies in the tree, for the readers of a log. Takes reads of the catalog, and no
+requests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pictofs.vfs.nodes.dataset import PARTS
 from pictofs.vfs.nodes.fixed import fixed_path
 
 UNKNOWN = "?"
-"""In the place of what the catalog no longer has."""
+"""Stands for what the catalog no longer has."""
 
 _PART = {kind: name for name, kind in PARTS.items()}
 
@@ -26,7 +26,7 @@ class Places:
         self._scope = Scope(library.catalog, Choice())
 
     def path(self, number: int) -> str:
-        """The path as the catalog has it now: two point reads of 20 us."""
+        """The path of inode `number` as the catalog has it now: two reads of 20 us."""
         inode = Inode.of(number)
         match inode:
             case Inode(Kind.FIXED, key):
@@ -49,7 +49,7 @@ class Places:
         return UNKNOWN
 
     def entry(self, parent: int, name: bytes) -> str:
-        """The path of an entry, which need not exist."""
+        """The path of the entry `name` of folder `parent`; it need not exist."""
         return f"{self.path(parent).rstrip('/')}/{name.decode(errors='backslashreplace')}"
 
     def _dataset(self, key: int) -> str:

@@ -1,13 +1,12 @@
-"""`README.md` as it is written: in memory while a file handle is open, sent as a whole when that is
-flushed.
+"""`README.md` while it is written: kept in memory for each open file handle, and sent as a whole.
 
-A program writes a file in pieces, and the API takes a text as a whole. So each handle that is open
-for writing has a text of its own, which nobody else reads. `close` and `fsync` send it, where it
-was changed since it was sent last; then the catalog has it, and the path leads to it. Of two
-handles the one that is closed last wins.
+A program writes a file in pieces, but the API takes a text as a whole. So each handle that is open
+for writing has a text of its own, which nobody else reads. `close` and `fsync` send it if it has
+changed since it was last sent; then the catalog has it, and the path leads to it. Of two handles,
+the one that is closed last wins.
 
-A text that was emptied by O_TRUNC alone is not sent before the last `close`: a shell opens the file
-of `> README.md`, copies the descriptor and closes the first one, and nothing was written then.
+A text that was only emptied by O_TRUNC is not sent before the last `close`: for `> README.md` a
+shell opens the file, copies the descriptor and closes the first one before anything is written.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ class WrittenText:
         now_ns: Callable[[], int],
         send: Callable[[bytes], Awaitable[int]],
     ) -> None:
-        """`emptied`: whether there was a text that the opening has cut off. `append`: whether all
-        that is written goes to the end (O_APPEND). `now_ns`: the time. `send`: makes a text the
-        server's, and gives its time (both times in nanoseconds since the epoch)."""
-        self.version: Hashable = object()  # nothing that another handle reads
+        """`emptied`: whether opening the file cut off a text. `append`: whether everything is
+        written to the end (O_APPEND). `now_ns`: the time. `send`: sends a text to the server, and
+        gives the time that the file has then (both times in nanoseconds since the epoch)."""
+        self.version: Hashable = object()  # like no version that another handle reads
         self._data = bytearray(data)
         self._emptied = emptied
         self._append = append
         self._now_ns = now_ns
         self._send = send
         self._changes = 0
-        self._sent = 0  # the number of changes when it was sent last
-        # Whether something did not fit, so that the text here is not the one that was meant.
+        self._sent = 0  # the number of changes when the text was last sent
+        # Whether some bytes were refused, so that the text is not the one that was meant.
         self._cut_off = False
         self._sending = trio.Lock()
         self.mtime_ns = now_ns()
@@ -63,11 +62,14 @@ class WrittenText:
         return len(self._data)
 
     async def read(self, offset: int, length: int) -> bytes:
-        """A slice, with all that was written."""
+        """Bytes of the text, with everything that was written so far."""
         return bytes(self._data[offset : offset + length])
 
     def write(self, offset: int, data: bytes) -> int:
-        """Store bytes; how many. A gap in front of them is filled with NULs. Raises TooLarge."""
+        """Store bytes at `offset`, and return how many. A gap before them is filled with NULs.
+
+        Raises TooLarge.
+        """
         if self._append:
             offset = len(self._data)
 
@@ -98,9 +100,10 @@ class WrittenText:
         self.mtime_ns = self._now_ns()
 
     async def save(self) -> None:
-        """Send the text, where it was changed since it was sent. Raises what `Edits.describe` does.
+        """Send the text if it has changed since it was last sent.
 
-        A text of which some bytes were refused is sent no more, but if it is cut (TooLarge).
+        Raises what `Edits.describe` raises; TooLarge if some bytes were refused and the text was
+        not truncated since.
         """
         async with self._sending:
             if self._cut_off:
@@ -117,14 +120,14 @@ class WrittenText:
                 self.mtime_ns = sent_ns
 
     async def finish(self) -> None:
-        """The last `close`: send what was emptied and never written to. What `save` failed to send
-        stays unsent."""
+        """Send a text that was emptied and never written to: the last descriptor is closed. What
+        `save` failed to send stays unsent."""
         if self._emptied:
             self._changed()
             await self.save()
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: nothing is held."""
 
 
 class ReadmeWriter:
@@ -137,7 +140,7 @@ class ReadmeWriter:
     async def open(
         self, edits: Edits, inode: Inode, *, truncate: bool, append: bool
     ) -> tuple[Attributes, WrittenText]:
-        """A readme that there is. Raises NoSuchEntry, Stale."""
+        """Open an existing readme. Raises NoSuchEntry, Stale."""
         attributes, data = await self._view.current(inode)
         text = self._text(
             edits, inode.key, b"" if truncate else data, emptied=truncate, append=append
@@ -147,11 +150,11 @@ class ReadmeWriter:
     async def create(
         self, edits: Edits, dataset: int, *, exclusive: bool, truncate: bool, append: bool
     ) -> tuple[Attributes, WrittenText]:
-        """A new readme of the dataset with the key `dataset`, which nobody else sees before it is
+        """A new readme for the dataset with the key `dataset`. Nobody else sees it before it is
         sent.
 
-        One that has come meanwhile is opened instead. Raises AlreadyExists if `exclusive`;
-        NoSuchEntry.
+        If the dataset has got one meanwhile, that is opened; with `exclusive` AlreadyExists is
+        raised. Raises NoSuchEntry if the dataset is gone.
         """
         row = await self._library.listing.dataset(dataset)
         found = self._view.of(row)
@@ -170,12 +173,15 @@ class ReadmeWriter:
         return attributes, text
 
     async def truncate(self, edits: Edits, inode: Inode, size: int) -> Attributes:
-        """Cut a readme to `size` bytes on the server; what is shown then. Raises TooLarge,
-        NoSuchEntry, Stale."""
+        """Cut a readme to `size` bytes on the server, or fill it up; the attributes afterwards.
+
+        Raises TooLarge, NoSuchEntry, Stale.
+        """
         attributes, text = await self.open(edits, inode, truncate=False, append=False)
         if size != text.size:
             text.truncate(size)
             await text.save()
+
         return exactly(attributes, size)._replace(mtime_ns=text.mtime_ns)
 
     def _text(
@@ -190,7 +196,8 @@ class ReadmeWriter:
         return int(self._library.clock.wall() * 1e9)
 
     async def _send(self, edits: Edits, dataset: int, data: bytes) -> int:
-        """Make a text the dataset's readme, unless it is; the time that the file has then."""
+        """Make `data` the dataset's readme unless it is already; the time that the file has then,
+        in nanoseconds since the epoch."""
         row = await self._library.listing.dataset(dataset)
         found = self._view.of(row)
         if data != (found[1] if found else b""):
@@ -206,5 +213,6 @@ class ReadmeWriter:
 
 
 def _refuse_above_limit(size: int) -> None:
+    """Raise TooLarge if a text of `size` bytes is longer than the API takes."""
     if size > DESCRIPTION_MAX_BYTES:
         raise TooLarge(f"{README} can't have more than {DESCRIPTION_MAX_BYTES:,} bytes")

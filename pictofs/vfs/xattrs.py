@@ -1,7 +1,7 @@
-"""`user.pictograph.*`: what the API says of a dataset or an image, as extended attributes.
+"""`user.pictograph.*`: what the API says about a dataset or an image, as extended attributes.
 
-A scalar is plain text, a list or an object compact JSON. What the API leaves out or gives as null
-is no attribute.
+A scalar is given as plain text, a list or an object as compact JSON. What the API leaves out or
+gives as null is no attribute.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ PREFIX = "user.pictograph."
 VALUE_MAX_BYTES = 1 << 16
 """Bytes of the longest value that the kernel takes (XATTR_SIZE_MAX); a longer one is left out."""
 LISTED_MAX_BYTES = 2048
-"""Bytes of all names and values that are listed. Programs copy what is listed, and ext4 has a block
-of 4 KiB for it, which a file's other attributes share; where it does not fit, `shutil.copytree`
-fails with ENOSPC."""
+"""Bytes of all names and values that are listed. Programs copy what is listed, and ext4 has one
+block of 4 KiB for it and a file's other attributes; if they do not fit, `shutil.copytree` fails
+with ENOSPC."""
 DATASET = (
     "id",
     "organization_id",
@@ -41,18 +41,18 @@ DATASET = (
     "created_at",
     "updated_at",
 )
-"""The fields of a dataset that are shown, by the API's names."""
+"""The fields of a dataset that are shown, by their names in the API."""
 
 
 def of_dataset(raw: Mapping[str, Any]) -> dict[str, bytes]:
-    """Those of a dataset. `raw` is the API's object."""
+    """The attributes of a dataset. `raw`: the API's object."""
     return _attributes({name: raw.get(name) for name in DATASET})
 
 
 def of_image(
     row: ImageRow, dataset: DatasetRow | None, directory: DirectoryRow | None
 ) -> dict[str, bytes]:
-    """Those of an image, and of its annotation file."""
+    """The attributes of an image and of its annotation file."""
     return _attributes(
         {
             "id": row.id,
@@ -74,7 +74,8 @@ def of_image(
 
 
 def listed(found: Mapping[str, bytes]) -> list[str]:
-    """The names that are listed, in their order: the shortest attributes, as many as fit."""
+    """The names that are listed, in the order of `found`: the shortest attributes, as many as
+    fit."""
     chosen = set()
     room = LISTED_MAX_BYTES
     for name, value in sorted(found.items(), key=lambda item: len(item[1])):
@@ -88,6 +89,7 @@ def listed(found: Mapping[str, bytes]) -> list[str]:
 
 
 def _attributes(fields: Mapping[str, Any]) -> dict[str, bytes]:
+    """The attributes of fields by name, without those that are None or too long."""
     values = {PREFIX + name: _text(value) for name, value in fields.items() if value is not None}
     return {name: value for name, value in values.items() if len(value) <= VALUE_MAX_BYTES}
 

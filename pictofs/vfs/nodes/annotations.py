@@ -1,4 +1,4 @@
-"""`annotations/`: for each image the file that the vendor's SDK writes."""
+"""`annotations/`: for each image the annotation file that the vendor's SDK would write."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from pictofs.vfs.node import FOREVER_S, Attributes, FileHandler, Opening, exactl
 from pictofs.vfs.nodes.images import image_xattrs
 from pictofs.vfs.nodes.tree import VirtualDirectory
 
-PLACEHOLDER, PLACEHOLDER_EACH = 1 << 20, 1 << 14
-"""Bytes that stat shows for a file that was never read: so many, and so many more for each
-annotation. Files are smaller, so that whoever trusts it (Python's tarfile) runs into the end and
-says so, and does not cut."""
-
+PLACEHOLDER = 1 << 20
+"""Bytes that stat shows for a file that was never read, without those for its annotations. Files
+are smaller: a program that trusts the size (Python's tarfile) meets the end too early and fails,
+instead of cutting the file off."""
+PLACEHOLDER_EACH = 1 << 14
+"""Bytes that stat shows in addition for each annotation."""
 
 VERSIONS = 256
-"""Versions that inode numbers tell apart (model/inode.py)."""
+"""How many versions inode numbers can tell apart (model/inode.py)."""
 
 
 def annotation_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
@@ -31,33 +32,41 @@ def annotation_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
         placeholder = PLACEHOLDER + PLACEHOLDER_EACH * row.annotation_count
         return unsized(inode, placeholder, mtime_ns, keep_entry)
 
-    # A version that is in doubt is asked for again at open; until then the old one is the truth.
-    return file(
-        inode, row.annotation_size, mtime_ns, 0.0 if row.annotation_stale else FOREVER_S, keep_entry
-    )
+    # If a version is in doubt, the next `open` asks for it again; until then the old size is shown.
+    keep = 0.0 if row.annotation_stale else FOREVER_S
+    return file(inode, row.annotation_size, mtime_ns, keep, keep_entry)
 
 
 class ExactSizes:
-    """Learns sizes: of whole datasets by an archive, of a single file, where
-    `--annotation-sizes=exact` asks for that at stat, by fetching it."""
+    """Learns the sizes of annotation files.
+
+    Those of a whole dataset come from an archive. With `--annotation-sizes=exact`, stat fetches a
+    file whose size is not known.
+    """
 
     def __init__(self, library: Library, wanted: bool) -> None:
         self._library = library
         self.wanted = wanted
 
     async def learned(self, row: ImageRow) -> ImageRow:
-        """The row with its size, where an archive that is there tells it, and else as it is."""
+        """The row with its size if an archive that is there shows it, or if exact sizes are
+        wanted; otherwise the row as it is."""
         if row.annotation_size is None:
             await self._library.exports.sizes(row, exact=self.wanted)
             row = self._library.catalog.image(row.key) or row
+
         return await self.settled(row)
 
     async def settled(self, row: ImageRow) -> ImageRow:
-        """The row with a size that is true, at the price of a request if it was not known."""
+        """The row with an exact size if exact sizes are wanted, for a request if it is not known;
+        otherwise the row as it is."""
         if self.wanted and (row.annotation_size is None or row.annotation_stale):
             with suppress(Stale):
-                (await self._library.annotations.open(row)).close()
+                content = await self._library.annotations.open(row)
+                content.close()
+
             return self._library.catalog.image(row.key) or row
+
         return row
 
 
@@ -71,25 +80,25 @@ class AnnotationsDirectory(VirtualDirectory):
         self._exact = exact
 
     async def find(self, directory: DirectoryRow, name: str) -> ImageRow | None:
-        """The image whose annotations these are."""
+        """The image whose annotation file is called `name`; None if there is none."""
         return await self._library.listing.image_of_annotation(directory, name)
 
     def known(self, directory: DirectoryRow, name: str) -> ImageRow | None:
-        """The same, as the catalog has it."""
+        """The same, from the catalog alone."""
         return self._library.catalog.image_by_annotation_name(directory.key, name)
 
     async def found(self, row: ImageRow) -> Attributes:
-        """Attributes of one file, exact where that is asked for."""
+        """Attributes of one file, with an exact size if exact sizes are wanted."""
         if self._exact.wanted:
             row = await self._exact.learned(row)
         return annotation_file(row, self._library.listing.fresh_for)
 
     def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
-        """Attributes as far as they are known: a listing fetches nothing."""
+        """Attributes of one file as far as they are known: a listing fetches nothing."""
         return annotation_file(row, keep_entry)
 
     def name(self, row: ImageRow | EntryRow) -> str:
-        """The annotation file's entry."""
+        """The name of the annotation file."""
         return row.annotation_name
 
 
@@ -101,18 +110,18 @@ class AnnotationFile(FileHandler):
         self._exact = exact
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Size as far as it is known, or exact."""
+        """Attributes with the size as far as it is known, or an exact one if that is wanted."""
         row = await self._exact.learned(self._row(inode))
         self._check(inode, row)
         return annotation_file(row, self._library.listing.fresh_for)
 
     async def open(self, inode: Inode) -> Opening:
-        """The file's version of this inode. Raises Stale when there is a newer one: the path leads
-        to it.
+        """The version of the file that this inode stands for. Raises Stale if there is a newer one,
+        to which the path leads.
 
-        The number of an inode stands for one content only where the catalog says so. It does not
-        where it could not be written, where a row went and came back and counts from 0 again, and
-        after 256 versions.
+        An inode number stands for one content only if the catalog says so. It does not if the
+        catalog could not be written, if the row was removed and came back, so that it counts
+        versions from 0 again, or after 256 versions.
         """
         row = self._row(inode)
         self._check(inode, row)
@@ -132,12 +141,13 @@ class AnnotationFile(FileHandler):
         return Opening(shown, content, told_one_size=certain)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
-        """What the API says of the image."""
+        """What the API says about the image."""
         row = self._row(inode)
         self._check(inode, row)
         return image_xattrs(self._library.catalog, row)
 
     def _check(self, inode: Inode, row: ImageRow) -> None:
+        """Raise Stale if the row has another version than the inode."""
         if row.annotation_version & 255 != inode.version:
             raise Stale(f"{row.annotation_name} has a newer version")
 

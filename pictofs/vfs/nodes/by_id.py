@@ -1,6 +1,6 @@
-"""`/by-id`: symbolic links by id to datasets, images and annotation files.
+"""`/by-id`: symbolic links, named by id, to datasets, images and annotation files.
 
-A link's inode has the key of what it leads to, and its kind as the version.
+The inode of a link has the key of what the link leads to, and the kind of that as its version.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pictofs.model.inode import Inode, Kind, number
 from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FileHandler, Opening
 
 TARGET_MAX_BYTES = 4095
-"""Bytes of the longest target that a link can have on Linux."""
+"""The longest target that a link can have on Linux, in bytes."""
 
 
 class IdLink(FileHandler):
-    """A link, and the folder of them all."""
+    """The handler of a link, and the contents of the folder of all links."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
 
     async def find(self, name: str) -> Attributes:
-        """The link called `name`. Raises NoSuchEntry."""
+        """Attributes of the link called `name`. Raises NoSuchEntry."""
         identity = name.lower()
         if is_uuid(identity):
             dataset = await self._library.id_lookup.dataset(identity)
@@ -43,7 +43,7 @@ class IdLink(FileHandler):
         return self._link(Kind.IMAGE if bare == identity else Kind.ANNOTATION, image.key)
 
     async def datasets(self, cookie: int) -> Batch:
-        """Links to the datasets from behind `cookie`: images are too many to list."""
+        """Links to the datasets after `cookie`. There are too many images to list."""
         if cookie == 0:
             await self._library.listing.datasets()
 
@@ -59,7 +59,7 @@ class IdLink(FileHandler):
         return Batch(entries, None)
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Of a link."""
+        """Attributes of a link."""
         return self._link(inode.version, inode.key)
 
     async def target(self, inode: Inode) -> str:
@@ -67,7 +67,7 @@ class IdLink(FileHandler):
         return self._target(inode.version, inode.key)[0]
 
     async def open(self, inode: Inode) -> Opening:
-        """Refused: the kernel follows a link."""
+        """Raises Invalid: the kernel follows a link, and does not open it."""
         raise Invalid("a symbolic link was opened as a file")
 
     def _link(self, kind: int, key: int) -> Attributes:
@@ -82,7 +82,7 @@ class IdLink(FileHandler):
         )
 
     def _target(self, kind: int, key: int) -> tuple[str, int]:
-        """Where a link leads, and the age of what is there in nanoseconds since the epoch. Raises
+        """Where a link leads, and when that was created, in nanoseconds since the epoch. Raises
         NoSuchEntry."""
         catalog = self._library.catalog
         if kind == Kind.DATASET:

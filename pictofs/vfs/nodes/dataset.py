@@ -17,7 +17,7 @@ PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
 
 
 def dataset_folder(row: DatasetRow, keep: float) -> Attributes:
-    """Attributes of a dataset's folder, as old as the dataset."""
+    """Attributes of a dataset's folder, which is as old as the dataset."""
     return folder(number(Kind.DATASET, row.key), row.created_ns, keep)
 
 
@@ -27,28 +27,30 @@ class DatasetDirectory(DirectoryHandler):
     def __init__(
         self, library: Library, files: Mapping[str, DatasetFile], views: SelectionRoot
     ) -> None:
-        """`files`: those that are made of the dataset's object, by name, in the order of
-        listing."""
+        """`files`: the files made from the dataset's object, by name, in the order in which they
+        are listed."""
         self._library = library
         self._files = files
         self._views = views
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Of the folder."""
+        """Attributes of the folder."""
         row = await self._library.listing.dataset(inode.key)
         return dataset_folder(row, self._library.listing.fresh_for)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
-        """What the API says of the dataset."""
+        """What the API says about the dataset."""
         await self._library.listing.dataset(inode.key)
         return xattrs.of_dataset(self._library.catalog.dataset_object(inode.key)[0])
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """`images`, `annotations`, a file of the dataset itself, or a view, which `entries` does
-        not show."""
+        """Attributes of `images`, `annotations`, a file of the dataset itself, or a view, which
+        `entries` does not show."""
         row = await self._library.listing.dataset(inode.key)
-        if name in self._files and (made := self._files[name].of(row)) is not None:
-            return made[0]
+        if name in self._files:
+            made = self._files[name].of(row)
+            if made is not None:
+                return made[0]
 
         view = self._views.axis(row, name)
         if view is not None:
@@ -59,11 +61,12 @@ class DatasetDirectory(DirectoryHandler):
         return self._part(PARTS[name], row)
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
-        """All but the views: who walks the folder must meet each file once."""
+        """All entries but the views: a walk through the folder must meet each file once."""
         row = await self._library.listing.dataset(inode.key)
         found = {name: self._part(kind, row) for name, kind in PARTS.items()}
         for name, view in self._files.items():
-            if (made := view.of(row)) is not None:
+            made = view.of(row)
+            if made is not None:
                 found[name] = made[0]
 
         entries = [
@@ -72,6 +75,7 @@ class DatasetDirectory(DirectoryHandler):
         return Batch(entries[cookie:], None)
 
     def _part(self, kind: Kind, row: DatasetRow) -> Attributes:
+        """Attributes of `images/` or `annotations/`."""
         root = self._library.catalog.directory_by_path(row.key, "/")
         if root is None:
             raise NoSuchEntry("the dataset is gone")

@@ -1,4 +1,4 @@
-"""The files that are made of a dataset's object: `dataset.json`, and `README.md` where there is a
+"""The files made from the API's object of a dataset: `dataset.json`, and `README.md` if there is a
 readme."""
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pictofs.vfs.node import Attributes, FileHandler, Opening, file
 
 
 class DatasetFile(FileHandler):
-    """A file in a dataset's folder, whose text is made of the API's object.
+    """A file in a dataset's folder whose text is made from the API's object.
 
-    The inode's version counts the changes of the object: who holds an older text open keeps that
-    one with its size. A hash of the text in 8 bits would give two texts one inode once in 256
+    The inode's version counts the changes of the object: a program that has an older text open
+    keeps it, with its size. A hash of the text in 8 bits would give two texts one inode once in 256
     changes.
     """
 
@@ -33,11 +33,11 @@ class DatasetFile(FileHandler):
         *,
         written: bool = False,
     ) -> None:
-        """`text`: the bytes of the file, of the API's object; None where the dataset has no such
-        file.
+        """`text`: makes the bytes of the file from the API's object; None if the dataset has no
+        such file.
 
-        `written`: whether the file can be written. Then the kernel asks each time where the name
-        leads: it must not lead to the old text for the moment until the kernel has been told.
+        `written`: whether the file can be written. Then the kernel asks each time what the name
+        leads to: it must not lead to the old text until the kernel has been told of the new one.
         """
         self._library = library
         self._kind = kind
@@ -46,7 +46,7 @@ class DatasetFile(FileHandler):
         self._keep_name = not written
 
     def of(self, row: DatasetRow) -> tuple[Attributes, bytes] | None:
-        """Attributes and bytes, as the catalog has them; None where there is no such file."""
+        """Attributes and bytes from the catalog alone; None if there is no such file."""
         raw, changes = self._library.catalog.dataset_object(row.key)
         data = self._text(raw)
         if data is None:
@@ -58,17 +58,16 @@ class DatasetFile(FileHandler):
         return file(inode, len(data), changed_ns, keep=0.0, keep_entry=keep_entry), data
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Size and time of the text."""
+        """Attributes with the size and time of the text."""
         return (await self.current(inode))[0]
 
     async def open(self, inode: Inode) -> Opening:
-        """The text. Raises Stale when it is another one by now: the path leads to it."""
+        """The text. Raises Stale if there is another one by now, to which the path leads."""
         attributes, data = await self.current(inode)
         return Opening(attributes, ContentInMemory(data))
 
     async def current(self, inode: Inode) -> tuple[Attributes, bytes]:
-        """Attributes and bytes. Raises NoSuchEntry, and Stale when the text is another one by
-        now."""
+        """Attributes and bytes. Raises NoSuchEntry; Stale if there is another text by now."""
         found = self.of(await self._library.listing.dataset(inode.key))
         if found is None:
             raise NoSuchEntry(f"the dataset has no {self._name}")
@@ -78,8 +77,7 @@ class DatasetFile(FileHandler):
 
 
 def readme(raw: Mapping[str, Any]) -> bytes | None:
-    """The readme in a dataset's object, as UTF-8; None where the API gives none, or an empty
-    one."""
+    """The readme in a dataset's object, as UTF-8; None if the API gives none or an empty one."""
     text = raw.get("readme")
     if not isinstance(text, str) or not text:
         return None

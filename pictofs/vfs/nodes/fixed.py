@@ -1,5 +1,5 @@
-"""The folders and files that every mount has: `/`, `/datasets`, `/by-id`, `/.pictofs` and what is
-in it."""
+"""The folders and files that every mount has: `/`, `/datasets`, `/by-id`, `/.pictofs` and its
+files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pictofs.vfs.nodes.by_id import IdLink
 from pictofs.vfs.nodes.dataset import dataset_folder
 
 ROOT, DATASETS, OWN, STATUS, METRICS, BY_ID = range(6)
-"""Keys of inodes of the kind FIXED; they must not change."""
+"""The keys of the inodes of kind FIXED. They must not change."""
 
 _TREE: dict[int, dict[str, int]] = {
     ROOT: {"datasets": DATASETS, "by-id": BY_ID, ".pictofs": OWN},
@@ -32,16 +32,16 @@ _TREE: dict[int, dict[str, int]] = {
 }
 
 Documents = Mapping[str, Callable[[], bytes]]
-"""What each file in `.pictofs` holds now, by its name; asks nobody."""
+"""By the name of each file in `.pictofs`: makes its bytes, without a request."""
 
 
 def fixed_parent(key: int) -> int:
-    """The key of the folder that an inode of the kind FIXED lies in; of the root the root."""
+    """The key of the folder that an inode of kind FIXED lies in; the root's own for the root."""
     return next((above for above, entries in _TREE.items() if key in entries.values()), ROOT)
 
 
 def fixed_path(key: int) -> str | None:
-    """The path of an inode of the kind FIXED; None where there is none."""
+    """The path of an inode of kind FIXED; None if there is no such inode."""
     if key == ROOT:
         return "/"
 
@@ -54,27 +54,28 @@ def fixed_path(key: int) -> str | None:
 
 
 class FixedNodes(PlainHandler):
-    """The top of the tree."""
+    """The handler of the top of the tree."""
 
     def __init__(
         self, library: Library, documents: Documents, links: IdLink, started_ns: int
     ) -> None:
-        """`started_ns` is the age of everything here."""
+        """`started_ns`: the time of all nodes here, in nanoseconds since the epoch."""
         self._library = library
         self._links = links
         self._started_ns = started_ns
         self._documents = {_TREE[OWN][name]: document for name, document in documents.items()}
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Of a folder, or of a file as it is now."""
+        """Attributes of a folder, or of a file as it is now. Raises NoSuchEntry."""
         if inode.key in self._documents:
             return self._file(inode.key, self._documents[inode.key]())
         if inode.key not in (ROOT, DATASETS, OWN, BY_ID):
             raise NoSuchEntry("there is no such node")
+
         return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER_S)
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """A fixed entry, a dataset, or a link."""
+        """Attributes of a fixed entry, a dataset, or a link."""
         if inode.key == BY_ID:
             return await self._links.find(name)
 
@@ -90,9 +91,9 @@ class FixedNodes(PlainHandler):
         try:
             key = _TREE[inode.key][name]
         except KeyError:
-            raise (NotADirectory if inode.key in self._documents else NoSuchEntry)(
-                f"no entry {name!r}"
-            ) from None
+            if inode.key in self._documents:
+                raise NotADirectory(f"no entry {name!r}") from None
+            raise NoSuchEntry(f"no entry {name!r}") from None
 
         return await self.attributes(Inode(Kind.FIXED, key, 0))
 
@@ -109,21 +110,19 @@ class FixedNodes(PlainHandler):
             keep = library.listing.fresh_for
             rows = library.catalog.datasets_after(cookie, BATCH)
             library.listing.shown(row.entry for row in rows)
-            return Batch(
-                [Entry(row.entry, dataset_folder(row, keep), row.seq) for row in rows], None
-            )
+            found = [Entry(row.entry, dataset_folder(row, keep), row.seq) for row in rows]
+            return Batch(found, None)
 
         if inode.key not in _TREE:
             raise NotADirectory("a file was listed")
 
-        return Batch(
-            [
-                Entry(name, await self.attributes(Inode(Kind.FIXED, key, 0)), place)
-                for place, (name, key) in enumerate(_TREE[inode.key].items(), 1)
-                if place > cookie
-            ],
-            None,
-        )
+        entries = []
+        for place, (name, key) in enumerate(_TREE[inode.key].items(), 1):
+            if place > cookie:
+                attributes = await self.attributes(Inode(Kind.FIXED, key, 0))
+                entries.append(Entry(name, attributes, place))
+
+        return Batch(entries, None)
 
     async def open(self, inode: Inode) -> Opening:
         """A file as it is now."""

@@ -14,9 +14,9 @@ from pictofs.vfs.node import FOREVER_S, Attributes, FileHandler, Opening, exactl
 from pictofs.vfs.nodes.tree import VirtualDirectory
 
 PLACEHOLDER_BYTES = 1 << 30
-"""Bytes that stat shows for an image whose size the server does not tell, until it was opened once:
-more than images have, so that whoever trusts it runs into the file's end and not into a cut
-file."""
+"""Bytes that stat shows for an image whose size the server does not tell, until it has been opened
+once. Images are smaller: a program that trusts the size meets the end too early, instead of
+cutting the file off."""
 
 
 def image_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
@@ -25,6 +25,7 @@ def image_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
     size = row.known_size
     if size is None:
         return unsized(inode, PLACEHOLDER_BYTES, row.created_ns, keep_entry)
+
     return file(inode, size, row.created_ns, FOREVER_S, keep_entry)
 
 
@@ -34,11 +35,11 @@ class ImagesDirectory(VirtualDirectory):
     kind = Kind.IMAGES
 
     async def find(self, directory: DirectoryRow, name: str) -> ImageRow | None:
-        """The image itself."""
+        """The image called `name`; None if there is none."""
         return await self._library.listing.image(directory, name)
 
     def known(self, directory: DirectoryRow, name: str) -> ImageRow | None:
-        """The image itself."""
+        """The same, from the catalog alone."""
         return self._library.catalog.image_by_entry(directory.key, name)
 
     def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
@@ -46,12 +47,12 @@ class ImagesDirectory(VirtualDirectory):
         return image_file(row, keep_entry)
 
     def name(self, row: ImageRow | EntryRow) -> str:
-        """The image's entry."""
+        """The image's name as an entry."""
         return row.entry
 
 
 def image_xattrs(catalog: Catalog, row: ImageRow) -> Mapping[str, bytes]:
-    """What the API says of an image."""
+    """What the API says about an image, as extended attributes by name."""
     return xattrs.of_image(row, catalog.dataset(row.dataset), catalog.directory(row.directory))
 
 
@@ -62,13 +63,13 @@ class ImageFile(FileHandler):
         self._library = library
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Size and time as the listing says; the size that a download has shown, where that is
-        another."""
+        """Attributes with the size and time of the listing; if a download has shown another size,
+        with that."""
         return image_file(self._row(inode), self._library.listing.fresh_for)
 
     async def open(self, inode: Inode) -> Opening:
-        """The bytes. What was shown of their size is looked up when they are there: others may have
-        changed it."""
+        """The bytes. Which sizes were shown is looked up once the bytes are there: it may have
+        changed meanwhile."""
         row = self._row(inode)
         content = await self._library.downloads.image(row)
 
@@ -77,7 +78,7 @@ class ImageFile(FileHandler):
         return Opening(shown, content, told_one_size)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
-        """What the API says of the image."""
+        """What the API says about the image."""
         return image_xattrs(self._library.catalog, self._row(inode))
 
     def _row(self, inode: Inode) -> ImageRow:

@@ -1,8 +1,8 @@
-"""`by-status/` and `by-split/` of a dataset: its images and annotation files once more, chosen.
+"""`by-status/` and `by-split/` of a dataset: its images and annotation files, selected by a field.
 
-The files are those of `images/` and `annotations/`, by the same inode numbers, as if they were hard
-links. The folders have numbers of their own. They are not listed in the dataset's folder, but found
-in it.
+The files are those of `images/` and `annotations/` and have the same inode numbers, as if they were
+hard links. The folders have numbers of their own. The dataset's folder does not list them, but a
+lookup finds them.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ class SelectionRoot(DirectoryHandler):
         return None if version is None else self._folder(number(Kind.VIEW, row.key, version), row)
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Of the folder, whether or not there is something in it."""
+        """Attributes of the folder, whether or not something is in it."""
         if inode.version not in AXES and inode.version not in SELECTIONS:
             raise NoSuchEntry("there is no such view")
         return self._folder(number(*inode), await self._library.listing.dataset(inode.key))
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """A folder that something is in."""
+        """Attributes of the folder `name`. Raises NoSuchEntry if nothing is in it."""
         found = (await self._below(inode)).get(name)
         if found is None:
             raise NoSuchEntry(f"there is no {name!r}")
         return found
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
-        """All of them."""
+        """All folders that something is in."""
         found = enumerate((await self._below(inode)).items(), 1)
         return Batch([Entry(name, each, at) for at, (name, each) in found][cookie:], None)
 
     async def _below(self, inode: Inode) -> dict[str, Attributes]:
+        """The folders that something is in, by name."""
         self._library.invalidations.watch(number(*inode))
         bits = await self._library.selections.of(inode.key)
         row = await self._library.listing.dataset(inode.key)
@@ -78,21 +79,24 @@ class SelectionRoot(DirectoryHandler):
 
 
 class FilteredDirectory(DirectoryHandler):
-    """`images/` or `annotations/` of a view, or a virtual directory in it, as far as something
-    below is chosen."""
+    """`images/` or `annotations/` of a view, or a virtual directory in it, with only what is
+    selected."""
 
     def __init__(self, library: Library, kind: Kind, original: VirtualDirectory) -> None:
-        """`original`: the view of the same directories with everything in them."""
+        """`original`: the handler of the same directories with everything in them."""
         self._library = library
         self._kind = kind
         self._original = original
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Of a directory."""
+        """Attributes of a directory."""
         return self._folder(self._directory(inode), inode.version)
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """A directory that something chosen is in, or a chosen file."""
+        """Attributes of a directory with something selected in it, or of a selected file.
+
+        Raises NoSuchEntry.
+        """
         bits = await self._bits(inode)
         directory = self._directory(inode)
         below = self._library.catalog.directory_by_entry(directory.key, name)
@@ -106,12 +110,14 @@ class FilteredDirectory(DirectoryHandler):
         return await self._original.found(row)
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
-        """Directories first, as in the original, and with its cookies."""
+        """Entries after `cookie`: directories first, as in the original, and with its cookies."""
         bits = await self._bits(inode)
         directory = self._directory(inode)
         catalog = self._library.catalog
         keep = self._library.listing.fresh_for
         seq = cookie >> 1
+
+        # An odd cookie is a file's: then all directories have been given.
         while not cookie & 1 and (rows := catalog.directories_after(directory.key, seq, BATCH)):
             seq = rows[-1].seq
             entries = [
@@ -140,10 +146,12 @@ class FilteredDirectory(DirectoryHandler):
         return Batch([], None)
 
     async def _bits(self, inode: Inode) -> Mapping[int, int]:
+        """By the key of a directory: a bit for each selection that something below is in."""
         self._library.invalidations.watch(number(*inode))
         return await self._library.selections.of(self._directory(inode).dataset)
 
     def _directory(self, inode: Inode) -> DirectoryRow:
+        """The catalog's row. Raises NoSuchEntry."""
         row = self._library.catalog.directory(inode.key)
         if row is None or inode.version not in SELECTIONS:
             raise NoSuchEntry("the directory is gone")

@@ -1,4 +1,4 @@
-"""What `images/` and `annotations/` have in common: a dataset's virtual directories, and files in
+"""What `images/` and `annotations/` have in common: a dataset's virtual directories with files in
 them.
 
 A cookie is twice the `seq` of the entry's row, plus one for a file: directories come first.
@@ -25,11 +25,11 @@ class VirtualDirectory(DirectoryHandler):
 
     @abstractmethod
     async def find(self, directory: DirectoryRow, name: str) -> ImageRow | None:
-        """The image whose file is called `name` here."""
+        """The image whose file is called `name` here; None if there is none."""
 
     @abstractmethod
     def known(self, directory: DirectoryRow, name: str) -> ImageRow | None:
-        """The same, as the catalog has it."""
+        """The same, from the catalog alone."""
 
     @abstractmethod
     def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
@@ -40,11 +40,12 @@ class VirtualDirectory(DirectoryHandler):
         """The name of an image's file here."""
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Of a directory."""
+        """Attributes of a directory."""
         return self._folder(self._directory(inode), self._library.listing.fresh_for)
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """A directory or a file, for at most one request each for list, tree and name."""
+        """Attributes of a directory or a file, for at most three requests: the list of datasets,
+        the tree, and the name. Raises NoSuchEntry."""
         directory = self._directory(inode)
         await self._library.listing.tree(directory.dataset)
         below = self._library.catalog.directory_by_entry(directory.key, name)
@@ -62,14 +63,15 @@ class VirtualDirectory(DirectoryHandler):
         return self.file(row, self._library.listing.fresh_for)
 
     async def entries(self, inode: Inode, cookie: int) -> Batch:
-        """Directories first, then images as their pages arrive."""
+        """Entries after `cookie`: directories first, then files as the pages of the listing
+        arrive."""
         directory = self._directory(inode)
         catalog = self._library.catalog
         keep = self._library.listing.fresh_for
         if not cookie & 1:
             if cookie == 0:
                 await self._library.listing.tree(directory.dataset)
-                # What images say must not be older than the tree.
+                # Subdirectories known only from the paths of images must be as new as the tree.
                 if catalog.implies(directory.key):
                     await self._library.listing.folder(directory)
 
