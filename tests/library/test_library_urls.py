@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rig import HandClock, Mount, Rig, image_bytes
 
+from pictofs.library.content.signed_urls import FetchMode
 from standin import Spec, StandIn
 from standin.faults import Mutate, error
 from standin.records import Image
@@ -197,3 +198,26 @@ async def test_b8_what_is_fetched_ahead_does_not_renew_a_batch_for_one_bad_url(r
         batches, keyed, _, refused = costs(mount)
         assert (batches, refused) == (1, 1)
         assert keyed <= 3
+
+
+async def test_b8_a_refusal_that_comes_late_says_nothing_of_the_next_batch(rig: Rig) -> None:
+    """Of the images under way when storage refuses a batch, some are refused only later."""
+    async with rig.mount() as mount:
+        await mount.library.listing.datasets()
+        dataset = mount.catalog.dataset_by_entry("small")
+        assert dataset is not None
+        await mount.library.listing.all_images(dataset.key)
+        (*_, folder) = mount.catalog.directory_keys(dataset.key)
+        rows = mount.catalog.images_after(folder, 0, 6)
+        urls = mount.library.urls
+        signed = [await urls.find(dataset, row, FetchMode.STREAM) for row in rows]
+
+        for number, (row, old) in enumerate(zip(rows, signed, strict=True)):
+            assert old is not None
+            urls.reject(dataset, row, old)
+            if number == 2:
+                assert await urls.find(dataset, row, FetchMode.STREAM) is not None
+
+        for row in rows:
+            assert await urls.find(dataset, row, FetchMode.STREAM) is not None
+        assert mount.asked.count(BATCH) == 2

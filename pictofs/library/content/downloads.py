@@ -234,7 +234,7 @@ class Downloads:
                 self._cache.image_key(image), signed.url, image.known_size or 0
             )
         except Refused as refused:
-            self._source.refused(dataset, image)
+            self._source.reject(dataset, image, signed)
             raise refused.error from None
         except DiskFull as error:
             self._cache.failed(error)

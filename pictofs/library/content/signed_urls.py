@@ -82,7 +82,7 @@ class _Batch:
     """Why it is empty, where that is no answer."""
     known_bad: frozenset[str] = frozenset()
     """Images of which storage refused the URL of the batch before, too."""
-    refused: set[str] = field(default_factory=set)
+    rejected: set[str] = field(default_factory=set)
     in_a_row: set[str] = field(default_factory=set)
     """Images refused since one came."""
     used: int = 0
@@ -218,7 +218,7 @@ class SignedUrlCache:
             now,
             now + RETRY_AFTER_S,
             error=error,
-            known_bad=frozenset(old.refused),
+            known_bad=frozenset(old.rejected),
             replaced_at=replaced_at,
         )
 
@@ -239,13 +239,15 @@ class SignedUrlCache:
             return False
         return not batch.was_to_prove or not 0 <= now - batch.asked_at < PROOF_RETRY_AFTER_S
 
-    def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
-        """Storage did not take the URL of an image: it is not used again, nor are the others after
-        several."""
+    def reject(self, dataset: DatasetRow, image: ImageRow, signed: SignedUrl) -> None:
+        """Storage refused a URL: it is not used again, nor is its batch after several."""
         batch = self._batches.get(self._partition(dataset, image))
-        if batch is None or batch.urls.pop(image.id, None) is None:
+        # The refusal may come late, of a URL of the batch before: that says nothing of this one.
+        if batch is None or batch.urls.get(image.id) is not signed:
             return
-        batch.refused.add(image.id)
+
+        del batch.urls[image.id]
+        batch.rejected.add(image.id)
         if image.id not in batch.known_bad:
             batch.in_a_row.add(image.id)
         if batch.is_revoked:
@@ -305,6 +307,6 @@ class SignedUrlCache:
             # An answer without a row is believed for a while too, or each read would ask again.
             ends[len(ends) // 2] if ends else now + MEMORY_S,
             {row.image_id: row for row in rows},
-            known_bad=frozenset(old.refused),
+            known_bad=frozenset(old.rejected),
             replaced_at=now if old.is_revoked else old.replaced_at,
         )

@@ -108,7 +108,7 @@ class Source:
                     yield body
         except (UrlExpired, InvalidResponse):
             if signed is not None and not opened:
-                self.refused(dataset, image)
+                self.reject(dataset, image, signed)
             raise
         except AGAIN as error:
             if signed is None and not opened:
@@ -170,9 +170,9 @@ class Source:
         except Throttled as error:
             raise _Final(error) from error
 
-    def refused(self, dataset: DatasetRow, image: ImageRow) -> None:
+    def reject(self, dataset: DatasetRow, image: ImageRow, signed: SignedUrl) -> None:
         """Storage did not take the URL: it is not to be used again."""
-        self._urls.refused(dataset, image)
+        self._urls.reject(dataset, image, signed)
 
     def taken(self, dataset: DatasetRow, image: ImageRow) -> None:
         """Storage took the URL."""
