@@ -137,7 +137,7 @@ def _answer(
     return {
         "order": number,
         "images": sum(isinstance(each, Found) for each in found),
-        "annotations": sum(each is Other.NOTE for each in found),
+        "annotations": sum(each is Other.ANNOTATION for each in found),
         "unknown": len(unknown),
         "example": unknown[0] if unknown else None,
         "ahead": ahead,

@@ -121,17 +121,17 @@ def download(
         wait=not no_wait,
     )
 
-    view = progress_of(as_json=as_json)
+    progress = progress_of(as_json=as_json)
     try:
         ended = run(
             settings,
             ApiKey(access.api_key),
             Path(os.path.abspath(os.path.expanduser(folder))),
             wanted,
-            view.show,
+            progress.show,
         )
     finally:
-        view.close()
+        progress.close()
 
     result = ended.result
     if as_json:

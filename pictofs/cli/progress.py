@@ -42,7 +42,7 @@ class Progress(Protocol):
 
 
 def progress_of(*, as_json: bool) -> Progress:
-    """The view that suits what standard error is."""
+    """What shows the progress, as it suits what standard error is."""
     if as_json:
         return JsonProgress()
     return BarProgress() if sys.stderr.isatty() else LineProgress()

@@ -92,20 +92,20 @@ def warm(
 
     incomplete = False
     for mount, below in _by_mount(paths).items():
-        view = progress_of(as_json=as_json)
+        progress = progress_of(as_json=as_json)
         answers = request(control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS)
 
         try:
             for result in answers:
                 if "failures" not in result:
                     if not result.get("done"):
-                        view.show(result)
+                        progress.show(result)
                     continue
 
-                view.close()
+                progress.close()
                 incomplete |= mode != "evict" and not dry_run and result["missing"] > 0
                 if as_json:
-                    view.show(result)
+                    progress.show(result)
                     continue
 
                 words = outcome
@@ -117,14 +117,14 @@ def warm(
                     words = dropped
                 say(*words({**result, "path": str(mount)}))
         except KeyboardInterrupt:
-            view.close()
+            progress.close()
             print(
                 "stopped: what has come stays, and the same command goes on from there",
                 file=sys.stderr,
             )
             raise
         finally:
-            view.close()
+            progress.close()
 
     return int(incomplete)
 

@@ -1,1 +1,1 @@
-"""The only door to local disk: the catalog (SQLite) and the content shelf."""
+"""The only door to local disk: the catalog (SQLite) and the blob cache."""

@@ -26,7 +26,7 @@ REMEMBERED = 65_536
 class Other(Enum):
     """What a path leads to if it does not lead to an image."""
 
-    NOTE = "an annotation file"
+    ANNOTATION = "an annotation file"
     UNKNOWN = "nothing, or a folder"
 
 
@@ -90,7 +90,7 @@ class Paths:
         if top != "datasets" or part not in PARTS:
             return Other.UNKNOWN
         if PARTS[part] is Kind.ANNOTATIONS:
-            return Other.NOTE
+            return Other.ANNOTATION
 
         await self._library.listing.datasets()
         dataset = self._library.catalog.dataset_by_entry(entry)

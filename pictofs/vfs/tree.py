@@ -89,7 +89,7 @@ class Tree:
 
         exact = ExactSizes(library, exact_annotation_sizes)
         links = IdLink(library)
-        views = SelectionRoot(library)
+        selections = SelectionRoot(library)
         images = ImagesDirectory(library)
         annotations = AnnotationsDirectory(library, exact)
         objects = DatasetFile(library, Kind.DOCUMENT, DOCUMENT, document)
@@ -97,11 +97,13 @@ class Tree:
             library, Kind.README, README, readme, written=library.edits is not None
         )
 
-        self._views: Mapping[Kind, NodeHandler] = {
+        self._handlers: Mapping[Kind, NodeHandler] = {
             Kind.FIXED: FixedNodes(library, documents, links, started_ns),
             Kind.LINK: links,
-            Kind.DATASET: DatasetDirectory(library, {DOCUMENT: objects, README: readmes}, views),
-            Kind.VIEW: views,
+            Kind.DATASET: DatasetDirectory(
+                library, {DOCUMENT: objects, README: readmes}, selections
+            ),
+            Kind.VIEW: selections,
             Kind.VIEW_IMAGES: FilteredDirectory(library, Kind.VIEW_IMAGES, images),
             Kind.VIEW_ANNOTATIONS: FilteredDirectory(library, Kind.VIEW_ANNOTATIONS, annotations),
             Kind.DOCUMENT: objects,
@@ -144,8 +146,8 @@ class Tree:
         if opened:
             return _shown_of(opened)
 
-        inode, view = self._node(number)
-        return self.shown(await view.attributes(inode))
+        inode, handler = self._node(number)
+        return self.shown(await handler.attributes(inode))
 
     async def lookup(self, parent: int, name: str) -> Attributes:
         """The entry `name` of a folder; for "." the node itself, for ".." the folder that contains
@@ -154,13 +156,13 @@ class Tree:
         No entry is listed as "." or "..". The kernel asks for them if it has a file handle, of an
         NFS client for example, whose inode it has forgotten.
         """
-        inode, view = self._node(parent)
+        inode, handler = self._node(parent)
         if name == ".":
             return await self._itself(parent)
         if name == "..":
             return await self._itself(parent_of(self._library.catalog, inode))
 
-        return self.shown(await view.lookup(inode, name))
+        return self.shown(await handler.lookup(inode, name))
 
     async def _itself(self, number: int) -> Attributes:
         attributes = await self.attributes(number)
@@ -189,8 +191,8 @@ class Tree:
 
     async def xattrs(self, number: int) -> Mapping[str, bytes]:
         """Extended attributes by name."""
-        inode, view = self._node(number)
-        return await view.xattrs(inode)
+        inode, handler = self._node(number)
+        return await handler.xattrs(inode)
 
     async def make_folder(self, parent: int, name: str) -> Attributes:
         """`mkdir`: a new dataset, in `datasets/`. Raises AlreadyExists; elsewhere ReadOnly."""
@@ -256,8 +258,8 @@ class Tree:
 
     async def target(self, number: int) -> str:
         """Where a symbolic link leads."""
-        inode, view = self._node(number)
-        return await view.target(inode)
+        inode, handler = self._node(number)
+        return await handler.target(inode)
 
     def open_folder(self, number: int) -> int:
         """A handle for reading a folder."""
@@ -290,9 +292,9 @@ class Tree:
         return folder.entries
 
     async def _more(self, inode: Inode, cookie: int) -> list[Entry]:
-        view = self._views[inode.kind]
+        handler = self._handlers[inode.kind]
         while True:
-            batch = await view.entries(inode, cookie)
+            batch = await handler.entries(inode, cookie)
             if batch.entries or batch.in_progress_listing is None:
                 return batch.entries
 
@@ -302,7 +304,7 @@ class Tree:
                 if batch.in_progress_listing.error is not None:
                     raise batch.in_progress_listing.error
 
-                return (await view.entries(inode, cookie)).entries
+                return (await handler.entries(inode, cookie)).entries
 
     def close_folder(self, handle: int) -> None:
         """Release a folder's handle."""
@@ -311,8 +313,8 @@ class Tree:
     async def open(self, number: int) -> OpenFile:
         """A handle for reading a file, with its exact size. Raises Stale: look the path up
         again."""
-        inode, view = self._node(number)
-        attributes, content, told_one_size = await view.open(inode)
+        inode, handler = self._node(number)
+        attributes, content, told_one_size = await handler.open(inode)
 
         # No await from here on. The kernel drops an answer that was made before, which is older
         # than what it is told now; an answer that is made later goes through `shown`.
@@ -525,7 +527,7 @@ class Tree:
         inode = Inode.of(number)
         if inode is None:
             raise NoSuchEntry("there is no such inode")
-        return inode, self._views[inode.kind]
+        return inode, self._handlers[inode.kind]
 
 
 def _shown_of(opened: list[OpenFile]) -> Attributes:

@@ -133,15 +133,15 @@ class WrittenText:
 class ReadmeWriter:
     """Opens the readmes of datasets for writing."""
 
-    def __init__(self, library: Library, view: DatasetFile) -> None:
+    def __init__(self, library: Library, readmes: DatasetFile) -> None:
         self._library = library
-        self._view = view
+        self._readmes = readmes
 
     async def open(
         self, edits: Edits, inode: Inode, *, truncate: bool, append: bool
     ) -> tuple[Attributes, WrittenText]:
         """Open an existing readme. Raises NoSuchEntry, Stale."""
-        attributes, data = await self._view.current(inode)
+        attributes, data = await self._readmes.current(inode)
         text = self._text(
             edits, inode.key, b"" if truncate else data, emptied=truncate, append=append
         )
@@ -157,7 +157,7 @@ class ReadmeWriter:
         raised. Raises NoSuchEntry if the dataset is gone.
         """
         row = await self._library.listing.dataset(dataset)
-        found = self._view.of(row)
+        found = self._readmes.of(row)
         if found is None:
             text = self._text(edits, dataset, b"", emptied=False, append=append)
             new = file(number(Kind.README, dataset), 0, text.mtime_ns, keep=0.0, keep_entry=0.0)
@@ -199,10 +199,10 @@ class ReadmeWriter:
         """Make `data` the dataset's readme unless it is already; the time that the file has then,
         in nanoseconds since the epoch."""
         row = await self._library.listing.dataset(dataset)
-        found = self._view.of(row)
+        found = self._readmes.of(row)
         if data != (found[1] if found else b""):
             await edits.describe(dataset, data)
-            found = self._view.of(row)
+            found = self._readmes.of(row)
             if found is None and data:
                 log.warning(
                     "the server has taken a text for %s, and gives no readme back: none is shown",

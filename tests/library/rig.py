@@ -333,7 +333,7 @@ def listed(found: dict[str, bytes | None]) -> dict[str, bytes | None]:
 def descriptors(rig: Rig) -> int:
     """How many files of the cache are open. (The stand-in's sockets are this process's too.)
 
-    Without the ledger and the folders of the shelf: a thread that counts holds them for moments.
+    Without the ledger and the folders of the blob cache: a thread that counts holds them for moments.
     """
     found = 0
     for number in os.listdir("/proc/self/fd"):
@@ -344,7 +344,7 @@ def descriptors(rig: Rig) -> int:
 
 
 def blobs(rig: Rig) -> Iterator[Path]:
-    """The files of the shelf, temp files among them."""
+    """The files of the blob cache, temp files among them."""
     return (path for path in (rig.cache / "blobs").glob("??/*"))
 
 

@@ -448,7 +448,7 @@ async def test_e2_an_image_in_cold_storage_has_an_errno_and_its_neighbours_are_r
         assert await mount.read(FIRST) == right(rig, FIRST)
 
 
-# The shelf.
+# The blob cache.
 
 
 def flip(path: Path) -> None:

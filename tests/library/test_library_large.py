@@ -46,7 +46,7 @@ async def warm(mount: Mount) -> None:
     mount.forget_log()
 
 
-def whole_shelf(rig: Rig) -> None:
+def no_partial_blobs(rig: Rig) -> None:
     assert [path for path in blobs(rig) if "~" in path.name] == []
 
 
@@ -77,7 +77,7 @@ async def test_b3_a_passing_fault_is_not_seen(
         rig.fault(FAULTS[name], route, None if route == "storage" else KEYED, times=1)
         assert await mount.read(PATH) == image_bytes(large)
         assert rig.standin.log.key_leaks == []
-    whole_shelf(rig)
+    no_partial_blobs(rig)
 
 
 @pytest.mark.parametrize("do", [Corrupt(6_000_000), Truncate(9_000_000), Overrun()])
@@ -91,7 +91,7 @@ async def test_b3_a_damaged_transfer_never_gives_its_last_byte(
             await mount.read(PATH)
         rig.standin.faults.remove(fault)
         assert await mount.read(PATH) == image_bytes(large)
-    whole_shelf(rig)
+    no_partial_blobs(rig)
 
 
 async def test_the_first_bytes_come_long_before_the_last(rig: Rig, large: Image) -> None:
@@ -148,7 +148,7 @@ async def test_b6_readers_all_over_a_file_are_right_and_cost_few_transfers(
                 for number in range(10):
                     nursery.start_soon(read, (number * 7 % 10) * 1_200_000)
         assert rig.standin.log.count("storage") <= 40
-    whole_shelf(rig)
+    no_partial_blobs(rig)
 
 
 async def test_many_who_open_a_large_file_at_once_share_one_transfer(
@@ -195,7 +195,7 @@ async def test_readers_that_leave_leave_no_descriptor(rig: Rig, large: Image, sh
             while descriptors(rig) > before:  # noqa: ASYNC110 - the transfer ends by itself
                 await trio.sleep(0.001)
         assert await mount.read(PATH) == image_bytes(large)
-    whole_shelf(rig)
+    no_partial_blobs(rig)
 
 
 async def test_a_second_read_asks_nothing(rig: Rig, large: Image) -> None:
@@ -244,7 +244,7 @@ async def test_unmounting_half_way_leaves_nothing(rig: Rig, large: Image, turns:
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
     assert descriptors(rig) == before
-    whole_shelf(rig)
+    no_partial_blobs(rig)
 
 
 async def read_on(mount: Mount) -> None:
@@ -285,7 +285,7 @@ async def test_c4_a_file_larger_than_the_cache_is_read_past_it(
             rig.fault(FAULTS[name], "storage", times=1)
         assert await mount.read(PATH) == image_bytes(large)
         assert mount.blob_cache.usage().bytes <= 2_000_000
-    whole_shelf(rig)
+    no_partial_blobs(rig)
 
 
 async def test_a_url_that_is_revoked_half_way_does_not_end_the_read(rig: Rig, large: Image) -> None:

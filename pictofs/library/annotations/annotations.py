@@ -113,7 +113,7 @@ class Annotations:
 
     def is_coming(self, image: ImageRow) -> bool:
         """Whether the file is being fetched by a request of its own."""
-        return self._single_flight.in_progress(("note", image.id))
+        return self._single_flight.in_progress(("annotation", image.id))
 
     # What readers get.
 
@@ -197,7 +197,7 @@ class Annotations:
         try:
             with trio.move_on_after(RENEWAL_WAIT_S) as waiting, background("renewal"):
                 _, version = await self._single_flight.share(
-                    ("note", image.id), partial(self._fetch, image)
+                    ("annotation", image.id), partial(self._fetch, image)
                 )
                 if version is not None:
                     self.ages.renewed += 1
@@ -227,7 +227,9 @@ class Annotations:
 
     async def fetch(self, image: ImageRow) -> bytes:
         """Fetch a file into the cache for one request, or share the request under way."""
-        data, _ = await self._single_flight.share(("note", image.id), partial(self._fetch, image))
+        data, _ = await self._single_flight.share(
+            ("annotation", image.id), partial(self._fetch, image)
+        )
         return data
 
     async def take(self, image: ImageRow) -> bytes:
@@ -251,10 +253,10 @@ class Annotations:
 
     async def _fetched(self, image: ImageRow) -> tuple[bytes, int | None]:
         while True:
-            joined = self._single_flight.in_progress(("note", image.id))
+            joined = self._single_flight.in_progress(("annotation", image.id))
             try:
                 return await self._single_flight.share(
-                    ("note", image.id), partial(self._fetch, image)
+                    ("annotation", image.id), partial(self._fetch, image)
                 )
             except Throttled:
                 # A request that was begun to fetch ahead is refused before a reader's would be.

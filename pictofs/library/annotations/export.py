@@ -124,7 +124,7 @@ class Exports:
         listing: Listing,
         catalog: Catalog,
         cache: ContentCache,
-        notes: Annotations,
+        annotations: Annotations,
         single_flight: SingleFlight,
         clock: Clock,
         *,
@@ -141,7 +141,7 @@ class Exports:
         self._listing = listing
         self._catalog = catalog
         self._cache = cache
-        self._annotations = notes
+        self._annotations = annotations
         self._single_flight = single_flight
         self._clock = clock
         self._automatic = automatic

@@ -44,11 +44,11 @@ class AnnotationFetcher:
     """Brings annotation files into the cache before they are read."""
 
     def __init__(
-        self, catalog: Catalog, notes: Annotations, is_exporting: Callable[[int], bool]
+        self, catalog: Catalog, annotations: Annotations, is_exporting: Callable[[int], bool]
     ) -> None:
         """`is_exporting`: whether the files of a dataset are on their way by an export."""
         self._catalog = catalog
-        self._annotations = notes
+        self._annotations = annotations
         self._is_exporting = is_exporting
 
     def is_small(self, image: ImageRow) -> bool:

@@ -25,7 +25,7 @@ from pictofs.store.catalog.rows import DatasetRow
 from pictofs.store.folder import Folder
 
 PURPOSE = "download"
-NOTE_WORKERS = 8
+ANNOTATION_WORKERS = 8
 """Annotation files fetched at once.
 
 Each is a request of the API, which costs more CPU the more are under way.
@@ -192,7 +192,7 @@ class DownloadJob:
                     workers = self._wanted.workers
                     nursery.start_soon(self._fetch, "images", workers)
                     await self._signed.wait()
-                    nursery.start_soon(self._fetch, "annotations", min(workers, NOTE_WORKERS))
+                    nursery.start_soon(self._fetch, "annotations", min(workers, ANNOTATION_WORKERS))
 
                 outer.cancel_scope.cancel()
 
@@ -270,7 +270,7 @@ class DownloadJob:
         place = self._scope.place_of(item)
         if item.kind == "images":
             return self._folder_writer.has_image(item.image, place)
-        return self._folder_writer.has_note(item.image, place)
+        return self._folder_writer.has_annotation_file(item.image, place)
 
     def _make_folders(self) -> None:
         """Have every folder, empty ones too, unless only some files are wanted."""
@@ -345,7 +345,7 @@ class DownloadJob:
     async def _fetch(self, kind: Kind, workers: int) -> None:
         missing = self._found.missing[kind]
         keys = iter(missing)
-        bring = self._bring_image if kind == "images" else self._bring_note
+        bring = self._bring_image if kind == "images" else self._bring_annotation_file
 
         self._lanes.add(kind)
         async with trio.open_nursery() as nursery:
@@ -386,12 +386,14 @@ class DownloadJob:
         self._landed_bytes += image.known_size or 0
         self._count("images")
 
-    async def _bring_note(self, key: int) -> None:
+    async def _bring_annotation_file(self, key: int) -> None:
         image = self._library.catalog.image(key)
         if image is None:
             return
 
-        await self._folder_writer.note(image, self._scope.place_of(Item("annotations", image)))
+        await self._folder_writer.annotation_file(
+            image, self._scope.place_of(Item("annotations", image))
+        )
         self._count("annotations")
 
     def _count(self, kind: Kind) -> None:

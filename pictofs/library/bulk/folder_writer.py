@@ -83,7 +83,7 @@ class FolderWriter:
         size = image.known_size
         return size is not None and self._folder.holds(path, size, image.created_ns)
 
-    def has_note(self, image: ImageRow, path: Path) -> bool:
+    def has_annotation_file(self, image: ImageRow, path: Path) -> bool:
         """Whether the annotation file is there. Inline.
 
         It holds the bytes that the server gave last, if the server has said nothing new since.
@@ -111,17 +111,17 @@ class FolderWriter:
             with suppress(DiskFull):
                 await self._cache.disk.call(self._library.images.learn_size, image.key, size)
 
-    async def note(self, image: ImageRow, path: Path) -> None:
+    async def annotation_file(self, image: ImageRow, path: Path) -> None:
         """Bring an annotation file."""
         if self._annotations.has(image):
             name = self._cache.annotation_blob_name(image)
-            size = await self._from_cache(name, path, _note_time(image))
+            size = await self._from_cache(name, path, _annotation_time(image))
             if size is not None:
                 return
 
         data = await self._annotations.take(image)
         now = self._catalog.image(image.key) or image
-        await self._put(path, data, _note_time(now))
+        await self._put(path, data, _annotation_time(now))
 
     async def _from_cache(self, key: str, path: Path, mtime_ns: int) -> int | None:
         """Copy a blob; its size, None if there is none."""
@@ -228,7 +228,7 @@ class FolderWriter:
             )
 
 
-def _note_time(image: ImageRow) -> int:
+def _annotation_time(image: ImageRow) -> int:
     """The time of an annotation file, as a mount shows it."""
     return image.created_ns if image.annotation_ns is None else image.annotation_ns
 

@@ -17,7 +17,7 @@ from pictofs.library.content.signed_urls import BATCH
 from pictofs.library.library import Library
 from pictofs.threads import in_thread
 
-NOTE_SIZE_BYTES = 4096
+ANNOTATION_SIZE_BYTES = 4096
 """Bytes of an annotation file, as far as nothing else is known: a block of the disk."""
 WINDOW_S = 3600.0
 """Seconds in which the rate limit's requests are counted."""
@@ -121,7 +121,7 @@ class Inventory:
     def bytes_missing(self) -> int:
         """Bytes of missing files, as far as is known, annotation files estimated."""
         images = self.images.bytes - self.images.bytes_present
-        return images + self.annotations.missing * NOTE_SIZE_BYTES
+        return images + self.annotations.missing * ANNOTATION_SIZE_BYTES
 
     def shown(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -1,5 +1,5 @@
 -- The catalog: what the organization is known to hold. It can be rebuilt from the API at any time; content
--- is not in it (see shelf.py). Several mounts, in several processes, write to one catalog (WAL).
+-- is not in it (see blobs/cache.py). Several mounts, in several processes, write to one catalog (WAL).
 --
 -- A `key` is 51 bits of a hash of an item's id (model/inode.py): inode numbers are made of it.
 -- A `seq` grows with every row ever added: folders are listed in its order, and it is the cookie that readdir

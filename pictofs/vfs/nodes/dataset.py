@@ -64,8 +64,8 @@ class DatasetDirectory(DirectoryHandler):
         """All entries but the views: a walk through the folder must meet each file once."""
         row = await self._library.listing.dataset(inode.key)
         found = {name: self._part(kind, row) for name, kind in PARTS.items()}
-        for name, view in self._files.items():
-            made = view.of(row)
+        for name, file in self._files.items():
+            made = file.of(row)
             if made is not None:
                 found[name] = made[0]
 

@@ -1,4 +1,4 @@
-"""A PyTorch training in a process of its own that tells its order: `told_loader.py FOLDER CONTEXT
+"""A PyTorch training in a process of its own that tells its order: `ordered_loader.py FOLDER CONTEXT
 KIND EPOCHS`.
 
 KIND: `sampler`, `batches` or `distributed`. After each epoch it prints what every file was read as,

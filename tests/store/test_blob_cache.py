@@ -1,4 +1,4 @@
-"""One process, one shelf: what is stored is what is read, and everything else is told apart from
+"""One process, one blob cache: what is stored is what is read, and everything else is told apart from
 it."""
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def clock() -> HandClock:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return tmp_path / "shelf"
+    return tmp_path / "cache"
 
 
 @pytest.fixture

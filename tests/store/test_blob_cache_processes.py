@@ -1,4 +1,4 @@
-"""Several processes, one shelf: nobody reads a wrong byte, the bound holds, the dead leave
+"""Several processes, one blob cache: nobody reads a wrong byte, the bound holds, the dead leave
 nothing."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from shelf_worker import content
+from blob_cache_worker import content
 
 from pictofs.clock import SystemClock
 from pictofs.config import FreeSpace
@@ -21,7 +21,7 @@ from pictofs.errors import DiskFull
 from pictofs.store.blobs.cache import BlobCache, Busy, CacheUnusable
 from pictofs.store.blobs.ledger import Lock, allocated_size
 
-WORKER = Path(__file__).with_name("shelf_worker.py")
+WORKER = Path(__file__).with_name("blob_cache_worker.py")
 LIMIT = 40 * 28_672  # about two thirds of what the workers' sixty keys take
 
 
@@ -34,7 +34,7 @@ def work(task: str, root: Path, seed: int, limit: int = LIMIT) -> subprocess.Pop
     )
 
 
-def shelf_at(root: Path, limit: int = LIMIT) -> BlobCache:
+def cache_at(root: Path, limit: int = LIMIT) -> BlobCache:
     return BlobCache(root, limit=limit, reserve=FreeSpace(), clock=SystemClock())
 
 
@@ -62,14 +62,14 @@ def damaged_or_wrong(blob_cache: BlobCache, keys: range = range(60)) -> list[str
 
 
 def test_c5_contending_processes_download_each_key_once(tmp_path):
-    root = tmp_path / "shelf"
+    root = tmp_path / "cache"
     workers = [work("race", root, seed, limit=1 << 30) for seed in range(4)]
     words = Counter(word for worker in workers for word in worker.communicate()[0].split())
     assert words == {"download": 40, "hit": 120}
 
 
 def test_c1_the_bound_holds_at_every_moment_and_the_count_is_exact(tmp_path):
-    root = tmp_path / "shelf"
+    root = tmp_path / "cache"
     workers = [work("churn", root, seed) for seed in range(3)]
     words: Counter[str] = Counter()
     for line in workers[0].stdout:
@@ -82,7 +82,7 @@ def test_c1_the_bound_holds_at_every_moment_and_the_count_is_exact(tmp_path):
     assert words.total() == 900
     assert words["WRONG"] == 0
     assert words["put"] > 200
-    blob_cache = shelf_at(root)
+    blob_cache = cache_at(root)
     assert damaged_or_wrong(blob_cache) == []
     assert blob_cache.usage().bytes == on_disk(root)
     assert not list(root.glob("??/*~*"))
@@ -91,7 +91,7 @@ def test_c1_the_bound_holds_at_every_moment_and_the_count_is_exact(tmp_path):
 
 @pytest.mark.parametrize("seed", range(8))
 def test_c7_kill_9_at_any_moment_leaves_litter_but_never_a_lie(tmp_path, seed):
-    root = tmp_path / "shelf"
+    root = tmp_path / "cache"
     workers = [work("forever", root, seed * 10 + number) for number in range(2)]
     for worker in workers:
         for _ in range(40 + 37 * seed):
@@ -99,7 +99,7 @@ def test_c7_kill_9_at_any_moment_leaves_litter_but_never_a_lie(tmp_path, seed):
         worker.kill()
     for worker in workers:
         worker.communicate()
-    blob_cache = shelf_at(root)
+    blob_cache = cache_at(root)
     # Too high is safe and passes with the next count; too low would break the bound.
     assert on_disk(root) <= blob_cache.usage().bytes <= LIMIT
     assert damaged_or_wrong(blob_cache) == []
@@ -111,8 +111,8 @@ def test_c7_kill_9_at_any_moment_leaves_litter_but_never_a_lie(tmp_path, seed):
 
 
 def test_threads_of_one_process_share_the_bound_too(tmp_path):
-    root = tmp_path / "shelf"
-    blob_cache = shelf_at(root)
+    root = tmp_path / "cache"
+    blob_cache = cache_at(root)
     keys = [f"{number % 60:08x}" for number in range(400)]
 
     def put(key: str) -> bool:
@@ -127,8 +127,8 @@ def test_threads_of_one_process_share_the_bound_too(tmp_path):
 
 
 def test_a_dead_downloads_key_is_free_and_its_litter_swept(tmp_path):
-    root = tmp_path / "shelf"
-    blob_cache = shelf_at(root)
+    root = tmp_path / "cache"
+    blob_cache = cache_at(root)
     worker = work("hold", root, 0)
     assert worker.stdout.readline() == "holding\n"
     with pytest.raises(Busy):
@@ -156,10 +156,10 @@ def test_a_dead_downloads_key_is_free_and_its_litter_swept(tmp_path):
 
 
 def test_c5_eviction_spares_a_live_download_and_takes_a_dead_one(tmp_path):
-    root = tmp_path / "shelf"
+    root = tmp_path / "cache"
     worker = work("hold", root, 0)
     assert worker.stdout.readline() == "holding\n"
-    blob_cache = shelf_at(root, limit=10 * 4096)
+    blob_cache = cache_at(root, limit=10 * 4096)
     for number in range(20):
         blob_cache.put(f"{number:02x}", b"data", None).close()
     assert len(list(root.glob("??/*~"))) == 1
@@ -173,8 +173,8 @@ def test_c5_eviction_spares_a_live_download_and_takes_a_dead_one(tmp_path):
 
 
 def test_a_stopped_process_that_holds_the_locks_delays_no_read(tmp_path):
-    root = tmp_path / "shelf"
-    blob_cache = shelf_at(root)
+    root = tmp_path / "cache"
+    blob_cache = cache_at(root)
     blob_cache.put("aa", b"data", None).close()
     with frozen(root):
         with blob_cache.open("aa") as blob:
@@ -207,8 +207,8 @@ def small_disk(tmp_path):
 
 
 def test_c4_a_full_disk_is_an_error_with_a_name_and_spoils_nothing(small_disk):
-    root = small_disk / "shelf"
-    blob_cache = shelf_at(root, limit=1 << 30)
+    root = small_disk / "cache"
+    blob_cache = cache_at(root, limit=1 << 30)
     (small_disk / "foreign").write_bytes(bytes(1 << 20))
     for number in range(60):
         blob_cache.put(f"{number:08x}", content(f"{number:08x}"), None).close()
@@ -219,7 +219,7 @@ def test_c4_a_full_disk_is_an_error_with_a_name_and_spoils_nothing(small_disk):
 
 
 def test_c2_the_mount_never_fills_the_disk(small_disk):
-    root = small_disk / "shelf"
+    root = small_disk / "cache"
     blob_cache = BlobCache(root, limit=1 << 30, reserve=FreeSpace(share=0.25), clock=SystemClock())
     for number in range(60):
         blob_cache.put(f"{number:08x}", content(f"{number:08x}"), None).close()
@@ -229,8 +229,8 @@ def test_c2_the_mount_never_fills_the_disk(small_disk):
 
 
 def test_c2_c4_a_disk_filled_by_others_fails_downloads_and_keeps_reads(small_disk):
-    root = small_disk / "shelf"
-    blob_cache = shelf_at(root, limit=1 << 30)
+    root = small_disk / "cache"
+    blob_cache = cache_at(root, limit=1 << 30)
     blob_cache.put("aa", b"data", None).close()
     partial_blob = blob_cache.open_partial("bb", None)
     with open(small_disk / "foreign", "wb", buffering=0) as foreign, suppress(OSError):
@@ -247,8 +247,8 @@ def test_c2_c4_a_disk_filled_by_others_fails_downloads_and_keeps_reads(small_dis
 
 
 def test_c4_a_read_only_disk_serves_what_it_has(small_disk):
-    root = small_disk / "shelf"
-    blob_cache = shelf_at(root)
+    root = small_disk / "cache"
+    blob_cache = cache_at(root)
     blob_cache.put("aa", b"data", None).close()
     blob_cache.put("bb", b"data", None).close()
     blob_cache.close()

@@ -1,4 +1,4 @@
-"""A process that works on a shelf until it is done or killed: `python shelf_worker.py TASK ROOT
+"""A process that works on a blob cache until it is done or killed: `python blob_cache_worker.py TASK ROOT
 LIMIT SEED`.
 
 It prints one line after each step, so that whoever started it can follow, count and kill without
@@ -29,7 +29,7 @@ def say(word: str) -> None:
 
 
 def fetch(blob_cache: BlobCache, key: str) -> str:
-    """Read `key` as a mount does: from the shelf, or download it unless another does."""
+    """Read `key` as a mount does: from the cache, or download it unless another does."""
     while True:
         blob = blob_cache.open(key)
         if blob is not None:

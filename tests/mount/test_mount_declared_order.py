@@ -50,7 +50,7 @@ def test_two_epochs_each_told(mounted: Mounting, serving: Serving, context: str,
     # 160 of 300 images, of which 40 are kept ahead, more than the workers have in hand. Nothing is
     # guessed.
     mount = mounted(server, "--prefetch", "off", "--cache-size", str(160 * 32_768))
-    script = Path(__file__).with_name("told_loader.py")
+    script = Path(__file__).with_name("ordered_loader.py")
     images = mount.datasets / "dataset-0/images"
     with subprocess.Popen(
         [sys.executable, "-W", "error:the order of reading", script, images, context, kind, "2"],
