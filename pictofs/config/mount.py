@@ -54,7 +54,7 @@ class MountSettings(LibrarySettings):
 
     bulk_annotations: Literal["off", "export"] = setting(
         "export: the third annotation read of a dataset fetches all of them "
-        "by one export archive, for some ten requests. Needs the role member.",
+        "by one export archive, for 6 to 10 requests. Needs the role member.",
         panel=_CACHE,
         parse=values.one_of("off", "export"),
         metavar="off|export",

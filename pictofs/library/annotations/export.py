@@ -1,4 +1,4 @@
-"""Annotation files of a whole dataset from one export archive, for some ten requests in all.
+"""Annotation files of a whole dataset from one export archive, for 6 to 10 requests in all.
 
 A fresh export that somebody else has made (`ExportList`) is used without a question. One is made
 only if the user wants that (`--bulk-annotations`).
