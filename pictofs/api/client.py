@@ -20,14 +20,13 @@ import httpx
 from pictofs.api import decode as wire
 from pictofs.api.address import is_uuid, path_segment
 from pictofs.api.body import Body, described, range_headers
-from pictofs.api.export import Export
 from pictofs.api.key import ApiKey
 from pictofs.api.stats import RequestStats
 from pictofs.api.transport import Answer, ApiTransport
 from pictofs.api.url_expiry import UrlExpiry
 from pictofs.clock import Clock
 from pictofs.errors import Invalid, InvalidResponse, PictofsError
-from pictofs.model.records import Dataset, Directory, Image, Page, SignedUrl
+from pictofs.model.records import Dataset, Directory, Export, Image, Page, SignedUrl
 from pictofs.threads import in_thread
 
 T = TypeVar("T")

@@ -25,12 +25,19 @@ from typing import Any, TypeGuard, TypeVar
 
 import msgspec
 
-from pictofs.api.export import Export
 from pictofs.api.url_expiry import UrlExpiry
 from pictofs.errors import InvalidResponse
 from pictofs.model.moment import time_ns
 from pictofs.model.names import bounded, storable
-from pictofs.model.records import Dataset, Directory, Image, Page, SignedUrl, canonical_directory
+from pictofs.model.records import (
+    Dataset,
+    Directory,
+    Export,
+    Image,
+    Page,
+    SignedUrl,
+    canonical_directory,
+)
 
 _log = logging.getLogger(__name__)
 

@@ -112,3 +112,11 @@ class Pool(httpx.AsyncBaseTransport):
             response.stream = _Stream(response.stream, generation)
 
         return response
+
+
+class NoNetwork(httpx.AsyncBaseTransport):
+    """Replaces the network. Storage is never asked either, because its URLs come from the API."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Raise `httpx.ConnectError`."""
+        raise httpx.ConnectError("the mount is offline by its own option", request=request)

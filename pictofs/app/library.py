@@ -12,7 +12,7 @@ import trio
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
-from pictofs.api.nonetwork import NoNetwork
+from pictofs.api.pool import NoNetwork
 from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock

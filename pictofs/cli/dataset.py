@@ -105,7 +105,7 @@ def show(
     row = _run(*_access(profile, api_key_file, given), find)
 
     if as_json:
-        from pictofs.model.document import document
+        from pictofs.model.records import document
 
         sys.stdout.write(document(row.raw).decode())
     else:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -111,3 +113,31 @@ def canonical_directory(path: str | None) -> str:
         return "/"
     parts = [part for part in path.split("/") if part]
     return "/" + "/".join(parts)
+
+
+class Export(msgspec.Struct, frozen=True, kw_only=True):
+    """One export row (`/exports/`)."""
+
+    name: str
+    status: str
+    """`pending`, `processing`, `completed`, `failed`, or a word that is unknown here."""
+    error_message: str | None = None
+    file_size: int = 0
+    image_count: int = 0
+    dataset_id: str | None = None
+    dataset_name: str | None = None
+    format: str | None = None
+    include_images: bool = False
+    filtered: bool = False
+    """Whether a filter leaves out images or annotation classes."""
+    created_ns: int = 0
+    """Nanoseconds since the epoch, by the server's clock; 0 if unsent."""
+
+
+def document(raw: Mapping[str, Any]) -> bytes:
+    """An API object as `dataset.json` holds it and `pictofs dataset show --json` prints it.
+
+    Indented by 2, ASCII-escaped (a lone surrogate has no UTF-8), in the server's order, with a
+    newline at the end.
+    """
+    return json.dumps(raw, indent=2).encode("ascii") + b"\n"

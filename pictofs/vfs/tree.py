@@ -11,9 +11,9 @@ from pictofs.errors import NoSuchEntry, NotSupported, ReadOnly
 from pictofs.library.content.content import Content
 from pictofs.library.library import Library
 from pictofs.library.listing.edits import Edits
-from pictofs.model.document import document
 from pictofs.model.inode import Inode, Kind
 from pictofs.model.inode import number as number_of
+from pictofs.model.records import document
 from pictofs.store.catalog.datasets import DATASETS, DOCUMENT, README
 from pictofs.store.catalog.rows import DatasetRow, RemovedDentry
 from pictofs.vfs import xattrs

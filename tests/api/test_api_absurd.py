@@ -21,10 +21,9 @@ from hypothesis import strategies as st
 from pictofs.api import decode as wire
 from pictofs.api.url_expiry import UrlExpiry
 from pictofs.errors import InvalidResponse
-from pictofs.model.document import document
 from pictofs.model.inode import key_of
 from pictofs.model.names import entry_fits
-from pictofs.model.records import Dataset, Directory, Image, SignedUrl
+from pictofs.model.records import Dataset, Directory, Image, SignedUrl, document
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.images import ImageTable
 from pictofs.vfs import xattrs

@@ -17,7 +17,7 @@ from rig import Mount, Rig, annotation_bytes, expected, image_bytes
 
 from pictofs.api.client import Api
 from pictofs.api.storage import Storage
-from pictofs.model.document import document
+from pictofs.model.records import document
 from standin import Fault
 from standin.dataset import Dataset
 from standin.records import Image

@@ -10,8 +10,8 @@ import pytest
 from rig import Mount, Rig
 
 from pictofs.errors import Stale
-from pictofs.model.document import document
 from pictofs.model.moment import time_ns
+from pictofs.model.records import document
 from standin import PRESETS, StandIn
 from standin.dataset import Dataset
 from standin.wire import dataset_row

@@ -10,10 +10,10 @@ import logging
 from dataclasses import dataclass
 
 from pictofs.api.client import Api
-from pictofs.api.export import Export
 from pictofs.clock import Clock
 from pictofs.errors import PictofsError, Throttled
 from pictofs.model.moment import time_ns
+from pictofs.model.records import Export
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow
 
