@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from pictofs.errors import (
     NoSuchEntry,
     ReadOnly,
     ServerFault,
+    Stale,
     TooLarge,
 )
 from pictofs.library.listing.edits import DESCRIPTION_MAX_BYTES
@@ -242,3 +244,16 @@ async def test_i4_a_handle_of_a_forgotten_readme_leads_to_its_folder(mount: Moun
     node = Inode.of(above.inode)
     assert node is not None
     assert node.kind is Kind.DATASET
+
+
+async def test_w9_a_readme_that_goes_between_lookup_and_open_is_looked_up_again(
+    mount: Mount,
+) -> None:
+    """As in `tr a b < /dev/null > README.md; echo new > README.md`: the first one's last close
+    comes when the shell has looked up the name already. ENOENT would end the second one."""
+    number = (await mount.look(PATH)).inode
+    await mount.tree.finish((await opened(mount, truncate=True)).handle)
+    assert signs(mount).readme == ""
+    for truncate in (False, True):
+        again = partial(mount.tree.open_to_write, number, truncate=truncate, append=False)
+        assert isinstance(await error_of(again), Stale)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pictofs.errors import NoSuchEntry, Stale
+from pictofs.errors import Stale
 from pictofs.library.content.content import ContentInMemory
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, Kind, number
@@ -67,11 +67,12 @@ class DatasetFile(FileHandler):
         return Opening(attributes, ContentInMemory(data))
 
     async def current(self, inode: Inode) -> tuple[Attributes, bytes]:
-        """Attributes and bytes. Raises NoSuchEntry; Stale if there is another text by now."""
+        """Attributes and bytes. Raises NoSuchEntry if the dataset is gone; Stale if there is
+        another text by now, or none."""
         found = self.of(await self._library.listing.dataset(inode.key))
-        if found is None:
-            raise NoSuchEntry(f"the dataset has no {self._name}")
-        if found[0].inode != number(*inode):
+        # Not ENOENT for a file that is gone: with ESTALE the kernel looks the name up again, and
+        # creates it if it was opened by O_CREAT.
+        if found is None or found[0].inode != number(*inode):
             raise Stale(f"{self._name} has changed")
         return found
 
