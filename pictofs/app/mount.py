@@ -32,7 +32,6 @@ from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
 from pictofs.library.library import Library
 from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S
-from pictofs.threads import NoThread, only_in_thread
 from pictofs.vfs.place import Places
 from pictofs.vfs.tree import Tree
 
@@ -178,7 +177,7 @@ class _Mount:
             )
 
             try:
-                nursery.start_soon(_read_ahead, settings.mountpoint)
+                nursery.start_soon(_read_ahead, settings.mountpoint, operations.asked)
                 nursery.start_soon(session.forget_entries, library.invalidations.incoming)
                 nursery.start_soon(operations.interrupts.watch)
                 stopping.use(session)
@@ -232,13 +231,15 @@ def _looker(mountpoint: Path) -> Callable[[], bool]:
     return is_mounted
 
 
-async def _read_ahead(mountpoint: Path) -> None:
-    """Have the kernel read ahead further.
+async def _read_ahead(mountpoint: Path, asked: trio.Event) -> None:
+    """Have the kernel read ahead further, once the mount has been asked for something.
 
-    The answer to INIT, which comes before any other, resets that to 128 KiB.
+    The answer to INIT, which comes before any request, resets that to 128 KiB. The mount must not
+    ask itself: if it is killed meanwhile, its own thread waits for an answer for ever, holds
+    /dev/fuse open, and so hangs every program that looks at the mount.
     """
-    with suppress(OSError, NoThread):
-        await only_in_thread(os.statvfs, mountpoint, abandon_on_cancel=True)
+    await asked.wait()
+    with suppress(OSError):
         mounts.read_ahead(mountpoint)
 
 

@@ -57,6 +57,8 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
         counts.under_way += 1
         code = 0
         answer = None
+        if not operations.asked.is_set():
+            operations.asked.set()
         started = perf_counter()
 
         try:
@@ -180,6 +182,8 @@ class Operations(pyfuse3.Operations):
 
         self.writable = writable
         self.timeout = timeout
+        self.asked = trio.Event()
+        """Set once a request has come: then the kernel and the mount have agreed on how to talk."""
         self.bugs = 0
         self.counts: defaultdict[str, OperationStats] = defaultdict(OperationStats)
         """Requests by kind: the handler's name."""
