@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from pictofs.cli import completion
-from pictofs.cli.failure import warn
 from pictofs.cli.formatting import bytes_text, printable, say
-from pictofs.cli.options import ApiKeyFile, Profile, with_settings
+from pictofs.cli.options import ApiKeyFile, Profile, access_for, with_settings
 from pictofs.cli.refresh import show_change
-from pictofs.config import ServerSettings, find_access, home_folder, resolve
+from pictofs.config import ServerSettings, resolve
 from pictofs.errors import Invalid
 
 if TYPE_CHECKING:
@@ -185,11 +184,7 @@ def delete(
 def _access(
     profile: str | None, key_file: Path | None, given: dict[str, Given]
 ) -> tuple[ServerSettings, str]:
-    access = find_access(profile=profile, key_file=key_file, environ=os.environ, home=home_folder())
-    for warning in access.warnings:
-        warn("; ".join(warning))
-
-    given["base_url"] = given["base_url"] or access.base_url
+    access = access_for(profile, key_file, given)
     return ServerSettings(**resolve(ServerSettings, given, os.environ)), access.api_key
 
 

@@ -26,10 +26,11 @@ from pictofs.cli.options import (
     ProgressJson,
     Split,
     Status,
+    access_for,
     with_settings,
 )
 from pictofs.cli.progress import outcome, progress_of
-from pictofs.config import LibrarySettings, find_access, home_folder, resolve
+from pictofs.config import LibrarySettings, resolve
 
 
 class Mode(StrEnum):
@@ -100,13 +101,7 @@ def download(
     from pictofs.library.bulk.download import DownloadRequest
     from pictofs.library.bulk.scope import KINDS, Choice
 
-    access = find_access(
-        profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder()
-    )
-    for warning in access.warnings:
-        warn("; ".join(warning))
-
-    given["base_url"] = given["base_url"] or access.base_url
+    access = access_for(profile, api_key_file, given)
     settings = LibrarySettings(**resolve(LibrarySettings, given, os.environ))
     cache_folder.claim(settings.cache_dir)
     logging.getLogger("pictofs").addHandler(_Warnings(logging.WARNING))

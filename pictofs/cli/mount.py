@@ -11,8 +11,8 @@ from pictofs.api.key import ApiKey
 from pictofs.app import cache_folder, daemon, logs, mounts
 from pictofs.cli.failure import warn
 from pictofs.cli.formatting import say
-from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, with_settings
-from pictofs.config import MountSettings, find_access, home_folder
+from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, access_for, with_settings
+from pictofs.config import MountSettings
 from pictofs.errors import MountFailed, TimedOut
 
 START_SECONDS = 30.0
@@ -31,13 +31,7 @@ def mount(
     Returns once the mount answers; its process stays in the background until `pictofs unmount
     MOUNTPOINT`.
     """
-    access = find_access(
-        profile=profile, key_file=api_key_file, environ=os.environ, home=home_folder()
-    )
-    for warning in access.warnings:
-        warn("; ".join(warning))
-
-    given["base_url"] = given["base_url"] or access.base_url
+    access = access_for(profile, api_key_file, given)
     settings = MountSettings.load(mounts.resolve(mountpoint), given, os.environ)
 
     mounts.check_machine(settings.allow_other)

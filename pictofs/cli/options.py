@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from pictofs.cli import completion
-from pictofs.config import Setting, declared
+from pictofs.cli.failure import warn
+from pictofs.config import Access, Setting, declared, find_access, home_folder
 from pictofs.model.selection import SPLITS, STATUSES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -66,6 +68,21 @@ ProgressJson = Annotated[
     bool,
     typer.Option("--json", metavar="", help="Print progress and result as JSON, an object a line."),
 ]
+
+
+def access_for(
+    profile: str | None, key_file: Path | None, given: dict[str, str | bool | None]
+) -> Access:
+    """The key of a command, and in `given` the base URL that belongs to it.
+
+    Prints what should be mended about the key. Raises Unauthorized, Invalid.
+    """
+    access = find_access(profile=profile, key_file=key_file, environ=os.environ, home=home_folder())
+    for warning in access.warnings:
+        warn(str(warning))
+
+    given["base_url"] = given["base_url"] or access.base_url
+    return access
 
 
 def with_settings(settings: type) -> Callable[[F], F]:

@@ -43,6 +43,9 @@ class Warned(NamedTuple):
     message: str
     hint: str
 
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}"
+
 
 @dataclass(frozen=True)
 class Access:
