@@ -124,6 +124,7 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str = ""
     """The name of the failure's class."""
     message: str = ""
+    hint: str = ""
     retry_after: float | None = None
     refused: bool = False
     """Whether storage refused the URL."""
@@ -428,10 +429,10 @@ def _named(outcome: Outcome) -> PictofsError:
     """The error that an outcome tells of."""
     kind = getattr(errors, outcome.error, None)
     if not (isinstance(kind, type) and issubclass(kind, PictofsError)):
-        return PictofsError(outcome.message)
+        return PictofsError(outcome.message, hint=outcome.hint)
 
     if kind is Throttled:
         return Throttled(outcome.message, outcome.retry_after)
 
-    error: PictofsError = kind(outcome.message)
+    error: PictofsError = kind(outcome.message, hint=outcome.hint)
     return error

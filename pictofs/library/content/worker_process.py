@@ -108,9 +108,9 @@ class Fetching:
             outcome.doubtful = True
         except PictofsError as error:
             outcome.error = type(error).__name__
-            outcome.message = str(error)[:MESSAGE]
+            outcome.message = error.message[:MESSAGE]
+            outcome.hint = error.hint[:MESSAGE]
             if isinstance(error, Throttled):
-                outcome.message = error.message[:MESSAGE]
                 outcome.retry_after = error.retry_after
         finally:
             self._jobs -= 1
