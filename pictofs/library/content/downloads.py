@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 
 import trio
@@ -280,12 +280,12 @@ class Downloads:
     def _begin_stream(
         self, dataset: DatasetRow, image: ImageRow, partial_blob: PartialBlob
     ) -> Stream:
-        @asynccontextmanager
-        async def opener(start: int, if_range: str | None, proof: bool) -> AsyncIterator[Body]:
-            async with self._source.open(
+        def opener(
+            start: int, if_range: str | None, proof: bool
+        ) -> AbstractAsyncContextManager[Body]:
+            return self._source.open(
                 dataset, image, start=start, if_range=if_range, mode=FetchMode.STREAM, proof=proof
-            ) as body:
-                yield body
+            )
 
         stream = Stream(
             image.entry,
@@ -300,11 +300,10 @@ class Downloads:
         return stream
 
     async def _pass_through(self, dataset: DatasetRow, image: ImageRow) -> Content:
-        @asynccontextmanager
-        async def opener(
+        def opener(
             start: int, end: int | None, if_range: str | None, proof: bool
-        ) -> AsyncIterator[Body]:
-            async with self._source.open(
+        ) -> AbstractAsyncContextManager[Body]:
+            return self._source.open(
                 dataset,
                 image,
                 start=start,
@@ -312,8 +311,7 @@ class Downloads:
                 if_range=if_range,
                 mode=FetchMode.STREAM,
                 proof=proof,
-            ) as body:
-                yield body
+            )
 
         content = PassThrough(
             image.entry, image.known_size, opener, self._source, self._single_flight

@@ -122,7 +122,7 @@ class SignedUrlCache:
         self,
         dataset: DatasetRow,
         image: ImageRow,
-        mode: FetchMode = FetchMode.READ,
+        mode: FetchMode,
         *,
         proof: bool = False,
     ) -> SignedUrl | None:

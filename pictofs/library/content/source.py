@@ -77,7 +77,7 @@ class Source:
         start: int = 0,
         end: int | None = None,
         if_range: str | None = None,
-        mode: FetchMode = FetchMode.READ,
+        mode: FetchMode,
         proof: bool = False,
     ) -> AsyncIterator[Body]:
         """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).

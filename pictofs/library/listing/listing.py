@@ -330,7 +330,7 @@ class Listing:
         alone = max(1, math.ceil(count / IMAGE_PAGE))
         whole = max(1, math.ceil(dataset.image_count / self._page_size))
         if alone < whole and self._can_ask(directory) and self._spend(dataset, alone, whole):
-            return self._list_directory(dataset, directory)
+            return self._launch(dataset, directory)
 
         return self._list_dataset(dataset)
 
@@ -360,9 +360,6 @@ class Listing:
     def _list_dataset(self, dataset: DatasetRow) -> ListingInProgress:
         self._spent.pop(dataset.key, None)
         return self._launch(dataset, None)
-
-    def _list_directory(self, dataset: DatasetRow, directory: DirectoryRow) -> ListingInProgress:
-        return self._launch(dataset, directory)
 
     @property
     def _page_size(self) -> int:

@@ -316,7 +316,8 @@ class Prefetcher:
     def _rest(self) -> float:
         """Seconds until the first plan that rests goes on."""
         now = self._clock.monotonic()
-        resting = [plan.rest_until - now for plan, _ in self._plans() if self._rests(plan)]
+        plans: list[Plan] = [*self._told.values(), *self._patterns.values()]
+        resting = [plan.rest_until - now for plan in plans if self._rests(plan)]
         return min(resting, default=math.inf)
 
     async def _take_whole(self, pattern: AccessPattern) -> None:
