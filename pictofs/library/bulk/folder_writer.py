@@ -16,7 +16,7 @@ import trio
 from pictofs.errors import Corrupt, DiskFull, Invalid, NoSuchEntry
 from pictofs.library.content.disk import INLINE_MAX_BYTES, Disk
 from pictofs.library.content.signed_urls import FetchMode
-from pictofs.library.content.whole import Whole, agrees
+from pictofs.library.content.whole import Whole, agrees, answers_differ, checksum_differs
 from pictofs.library.library import Library
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 from pictofs.store.folder import Folder, PartialFile
@@ -223,9 +223,7 @@ class FolderWriter:
                 size += len(piece)
 
         if (size, crc32c) != (arrival.size, arrival.crc32c):
-            raise Corrupt(
-                f"{image.entry}: two answers differ, and nothing tells which one is right"
-            )
+            raise answers_differ(image.entry)
 
 
 def _annotation_time(image: ImageRow) -> int:
@@ -238,9 +236,7 @@ def _check(image: ImageRow, arrival: _LargeTransfer) -> None:
     if arrival.total not in (None, arrival.size):
         raise Corrupt(f"{image.entry}: {arrival.size} bytes arrived of {arrival.total}")
     if arrival.expected not in (None, arrival.crc32c):
-        raise Corrupt(
-            f"{image.entry}: the bytes that arrived have another checksum than storage says"
-        )
+        raise checksum_differs(image.entry)
 
 
 def _copy(folder: Folder, fd: int, size: int, path: Path, mtime_ns: int) -> None:

@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from pictofs.api.body import Body
 from pictofs.errors import Corrupt, Invalid, PictofsError, ServerFault
 from pictofs.library.content.source import Changed, Source
-from pictofs.library.content.whole import agrees
+from pictofs.library.content.whole import agrees, answers_differ, checksum_differs
 from pictofs.library.single_flight import SingleFlight
 
 BLOCK_BYTES = 4 << 20
@@ -176,9 +176,7 @@ class PassThrough:
         if not sure:
             again = await self._count()
             if (length, crc32c) != again[:2]:
-                raise Corrupt(
-                    f"{self._name}: two answers differ, and nothing tells which one is right"
-                )
+                raise answers_differ(self._name)
 
         return length
 
@@ -192,9 +190,7 @@ class PassThrough:
                 crc32c = google_crc32c.extend(crc32c, piece)
 
             if body.crc32c not in (None, crc32c):
-                raise Corrupt(
-                    f"{self._name}: the bytes that came have another checksum than storage says"
-                )
+                raise checksum_differs(self._name)
 
             sure = body.crc32c is not None or agrees(length, self._listed, body.delimited)
 
@@ -331,9 +327,7 @@ class PassThrough:
 
             # Before the last block is given: a reader must not take a damaged file for good.
             if received == self.size and body.crc32c not in (None, crc32c):
-                raise Corrupt(
-                    f"{self._name}: the bytes that came have another checksum than storage says"
-                )
+                raise checksum_differs(self._name)
 
             while len(data) >= BLOCK_BYTES or (received == self.size and data):
                 await transfer.turn()

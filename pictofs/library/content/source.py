@@ -24,7 +24,7 @@ from pictofs.errors import (
 )
 from pictofs.library.content.signed_urls import FetchMode, SignedUrlCache
 from pictofs.library.content.via_api import ApiRoutes
-from pictofs.library.content.whole import NotSmall, Whole, receive_whole
+from pictofs.library.content.whole import NotSmall, Whole, answers_differ, receive_whole
 from pictofs.model.records import SignedUrl
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
@@ -141,7 +141,7 @@ class Source:
             again = await receive_whole(body, image.entry)
         if isinstance(again, Whole) and (again.verified or again[:2] == first[:2]):
             return again
-        raise Corrupt(f"{image.entry}: two answers differ, and nothing tells which one is right")
+        raise answers_differ(image.entry)
 
     async def _open_via_api(
         self, stack: AsyncExitStack, dataset: DatasetRow, image: ImageRow, start: int

@@ -27,7 +27,7 @@ from pictofs.api.body import Body
 from pictofs.errors import Corrupt, Invalid, PictofsError, ServerFault
 from pictofs.library.content.disk import Disk
 from pictofs.library.content.source import Changed, Source
-from pictofs.library.content.whole import SMALL_BYTES, agrees
+from pictofs.library.content.whole import SMALL_BYTES, agrees, answers_differ
 from pictofs.store.blobs.cache import Blob, PartialBlob, WouldBlock
 from pictofs.threads import in_thread
 
@@ -470,9 +470,7 @@ class Stream:
             self._crc32c = body.crc32c
             while piece := await body.receive():
                 if self._partial_blob.pread(offset, len(piece)) != piece:
-                    raise Corrupt(
-                        f"{self._name}: two answers differ, and nothing tells which one is right"
-                    )
+                    raise answers_differ(self._name)
 
                 offset += len(piece)
 

@@ -43,6 +43,16 @@ def agrees(length: int, listed: int | None, delimited: bool) -> bool:
     return length == listed or (listed is None and delimited)
 
 
+def answers_differ(name: str) -> Corrupt:
+    """The error for two answers without a checksum that bring different bytes."""
+    return Corrupt(f"{name}: two answers differ, and nothing tells which one is right")
+
+
+def checksum_differs(name: str) -> Corrupt:
+    """The error for bytes that are not those of storage's checksum."""
+    return Corrupt(f"{name}: the bytes that arrived have another checksum than storage says")
+
+
 async def receive_whole(body: Body, name: str) -> Whole | NotSmall:
     """All bytes of a small file. `name`: what an error calls it.
 
@@ -62,6 +72,6 @@ async def receive_whole(body: Body, name: str) -> Whole | NotSmall:
     data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     crc32c = google_crc32c.value(data)
     if body.crc32c is not None and crc32c != body.crc32c:
-        raise Corrupt(f"{name}: the bytes that arrived have another checksum than storage says")
+        raise checksum_differs(name)
 
     return Whole(data, crc32c, body.crc32c is not None, body.delimited)
