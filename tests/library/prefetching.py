@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import trio
 from rig import Mount, Rig
-from trio.testing import wait_all_tasks_blocked
 
 from pictofs.library.prefetch.declared_order import DeclaredOrder
 from pictofs.store.catalog.rows import ImageRow
@@ -41,19 +39,10 @@ class Readers:
         """Open and close images one by one, and let what follows from each come to rest."""
         for image in images:
             await self.open(image)
-            await self.quiet()
+            await self.mount.quiet()
 
     async def open(self, image: ImageRow) -> None:
         (await self.mount.library.downloads.image(image)).close()
-
-    async def quiet(self) -> None:
-        """Wait until nothing is on its way."""
-        with trio.fail_after(20):
-            while True:
-                await wait_all_tasks_blocked(0.002)
-                if not self.mount.library.listing._single_flight._flying:
-                    return
-                await trio.sleep(0.002)
 
     def there(self, images: Iterable[ImageRow]) -> list[ImageRow]:
         """Those of `images` that the cache has."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from pictofs.api.address import Locality
 from pictofs.api.client import Api
@@ -87,6 +88,15 @@ class Mount:
     nursery: trio.Nursery
 
     # What a program does, by path.
+
+    async def quiet(self) -> None:
+        """Wait until nothing is on its way."""
+        with trio.fail_after(20):
+            while True:
+                await wait_all_tasks_blocked(0.002)
+                if not self.library.listing._single_flight._flying:
+                    return
+                await trio.sleep(0.002)
 
     async def look(self, path: str) -> Attributes:
         """The attributes of `path`, looked up part by part as the kernel does."""

@@ -12,7 +12,6 @@ import pytest
 import trio
 from mounting import Hold
 from rig import Mount, Rig, annotation_bytes
-from trio.testing import wait_all_tasks_blocked
 
 from pictofs.library.annotations.prefetch import SPARE, WORKERS
 from pictofs.store.catalog.rows import ImageRow
@@ -45,7 +44,7 @@ class Readers:
     async def read(self, images: list[ImageRow]) -> None:
         for image in images:
             await self.open(image)
-            await self.quiet()
+            await self.mount.quiet()
 
     async def open(self, image: ImageRow) -> None:
         row = self.mount.catalog.image(image.key)
@@ -55,14 +54,6 @@ class Readers:
         content.close()
         truth = self.mount.standin.organization["dataset-0"].images[image.id]
         assert data == annotation_bytes(self.mount.standin, truth)
-
-    async def quiet(self) -> None:
-        with trio.fail_after(20):
-            while True:
-                await wait_all_tasks_blocked(0.002)
-                if not self.mount.library.listing._single_flight._flying:
-                    return
-                await trio.sleep(0.002)
 
     @property
     def requests(self) -> int:
@@ -180,6 +171,6 @@ async def test_an_export_that_is_under_way_brings_them(rig: Rig) -> None:
                 await trio.sleep(0.005)
         held.open()
         await readers.open(images[3])
-        await readers.quiet()
+        await readers.mount.quiet()
         await readers.read(images[4:])
         assert readers.requests <= 5 + SPARE

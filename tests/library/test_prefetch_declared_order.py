@@ -29,7 +29,7 @@ async def test_every_image_is_there_before_it_is_read(tmp_path: Path, mode: str)
     async with reading(tmp_path, THREE_HUNDRED, holds=100, mode=mode) as readers:
         order = shuffled(await readers.images())
         readers.tell(order, ahead=20)
-        await readers.quiet()
+        await readers.mount.quiet()
         assert set(readers.there(order)) == set(order[:20])
         for at, image in enumerate(order):
             await readers.read([image])
@@ -53,7 +53,7 @@ async def test_a_small_cache_still_keeps_some_ahead(tmp_path: Path) -> None:
     async with reading(tmp_path, THREE_HUNDRED, holds=20) as readers:
         order = shuffled(await readers.images())
         assert readers.prefetch.kept_ahead(readers.tell(order)) == 10
-        await readers.quiet()
+        await readers.mount.quiet()
         await readers.read(order)
         assert readers.misses == 0
         assert readers.downloads == 300
@@ -67,7 +67,7 @@ async def test_what_the_cache_has_is_kept_for_its_turn(tmp_path: Path) -> None:
         before = readers.downloads
         order = images[:20] + images[100:280]
         readers.tell(order, ahead=30)
-        await readers.quiet()
+        await readers.mount.quiet()
         await readers.read(order)
         assert readers.misses == 40
         assert readers.downloads == before + 180
@@ -79,7 +79,7 @@ async def test_two_epochs_each_told(tmp_path: Path) -> None:
         for epoch in range(2):
             order = shuffled(images, epoch)
             readers.tell(order)
-            await readers.quiet()
+            await readers.mount.quiet()
             await readers.read(order)
             assert readers.misses == 0
             assert readers.prefetch.status()["orders"] == []
@@ -93,7 +93,7 @@ async def test_several_workers_do_not_lose_the_place(tmp_path: Path, workers: in
     async with reading(tmp_path, Spec.uniform(images=640, size=SIZE), holds=400) as readers:
         order = shuffled(await readers.images())
         readers.tell(order)
-        await readers.quiet()
+        await readers.mount.quiet()
         batches = [order[at : at + batch] for at in range(0, len(order), batch)]
         for at in range(0, len(batches), workers):
             await readers.read(
@@ -109,7 +109,7 @@ async def test_more_workers_than_are_kept_ahead(tmp_path: Path) -> None:
     async with reading(tmp_path, THREE_HUNDRED, holds=200, mode="off") as readers:
         order = shuffled(await readers.images())
         readers.tell(order, ahead=10)
-        await readers.quiet()
+        await readers.mount.quiet()
         batches = [order[at : at + 25] for at in range(0, 300, 25)]
         for at in range(0, len(batches), 4):
             await readers.read(
@@ -125,7 +125,7 @@ async def test_images_may_come_twice(tmp_path: Path) -> None:
     async with reading(tmp_path, THREE_HUNDRED, holds=200) as readers:
         order = random.Random(7).choices(await readers.images(), k=600)
         readers.tell(order)
-        await readers.quiet()
+        await readers.mount.quiet()
         await readers.read(order)
         assert readers.misses == 0
         assert readers.prefetch.status()["orders"] == []
@@ -135,10 +135,10 @@ async def test_a_new_order_takes_the_place_of_the_old_one_at_once(tmp_path: Path
     async with reading(tmp_path, THREE_HUNDRED, holds=200) as readers:
         images = await readers.images()
         readers.tell(images[:100], ahead=10)
-        await readers.quiet()
+        await readers.mount.quiet()
         await readers.read(images[:10])
         readers.tell(images[100:200], ahead=10)
-        await readers.quiet()
+        await readers.mount.quiet()
         assert readers.there(images) == images[:20] + images[100:110]
         await readers.read(images[100:110])
         assert readers.there(images) == images[:20] + images[100:120]
@@ -148,7 +148,7 @@ async def test_an_empty_order_ends_the_last(tmp_path: Path) -> None:
     async with reading(tmp_path, THREE_HUNDRED, holds=200) as readers:
         images = await readers.images()
         readers.tell(images, ahead=10)
-        await readers.quiet()
+        await readers.mount.quiet()
         readers.tell([])
         await readers.read(images[:3])
         assert readers.there(images) == images[:10]
@@ -161,7 +161,7 @@ async def test_an_order_spans_datasets(tmp_path: Path) -> None:
         images = [image for n in range(3) for image in await readers.images(f"dataset-{n}")]
         order = shuffled(images)
         readers.tell(order)
-        await readers.quiet()
+        await readers.mount.quiet()
         await readers.read(order)
         assert (readers.misses, readers.downloads) == (0, 180)
 
@@ -173,7 +173,7 @@ async def test_orders_of_several_processes_share_the_cache(tmp_path: Path) -> No
         parts = [images[at::4] for at in range(4)]
         told = [readers.tell(part, name=str(at)) for at, part in enumerate(parts)]
         assert [readers.prefetch.kept_ahead(each) for each in told] == [20, 20, 20, 20]
-        await readers.quiet()
+        await readers.mount.quiet()
         for row in zip(*parts, strict=True):
             await readers.read(row)
         assert (readers.misses, readers.downloads) == (0, 400)
@@ -188,7 +188,7 @@ async def test_others_who_read_the_same_images_do_not_lead_it_astray(tmp_path: P
         images = await readers.images()
         order = shuffled(images)
         readers.tell(order, ahead=40)
-        await readers.quiet()
+        await readers.mount.quiet()
         missed = 0
         for at in range(200):
             before = readers.misses
@@ -204,7 +204,7 @@ async def test_a_reader_who_has_overtaken_is_found_again(tmp_path: Path) -> None
     async with reading(tmp_path, THREE_HUNDRED, holds=200, mode="off") as readers:
         order = shuffled(await readers.images())
         told = readers.tell(order, ahead=10)
-        await readers.quiet()
+        await readers.mount.quiet()
         told.rest_until = readers.mount.clock.monotonic() + 30
         await readers.read(order[:110])
         assert readers.misses >= 90
@@ -221,7 +221,7 @@ async def test_images_that_are_left_out_do_not_hold_it_up(tmp_path: Path) -> Non
     async with reading(tmp_path, Spec.uniform(images=1000, size=2_000), holds=60) as readers:
         order = shuffled(await readers.images())
         readers.tell(order, ahead=100)
-        await readers.quiet()
+        await readers.mount.quiet()
         await readers.read(image for at, image in enumerate(order) if at % 10)
         assert readers.misses == 0
 
@@ -230,7 +230,7 @@ async def test_guessing_goes_on_when_the_order_has_ended(tmp_path: Path) -> None
     async with reading(tmp_path, THREE_HUNDRED, holds=200) as readers:
         images = await readers.images()
         readers.tell(images[:30])
-        await readers.quiet()
+        await readers.mount.quiet()
         await readers.read(images[:29])
         assert len(readers.prefetch.status()["orders"]) == 1
         await readers.read(images[29:40])
@@ -243,7 +243,7 @@ async def test_nothing_is_guessed_while_an_order_is_followed(tmp_path: Path) -> 
     async with reading(tmp_path, Spec.uniform(datasets=2, images=100, size=SIZE)) as readers:
         told, other = await readers.images("dataset-0"), await readers.images("dataset-1")
         readers.tell(told[:50], ahead=5)
-        await readers.quiet()
+        await readers.mount.quiet()
         await readers.read(told[60:70])
         assert readers.there(told) == told[:5] + told[60:70]
         await readers.read(shuffled(other)[:20])
@@ -254,7 +254,7 @@ async def test_an_order_that_nobody_follows_stands_aside(tmp_path: Path) -> None
     async with reading(tmp_path, THREE_HUNDRED) as readers:
         images = await readers.images()
         readers.tell(images[:50], ahead=5)
-        await readers.quiet()
+        await readers.mount.quiet()
         readers.mount.clock.advance(301)
         await readers.read(shuffled(images)[:60])
         assert readers.there(images) == images
@@ -272,7 +272,7 @@ async def test_large_and_deleted_images_are_passed_over(tmp_path: Path) -> None:
         gone = small[5]._replace(key=1)
         order = [small[0], *large, gone, *small[1:5]]
         readers.tell(order)
-        await readers.quiet()
+        await readers.mount.quiet()
         assert readers.there(order) == small[:5]
 
 
@@ -285,7 +285,7 @@ async def test_q6_an_image_without_a_url_is_fetched_by_the_request_that_it_would
             Fault(Match("api", None, "/datasets/{dataset}/download"), dropped())
         )
         readers.tell(order)
-        await readers.quiet()
+        await readers.mount.quiet()
         assert readers.there(order) == order
         assert readers.standin.log.count("storage") == 9
         assert readers.standin.log.count("api", route="/images/{image_id:uuid}") == 1
@@ -297,7 +297,7 @@ async def test_q6_it_waits_when_only_the_reserve_of_the_budget_is_left(tmp_path:
         order = shuffled(await readers.images())
         asked = readers.standin.log.count("api")
         readers.tell(order)
-        await readers.quiet()
+        await readers.mount.quiet()
         assert readers.standin.log.count("api") == asked
         assert readers.downloads == 0
         await readers.read(order[:5])
@@ -310,7 +310,7 @@ async def test_a_full_disk_is_no_reason_to_run_through_the_order(tmp_path: Path)
         order = await readers.images()
         readers.mount.library.downloads._cache._again = readers.mount.clock.monotonic() + 30
         told = readers.tell(order)
-        await readers.quiet()
+        await readers.mount.quiet()
         assert readers.downloads == 0
         assert told.left > 200
         readers.mount.clock.advance(31)
@@ -323,7 +323,7 @@ async def test_one_bad_image_is_passed_over(tmp_path: Path) -> None:
         order = await readers.images()
         readers.standin.faults.add(Fault(Match("storage", None, order[50].id), error(404)))
         readers.tell(order)
-        await readers.quiet()
+        await readers.mount.quiet()
         assert readers.there(order) == order[:50] + order[51:]
 
 
@@ -331,7 +331,7 @@ async def test_an_order_of_what_is_there_is_looked_through_in_small_steps(tmp_pa
     async with reading(tmp_path, THREE_HUNDRED, holds=1 << 20) as readers:
         images = await readers.images()
         readers.tell(images)
-        await readers.quiet()
+        await readers.mount.quiet()
         told = readers.tell(random.Random(7).choices(images, k=5000))
         left = [told.left]
         while left[-1]:

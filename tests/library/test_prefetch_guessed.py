@@ -145,7 +145,7 @@ async def test_all_fetches_a_dataset_once_one_image_is_read(tmp_path: Path) -> N
     async with reading(tmp_path, spec, mode="all") as readers:
         opened = await readers.mount.open("/datasets/dataset-0/images/part-000/image-000000.jpg")
         readers.mount.tree.close(opened.handle)
-        await readers.quiet()
+        await readers.mount.quiet()
         images = await readers.images()
         assert readers.there(images) == images
         assert readers.downloads == 100
@@ -160,7 +160,7 @@ async def test_large_images_are_left_to_their_readers(tmp_path: Path) -> None:
             content = await readers.mount.library.downloads.image(image)
             await content.read(0, 1000)
             content.close()
-        await readers.quiet()
+        await readers.mount.quiet()
         assert readers.there(images[6:]) == []
 
 
@@ -196,7 +196,7 @@ async def test_q6_it_rests_when_storage_fails_and_goes_on_later(tmp_path: Path) 
         images = await readers.images()
         await readers.open(images[0])  # by the keyed route
         fault = readers.standin.faults.add(Fault(Match("storage"), error(404)))
-        await readers.quiet()
+        await readers.mount.quiet()
         assert len(readers.there(images)) < 10
         assert fault.hits < 40
         readers.standin.faults.clear()

@@ -210,14 +210,13 @@ class Story(Hostile):
         times = 1 + number % 3
         if isinstance(do, BELIEVABLE) and not self.rig.standin.switches.hash_header:
             # Without a checksum nobody can tell wrong bytes of the right length, two answers that
-            # are
-            # wrong in the same way, or a wrong length of a file of which the listing has none (B3).
+            # are wrong in the same way, or a wrong length that is announced, of a file of which the
+            # listing has none (B3).
             if isinstance(do, Corrupt) or any(map(left_of, self.wrong)):
                 return
+            announced = do.announced if isinstance(do, Overrun) else isinstance(do, Truncate)
             images = self.org.images.values()
-            if do in (Truncate(10), Overrun()) and any(
-                image.lies or not image.file_size for image in images
-            ):
+            if announced and any(image.lies or not image.file_size for image in images):
                 return
             times = 1
         fault = self.rig.fault(do, host, times=times)
