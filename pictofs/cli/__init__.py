@@ -25,4 +25,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int | None = app(args=arguments, prog_name="pictofs", standalone_mode=False)
     except (Exception, KeyboardInterrupt) as error:
         return explain(error, show_traceback="debug" in arguments)
-    return code or finish()
+    # Also what a command printed that ends with a code of its own, as doctor does.
+    unwritten = finish()
+    return code or unwritten

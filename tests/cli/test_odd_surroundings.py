@@ -133,6 +133,15 @@ def test_m7_an_output_that_takes_no_more(shell: Shell, command: str) -> None:
     )
 
 
+def test_m7_an_output_that_takes_no_more_of_a_command_that_fails(shell: Shell) -> None:
+    shell.environ["PICTOGRAPH_API_KEY"] = "pk_live_of_nobody"
+    done = shell("pictofs doctor --json > /dev/full")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "pictofs: the output can't be written: No space left on device\n",
+    )
+
+
 def test_m7_a_reader_that_leaves(shell: Shell) -> None:
     assert shell("set -o pipefail; pictofs dataset list | true").stderr == ""
 
