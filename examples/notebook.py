@@ -2,10 +2,8 @@
 # # Look into an organization
 #
 # Cells of a notebook, for Jupyter (by jupytext) and editors that know `# %%`; it runs as a program,
-# too. It needs
-# a key, as `pictofs mount` does. Without an account: `python -m standin --preset sample` prints a
-# URL and keys; set
-# PICTOGRAPH_BASE_URL and PICTOGRAPH_API_KEY to them.
+# too. It needs a key, as `pictofs mount` does. Without an account: `python -m standin --preset
+# sample` prints a URL and keys; set PICTOGRAPH_BASE_URL and PICTOGRAPH_API_KEY to them.
 
 # %%
 import json

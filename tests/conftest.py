@@ -18,8 +18,7 @@ pytest.register_assert_rewrite("mounting")
 from mounting import HOSTILE_NAMES, ForeignFolder, Mount, Mounting, Serving  # noqa: E402 - it is rewritten only if that was said before
 
 # A shell's background job ignores Ctrl-C, one below nohup SIGHUP, and so would every program that
-# the tests start
-# and signal: what is ignored stays so across exec.
+# the tests start and signal: what is ignored stays so across exec.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for each in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
     signal.signal(each, signal.SIG_DFL)
@@ -28,8 +27,7 @@ signal.pthread_sigmask(
 )
 
 # Each client reads the authorities that it trusts, which takes 50 ms where they are the usual 150.
-# No server of a
-# test has a certificate of theirs. test_api_client.py asks once as a user does.
+# No server of a test has a certificate of theirs. test_api_client.py asks once as a user does.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "authority.pem")
 
 # An example may take long where the machine is busy; that is no failure, and no test here measures

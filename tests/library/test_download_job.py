@@ -555,8 +555,7 @@ async def test_d5_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig, out
         assert isinstance(run.error, Throttled)
         assert run.error.exit_code == 8
         # Answers that overtake each other say for a moment that one or two more are left, and what
-        # was under way when
-        # the run ended was counted, and has no answer.
+        # was under way when the run ended was counted, and has no answer.
         assert mount.request_stats.reserve == 50
         assert 47 <= (mount.request_stats.remaining or 0) <= 50 + 4
         rig.standin.organization.switches.hourly_limit = None

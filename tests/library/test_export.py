@@ -111,8 +111,7 @@ async def test_q5_5_000_annotations_cost_at_most_20_requests(
     with StandIn(Spec.uniform(images=images, size=500, directories=7), export_polls=3) as standin:
         rig = Rig(standin, rig.cache)
         # The poll that finds the export ready waits while all of it is packed: not a matter of a
-        # few seconds on
-        # a busy machine, and a poll that is given up is made again.
+        # few seconds on a busy machine, and a poll that is given up is made again.
         async with rig.mount(key=standin.keys[role], timeout=100.0) as mount:
             await mount.library.listing.datasets()
             row = mount.catalog.dataset_by_entry("dataset-0")

@@ -181,9 +181,8 @@ class BlobCache:
         Args:
             key: the blob's key.
             size: bytes of its content; None if not known yet.
-            at_once: wait for nobody and evict nothing, 60 us, but raise WouldBlock. The methods of
-            the
-                partial blob do the same until its `take_time` is called.
+            at_once: wait for nobody and evict nothing, 60 us, but raise WouldBlock. The methods
+                of the partial blob do the same until its `take_time` is called.
 
         Raises:
             Busy: another one has it under way, or the blob is here by now.

@@ -94,8 +94,8 @@ class ImageTable:
             dataset_id: its id.
             images: the rows; if an id comes twice, the later row counts.
             seen: number of the pass.
-            moves: whether the table may hold these images elsewhere, so that their old entries are
-            gone.
+            moves: whether the table may hold these images elsewhere, so that their old entries
+                are gone.
 
         Returns:
             The entries that are gone.
@@ -203,9 +203,8 @@ class ImageTable:
             learned: the files.
             now_ns: when they came, in nanoseconds since the epoch.
             checked: wall-clock seconds; the server had these files then or later.
-            archived: whether they come from an archive of that time. A file that was checked since
-            is
-                left as it is.
+            archived: whether they come from an archive of that time. A file that was checked
+                since is left as it is.
 
         Returns:
             The version of each, which grows if the bytes are others; None if the image is gone, or
