@@ -11,6 +11,7 @@ import contextlib
 import os
 import resource
 import shutil
+import signal
 import sys
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -92,3 +93,16 @@ def _open_standard_streams() -> None:
         # A character that the terminal's encoding lacks is escaped instead of raising.
         with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def fork() -> tuple[int, set[int | signal.Signals]]:
+    """What `os.fork` returns, and the signal mask to restore once an exception may come.
+
+    Signals that end a command are held until then, in the parent. A handler that raises within a
+    hook of fork (logging has some) loses its exception, and leaves logging's lock taken for good.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
+    pid = os.fork()
+    if pid == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pid, mask

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pictofs import programs
 from pictofs.app.logs import log_path, log_to_file
 from pictofs.config import MountSettings
 from pictofs.errors import MountFailed, PictofsError, TimedOut, from_exit_code
@@ -64,7 +65,7 @@ def start(
 
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
+    pid, mask = programs.fork()
     if pid == 0:
         _run(serve, log, writer, {_descriptor(handler), writer, *keep})
 
@@ -73,6 +74,7 @@ def start(
     handler.close()
 
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         report = _read_report(reader, seconds)
     except BaseException:
         # Also when Ctrl-C comes: nothing is left behind that nobody waits for.

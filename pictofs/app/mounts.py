@@ -13,6 +13,7 @@ import fcntl
 import os
 import re
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -134,11 +135,12 @@ def run_in_subprocess(seconds: float, ask: Callable[[], bytes]) -> bytes:
         OSError: the one that `ask` raised.
     """
     reader, writer = os.pipe()
-    pid = os.fork()
+    pid, mask = programs.fork()
     if pid == 0:
         _answer(ask, writer)
 
     os.close(writer)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     chunks = []
     end = time.monotonic() + seconds
     with open(reader, "rb", buffering=0) as stream:

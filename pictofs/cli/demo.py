@@ -51,8 +51,9 @@ def demo(
     """Show a mount of a made-up organization that runs on this machine: no account, no key, no
     network."""
     refuse_the_real_world(os.environ)
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
+    ending = _Ending()
+    signal.signal(signal.SIGTERM, ending)
+    signal.signal(signal.SIGHUP, ending)
     mounts.check_machine(allow_other=False)
     check_stand_in()
 
@@ -60,7 +61,7 @@ def demo(
     try:
         path = mounts.resolve(mountpoint) if mountpoint else _new_folder(root / "mnt")
         with _stand_in() as (url, key), _mounted(path, root / "cache", url, key):
-            _show(path, stay=keep or (sys.stdin.isatty() and sys.stdout.isatty()))
+            _show(path, ending, stay=keep or (sys.stdin.isatty() and sys.stdout.isatty()))
     finally:
         # The message of a PictofsError may name the log in there.
         if not isinstance(sys.exc_info()[1], PictofsError):
@@ -98,8 +99,16 @@ def check_stand_in() -> None:
         )
 
 
-def _interrupt(_signal: int, _frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+class _Ending:
+    """Handles the signals that end the demo."""
+
+    told = False
+    """Whether one came. Where Python runs a callback of its own, as within `import`, it drops what
+    a handler raises."""
+
+    def __call__(self, _signal: int, _frame: object) -> NoReturn:
+        self.told = True
+        raise KeyboardInterrupt
 
 
 def _new_folder(path: Path) -> Path:
@@ -147,9 +156,13 @@ def _mounted(path: Path, cache: Path, url: str, key: str) -> Iterator[None]:
                 mounts.unmount(path)
             except Conflict:  # somebody's shell is in it
                 mounts.unmount(path, lazy=True)
+            except PictofsError:
+                # The mount's process may have been told to end as well, and was faster.
+                if mounts.mount_at(path):
+                    raise
 
 
-def _show(path: Path, *, stay: bool) -> None:
+def _show(path: Path, ending: _Ending, *, stay: bool) -> None:
     from pictofs.cli.demo_steps import farewell, show_steps
 
     show_steps(path)
@@ -158,5 +171,5 @@ def _show(path: Path, *, stay: bool) -> None:
 
     farewell(path)
     with contextlib.suppress(KeyboardInterrupt):
-        while mounts.mount_at(path):
+        while mounts.mount_at(path) and not ending.told:
             time.sleep(0.5)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -176,3 +178,27 @@ def test_holders(tmp_path: Path) -> None:
     with open(tmp_path / "file", "w"):
         assert os.getpid() in [pid for pid, _ in mounts.holders(tmp_path)]
     assert os.getpid() not in [pid for pid, _ in mounts.holders(tmp_path)]
+
+
+FORKING = """
+import os, signal
+from pictofs.app import mounts
+
+def end(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, end)
+os.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))
+try:
+    mounts.run_in_subprocess(10, lambda: b"")
+except KeyboardInterrupt:
+    print("ended")
+"""
+
+
+def test_m6_a_signal_that_comes_while_a_command_forks_is_not_lost() -> None:
+    """Python drops what a handler raises within a hook of fork."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("ended\n", "")
