@@ -192,15 +192,33 @@ async def test_e2_one_bad_file_does_not_hide_its_neighbours(rig: Rig) -> None:
             assert await mount.read(path) == annotation_bytes(rig.standin, image_of(rig, number))
 
 
-async def test_b4_a_damaged_file_in_the_cache_is_fetched_again(rig: Rig) -> None:
-    async with rig.mount() as mount:
-        first = await mount.read(NOTE)
+def damage(rig: Rig) -> None:
+    """Flip a bit in every file of the cache."""
     for path in blobs(rig):
         data = bytearray(path.read_bytes())
         data[10] ^= 4
         path.write_bytes(data)
+
+
+async def test_b4_a_damaged_file_in_the_cache_is_fetched_again(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        first = await mount.read(NOTE)
+    damage(rig)
     async with rig.mount() as mount:
         assert await mount.read(NOTE) == first
+
+
+async def test_b4_a_renewal_takes_the_place_of_a_damaged_file(rig: Rig) -> None:
+    """It brings the bytes that the damaged one should have."""
+    async with rig.mount() as mount:
+        first = await mount.read(NOTE)
+        damage(rig)
+        await mount.library.refresh("small")
+        assert await mount.read(NOTE) == first
+    async with rig.mount() as mount:
+        mount.forget_log()
+        assert await mount.read(NOTE) == first
+        assert mount.asked.count("GET /annotations/{image_id:uuid}/file") == 0
 
 
 @pytest.mark.parametrize("variant", ["bare", "enveloped"])

@@ -118,6 +118,10 @@ class Hostile(World):
     def resize(self, size: int) -> None:
         """The next mounts have a cache of that size."""
         if size < self.cache_size:
+            # See `Story.fail`: no answer is to be wrong in a way that the small cache can't see.
+            for fault in self.wrong:
+                if isinstance(fault.do, Corrupt):
+                    fault.times = fault.hits
             self.known = {path: data for path, data in self.known.items() if len(data) <= size}
         self.cache_size = size
 

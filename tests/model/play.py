@@ -208,6 +208,8 @@ class Story(Hostile):
     def fail(self, number: int) -> None:
         host, do = self.choose(FAULTS, number)
         times = 1 + number % 3
+        if isinstance(do, Corrupt) and self.cache_size < ROOMY:
+            return  # what the cache can't take comes in parts, of which no server sends a checksum
         if isinstance(do, BELIEVABLE) and not self.rig.standin.switches.hash_header:
             # Without a checksum nobody can tell wrong bytes of the right length, two answers that
             # are wrong in the same way, or a wrong length that is announced, of a file of which the

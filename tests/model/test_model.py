@@ -174,6 +174,20 @@ LISTS: Steps = [("list", number) for number in range(8)]
 READS: Steps = [("read", number) for number in range(14)]
 
 HOSTILE: dict[str, tuple[set[str], Steps]] = {
+    "an annotation file that is damaged in the cache, and came again unchanged": (
+        {"sizes"},
+        [
+            ("mkdir", 9628),
+            ("upload_many", 8175),
+            ("list", 6455),
+            ("read", 3505),
+            ("damage", 2372),
+            ("refresh", 8411),
+            ("archive", 8912),
+            ("go_offline", 1045),
+            ("read_again", 9317),
+        ],
+    ),
     "a refresh while the directories are waited for on a silent connection": (
         {"sizes", "silence"},
         [

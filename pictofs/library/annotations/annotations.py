@@ -289,11 +289,12 @@ class Annotations:
                 crc32c = google_crc32c.value(data)
                 key = self._cache.annotation_blob_name(image, crc32c)
 
-                # A renewal that brings the same bytes, as most do, writes no second blob.
+                # A renewal that brings the same bytes, as most do, writes no second blob, unless
+                # the first one is damaged: it could not be read without the server.
                 same = (
                     crc32c == image.annotation_crc32c
                     and len(data) == image.annotation_size
-                    and self._cache.has(key)
+                    and self._cache.holds(key)
                 )
                 if usable and not same:
                     try:

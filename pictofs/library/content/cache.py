@@ -80,6 +80,19 @@ class ContentCache:
         except PictofsError:
             return False
 
+    def holds(self, key: str) -> bool:
+        """Whether there is a sound blob. Blocks; a damaged one is dropped."""
+        try:
+            blob = self.blob_cache.open(key)
+            if blob is None:
+                return False
+            with blob:
+                if not blob.verified:
+                    blob.verify()
+        except PictofsError:
+            return False
+        return True
+
     def renew(self, key: str) -> bool:
         """What `has` says; a blob that is there counts as used now. Inline."""
         try:
