@@ -19,6 +19,7 @@ ALL = {
     "copy": reading.cold_copy,
     "large": reading.large_file,
     "warm": reading.warm,
+    "opens": reading.opens,
     "scan": listing.scan,
     "million": listing.million,
     "order": order.told_order,

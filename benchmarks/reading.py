@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +17,9 @@ from benchmarks.rig import (
     Mount,
     Row,
     Server,
+    bare,
     mount,
+    peers,
     python,
     scratch,
     sdk_download,
@@ -204,36 +207,66 @@ def _plain_download(of: Server, to: Path) -> float:
 
 
 def warm() -> list[Row]:
-    """Epochs and opens from the cache, against copies of the same files on the same disk."""
-    epochs: list[list[float]] = [[], []]
-    opens: list[list[float]] = [[], []]
+    """Decoded epochs from the cache, against copies of the same files on the same disk."""
+    ours, disk = [], []
     with server("--images", str(FILES), "--size", str(SIZE)) as s, mount(s) as m, scratch() as out:
         copy = out / "copy"
         shutil.copytree(_images(m), copy)
         for _ in range(RUNS):
-            for side, folder in enumerate((_images(m), copy)):
-                epochs[side].append(_epoch(s, folder, decode=True))
-                opens[side].append(float(python(OPENS, str(folder), env=s.environment)))
-    a, b = (statistics.median(side) for side in epochs)
-    c, d = (statistics.median(side) for side in opens)
+            ours.append(_epoch(s, _images(m), decode=True))
+            disk.append(_epoch(s, copy, decode=True))
+
+    a = statistics.median(ours)
+    b = statistics.median(disk)
     return [
         Row(
             "warm epoch with JPEG decode, 4 workers",
             f"{a:.2f} s",
             f"local disk {b:.2f} s",
             b / a,
-            ">= 0.97",
-            b / a >= 0.97,
-        ),
+            ">= 0.92 (0.95)",
+            b / a >= 0.92,
+        )
+    ]
+
+
+def opens() -> list[Row]:
+    """Warm opens, beside every peer that is installed, in turns."""
+    with (
+        server("--images", str(FILES), "--size", str(SIZE)) as s,
+        mount(s) as m,
+        scratch() as out,
+        ExitStack() as stack,
+    ):
+        copy = out / "copy"
+        shutil.copytree(_images(m), copy)
+        folders = {"pictofs": _images(m), "bare pyfuse3": stack.enter_context(bare(FILES, SIZE))}
+        folders |= stack.enter_context(peers(copy))
+        folders["local disk"] = copy
+
+        rates: dict[str, list[float]] = {name: [] for name in folders}
+        for _ in range(RUNS):
+            for name, folder in folders.items():
+                rates[name].append(float(python(OPENS, str(folder), env=s.environment)))
+
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ours = medians.pop("pictofs")
+    floor = medians["bare pyfuse3"]
+    rows = [
         Row(
             "warm open+read+close, 4 processes",
-            f"{c:.0f} files/s",
-            f"local disk {d:.0f} files/s",
-            c / d,
-            ">= 10,000/s or 0.12",
-            c >= 10_000 or c / d >= 0.12,
-        ),
+            f"{ours:.0f} files/s",
+            f"bare pyfuse3 {floor:.0f} files/s",
+            ours / floor,
+            ">= 0.65 (0.8)",
+            ours / floor >= 0.65,
+        )
     ]
+    for name in medians.keys() - {"bare pyfuse3"}:
+        text = f"{name} {medians[name]:.0f} files/s"
+        rows.append(Row("the same", f"{ours:.0f} files/s", text, ours / medians[name], "", None))
+
+    return rows
 
 
 def responsive() -> list[Row]:

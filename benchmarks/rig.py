@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,57 @@ def mount(of: Server, cache: Path | None = None, *options: str) -> Iterator[Moun
     finally:
         subprocess.run([*PICTOFS, "unmount", str(point)], check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(folder)
+
+
+@contextmanager
+def bare(files: int, size: int) -> Iterator[Path]:
+    """A pyfuse3 file system that does nothing, with so many files of `size` bytes."""
+    command = [PYTHON, "-m", "benchmarks.bare", "{}", str(files), str(size)]
+    with _served(command) as folder:
+        yield folder
+
+
+@contextmanager
+def peers(copy: Path) -> Iterator[dict[str, Path]]:
+    """Other file systems that serve the folder `copy`, by name; those that are installed."""
+    with ExitStack() as stack:
+        found = {}
+        if shutil.which("bindfs"):
+            command = ["bindfs", "-f", "--no-allow-other", str(copy), "{}"]
+            found["bindfs"] = stack.enter_context(_served(command))
+        if shutil.which("squashfuse_ll") and shutil.which("mksquashfs"):
+            image = copy.with_suffix(".squashfs")
+            subprocess.run(
+                ["mksquashfs", str(copy), str(image), "-noI", "-noD", "-quiet"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            command = ["squashfuse_ll", "-f", str(image), "{}"]
+            found["squashfuse_ll"] = stack.enter_context(_served(command))
+        if shutil.which("rclone"):
+            command = ["rclone", "mount", str(copy), "{}", "--vfs-cache-mode", "full"]
+            command += ["--read-only", "--cache-dir", str(copy.with_suffix(".rclone"))]
+            found["rclone"] = stack.enter_context(_served(command))
+
+        yield found
+
+
+@contextmanager
+def _served(command: list[str]) -> Iterator[Path]:
+    """The folder at which `command`, which stays in the foreground, mounts in place of `{}`."""
+    with scratch() as folder:
+        filled = [str(folder) if word == "{}" else word for word in command]
+        with subprocess.Popen(filled) as process:
+            try:
+                while not os.path.ismount(folder):
+                    if process.poll() is not None:
+                        raise RuntimeError(f"{filled[0]} did not mount")
+                    time.sleep(0.05)
+
+                yield folder
+            finally:
+                subprocess.run(["fusermount3", "-u", str(folder)], check=True)
+                process.wait()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import trio
 from pictofs.errors import MountFailed, PictofsError
 from pictofs.fuse.operations import Operations
 from pictofs.fuse.reason import Reason, heard
+from pictofs.fuse.request_loop import install
 from pictofs.store.catalog.rows import RemovedDentry
 from pictofs.threads import NoThread, only_in_thread
 
@@ -54,6 +55,7 @@ class Session:
         if allow_other:
             options.add("allow_other")
 
+        install()
         reason = Reason()
         try:
             with heard() as reason:

@@ -203,7 +203,9 @@ class Library:
             ANNOTATIONS,
         )
         self.annotations.on_miss += (self.exports.missed, self.annotation_prefetch.miss)
-        self.annotations.on_hit.append(self.annotation_prefetch.hit)
+        self.annotations.on_hit.append(
+            lambda image: self.annotation_prefetch.hit(image.dataset, image.key)
+        )
         self.annotations.archive = self.exports.wait
 
     @property

@@ -17,6 +17,7 @@ import enum
 import hashlib
 from typing import NamedTuple
 
+KIND_MASK = 15
 KEY_BITS = 51
 KEY_MASK = (1 << KEY_BITS) - 1
 ROOT = 1
@@ -60,7 +61,7 @@ class Inode(NamedTuple):
     def of(cls, number: int) -> Inode | None:
         """Take `number` apart. None if no node can have it."""
         try:
-            return cls(Kind(number & 15), number >> 12, number >> 4 & 255)
+            return cls(Kind(number & KIND_MASK), key_in(number), number >> 4 & 255)
         except ValueError:
             return None
 
@@ -68,6 +69,11 @@ class Inode(NamedTuple):
 def number(kind: Kind, key: int, version: int = 0) -> int:
     """The inode number of a node."""
     return key << 12 | (version & 255) << 4 | kind
+
+
+def key_in(number: int) -> int:
+    """The key in an inode number."""
+    return number >> 12
 
 
 def key_of(identity: str) -> int:

@@ -8,16 +8,16 @@ from itertools import count
 from typing import NoReturn
 
 from pictofs.errors import NoSuchEntry, NotSupported, ReadOnly
-from pictofs.library.content.content import Content
+from pictofs.library.content.content import CachedContent, Content
 from pictofs.library.library import Library
 from pictofs.library.listing.edits import Edits
-from pictofs.model.inode import Inode, Kind
+from pictofs.model.inode import KIND_MASK, Inode, Kind
 from pictofs.model.inode import number as number_of
 from pictofs.model.records import document
 from pictofs.store.catalog.datasets import DATASETS, DOCUMENT, README
 from pictofs.store.catalog.rows import DatasetRow, RemovedDentry
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import Attributes, Entry, NodeHandler, exactly
+from pictofs.vfs.node import Attributes, Entry, NodeHandler, Opening, exactly
 from pictofs.vfs.nodes.annotations import AnnotationFile, AnnotationsDirectory, ExactSizes
 from pictofs.vfs.nodes.by_id import IdLink
 from pictofs.vfs.nodes.dataset import DatasetDirectory, dataset_folder
@@ -43,7 +43,7 @@ PAGES_MAX = 100_000
 """Files for which the version of the kernel's pages is remembered: 10 MB of memory."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class OpenFile:
     """An open file."""
 
@@ -87,6 +87,7 @@ class Tree:
     ) -> None:
         self._library = library
 
+        self._images = ImageFile(library)
         exact = ExactSizes(library, exact_annotation_sizes)
         links = IdLink(library)
         selections = SelectionRoot(library)
@@ -110,7 +111,7 @@ class Tree:
             Kind.README: readmes,
             Kind.IMAGES: images,
             Kind.ANNOTATIONS: annotations,
-            Kind.IMAGE: ImageFile(library),
+            Kind.IMAGE: self._images,
             Kind.ANNOTATION: AnnotationFile(library, exact),
         }
         self._readme_writer = ReadmeWriter(library, readmes)
@@ -313,8 +314,26 @@ class Tree:
     async def open(self, number: int) -> OpenFile:
         """A handle for reading a file, with its exact size. Raises Stale: look the path up
         again."""
+        opened = self.reopen(number)
+        if opened is not None:
+            return opened
+
         inode, handler = self._node(number)
-        attributes, content, told_one_size = await handler.open(inode)
+        return self._opened(number, await handler.open(inode), inode.kind)
+
+    def reopen(self, number: int) -> OpenFile | None:
+        """What `open` would return for an image that was open lately, without a wait.
+
+        None if only `open` can tell.
+        """
+        if number & KIND_MASK != Kind.IMAGE:
+            return None
+
+        opening = self._images.reopen(number)
+        return None if opening is None else self._opened(number, opening, Kind.IMAGE)
+
+    def _opened(self, number: int, opening: Opening, kind: Kind) -> OpenFile:
+        attributes, content, told_one_size = opening
 
         # No await from here on. The kernel drops an answer that was made before, which is older
         # than what it is told now; an answer that is made later goes through `shown`.
@@ -332,7 +351,7 @@ class Tree:
             renew_pages=not told_one_size
             and not others
             and self._settled.get(number) != content.size,
-            direct=differs or inode.kind is Kind.FIXED,
+            direct=differs or kind is Kind.FIXED,
             keep=self._pages.get(number) == content.version,
         )
         self._files[opened.handle] = opened
@@ -464,9 +483,22 @@ class Tree:
         """Bytes of an open file, fewer than `length` only at its end."""
         opened = self._files[handle]
         data = await opened.content.read(offset, length)
+        self._count_read(opened, offset, data)
+        return data
+
+    def read_at_once(self, handle: int, offset: int, length: int) -> bytes | None:
+        """What `read` returns, without a wait; None if it has to wait."""
+        opened = self._files[handle]
+        if not isinstance(opened.content, CachedContent):
+            return None
+
+        data = opened.content.pread(offset, length)
+        self._count_read(opened, offset, data)
+        return data
+
+    def _count_read(self, opened: OpenFile, offset: int, data: bytes) -> None:
         opened.reached = max(opened.reached, offset + len(data))
         self._library.read_stats.bytes_read += len(data)
-        return data
 
     async def finish(self, handle: int) -> None:
         """Release a file's handle when its last descriptor is closed.

@@ -59,6 +59,10 @@ class ContentCache:
         """The name of an image's blob."""
         return f"{self._server}-{image.id}"
 
+    def image_path(self, image: ImageRow) -> str:
+        """An image's blob, for `reopen`."""
+        return self.blob_cache.path_of(self.image_key(image))
+
     def annotation_blob_name(self, image: ImageRow, crc32c: int | None = None) -> str:
         """The name of an annotation file's blob, in the version of the row or with that checksum.
 
@@ -112,6 +116,14 @@ class ContentCache:
         except PictofsError as error:
             self.failed(error)
             return None
+
+    def reopen(self, path: str, size: int) -> CachedContent | None:
+        """The content of `size` bytes in the blob at `path`; None if `content` has to look."""
+        try:
+            blob = self.blob_cache.reopen(path, size)
+        except PictofsError:
+            return None
+        return None if blob is None else CachedContent(blob)
 
     async def content(self, key: str) -> CachedContent | None:
         """The verified content; None if there is none."""

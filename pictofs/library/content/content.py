@@ -44,6 +44,10 @@ class CachedContent:
 
     async def read(self, offset: int, length: int) -> bytes:
         """See `Content`."""
+        return self.pread(offset, length)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """The same, inline."""
         return self._blob.pread(offset, length)
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from pictofs.library.content.cache import (
     Stored,
     Unstored,
 )
-from pictofs.library.content.content import Content, ContentInMemory
+from pictofs.library.content.content import CachedContent, Content, ContentInMemory
 from pictofs.library.content.passthrough import PassThrough
 from pictofs.library.content.signed_urls import FetchMode
 from pictofs.library.content.source import Source
@@ -78,7 +78,7 @@ class Downloads:
         content: Content | None = await self._cache.content(self._cache.image_key(image))
         if content is not None:
             self._read_stats.hits += 1
-            self.prefetch.hit(image)
+            self.prefetch.hit(image.dataset, image.key)
         else:
             self._read_stats.misses += 1
             self.prefetch.miss(image)
@@ -93,6 +93,17 @@ class Downloads:
                 content.close()
                 raise
 
+        return content
+
+    def reopen(self, dataset: int, image: int, path: str, size: int) -> CachedContent | None:
+        """What `image` gives, without a wait, for an image of `size` bytes whose blob is at `path`.
+
+        None if only `image` can tell.
+        """
+        content = self._cache.reopen(path, size)
+        if content is not None:
+            self._read_stats.hits += 1
+            self.prefetch.hit(dataset, image)
         return content
 
     def _dataset(self, image: ImageRow) -> DatasetRow:

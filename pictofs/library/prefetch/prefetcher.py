@@ -134,20 +134,22 @@ class Prefetcher:
 
     # What readers tell: inline, on every open.
 
-    def hit(self, image: ImageRow) -> None:
-        """The cache had what a reader opened."""
-        pattern = self._patterns.get(image.dataset)
-        expected = pattern is not None and pattern.use(image.key)
-        if self._told and self._expected(image):
+    def hit(self, dataset: int, image: int) -> None:
+        """The cache had what a reader opened: an image of a dataset, by their row ids."""
+        pattern = self._patterns.get(dataset)
+        expected = pattern is not None and pattern.use(image)
+        if self._told and self._expected(dataset, image):
             self.used += 1
         elif expected and pattern is not None:
             self.used += 1
-            self._read(pattern, image)
+            row = self._catalog.image(image)
+            if row is not None:
+                self._read(pattern, row)
 
     def miss(self, image: ImageRow) -> None:
         """A reader waits for a download."""
         if self._told:
-            self._expected(image)
+            self._expected(image.dataset, image.key)
         if self._mode == "off":
             return
 
@@ -177,14 +179,14 @@ class Prefetcher:
             self._unlisted.append(pattern)
         self._wake.set()
 
-    def _expected(self, image: ImageRow) -> bool:
+    def _expected(self, dataset: int, image: int) -> bool:
         """Let the orders that were told know of a read; whether one of them had it next."""
         expected = False
         for told in list(self._told.values()):
-            if image.dataset not in told.datasets:
+            if dataset not in told.datasets:
                 continue
 
-            if told.read(image.key):
+            if told.read(image):
                 expected = True
                 told.used_at = self._clock.monotonic()
             if told.finished:

@@ -59,6 +59,11 @@ class Catalog:
     def _rows(self, make: Any, sql: str, values: tuple[Any, ...]) -> Any:
         return [make._make(row) for row in self.database.query(sql, values)]
 
+    @property
+    def version(self) -> int:
+        """Another number after each change of the catalog, by whatever process; 3 us."""
+        return int(self.database.query("PRAGMA data_version")[0][0])
+
     def meta(self, name: str) -> Any:
         """A value of `meta`, None if it was never set."""
         rows = self.database.query("SELECT value FROM meta WHERE name = ?", (name,))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from pictofs.errors import NoSuchEntry
+from pictofs.library.content.content import CachedContent
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.inode import Inode, Kind, key_in, number
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
 from pictofs.vfs import xattrs
@@ -17,6 +19,19 @@ PLACEHOLDER_BYTES = 1 << 30
 """Bytes that stat shows for an image whose size the server does not tell, until it has been opened
 once. Images are smaller: a program that trusts the size meets the end too early, instead of
 cutting the file off."""
+
+RECENT_MAX = 32_768
+"""Images that can be opened again without a look at the catalog: 12 MB of memory."""
+
+
+class _Recent(NamedTuple):
+    """An image that was opened lately, of which no kernel may hold another size."""
+
+    dataset: int
+    blob: str
+    """Its file in the cache."""
+    size: int
+    mtime_ns: int
 
 
 def image_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
@@ -61,6 +76,10 @@ class ImageFile(FileHandler):
 
     def __init__(self, library: Library) -> None:
         self._library = library
+        self._recent: dict[int, _Recent] = {}
+        """By inode number."""
+        self._catalog_version = 0
+        """What `_recent` goes by."""
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Attributes with the size and time of the listing; if a download has shown another size,
@@ -70,12 +89,43 @@ class ImageFile(FileHandler):
     async def open(self, inode: Inode) -> Opening:
         """The bytes. Which sizes were shown is looked up once the bytes are there: it may have
         changed meanwhile."""
+        version = self._library.catalog.version
         row = self._row(inode)
         content = await self._library.downloads.image(row)
 
         shown = exactly(image_file(row, 0.0), content.size)._replace(keep=FOREVER_S)
         told_one_size = self._library.catalog.had_one_size(row.key, content.size)
+        if told_one_size and isinstance(content, CachedContent):
+            self._remember(version, shown, row)
+
         return Opening(shown, content, told_one_size)
+
+    def reopen(self, number: int) -> Opening | None:
+        """What `open` would return for an image that was open lately, without a wait.
+
+        None if only `open` can tell: the catalog has changed since, or the cache has lost it.
+        """
+        recent = self._recent.get(number)
+        if recent is None or self._library.catalog.version != self._catalog_version:
+            return None
+
+        content = self._library.downloads.reopen(
+            recent.dataset, key_in(number), recent.blob, recent.size
+        )
+        if content is None:
+            return None
+
+        return Opening(file(number, recent.size, recent.mtime_ns, FOREVER_S, 0.0), content)
+
+    def _remember(self, version: int, shown: Attributes, row: ImageRow) -> None:
+        """Let `reopen` answer next time. `version`: the catalog's before `row` was read."""
+        if version != self._catalog_version:
+            self._recent.clear()
+            self._catalog_version = version
+
+        if len(self._recent) < RECENT_MAX:
+            blob = self._library.cache.image_path(row)
+            self._recent[shown.inode] = _Recent(row.dataset, blob, shown.size, shown.mtime_ns)
 
     async def xattrs(self, inode: Inode) -> Mapping[str, bytes]:
         """What the API says about the image."""
