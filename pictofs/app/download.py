@@ -16,9 +16,6 @@ from pictofs.config import LibrarySettings
 from pictofs.library.bulk.download import DownloadJob, DownloadRequest
 from pictofs.store.folder import Folder
 
-TELL_EVERY_S = 0.25
-"""Seconds between two progress objects."""
-
 
 @dataclass
 class Ended:
@@ -36,7 +33,7 @@ def download(
     settings: LibrarySettings,
     key: ApiKey,
     root: Path,
-    wanted: DownloadRequest,
+    request: DownloadRequest,
     show: Callable[[dict[str, Any]], None],
 ) -> Ended:
     """Write a dataset to the folder `root`, and `show` now and then how far that is.
@@ -45,7 +42,7 @@ def download(
     """
     with Folder(root) as folder:
         try:
-            return trio.run(_run, settings, key, folder, wanted, show)
+            return trio.run(_run, settings, key, folder, request, show)
         except BaseExceptionGroup as group:
             # Of the nursery, however few are in it.
             raise only(group) from group
@@ -55,28 +52,27 @@ async def _run(
     settings: LibrarySettings,
     key: ApiKey,
     folder: Folder,
-    wanted: DownloadRequest,
+    request: DownloadRequest,
     show: Callable[[dict[str, Any]], None],
 ) -> Ended:
     interrupted = False
 
-    async def stop_on_signals(run: DownloadJob, task_status: trio.TaskStatus[None]) -> None:
+    async def stop_on_signals(job: DownloadJob, task_status: trio.TaskStatus[None]) -> None:
         nonlocal interrupted
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for _ in signals:
                 interrupted = True
-                run.cancel()
+                job.cancel()
 
     async with open_library(settings, key) as (library, nursery):
         library.start(nursery, readers=False)
-        run = DownloadJob(library, folder, wanted)
-        await nursery.start(stop_on_signals, run)
-        nursery.start_soon(run.run)
+        job = DownloadJob(library, folder, request)
+        await nursery.start(stop_on_signals, job)
+        nursery.start_soon(job.run)
 
-        while not run.finished.is_set():
-            show(run.progress())
-            with trio.move_on_after(TELL_EVERY_S):
-                await run.finished.wait()
+        while not job.finished.is_set():
+            show(job.progress())
+            await job.next_report()
 
-    return Ended(run.result(), run.error, interrupted)
+    return Ended(job.result(), job.error, interrupted)

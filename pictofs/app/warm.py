@@ -15,8 +15,6 @@ from pictofs.library.bulk.warm import WarmJob, WarmRequest
 from pictofs.library.library import Library
 from pictofs.library.prefetch.prefetcher import WORKERS
 
-TELL_EVERY_S = 0.25
-"""Seconds between two progress objects: so soon a client that has left is noticed, too."""
 WORKERS_MOST = WORKERS
 
 
@@ -50,38 +48,37 @@ class WarmCommand:
     async def __call__(self, request: Mapping[str, Any]) -> AsyncGenerator[Mapping[str, Any], None]:
         """Begin a run. Raises Invalid for a request without sense, and what ended the run early."""
         try:
-            wanted = msgspec.convert(request, WarmMessage)
+            message = msgspec.convert(request, WarmMessage)
         except msgspec.ValidationError as error:
             raise Invalid(f"the request can't be understood: {error}") from None
 
-        run = WarmJob(self._library, _wish(wanted))
+        job = WarmJob(self._library, _request(message))
 
         # A task of its own: this generator may be left at any of its yields.
-        self._nursery.start_soon(getattr(run, wanted.mode))
+        self._nursery.start_soon(getattr(job, message.mode))
         try:
-            while not run.finished.is_set():
-                yield run.progress()
-                with trio.move_on_after(TELL_EVERY_S):
-                    await run.finished.wait()
+            while not job.finished.is_set():
+                yield job.progress()
+                await job.next_report()
 
-            result = run.result()
-            if run.error is None or result["files"]:
+            result = job.result()
+            if job.error is None or result["files"]:
                 yield result
-            if run.error is not None:
-                raise run.error
+            if job.error is not None:
+                raise job.error
         finally:
-            run.cancel()
+            job.cancel()
 
 
-def _wish(wanted: WarmMessage) -> WarmRequest:
-    if not 1 <= wanted.workers <= WORKERS_MOST:
-        raise Invalid(f"from 1 to {WORKERS_MOST} workers, not {wanted.workers}")
+def _request(message: WarmMessage) -> WarmRequest:
+    if not 1 <= message.workers <= WORKERS_MOST:
+        raise Invalid(f"from 1 to {WORKERS_MOST} workers, not {message.workers}")
 
-    kinds = None if wanted.kinds is None else frozenset(wanted.kinds)
+    kinds = None if message.kinds is None else frozenset(message.kinds)
     return WarmRequest(
-        paths=tuple(PurePosixPath(path).parts for path in wanted.paths),
-        choice=Choice(kinds, wanted.status, wanted.split),
-        workers=wanted.workers,
-        bulk=wanted.bulk,
-        wait=wanted.wait,
+        paths=tuple(PurePosixPath(path).parts for path in message.paths),
+        choice=Choice(kinds, message.status, message.split),
+        workers=message.workers,
+        bulk=message.bulk,
+        wait=message.wait,
     )

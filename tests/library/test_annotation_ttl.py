@@ -481,7 +481,7 @@ async def test_s3_exact_sizes_come_in_bulk(rig: Rig, there: bool) -> None:
 async def warm(mount: Mount, mode: str = "fetch", **wish: Any) -> dict[str, Any]:
     run = WarmJob(
         mount.library,
-        WarmRequest((("datasets", "small"),), Choice(frozenset({"annotations"})), **wish),
+        WarmRequest((("datasets", "small"),), choice=Choice(frozenset({"annotations"})), **wish),
     )
     await getattr(run, mode)()
     assert run.error is None

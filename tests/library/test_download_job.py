@@ -58,7 +58,9 @@ async def download(mount: Mount, out: Path, dataset: str = "small", **wish: Any)
     """A run, to its end."""
     chosen = {name: wish.pop(name) for name in ("kinds", "status", "split") if name in wish}
     with Folder(out) as folder:
-        run = DownloadJob(mount.library, folder, DownloadRequest(dataset, Choice(**chosen), **wish))
+        run = DownloadJob(
+            mount.library, folder, DownloadRequest(dataset, choice=Choice(**chosen), **wish)
+        )
         await run.run()
     assert not (out / ".pictofs-download").exists()
     return run
@@ -567,13 +569,17 @@ async def test_d5_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig, out
         assert len(mount.asked) - done <= 30 - (done - 5) + 5
 
 
-async def test_d5_it_waits_for_the_budget_and_images_don_t(rig: Rig, out: Path) -> None:
-    rig.standin.organization.switches.hourly_limit = 70
-    async with rig.mount() as mount:
+@pytest.mark.parametrize(("bulk", "limit"), [(False, 70), (True, 55)])
+async def test_d5_it_waits_for_the_budget_and_images_don_t(
+    rig: Rig, out: Path, bulk: bool, limit: int
+) -> None:
+    """Neither the files one by one nor their export holds up an image."""
+    rig.standin.organization.switches.hourly_limit = limit
+    async with rig.mount(key=rig.standin.keys["admin"]) as mount:
         seen: list[dict[str, Any]] = []
         sleep = rig.clock.sleep
         with Folder(out) as folder:
-            run = DownloadJob(mount.library, folder, DownloadRequest("small"))
+            run = DownloadJob(mount.library, folder, DownloadRequest("small", bulk=bulk))
 
             async def noting(seconds: float) -> None:
                 while run.progress()["bytes_done"] < 15_000:  # noqa: ASYNC110 - images come meanwhile
@@ -610,7 +616,7 @@ async def test_d3_a_run_that_is_cancelled_keeps_what_has_come(rig: Rig, out: Pat
             run = DownloadJob(
                 mount.library,
                 folder,
-                DownloadRequest("small", Choice(frozenset({"images"})), workers=2),
+                DownloadRequest("small", choice=Choice(frozenset({"images"})), workers=2),
             )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run.run)

@@ -25,6 +25,7 @@ from pictofs.errors import (
 )
 from pictofs.library.bulk.scope import Choice
 from pictofs.library.bulk.warm import WarmJob, WarmRequest
+from pictofs.store.catalog.rows import ImageRow
 from standin import Organization, Spec, StandIn
 from standin.faults import Corrupt, Fault, Hang, Match, Reset, error, throttled
 from standin.records import Image
@@ -52,7 +53,7 @@ async def warm(mount: Mount, *paths: tuple[str, ...], mode: str = "fetch", **wis
     choice = Choice(
         **{name: wish.pop(name) for name in ("kinds", "status", "split") if name in wish}
     )
-    run = WarmJob(mount.library, WarmRequest(paths or ALL, choice, **wish))
+    run = WarmJob(mount.library, WarmRequest(paths or ALL, choice=choice, **wish))
     await getattr(run, mode)()
     return run
 
@@ -312,6 +313,25 @@ async def test_one_bad_image_is_told_and_the_rest_lands(rig: Rig) -> None:
         await all_read(mount, rig)
 
 
+async def test_an_image_that_goes_meanwhile_is_no_failure(rig: Rig) -> None:
+    lost = images(rig)[4]
+    async with rig.mount() as mount:
+        fetch = mount.library.downloads.fetch
+
+        async def removed(image: ImageRow) -> None:
+            if image.id == lost.id:
+                rig.standin.organization.remove_image(lost)
+                await mount.library.refresh("small")
+                await mount.library.listing.datasets()
+                await mount.library.listing.all_images(image.dataset)
+            await fetch(image)
+
+        mount.library.downloads.fetch = removed  # type: ignore[method-assign]
+        rig.fault(error(404, "not_found"), path=lost.id)
+        result = (await warm(mount, kinds={"images"})).result()
+        assert (result["files"], result["missing"], result["failures"]) == (29, 0, [])
+
+
 @pytest.mark.parametrize(
     "fault", [error(503), Reset(), Reset(after=100), Corrupt(), throttled(2)], ids=str
 )
@@ -435,7 +455,9 @@ def test_seconds_of_budget() -> None:
 async def test_a_run_that_is_cancelled_keeps_what_has_come(rig: Rig) -> None:
     rig.standin.organization.switches.storage_latency = 0.02
     async with rig.mount() as mount:
-        run = WarmJob(mount.library, WarmRequest(ALL, Choice(frozenset({"images"})), workers=2))
+        run = WarmJob(
+            mount.library, WarmRequest(ALL, choice=Choice(frozenset({"images"})), workers=2)
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run.fetch)
             while run.progress()["files_done"] < 5:  # noqa: ASYNC110 - nothing tells it

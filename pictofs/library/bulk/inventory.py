@@ -1,10 +1,12 @@
-"""What is cached of some files, and what fetching the rest would cost."""
+"""What is there of some files, and what fetching the rest into the cache would cost."""
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import trio
@@ -12,7 +14,7 @@ import trio
 from pictofs.api.stats import RequestStats
 from pictofs.library.annotations.export import FEW, FOUND_REQUESTS
 from pictofs.library.annotations.export import REQUESTS as EXPORT_REQUESTS
-from pictofs.library.bulk.scope import Scope
+from pictofs.library.bulk.scope import KINDS, Item, Kind, Scope
 from pictofs.library.content.signed_urls import BATCH
 from pictofs.library.library import Library
 from pictofs.threads import in_thread
@@ -48,6 +50,11 @@ class Count:
         self.bytes_present += (size or 0) * present
         self.unsized += size is None and not present
 
+    def landed(self, size: int) -> None:
+        """Count one file that was missing as present. `size`: in bytes, 0 if it is not known."""
+        self.present += 1
+        self.bytes_present = min(self.bytes, self.bytes_present + size)
+
 
 @dataclass
 class RequestCost:
@@ -79,21 +86,15 @@ class Unfetched:
     """Those that an export which is there brings, as far as its row tells."""
 
     @property
-    def left(self) -> int:
-        """What that export leaves over."""
-        return self.files - self.served if self.is_served else self.files
-
-    @property
     def is_served(self) -> bool:
         """Whether that export is worth its requests."""
         return self.served > FEW
 
     def price(self, *, bulk: bool) -> int:
         """Requests. `bulk`: an export may be made."""
-        rest = self.left
-        if bulk and self.left > EXPORT_REQUESTS:
-            rest = EXPORT_REQUESTS
-
+        rest = self.files - self.served * self.is_served
+        if bulk:
+            rest = min(rest, EXPORT_REQUESTS)
         return FOUND_REQUESTS * self.is_served + rest
 
 
@@ -101,102 +102,104 @@ class Unfetched:
 class Inventory:
     """Counts of everything in a scope."""
 
-    images: Count = field(default_factory=Count)
-    annotations: Count = field(default_factory=Count)
+    counts: dict[Kind, Count] = field(default_factory=lambda: {kind: Count() for kind in KINDS})
+    missing_rows: dict[Kind, array[int]] = field(
+        default_factory=lambda: {kind: array("q") for kind in KINDS}
+    )
+    """Row ids of images whose file was missing when it was counted."""
     price: RequestCost = field(default_factory=RequestCost)
     unfetched: dict[int, Unfetched] = field(default_factory=dict)
-    """Annotation files that are missing or due, by the row id of the dataset."""
+    """Annotation files that are missing, and that the cache lacks, by the row id of the dataset."""
 
     @property
     def files(self) -> int:
         """Files of either kind."""
-        return self.images.files + self.annotations.files
+        return sum(count.files for count in self.counts.values())
 
     @property
     def missing(self) -> int:
         """Files that would have to be fetched."""
-        return self.images.missing + self.annotations.missing
+        return sum(count.missing for count in self.counts.values())
 
     @property
     def bytes_missing(self) -> int:
         """Bytes of missing files, as far as is known, annotation files estimated."""
-        images = self.images.bytes - self.images.bytes_present
-        return images + self.annotations.missing * ANNOTATION_SIZE_BYTES
+        images = self.counts["images"]
+        annotations = self.counts["annotations"].missing * ANNOTATION_SIZE_BYTES
+        return images.bytes - images.bytes_present + annotations
 
     def shown(self) -> dict[str, Any]:
         """JSON-ready."""
-        kinds = {"images": self.images, "annotations": self.annotations}
-        price = self.price
-
         return {
             **{
-                name: {
+                kind: {
                     "files": count.files,
                     "missing": count.missing,
                     "bytes": count.bytes,
                     "bytes_missing": count.bytes - count.bytes_present,
                     "unsized": count.unsized,
                 }
-                for name, count in kinds.items()
+                for kind, count in self.counts.items()
             },
-            "requests_needed": {
-                "urls": price.urls,
-                "images": price.images,
-                "annotations": price.annotations,
-                "total": price.total,
-            },
+            "requests_needed": {**asdict(self.price), "total": self.price.total},
         }
 
 
-async def inventory(library: Library, scope: Scope, *, bulk: bool) -> Inventory:
+async def inventory(
+    library: Library, scope: Scope, is_there: Callable[[Item], bool], *, bulk: bool
+) -> Inventory:
     """Look at every file of a scope, as far as it is listed.
 
     `bulk`: annotations are to come by exports.
     """
     found = Inventory()
 
-    for key in scope.parts:
+    for dataset_id in scope.parts:
         missing: Counter[str] = Counter()
         unfetched = Unfetched()
-        export = library.exports.found(key)
-        for page in scope.pages(key):
-            for kind, image in page:
+        export = library.exports.found(dataset_id)
+        for page in scope.pages(dataset_id):
+            for item in page:
+                kind, image = item
+                present = is_there(item)
+                found.counts[kind].add(item.size, present)
+                if present:
+                    continue
+
+                found.missing_rows[kind].append(image.key)
                 if kind == "images":
-                    present = library.downloads.is_kept(image)
-                    found.images.add(image.known_size, present)
-                    missing[image.status] += not present
-                else:
-                    present = library.annotations.has(image)
-                    found.annotations.add(image.annotation_size, present)
-                    if not present:
-                        unfetched.files += 1
-                        unfetched.steady += not image.annotation_stale
-                        if export is not None:
-                            unfetched.served += library.exports.serves(export, image)
+                    missing[image.status] += 1
+                elif not library.annotations.has(image):
+                    unfetched.files += 1
+                    unfetched.steady += not image.annotation_stale
+                    if export is not None:
+                        unfetched.served += library.exports.serves(export, image)
 
             await trio.lowlevel.checkpoint()
 
-        await _add_price(library, key, +missing, found.price)
+        await _add_price(library, dataset_id, missing, found.price)
         if unfetched.files:
-            dataset = library.catalog.dataset(key)
+            dataset = library.catalog.dataset(dataset_id)
             if export is not None and export.image_count and dataset is not None:
                 lacks = max(0, dataset.image_count - export.image_count)
                 unfetched.served = max(0, unfetched.served - lacks)
 
-            found.unfetched[key] = unfetched
+            found.unfetched[dataset_id] = unfetched
             found.price.annotations += unfetched.price(bulk=bulk)
 
     return found
 
 
-async def _add_price(library: Library, key: int, missing: Counter[str], price: RequestCost) -> None:
-    dataset = library.catalog.dataset(key)
+async def _add_price(
+    library: Library, dataset_id: int, missing: Counter[str], price: RequestCost
+) -> None:
+    dataset = library.catalog.dataset(dataset_id)
     if dataset is None or not missing:
         return
 
     there = missing
     if dataset.image_count > BATCH:
-        there = Counter(await in_thread(library.images.count_by_status, key))
+        there = Counter(await in_thread(library.images.count_by_status, dataset_id))
 
     urls, images = library.urls.price(dataset, missing, there)
     price.urls += urls

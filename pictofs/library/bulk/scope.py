@@ -25,6 +25,13 @@ class Item(NamedTuple):
     kind: Kind
     image: ImageRow
 
+    @property
+    def size(self) -> int | None:
+        """Bytes, as far as they are known."""
+        if self.kind == "images":
+            return self.image.known_size
+        return self.image.annotation_size
+
 
 @dataclass
 class Part:
