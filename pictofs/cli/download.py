@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +19,7 @@ from pictofs.cli.failure import warn
 from pictofs.cli.formatting import say
 from pictofs.cli.options import (
     ApiKeyFile,
+    BulkAnnotations,
     NoWait,
     Profile,
     ProgressJson,
@@ -29,7 +28,7 @@ from pictofs.cli.options import (
     access_for,
     with_settings,
 )
-from pictofs.cli.progress import outcome, progress_of
+from pictofs.cli.progress import outcome, showing
 from pictofs.config import LibrarySettings, resolve
 
 
@@ -68,14 +67,7 @@ def download(
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, max=64, help="Images fetched at once.")
     ] = 24,
-    bulk_annotations: Annotated[
-        bool,
-        typer.Option(
-            "--bulk-annotations",
-            metavar="",
-            help="Fetch annotations by one export archive. Needs the role member.",
-        ),
-    ] = False,
+    bulk_annotations: BulkAnnotations = False,
     refresh: Annotated[
         bool,
         typer.Option(
@@ -116,29 +108,19 @@ def download(
         wait=not no_wait,
     )
 
-    progress = progress_of(as_json=as_json)
-    try:
-        ended = run(
-            settings,
-            ApiKey(access.api_key),
-            Path(os.path.abspath(os.path.expanduser(folder))),
-            wanted,
-            progress.show,
-        )
-    finally:
+    with showing(as_json=as_json) as progress:
+        root = Path(os.path.abspath(os.path.expanduser(folder)))
+        ended = run(settings, ApiKey(access.api_key), root, wanted, progress.show)
+
         progress.close()
+        result = ended.result
+        if as_json:
+            progress.show(result)
+        elif result["files"] or ended.error is None:
+            say(*outcome({**result, "path": result["dir"]}))
+        if ended.interrupted:
+            raise KeyboardInterrupt
 
-    result = ended.result
-    if as_json:
-        print(json.dumps(result), flush=True)
-    elif result["files"] or ended.error is None:
-        say(*outcome({**result, "path": result["dir"]}))
-
-    if ended.interrupted:
-        print(
-            "stopped: what has come stays, and the same command goes on from there", file=sys.stderr
-        )
-        raise KeyboardInterrupt
     if ended.error is not None:
         raise ended.error
 

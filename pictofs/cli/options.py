@@ -58,6 +58,14 @@ Split = Annotated[
         help=f"Only images of this split: {', '.join(SPLITS)}.",
     ),
 ]
+BulkAnnotations = Annotated[
+    bool,
+    typer.Option(
+        "--bulk-annotations",
+        metavar="",
+        help="Fetch a dataset's annotations by one export archive. Needs the role member.",
+    ),
+]
 NoWait = Annotated[
     bool,
     typer.Option(

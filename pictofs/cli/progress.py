@@ -8,6 +8,8 @@ import json
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from pictofs.cli.formatting import bytes_text, duration_text, printable
@@ -41,11 +43,30 @@ class Progress(Protocol):
         """Nothing more will be shown: leave the terminal as it was."""
 
 
-def progress_of(*, as_json: bool) -> Progress:
-    """What shows the progress, as it suits what standard error is."""
+@contextmanager
+def showing(*, as_json: bool) -> Iterator[Progress]:
+    """What shows the progress of a run, as it suits what standard error is.
+
+    It is closed in the end, and says what is left if Ctrl-C ends the run.
+    """
+    progress: Progress
     if as_json:
-        return JsonProgress()
-    return BarProgress() if sys.stderr.isatty() else LineProgress()
+        progress = JsonProgress()
+    elif sys.stderr.isatty():
+        progress = BarProgress()
+    else:
+        progress = LineProgress()
+
+    try:
+        yield progress
+    except KeyboardInterrupt:
+        progress.close()
+        print(
+            "stopped: what has come stays, and the same command goes on from there", file=sys.stderr
+        )
+        raise
+    finally:
+        progress.close()
 
 
 class JsonProgress:

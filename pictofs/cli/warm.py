@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +9,10 @@ from typing import Annotated
 import typer
 
 from pictofs.app import mounts
-from pictofs.cli.formatting import say
-from pictofs.cli.options import NoWait, ProgressJson, Split, Status
-from pictofs.cli.progress import Facts, outcome, progress_of
+from pictofs.cli.formatting import bytes_text, duration_text, say
+from pictofs.cli.options import BulkAnnotations, NoWait, ProgressJson, Split, Status
+from pictofs.cli.progress import Facts, outcome, requests_text, showing
 from pictofs.cli.refresh import control_socket
-from pictofs.cli.warm_words import dropped, found, plan
 from pictofs.control.client import request
 from pictofs.errors import Invalid, NoSuchEntry
 
@@ -39,14 +37,7 @@ def warm(
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, max=24, help="Downloads at once.")
     ] = 16,
-    bulk_annotations: Annotated[
-        bool,
-        typer.Option(
-            "--bulk-annotations",
-            metavar="",
-            help="Fetch annotations by one export archive of each dataset. Needs the role member.",
-        ),
-    ] = False,
+    bulk_annotations: BulkAnnotations = False,
     no_wait: NoWait = False,
     dry_run: Annotated[
         bool,
@@ -90,41 +81,29 @@ def warm(
         "wait": not no_wait,
     }
 
+    words = outcome
+    if dry_run:
+        words = _plan
+    elif check:
+        words = _found
+    elif evict:
+        words = _dropped
+
     incomplete = False
     for mount, below in _by_mount(paths).items():
-        progress = progress_of(as_json=as_json)
-        answers = request(control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS)
-
-        try:
-            for result in answers:
-                if "failures" not in result:
-                    if not result.get("done"):
-                        progress.show(result)
+        with showing(as_json=as_json) as progress:
+            for told in request(control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS):
+                if "failures" not in told:
+                    if not told.get("done"):
+                        progress.show(told)
                     continue
 
                 progress.close()
-                incomplete |= mode != "evict" and not dry_run and result["missing"] > 0
+                incomplete |= not (dry_run or evict) and told["missing"] > 0
                 if as_json:
-                    progress.show(result)
-                    continue
-
-                words = outcome
-                if dry_run:
-                    words = plan
-                elif check:
-                    words = found
-                elif evict:
-                    words = dropped
-                say(*words({**result, "path": str(mount)}))
-        except KeyboardInterrupt:
-            progress.close()
-            print(
-                "stopped: what has come stays, and the same command goes on from there",
-                file=sys.stderr,
-            )
-            raise
-        finally:
-            progress.close()
+                    progress.show(told)
+                else:
+                    say(*words({**told, "path": str(mount)}))
 
     return int(incomplete)
 
@@ -145,3 +124,73 @@ def _by_mount(paths: Iterable[Path]) -> dict[Path, list[str]]:
 
         found.setdefault(mount.path, []).append(str(path.relative_to(mount.path)))
     return found
+
+
+def _found(result: Facts) -> list[str]:
+    """What `--check` has to say."""
+    if not result["missing"]:
+        return [f"{result['path']}: all {result['files']:,} files are cached"]
+    return [
+        f"{result['path']}: {result['missing']:,} of {result['files']:,} files are missing",
+        *_kind_lines(result),
+    ]
+
+
+def _dropped(result: Facts) -> list[str]:
+    """What `--evict` has to say."""
+    return [f"{result['path']}: dropped {result['evicted']:,} files from the cache"]
+
+
+def _plan(result: Facts) -> list[str]:
+    """What `--dry-run` has to say."""
+    requests = result["requests_needed"]
+    budget = result["budget"]
+    lines = [f"{result['path']}:", *_kind_lines(result)]
+
+    parts = [
+        f"{requests['urls']:,} for signed URLs",
+        f"{requests['annotations']:,} for annotations",
+        f"at most {requests['images']:,} for images without a URL" if requests["images"] else "",
+    ]
+    lines.append(
+        f"  requests: {requests['total']:,} ({', '.join(filter(None, parts))}); "
+        f"{requests_text(result['requests'])} went into listing just now"
+    )
+
+    seconds = budget["seconds"]
+    if budget["remaining"] is not None and budget["limit"] is not None:
+        takes = "it allows all of them now"
+        if seconds is None:
+            takes = "more than it allows"
+        elif seconds:
+            takes = f"it allows all of them in {duration_text(seconds)}"
+
+        lines.append(
+            f"  budget: {budget['remaining']:,} of {budget['limit']:,} an hour left, "
+            f"{budget['reserve']:,} are kept for interactive use; {takes}"
+        )
+
+    if not result["fits"]:
+        lines.append(
+            "  the cache is too small for that: name less, or mount with a larger --cache-size"
+        )
+
+    return lines
+
+
+def _kind_lines(result: Facts) -> list[str]:
+    lines = []
+    for kind in ("images", "annotations"):
+        count = result[kind]
+        if not count["files"]:
+            continue
+
+        missing = f"{count['missing']:,} missing"
+        if kind == "images":
+            missing += f", {bytes_text(count['bytes_missing'])}"
+            if count["unsized"]:
+                missing += f" and {count['unsized']:,} of unknown size"
+
+        lines.append(f"  {kind}: {count['files']:,} files, {missing}")
+
+    return lines
