@@ -65,10 +65,13 @@ def warm(
         raise Invalid("--dry-run, --check and --evict exclude each other")
 
     mode = "fetch"
+    words = outcome
     if evict:
         mode = "evict"
+        words = _dropped
     elif dry_run or check:
         mode = "look"
+        words = _plan if dry_run else _found
 
     message: Facts = {
         "op": "warm",
@@ -80,14 +83,6 @@ def warm(
         "bulk": bulk_annotations,
         "wait": not no_wait,
     }
-
-    words = outcome
-    if dry_run:
-        words = _plan
-    elif check:
-        words = _found
-    elif evict:
-        words = _dropped
 
     incomplete = False
     for mount, below in _by_mount(paths).items():

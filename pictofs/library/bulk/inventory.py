@@ -155,6 +155,11 @@ async def inventory(
     found = Inventory()
 
     for dataset_id in scope.parts:
+        dataset = library.catalog.dataset(dataset_id)
+        if dataset is None:
+            # It is gone, and its files with it.
+            continue
+
         missing: Counter[str] = Counter()
         unfetched = Unfetched()
         export = library.exports.found(dataset_id)
@@ -177,10 +182,17 @@ async def inventory(
 
             await trio.lowlevel.checkpoint()
 
-        await _add_price(library, dataset_id, missing, found.price)
+        if missing:
+            there = missing
+            if dataset.image_count > BATCH:
+                there = Counter(await in_thread(library.images.count_by_status, dataset_id))
+
+            urls, images = library.urls.price(dataset, missing, there)
+            found.price.urls += urls
+            found.price.images += images
+
         if unfetched.files:
-            dataset = library.catalog.dataset(dataset_id)
-            if export is not None and export.image_count and dataset is not None:
+            if export is not None and export.image_count:
                 lacks = max(0, dataset.image_count - export.image_count)
                 unfetched.served = max(0, unfetched.served - lacks)
 
@@ -188,22 +200,6 @@ async def inventory(
             found.price.annotations += unfetched.price(bulk=bulk)
 
     return found
-
-
-async def _add_price(
-    library: Library, dataset_id: int, missing: Counter[str], price: RequestCost
-) -> None:
-    dataset = library.catalog.dataset(dataset_id)
-    if dataset is None or not missing:
-        return
-
-    there = missing
-    if dataset.image_count > BATCH:
-        there = Counter(await in_thread(library.images.count_by_status, dataset_id))
-
-    urls, images = library.urls.price(dataset, missing, there)
-    price.urls += urls
-    price.images += images
 
 
 def seconds_of_budget(request_stats: RequestStats, requests: int, now: float) -> float | None:

@@ -225,10 +225,12 @@ class Job(ABC):
 
     async def _serve(self, lane: Lane) -> None:
         if "annotations" in lane.kinds:
+            lane.is_exporting = True
             try:
                 await self._export(lane)
             except PictofsError as error:
                 self._end(lane, error)
+            lane.is_exporting = False
 
         missing = self._inventory.missing_rows
         items = ((kind, row_id) for kind in lane.kinds for row_id in missing[kind])
@@ -248,32 +250,26 @@ class Job(ABC):
         exports = self._library.exports
         unfetched = self._inventory.unfetched
         served = [dataset for dataset, each in unfetched.items() if each.is_served]
-        await self._archives(lane, served, exports.take, "an export that is there does not serve")
+        for dataset in served:
+            work = partial(exports.take, dataset)
+            await self._archive(lane, work, "an export that is there does not serve")
 
-        if self._request.bulk:
-            if served:
-                unfetched = (await self._counted()).unfetched
-            left = [dataset for dataset, each in unfetched.items() if each.files > EXPORT_REQUESTS]
-            fetch = partial(exports.fetch, status=self._request.choice.status)
-            await self._archives(lane, left, fetch, "their export failed")
+        if not self._request.bulk:
+            return
+        if served:
+            unfetched = (await self._counted()).unfetched
+        for dataset, each in unfetched.items():
+            if each.files > EXPORT_REQUESTS:
+                work = partial(exports.fetch, dataset, self._request.choice.status)
+                await self._archive(lane, work, "their export failed")
 
-    async def _archives(
-        self,
-        lane: Lane,
-        datasets: list[int],
-        fetch: Callable[[int], Awaitable[None]],
-        failure: str,
-    ) -> None:
-        lane.is_exporting = bool(datasets)
-        for dataset in datasets:
-            try:
-                await lane.budget.run(partial(fetch, dataset))
-            except (Throttled, DiskFull):
-                raise
-            except PictofsError as error:
-                self._notice = self._notice or f"annotations come one by one, {failure}: {error}"
-
-        lane.is_exporting = False
+    async def _archive(self, lane: Lane, work: Callable[[], Awaitable[None]], failure: str) -> None:
+        try:
+            await lane.budget.run(work)
+        except (Throttled, DiskFull):
+            raise
+        except PictofsError as error:
+            self._notice = self._notice or f"annotations come one by one, {failure}: {error}"
 
     async def _work(self, lane: Lane, number: int, items: Iterator[tuple[Kind, int]]) -> None:
         for kind, row_id in items:
