@@ -11,7 +11,6 @@ Torch itself is not needed: a sampler is any iterable of indices, or of lists of
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import threading
 import warnings
@@ -20,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pictofs.app import mounts
+from pictofs.app import mounts, running
 from pictofs.control.order import MountRelativePath, OrderReply, send_order
 from pictofs.errors import NoSuchEntry
 
@@ -123,16 +122,13 @@ class _Telling:
             folder = Path(first).parent
 
         base = mounts.resolve(folder)
-        found = mounts.mount_of(base)
-        if found is None or not found.ours:
-            raise NoSuchEntry(f"{folder} lies in no pictofs mount")
-
-        spelling = MountRelativePath(found.path, Path(os.path.realpath(".")))
+        mountpoint = running.mountpoint_of(base)
+        spelling = MountRelativePath(mountpoint, Path(os.path.realpath(".")))
         names = itertools.chain([] if first is None else [first], names)
         self._stopped = threading.Event()
         going_on = itertools.takewhile(lambda _: not self._stopped.is_set(), names)
         self._pieces: Iterator[OrderReply] = send_order(
-            _control_socket(found.path),
+            running.control_socket(mountpoint, fork=False),
             map(spelling, going_on),
             by=by,
             ahead=ahead,
@@ -187,10 +183,3 @@ def _indices(epoch: Iterable[Any]) -> Iterator[int]:
             yield from map(int, item)
         else:
             yield index
-
-
-def _control_socket(mountpoint: Path) -> Path:
-    """The socket of the mount. Raises OSError if its status can't be read."""
-    with open(mountpoint / ".pictofs/status.json", encoding="utf-8") as stream:
-        status = json.load(stream)
-    return Path(status["control_socket"])

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from pictofs.app.running import read_status
 from pictofs.cli.formatting import printable
-from pictofs.cli.status import read_status
 
 LINES = 12
 """Of a command's output; the rest is counted."""

@@ -11,9 +11,8 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mounts, running
 from pictofs.cli.failure import warn
-from pictofs.cli.refresh import control_socket
 from pictofs.control.order import MountRelativePath, OrderReply, send_order
 from pictofs.errors import Invalid, NoSuchEntry
 
@@ -59,12 +58,9 @@ def prefetch(
     The order takes the place of the last one at once, and ends when its last image is read.
     """
     base = mounts.resolve(path)
-    mount = mounts.mount_of(base)
-    if mount is None or not mount.ours:
-        raise NoSuchEntry(f"{base} lies in no pictofs mount")
-
-    socket = control_socket(mount.path)
-    spelling = MountRelativePath(mount.path, base)
+    mountpoint = running.mountpoint_of(base)
+    socket = running.control_socket(mountpoint)
+    spelling = MountRelativePath(mountpoint, base)
     heard = OrderReply()
 
     with ExitStack() as stack:

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mounts, running
 from pictofs.cli.formatting import say
-from pictofs.cli.status import read_status
 from pictofs.control.client import request
-from pictofs.errors import MountFailed, NoSuchEntry, PictofsError
+from pictofs.errors import PictofsError
 
 REFRESH_SECONDS = 120.0
 """Listing a large dataset anew takes several requests."""
@@ -27,28 +26,12 @@ def refresh(
 ) -> None:
     """Ask the server anew what PATH holds, now."""
     path = mounts.resolve(path)
-    mount = mounts.mount_of(path)
-    if mount is None or not mount.ours:
-        raise NoSuchEntry(f"{path} lies in no pictofs mount")
-
-    for _ in request(
-        control_socket(mount.path),
-        {"op": "refresh", "path": str(path.relative_to(mount.path))},
-        REFRESH_SECONDS,
-    ):
+    mountpoint = running.mountpoint_of(path)
+    message = {"op": "refresh", "path": str(path.relative_to(mountpoint))}
+    for _ in request(running.control_socket(mountpoint), message, REFRESH_SECONDS):
         pass
 
     say(f"{path} is fresh")
-
-
-def control_socket(mountpoint: Path) -> Path:
-    """Where the mount at `mountpoint` takes commands."""
-    socket = (read_status(mountpoint) or {}).get("control_socket")
-    if not isinstance(socket, str):
-        raise MountFailed(
-            f"the mount at {mountpoint} takes no commands: it is another user's, or it hangs"
-        )
-    return Path(socket)
 
 
 def show_change(base_url: str) -> None:
@@ -57,7 +40,7 @@ def show_change(base_url: str) -> None:
     A mount that can't is left to its TTL, whatever keeps it from it.
     """
     for mount in mounts.all_mounts():
-        status = mount.ours and read_status(mount.path)
+        status = mount.ours and running.read_status(mount.path)
         if not status or status.get("base_url") != base_url:
             continue
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mounts, running
 from pictofs.cli import completion
 from pictofs.cli.formatting import bytes_text, duration_text, printable, share_text
-from pictofs.errors import PictofsError, TimedOut
+from pictofs.errors import PictofsError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -57,19 +57,8 @@ def status(
 def facts(path: Path) -> Facts:
     """What is known of the mount at `path`, without ever waiting long for it."""
     state = mounts.state_of(path)
-    document = read_status(path) if state == "live" else None
+    document = running.read_status(path) if state == "live" else None
     return {"mountpoint": str(path), "state": state, "status": document}
-
-
-def read_status(path: Path) -> Facts | None:
-    """The status.json of the mount at `path`; None if it can't be read."""
-    file = path / ".pictofs/status.json"
-    try:
-        document = json.loads(mounts.run_in_subprocess(mounts.PROBE_SECONDS, file.read_bytes))
-    except (OSError, TimedOut, ValueError):
-        return None
-
-    return document if isinstance(document, dict) else None
 
 
 def _print(found: list[Facts]) -> None:

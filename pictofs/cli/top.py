@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pictofs.app import mounts
-from pictofs.cli.refresh import control_socket
+from pictofs.app import mounts, running
 from pictofs.cli.status import Facts
 from pictofs.control.client import request
 from pictofs.errors import Invalid, MountFailed, NoSuchEntry, PictofsError, ServerUnreachable
@@ -79,11 +78,7 @@ def choose(named: Path | None) -> Path:
         Invalid: there are several.
     """
     if named is not None:
-        path = mounts.resolve(named)
-        mount = mounts.mount_of(path)
-        if mount is None or not mount.ours:
-            raise NoSuchEntry(f"{path} lies in no pictofs mount")
-        return mount.path
+        return running.mountpoint_of(mounts.resolve(named))
 
     found = sorted({mount.path for mount in mounts.all_mounts() if mount.ours})
     if not found:
@@ -143,7 +138,7 @@ class Watched:
             raise MountFailed(
                 f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again"
             )
-        return control_socket(self.mountpoint)
+        return running.control_socket(self.mountpoint)
 
 
 def _print(watched: Watched) -> None:

@@ -8,13 +8,12 @@ from typing import Annotated
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mounts, running
 from pictofs.cli.formatting import bytes_text, duration_text, say
 from pictofs.cli.options import BulkAnnotations, NoWait, ProgressJson, Split, Status
 from pictofs.cli.progress import Facts, outcome, requests_text, showing
-from pictofs.cli.refresh import control_socket
 from pictofs.control.client import request
-from pictofs.errors import Invalid, NoSuchEntry
+from pictofs.errors import Invalid
 
 ANSWER_SECONDS = 60.0
 """How long the mount may say nothing. It tells its progress four times a second."""
@@ -87,7 +86,10 @@ def warm(
     incomplete = False
     for mount, below in _by_mount(paths).items():
         with showing(as_json=as_json) as progress:
-            for told in request(control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS):
+            answers = request(
+                running.control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS
+            )
+            for told in answers:
                 if "failures" not in told:
                     if not told.get("done"):
                         progress.show(told)
@@ -113,11 +115,9 @@ def _by_mount(paths: Iterable[Path]) -> dict[Path, list[str]]:
     found: dict[Path, list[str]] = {}
     for each in paths:
         path = mounts.resolve(each)
-        mount = mounts.mount_of(path)
-        if mount is None or not mount.ours:
-            raise NoSuchEntry(f"{path} lies in no pictofs mount")
+        mountpoint = running.mountpoint_of(path)
+        found.setdefault(mountpoint, []).append(str(path.relative_to(mountpoint)))
 
-        found.setdefault(mount.path, []).append(str(path.relative_to(mount.path)))
     return found
 
 

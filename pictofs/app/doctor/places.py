@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pictofs import __version__
-from pictofs.app import mounts
+from pictofs.app import mounts, running
 from pictofs.app.doctor.finding import Finding, fail, failed, ok, warn
-from pictofs.errors import PictofsError, TimedOut
+from pictofs.errors import PictofsError
 
 
 def check_places(mountpoint: Path | None) -> Iterator[Finding]:
@@ -56,7 +54,7 @@ def _mount(path: Path) -> Finding:
             "mount", f"{path}: its process does not answer", f"pictofs unmount --lazy {path}"
         )
 
-    status = _status(path)
+    status = running.read_status(path)
     if status is None:
         return ok("mount", f"{path}: live; it is another user's, or hides its status")
     if status.get("bugs"):
@@ -69,13 +67,3 @@ def _mount(path: Path) -> Finding:
         return warn("mount", f"{path}: live, without the server: {status.get('offline_reason')}")
 
     return ok("mount", f"{path}: live")
-
-
-def _status(path: Path) -> dict[str, Any] | None:
-    try:
-        read = (path / ".pictofs/status.json").read_bytes
-        document = json.loads(mounts.run_in_subprocess(mounts.PROBE_SECONDS, read))
-    except (OSError, TimedOut, ValueError):
-        return None
-
-    return document if isinstance(document, dict) else None

@@ -1,0 +1,55 @@
+"""Running mounts, as other programs find them: by a path inside, by their status, by their socket.
+
+Nothing here imports what a mount needs, so commands start fast.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pictofs.app import mounts
+from pictofs.errors import MountFailed, NoSuchEntry, TimedOut
+
+
+def mountpoint_of(path: Path) -> Path:
+    """The mount point of the mount that `path` (see `mounts.resolve`) lies in.
+
+    Raises:
+        NoSuchEntry: it lies in none that pictofs made.
+    """
+    mount = mounts.mount_of(path)
+    if mount is None or not mount.ours:
+        raise NoSuchEntry(f"{path} lies in no pictofs mount")
+    return mount.path
+
+
+def read_status(mountpoint: Path, *, fork: bool = True) -> dict[str, Any] | None:
+    """The status.json of the mount at `mountpoint`; None if it can't be read.
+
+    `fork`: whether to read it in another process, so that a mount that hangs does not hang this
+    one. A process with threads, or with much memory, had better not fork.
+    """
+    read = (mountpoint / ".pictofs/status.json").read_bytes
+    try:
+        text = mounts.run_in_subprocess(mounts.PROBE_SECONDS, read) if fork else read()
+        document = json.loads(text)
+    except (OSError, TimedOut, ValueError):
+        return None
+
+    return document if isinstance(document, dict) else None
+
+
+def control_socket(mountpoint: Path, *, fork: bool = True) -> Path:
+    """Where the mount at `mountpoint` takes commands. `fork`: see `read_status`.
+
+    Raises:
+        MountFailed: its status can't be read.
+    """
+    socket = (read_status(mountpoint, fork=fork) or {}).get("control_socket")
+    if not isinstance(socket, str):
+        raise MountFailed(
+            f"the mount at {mountpoint} takes no commands: it is another user's, or it hangs"
+        )
+    return Path(socket)
