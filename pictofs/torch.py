@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pictofs.app import mounts, running
-from pictofs.control.order import MountRelativePath, OrderReply, send_order
+from pictofs.control.order import MountRelativePath, OrderProgress, send_order
 from pictofs.errors import NoSuchEntry
 
 __all__ = ["PrefetchingSampler"]
@@ -127,7 +127,7 @@ class _Telling:
         names = itertools.chain([] if first is None else [first], names)
         self._stopped = threading.Event()
         going_on = itertools.takewhile(lambda _: not self._stopped.is_set(), names)
-        self._pieces: Iterator[OrderReply] = send_order(
+        self._pieces: Iterator[OrderProgress] = send_order(
             running.control_socket(mountpoint, fork=False),
             map(spelling, going_on),
             by=by,

@@ -24,6 +24,16 @@ from pictofs.app.metrics import Metrics
 from pictofs.app.orders import Orders
 from pictofs.app.warm import WarmCommand
 from pictofs.config import MountSettings
+from pictofs.control.messages import (
+    DatasetsReply,
+    DatasetsRequest,
+    OrderRequest,
+    RefreshReply,
+    RefreshRequest,
+    Request,
+    StatusRequest,
+    WarmRequest,
+)
 from pictofs.control.place import new_socket
 from pictofs.control.server import ControlServer, Handler
 from pictofs.errors import PictofsError, Unauthorized
@@ -154,12 +164,12 @@ class _Mount:
             bugs=lambda: operations.bugs,
         )
 
-        handlers: dict[str, Handler] = {
-            "refresh": _Refresh(library),
-            "status": _Status(status),
-            "datasets": _Datasets(library, frozen=settings.frozen),
-            "warm": WarmCommand(library, nursery),
-            "order": Orders(library, nursery),
+        handlers: dict[type[Request], Handler] = {
+            RefreshRequest: _Refresh(library),
+            StatusRequest: _Status(status),
+            DatasetsRequest: _Datasets(library, frozen=settings.frozen),
+            WarmRequest: WarmCommand(library, nursery),
+            OrderRequest: Orders(library, nursery),
         }
         await nursery.start(ControlServer(socket, handlers).serve)
 
@@ -214,7 +224,7 @@ class _Status:
     def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
         self._status = status
 
-    async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def __call__(self, request: StatusRequest) -> Mapping[str, Any]:
         return self._status()
 
 
@@ -244,32 +254,29 @@ async def _read_ahead(mountpoint: Path, asked: trio.Event) -> None:
 
 
 class _Refresh:
-    """The control operation `refresh`: a path below the mount point, `.` for everything."""
+    """The control operation `refresh`."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
 
-    async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        parts = Path(str(request.get("path", "."))).parts
+    async def __call__(self, request: RefreshRequest) -> RefreshReply:
+        parts = Path(request.path).parts
         entry = parts[1] if len(parts) > 1 and parts[0] == "datasets" else None
-        return {"datasets": await self._library.refresh(entry)}
+        return RefreshReply(await self._library.refresh(entry))
 
 
 class _Datasets:
-    """The control operation `datasets`.
-
-    Another program has changed the list of datasets, so look at it now.
-    """
+    """The control operation `datasets`."""
 
     def __init__(self, library: Library, *, frozen: bool) -> None:
         self._library = library
         self._frozen = frozen
 
-    async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def __call__(self, request: DatasetsRequest) -> DatasetsReply:
         # A frozen mount shows what was, whoever changes it.
         if not self._frozen:
             await self._library.refresh_list()
-        return {}
+        return DatasetsReply()
 
 
 class _Stopping:

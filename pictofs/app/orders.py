@@ -3,44 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
 
-import msgspec
 import trio
 
-from pictofs.errors import Conflict, Invalid
+from pictofs.control.messages import OrderReply, OrderRequest
+from pictofs.errors import Conflict
 from pictofs.library.library import Library
 from pictofs.library.prefetch.declared_order import DeclaredOrder
 from pictofs.vfs.paths import Found, Other, Paths
-
-
-class OrderRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A piece of an order, as short as a request must be."""
-
-    op: str
-    by: str
-    """Whose order it is."""
-    paths: list[str]
-    """Relative to the mount point."""
-    order: int | None = None
-    """What the answer to the first piece said.
-
-    None in the first piece: what `by` told before is forgotten.
-    """
-    ahead: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    """Images to keep ahead of the reader.
-
-    None for what the cache allows, 0 for none, which ends the order.
-    """
-    last: bool = False
-    """No more is to come."""
-    bound: bool = False
-    """The order ends with the process that sends it."""
-    peer: int = 0
-    """That process."""
 
 
 @dataclass
@@ -52,11 +24,7 @@ class _Coming:
 
 
 class Orders:
-    """Takes orders in pieces, one order after another from each program that tells them.
-
-    The answer counts the paths of the request: `images`, `annotations` and `unknown`, the first of
-    which is `example`; and it says how many images are kept `ahead`.
-    """
+    """Takes orders in pieces, one order after another from each program that tells them."""
 
     def __init__(self, library: Library, nursery: trio.Nursery) -> None:
         self._library = library
@@ -66,13 +34,8 @@ class Orders:
         self._bound: dict[int, set[str]] = {}
         """Names of orders by the process that they end with."""
 
-    async def __call__(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def __call__(self, piece: OrderRequest) -> OrderReply:
         """Take a piece of an order."""
-        try:
-            piece = msgspec.convert(request, OrderRequest)
-        except msgspec.ValidationError as error:
-            raise Invalid(f"the request can't be understood: {error}") from None
-
         if piece.order is None and (piece.ahead == 0 or (piece.last and not piece.paths)):
             self._end(piece.by)
             return _answer(0, [], [], 0)
@@ -130,15 +93,13 @@ class Orders:
             self._end(by)
 
 
-def _answer(
-    number: int, found: list[Found | Other], paths: list[str], ahead: int
-) -> Mapping[str, Any]:
+def _answer(number: int, found: list[Found | Other], paths: list[str], ahead: int) -> OrderReply:
     unknown = [path for path, each in zip(paths, found, strict=True) if each is Other.UNKNOWN]
-    return {
-        "order": number,
-        "images": sum(isinstance(each, Found) for each in found),
-        "annotations": sum(each is Other.ANNOTATION for each in found),
-        "unknown": len(unknown),
-        "example": unknown[0] if unknown else None,
-        "ahead": ahead,
-    }
+    return OrderReply(
+        order=number,
+        images=sum(isinstance(each, Found) for each in found),
+        annotations=sum(each is Other.ANNOTATION for each in found),
+        unknown=len(unknown),
+        example=unknown[0] if unknown else None,
+        ahead=ahead,
+    )

@@ -1,5 +1,7 @@
 """`pictofs prefetch`."""
 
+# ruff: noqa: PLC0415 - msgspec is imported when a mount is talked to
+
 from __future__ import annotations
 
 import os
@@ -7,14 +9,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from pictofs.app import mounts, running
 from pictofs.cli.failure import warn
-from pictofs.control.order import MountRelativePath, OrderReply, send_order
 from pictofs.errors import Invalid, NoSuchEntry
+
+if TYPE_CHECKING:
+    from pictofs.control.order import OrderProgress
 
 PIECE_SECONDS = 120.0
 """Listing a large dataset takes several requests."""
@@ -57,11 +61,13 @@ def prefetch(
 
     The order takes the place of the last one at once, and ends when its last image is read.
     """
+    from pictofs.control.order import MountRelativePath, OrderProgress, send_order
+
     base = mounts.resolve(path)
     mountpoint = running.mountpoint_of(base)
     socket = running.control_socket(mountpoint)
     spelling = MountRelativePath(mountpoint, base)
-    heard = OrderReply()
+    heard = OrderProgress()
 
     with ExitStack() as stack:
         stream = _opened(order, stack)
@@ -98,7 +104,7 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
         yield os.fsdecode(rest)
 
 
-def _report(heard: OrderReply) -> None:
+def _report(heard: OrderProgress) -> None:
     if heard.unknown:
         example = f", the first of them {heard.example}" if heard.example else ""
         warn(f"{heard.unknown:,} paths lead to no image of this mount{example}")

@@ -1,5 +1,7 @@
 """`pictofs refresh`."""
 
+# ruff: noqa: PLC0415 - msgspec is imported when a mount is talked to
+
 from __future__ import annotations
 
 from contextlib import suppress
@@ -10,7 +12,6 @@ import typer
 
 from pictofs.app import mounts, running
 from pictofs.cli.formatting import say
-from pictofs.control.client import request
 from pictofs.errors import PictofsError
 
 REFRESH_SECONDS = 120.0
@@ -25,11 +26,13 @@ def refresh(
     ],
 ) -> None:
     """Ask the server anew what PATH holds, now."""
+    from pictofs.control.client import ask
+    from pictofs.control.messages import RefreshReply, RefreshRequest
+
     path = mounts.resolve(path)
     mountpoint = running.mountpoint_of(path)
-    message = {"op": "refresh", "path": str(path.relative_to(mountpoint))}
-    for _ in request(running.control_socket(mountpoint), message, REFRESH_SECONDS):
-        pass
+    message = RefreshRequest(str(path.relative_to(mountpoint)))
+    ask(running.control_socket(mountpoint), message, RefreshReply, REFRESH_SECONDS)
 
     say(f"{path} is fresh")
 
@@ -39,13 +42,14 @@ def show_change(base_url: str) -> None:
 
     A mount that can't is left to its TTL, whatever keeps it from it.
     """
+    from pictofs.control.client import ask
+    from pictofs.control.messages import DatasetsReply, DatasetsRequest
+
     for mount in mounts.all_mounts():
         status = mount.ours and running.read_status(mount.path)
         if not status or status.get("base_url") != base_url:
             continue
 
         with suppress(PictofsError):
-            for _ in request(
-                Path(str(status.get("control_socket"))), {"op": "datasets"}, CHANGE_SECONDS
-            ):
-                pass
+            socket = Path(str(status.get("control_socket")))
+            ask(socket, DatasetsRequest(), DatasetsReply, CHANGE_SECONDS)

@@ -1,6 +1,6 @@
 """`pictofs top`."""
 
-# ruff: noqa: PLC0415 - rich and plotext are imported when something is drawn
+# ruff: noqa: PLC0415 - msgspec is imported when a mount is talked to, rich when something is drawn
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ import typer
 
 from pictofs.app import mounts, running
 from pictofs.cli.status import Facts
-from pictofs.control.client import request
 from pictofs.errors import Invalid, MountFailed, NoSuchEntry, PictofsError, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -117,11 +116,14 @@ class Watched:
 
     def _look(self) -> Facts | None:
         """The status, by the mount's socket: reading the file would be among what it counts."""
+        from pictofs.control.client import ask
+        from pictofs.control.messages import StatusRequest
+
         self.trouble = None
         try:
             if self._socket is None:
                 self._socket = self._find()
-            return next(request(self._socket, {"op": "status"}, ANSWER_SECONDS))
+            return ask(self._socket, StatusRequest(), Facts, ANSWER_SECONDS)
         except ServerUnreachable:
             # Nobody listens there any more.
             self.trouble = "its process is gone"

@@ -1,10 +1,12 @@
 """`pictofs warm`."""
 
+# ruff: noqa: PLC0415 - msgspec is imported when a mount is talked to
+
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,8 +14,10 @@ from pictofs.app import mounts, running
 from pictofs.cli.formatting import bytes_text, duration_text, say
 from pictofs.cli.options import BulkAnnotations, NoWait, ProgressJson, Split, Status
 from pictofs.cli.progress import Facts, outcome, requests_text, showing
-from pictofs.control.client import request
 from pictofs.errors import Invalid
+
+if TYPE_CHECKING:
+    from pictofs.control.messages import Kind, Mode
 
 ANSWER_SECONDS = 60.0
 """How long the mount may say nothing. It tells its progress four times a second."""
@@ -60,10 +64,13 @@ def warm(
     Goes on where an earlier run ended. Ctrl-C ends it and keeps what has come. Programs that read
     meanwhile go first. Exits with 0 only when everything is there.
     """
+    from pictofs.control.client import stream
+    from pictofs.control.messages import WarmRequest
+
     if dry_run + check + evict > 1:
         raise Invalid("--dry-run, --check and --evict exclude each other")
 
-    mode = "fetch"
+    mode: Mode = "fetch"
     words = outcome
     if evict:
         mode = "evict"
@@ -72,27 +79,22 @@ def warm(
         mode = "look"
         words = _plan if dry_run else _found
 
-    message: Facts = {
-        "op": "warm",
-        "mode": mode,
-        "kinds": _kinds(images, annotations),
-        "status": status,
-        "split": split,
-        "workers": workers,
-        "bulk": bulk_annotations,
-        "wait": not no_wait,
-    }
-
     incomplete = False
     for mount, below in _by_mount(paths).items():
+        message = WarmRequest(
+            below,
+            mode=mode,
+            kinds=_kinds(images, annotations),
+            status=status,
+            split=split,
+            workers=workers,
+            bulk=bulk_annotations,
+            wait=not no_wait,
+        )
         with showing(as_json=as_json) as progress:
-            answers = request(
-                running.control_socket(mount), {**message, "paths": below}, ANSWER_SECONDS
-            )
-            for told in answers:
+            for told in stream(running.control_socket(mount), message, Facts, ANSWER_SECONDS):
                 if "failures" not in told:
-                    if not told.get("done"):
-                        progress.show(told)
+                    progress.show(told)
                     continue
 
                 progress.close()
@@ -105,8 +107,8 @@ def warm(
     return int(incomplete)
 
 
-def _kinds(images: bool, annotations: bool) -> list[str] | None:
-    named = {"images": images, "annotations": annotations}
+def _kinds(images: bool, annotations: bool) -> list[Kind] | None:
+    named: dict[Kind, bool] = {"images": images, "annotations": annotations}
     return [kind for kind, wanted in named.items() if wanted] or None
 
 

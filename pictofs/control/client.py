@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
+
+from pictofs.control.messages import Failure, Request, to_answer
 from pictofs.errors import InvalidResponse, PictofsError, ServerUnreachable, TimedOut
 
+A = TypeVar("A")
 
-def request(path: Path, message: Mapping[str, Any], timeout: float) -> Iterator[dict[str, Any]]:
+
+def ask(path: Path, message: Request, answer: type[A], timeout: float) -> A:
+    """The last object of the answer to `message`; see `stream`."""
+    *_, last = stream(path, message, answer, timeout)
+    return last
+
+
+def stream(path: Path, message: Request, answer: type[A], timeout: float) -> Iterator[A]:
     """Send `message` to the mount that listens at `path`, and yield the objects of its answer.
 
-    The last one holds `done`. Nothing is sent before the first `next`. `timeout`: seconds that each
-    line may take.
+    Each is an `answer`. There is at least one. Nothing is sent before the first `next`. `timeout`:
+    seconds that each line may take.
 
     Raises:
         ServerUnreachable: nobody listens there, or the mount ended in between.
         TimedOut: a line took too long.
-        InvalidResponse: a line is not a JSON object.
+        InvalidResponse: a line is not an `answer`.
         PictofsError: the mount's own error, with its exit code.
     """
+    told = False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
@@ -31,12 +43,17 @@ def request(path: Path, message: Mapping[str, Any], timeout: float) -> Iterator[
 
             # A mount that refuses at once closes before it reads, but its reason can be read.
             with suppress(BrokenPipeError):
-                connection.sendall(json.dumps(message).encode() + b"\n")
+                connection.sendall(json.dumps(msgspec.to_builtins(message)).encode() + b"\n")
 
             for line in connection.makefile("rb"):
-                answer = _parse(line)
-                yield answer
-                if answer.get("done"):
+                found = _parse(line)
+                done = found.pop("done", False)
+
+                # What was told object by object ends with one that holds nothing else.
+                if found or not told:
+                    yield to_answer(found, answer)
+                    told = True
+                if done:
                     return
         except TimeoutError:
             raise TimedOut(f"the mount did not answer within {timeout:g} s") from None
@@ -58,8 +75,9 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise InvalidResponse("the mount answered with something else than an object")
 
     if "error" in answer:
-        failure = PictofsError(str(answer["error"]))
-        failure.exit_code = int(answer.get("exit_code", 1))
+        told = to_answer(answer, Failure)
+        failure = PictofsError(told.error)
+        failure.exit_code = told.exit_code
         raise failure
 
     return answer

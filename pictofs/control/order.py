@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pictofs.control.client import request
+from pictofs.control.client import ask
+from pictofs.control.messages import OrderReply, OrderRequest
 
 REQUEST_PATHS_BYTES = 48_000
 """Bytes of paths in one request, which may have up to 64 KiB."""
@@ -17,17 +18,14 @@ REMEMBERED = 65_536
 
 
 @dataclass
-class OrderReply:
-    """How many paths the mount has understood so far."""
+class OrderProgress:
+    """What the mount has understood so far, of all pieces; see `OrderReply`."""
 
     images: int = 0
     annotations: int = 0
-    """Annotation files. They are not fetched ahead, because each costs a request."""
     unknown: int = 0
     example: str | None = None
-    """The first unknown path."""
     ahead: int = 0
-    """Images that the mount keeps ahead of the reader."""
     complete: bool = False
 
 
@@ -75,47 +73,40 @@ def send_order(
     ahead: int | None,
     bound: bool,
     timeout: float,
-) -> Iterator[OrderReply]:
+) -> Iterator[OrderProgress]:
     """Send an order to the mount that listens at `socket`, piece by piece.
 
-    Yields what the mount has understood, after each piece. Raises what `request` raises.
+    Yields what the mount has understood, after each piece. Raises what `ask` raises.
 
     `paths`: relative to the mount point; None for a path outside of it, which counts as unknown.
     `by`: the name of the sender, whose previous order is replaced at once. `ahead`: images to keep
     ahead of the reader; None: as many as the cache allows; 0: none. `bound`: whether the order ends
     with this process. `timeout`: seconds for one piece, the first of which may list datasets.
     """
-    heard = OrderReply()
+    heard = OrderProgress()
     number: int | None = None
     pieces = _pieces(paths, heard)
     piece = next(pieces, [])
 
     while not heard.complete:
         following = next(pieces, None)
-        message = {
-            "op": "order",
-            "by": by,
-            "order": number,
-            "ahead": ahead,
-            "bound": bound,
-            "paths": piece,
-            "last": following is None,
-        }
+        message = OrderRequest(
+            by, piece, order=number, ahead=ahead, last=following is None, bound=bound
+        )
+        reply = ask(socket, message, OrderReply, timeout)
 
-        for answer in request(socket, message, timeout):
-            number = int(answer["order"])
-            heard.images += int(answer["images"])
-            heard.annotations += int(answer["annotations"])
-            heard.unknown += int(answer["unknown"])
-            heard.example = heard.example or answer["example"]
-            heard.ahead = int(answer["ahead"])
-
-        heard.complete = following is None
+        number = reply.order
+        heard.images += reply.images
+        heard.annotations += reply.annotations
+        heard.unknown += reply.unknown
+        heard.example = heard.example or reply.example
+        heard.ahead = reply.ahead
+        heard.complete = message.last
         yield heard
         piece = following or []
 
 
-def _pieces(paths: Iterable[str | None], heard: OrderReply) -> Iterator[list[str]]:
+def _pieces(paths: Iterable[str | None], heard: OrderProgress) -> Iterator[list[str]]:
     """Lists of paths, each of which fits into a request. Counts the other paths as unknown."""
     piece: list[str] = []
     size = 0

@@ -12,8 +12,10 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
+from pictofs.control.messages import Failure, Request, to_request
 from pictofs.errors import Conflict, Forbidden, Invalid, PictofsError
 
 MAX_LINE = 65536
@@ -21,24 +23,20 @@ MAX_CONNECTIONS = 16
 IDLE_SECONDS = 30.0
 """How long a peer may take to send a request, or to receive an answer."""
 
-Request = Mapping[str, Any]
-Handler = Callable[
-    [Request], Awaitable[Mapping[str, Any]] | AsyncGenerator[Mapping[str, Any], None]
-]
-"""An async function that returns the answer, or an async generator that yields progress.
-
-The request that it gets also holds `peer`: the id of the process that asked, 0 if it can't be seen.
-"""
+Answer = msgspec.Struct | Mapping[str, Any]
+Handler = Callable[[Any], Awaitable[Answer] | AsyncGenerator[Answer, None]]
+"""An async function that returns the answer to a request, or an async generator that yields it."""
 
 _log = logging.getLogger("pictofs.control")
 
 
 class ControlServer:
-    """Answers requests. `handlers` has one for the name of each operation."""
+    """Answers requests. `handlers` has one for each class of them."""
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, path: Path, handlers: Mapping[type[Request], Handler]) -> None:
         self.path = path
         self._handlers = handlers
+        self._requests = {kind.__struct_config__.tag: kind for kind in handlers}
         self._connections = 0
         self._idle: dict[_Peer, trio.CancelScope] = {}
 
@@ -121,20 +119,21 @@ class ControlServer:
             _log.exception("A request from the command line failed by a bug")
             await peer.send_error("unexpected error, which is a bug: see the mount's log", 1)
 
-    async def _run(self, peer: _Peer, request: Request) -> None:
-        handler = self._handlers.get(request["op"])
-        if handler is None:
-            known = ", ".join(sorted(self._handlers))
-            raise Invalid(f"this mount knows no operation {request['op']!r}, only {known}")
+    async def _run(self, peer: _Peer, message: Mapping[str, Any]) -> None:
+        kind = self._requests.get(message["op"])
+        if kind is None:
+            known = ", ".join(sorted(map(str, self._requests)))
+            raise Invalid(f"this mount knows no operation {message['op']!r}, only {known}")
 
-        answer = handler({**request, "peer": peer.process()})
+        request = to_request({**message, "peer": peer.process()}, kind)
+        answer = self._handlers[kind](request)
         if isinstance(answer, AsyncGenerator):
             async with contextlib.aclosing(answer) as progress:
                 async for item in progress:
                     await peer.send(item)
             await peer.send({"done": True})
         else:
-            await peer.send({**await answer, "done": True})
+            await peer.send({**msgspec.to_builtins(await answer), "done": True})
 
 
 class _PeerGone(Exception):
@@ -187,15 +186,15 @@ class _Peer:
         del self._pending[: end + 1]
         return line
 
-    async def send(self, message: Mapping[str, Any]) -> None:
+    async def send(self, message: Answer) -> None:
         """Send one object as a line."""
-        line = json.dumps(message).encode() + b"\n"
+        line = json.dumps(msgspec.to_builtins(message)).encode() + b"\n"
         with self._bounded():
             await self._stream.send_all(line)
 
     async def send_error(self, message: str, exit_code: int) -> None:
         """Send the object that ends an answer with an error."""
-        await self.send({"error": message, "exit_code": exit_code})
+        await self.send(Failure(message, exit_code))
 
     @staticmethod
     @contextlib.contextmanager
@@ -207,13 +206,13 @@ class _Peer:
             raise _PeerGone from None
 
 
-def _parse(line: bytes) -> Request:
+def _parse(line: bytes) -> dict[str, Any]:
     try:
-        request = json.loads(line)
+        message = json.loads(line)
     except (ValueError, RecursionError):
-        request = None
+        message = None
 
-    if not isinstance(request, dict) or not isinstance(request.get("op"), str):
+    if not isinstance(message, dict) or not isinstance(message.get("op"), str):
         raise Invalid('a request is one JSON object a line, with the operation as "op"')
 
-    return request
+    return message

@@ -15,10 +15,12 @@ import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import Struct
 
 from pictofs.control import place, server
-from pictofs.control.client import request
-from pictofs.control.server import ControlServer, Request
+from pictofs.control.client import ask, stream
+from pictofs.control.messages import Request, StatusRequest
+from pictofs.control.server import ControlServer
 from pictofs.errors import (
     Forbidden,
     Invalid,
@@ -30,30 +32,59 @@ from pictofs.errors import (
 )
 
 
-async def echo(message: Request) -> Mapping[str, Any]:
-    return {"you": message.get("text")}
+class Echo(Request, tag="echo"):
+    text: Any = None
 
 
-async def count(message: Request) -> AsyncGenerator[Mapping[str, Any], None]:
-    for number in range(message["to"]):
-        yield {"number": number}
-    if message.get("fail"):
+class Count(Request, tag="count"):
+    to: int
+    fail: bool = False
+
+
+class Bug(Request, tag="bug"):
+    pass
+
+
+class Odd(Request, tag="odd"):
+    pass
+
+
+class Text(Request, tag="text"):
+    text: str
+
+
+class Wait(Request, tag="wait"):
+    pass
+
+
+class Number(Struct):
+    number: int
+
+
+async def echo(message: Echo) -> Mapping[str, Any]:
+    return {"you": message.text}
+
+
+async def count(message: Count) -> AsyncGenerator[Number, None]:
+    for number in range(message.to):
+        yield Number(number)
+    if message.fail:
         raise NoSuchEntry("no more numbers")
 
 
-async def bug(message: Request) -> Mapping[str, Any]:
+async def bug(message: Bug) -> Mapping[str, Any]:
     raise ZeroDivisionError
 
 
-async def odd(message: Request) -> Mapping[str, Any]:
+async def odd(message: Odd) -> Mapping[str, Any]:
     return {"odd": object()}
 
 
-async def text(message: Request) -> Mapping[str, Any]:
-    return {"bytes": len(message["text"].encode())}
+async def text(message: Text) -> Mapping[str, Any]:
+    return {"bytes": len(message.text.encode())}
 
 
-async def wait(message: Request) -> Mapping[str, Any]:
+async def wait(message: Wait) -> Mapping[str, Any]:
     WAITING.append(trio.Event())
     await WAITING[-1].wait()
     return {}
@@ -62,13 +93,13 @@ async def wait(message: Request) -> Mapping[str, Any]:
 WAITING: list[trio.Event] = []
 """What the requests of the operation `wait` wait for."""
 
-HANDLERS: Mapping[str, server.Handler] = {
-    "echo": echo,
-    "count": count,
-    "bug": bug,
-    "odd": odd,
-    "text": text,
-    "wait": wait,
+HANDLERS: Mapping[type[Request], server.Handler] = {
+    Echo: echo,
+    Count: count,
+    Bug: bug,
+    Odd: odd,
+    Text: text,
+    Wait: wait,
 }
 
 
@@ -81,8 +112,8 @@ async def serving(path: Path) -> AsyncIterator[Path]:
     assert not await trio.Path(path).exists()
 
 
-async def ask(path: Path, message: Mapping[str, Any], timeout: float = 10) -> list[dict[str, Any]]:
-    return await trio.to_thread.run_sync(lambda: list(request(path, message, timeout)))
+async def answers(path: Path, message: Request) -> list[dict[str, Any]]:
+    return await trio.to_thread.run_sync(lambda: list(stream(path, message, dict[str, Any], 10)))
 
 
 async def talk(path: Path, sent: bytes) -> list[dict[str, Any]]:
@@ -105,29 +136,28 @@ async def talk(path: Path, sent: bytes) -> list[dict[str, Any]]:
 
 async def test_an_answer(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as path:
-        assert await ask(path, {"op": "echo", "text": "hé\n\udcff"}) == [
-            {"you": "hé\n\udcff", "done": True}
-        ]
+        assert await answers(path, Echo("hé\n\udcff")) == [{"you": "hé\n\udcff"}]
 
 
 async def test_progress_then_done(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as path:
-        assert await ask(path, {"op": "count", "to": 2}) == [
+        assert await talk(path, b'{"op":"count","to":2}\n') == [
             {"number": 0},
             {"number": 1},
             {"done": True},
         ]
+        assert await answers(path, Count(2)) == [{"number": 0}, {"number": 1}]
 
 
 async def test_an_error_keeps_its_exit_code(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as path:
         with pytest.raises(PictofsError, match="no more numbers") as caught:
-            await ask(path, {"op": "count", "to": 1, "fail": True})
+            await answers(path, Count(1, fail=True))
         assert caught.value.exit_code == NoSuchEntry.exit_code
         with pytest.raises(
-            PictofsError, match=r"no operation 'x', only bug, count, echo, odd, text, wait"
+            PictofsError, match=r"no operation 'status', only bug, count, echo, odd, text, wait"
         ) as caught:
-            await ask(path, {"op": "x"})
+            await answers(path, StatusRequest())
         assert caught.value.exit_code == Invalid.exit_code
 
 
@@ -135,12 +165,12 @@ async def test_a_bug_is_logged_and_answered(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(tmp_path / "s") as path:
-        for operation in ("bug", "odd"):
+        for message in (Bug(), Odd()):
             with pytest.raises(PictofsError, match="which is a bug"):
-                await ask(path, {"op": operation})
-        assert await ask(path, {"op": "echo"})
+                await answers(path, message)
+        assert await answers(path, Echo())
     assert "ZeroDivisionError" in caplog.text
-    assert "not JSON serializable" in caplog.text
+    assert "Encoding objects of type object is unsupported" in caplog.text
 
 
 async def test_half_a_surrogate_pair_is_no_bug(
@@ -148,9 +178,9 @@ async def test_half_a_surrogate_pair_is_no_bug(
 ) -> None:
     async with serving(tmp_path / "s") as path:
         with pytest.raises(PictofsError, match="half a surrogate pair") as caught:
-            await ask(path, {"op": "text", "text": "\ud800"})
+            await answers(path, Text("\ud800"))
         assert caught.value.exit_code == Invalid.exit_code
-        assert await ask(path, {"op": "echo"})
+        assert await answers(path, Echo())
     assert "bug" not in caplog.text
 
 
@@ -172,6 +202,10 @@ async def test_several_requests_on_one_connection(tmp_path: Path) -> None:
         b"{}",
         b'{"op":1}',
         b'{"op":null}',
+        b'{"op":"text"}',
+        b'{"op":"text","text":1}',
+        b'{"op":"text","text":"","more":1}',
+        b'{"op":"text","text":"","\\ud800":1}',
         b"\xff\xfe",
         b"[" * 60000,
         b"9" * 60000,
@@ -182,7 +216,7 @@ async def test_malformed_requests(tmp_path: Path, line: bytes) -> None:
     async with serving(tmp_path / "s") as path:
         (answer,) = await talk(path, line + b"\n")
         assert answer["exit_code"] == Invalid.exit_code
-        assert await ask(path, {"op": "echo"})
+        assert await answers(path, Echo())
 
 
 @settings(
@@ -203,7 +237,7 @@ def test_garbage(tmp_path: Path, parts: list[bytes]) -> None:
             said = await talk(path, sent)
             assert len(said) == sent.count(b"\n")
             assert all("error" in answer for answer in said)
-            assert await ask(path, {"op": "echo"})
+            assert await answers(path, Echo())
 
     trio.run(main)
 
@@ -212,7 +246,7 @@ async def test_a_line_without_end(tmp_path: Path) -> None:
     async with serving(tmp_path / "s") as path:
         said = await talk(path, b"x" * 1_000_000)
         assert all("at most" in answer["error"] for answer in said)
-        assert await ask(path, {"op": "echo"})
+        assert await answers(path, Echo())
 
 
 async def test_a_client_that_leaves_early(tmp_path: Path) -> None:
@@ -220,7 +254,7 @@ async def test_a_client_that_leaves_early(tmp_path: Path) -> None:
         stream = await trio.open_unix_socket(str(path))
         await stream.send_all(b'{"op":"count","to":100000}\n')
         await stream.aclose()
-        assert await ask(path, {"op": "echo"})
+        assert await answers(path, Echo())
 
 
 async def test_a_silent_client_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +283,7 @@ async def test_j7_idle_clients_make_way(tmp_path: Path) -> None:
             await trio.open_unix_socket(str(path)) for _ in range(5 * server.MAX_CONNECTIONS)
         ]
         with trio.fail_after(20):
-            assert await ask(path, {"op": "echo"})
+            assert await answers(path, Echo())
             # Ours, and the server's ends of a few of them.
             most = before + len(streams) + server.MAX_CONNECTIONS + 5
             while len(os.listdir("/proc/self/fd")) > most:  # noqa: ASYNC110 - only looking tells
@@ -267,11 +301,11 @@ async def test_too_many_clients(tmp_path: Path) -> None:
             await stream.send_all(b'{"op":"wait"}\n')
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(PictofsError, match="too many"):
-            await ask(path, {"op": "echo"})
+            await answers(path, Echo())
         for stream, event in zip(streams, WAITING, strict=True):
             event.set()
             assert json.loads(await stream.receive_some(100)) == {"done": True}
-        assert await ask(path, {"op": "echo"})
+        assert await answers(path, Echo())
         for stream in streams:
             await stream.aclose()
 
@@ -280,7 +314,7 @@ async def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(server._Peer, "uid", lambda self: os.geteuid() + 1)
     async with serving(tmp_path / "s") as path:
         with pytest.raises(PictofsError, match="another user") as caught:
-            await ask(path, {"op": "echo"})
+            await answers(path, Echo())
     assert caught.value.exit_code == Forbidden.exit_code
 
 
@@ -293,12 +327,12 @@ async def test_a_dead_processs_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(tmp_path / "s"))
     async with serving(tmp_path / "s") as path:
-        assert await ask(path, {"op": "echo"})
+        assert await answers(path, Echo())
 
 
 def test_nobody_listens(tmp_path: Path) -> None:
     with pytest.raises(ServerUnreachable, match="can't be talked to"):
-        list(request(tmp_path / "s", {"op": "echo"}, 1))
+        ask(tmp_path / "s", Echo(), dict[str, Any], 1)
 
 
 @pytest.fixture
@@ -331,6 +365,9 @@ def rude(tmp_path: Path) -> Iterator[tuple[Path, list[bytes]]]:
         (b"[]\n", InvalidResponse),
         (b'{"number":1}\n', ServerUnreachable),
         (b'{"done":true', InvalidResponse),
+        (b'{"number":"1","done":true}\n', InvalidResponse),
+        (b'{"done":true}\n', InvalidResponse),
+        (b'{"error":"x","exit_code":"9"}\n', InvalidResponse),
         (b'{"error":"x","exit_code":9}\n', PictofsError),
     ],
 )
@@ -340,12 +377,12 @@ def test_a_rude_server(
     path, answers = rude
     answers.append(answer)
     with pytest.raises(kind):
-        list(request(path, {"op": "echo"}, 10))
+        ask(path, Echo(), Number, 10)
 
 
 def test_a_silent_server(rude: tuple[Path, list[bytes]]) -> None:
     with pytest.raises(TimedOut):
-        list(request(rude[0], {"op": "echo"}, 0.1))
+        ask(rude[0], Echo(), Number, 0.1)
 
 
 def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

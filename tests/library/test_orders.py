@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from rig import Mount, Rig, error_of
 
 from pictofs.app.orders import Orders
-from pictofs.control.order import MountRelativePath, OrderReply, send_order
+from pictofs.control.messages import OrderReply, OrderRequest, to_request
+from pictofs.control.order import MountRelativePath, OrderProgress, send_order
 from pictofs.control.server import MAX_LINE, ControlServer
 from pictofs.errors import Conflict, Invalid, NoSuchEntry, ServerUnreachable
 from standin import PRESETS, Fault, Match, Spec, StandIn
@@ -55,9 +57,9 @@ def listed(standin: StandIn) -> list[str]:
 
 
 async def ask(orders: Orders, **request: Any) -> dict[str, Any]:
-    return dict(
-        await orders({"op": "order", "by": "me", "paths": [], "peer": os.getpid(), **request})
-    )
+    message = {"op": "order", "by": "me", "paths": [], "peer": os.getpid(), **request}
+    answer: dict[str, Any] = msgspec.to_builtins(await orders(to_request(message, OrderRequest)))
+    return answer
 
 
 def status(mount: Mount) -> list[dict[str, Any]]:
@@ -218,13 +220,13 @@ async def test_a_long_order_goes_through_the_socket(tmp_path: Path) -> None:
         async with Rig(standin, tmp_path).mount() as mount:
             seen: list[int] = []
 
-            async def watch(request: Any) -> Any:
-                seen.append(len(json.dumps(dict(request))))
+            async def watch(request: OrderRequest) -> OrderReply:
+                seen.append(len(json.dumps(msgspec.to_builtins(request))))
                 return await orders(request)
 
             orders = Orders(mount.library, mount.nursery)
             socket = tmp_path / "socket"
-            await mount.nursery.start(ControlServer(socket, {"order": watch}).serve)
+            await mount.nursery.start(ControlServer(socket, {OrderRequest: watch}).serve)
             images = [
                 f"datasets/dataset-0/images/part-{n % 3:03d}/image-{n:06d}.jpg"
                 for n in range(20_000)
@@ -240,7 +242,7 @@ async def test_a_long_order_goes_through_the_socket(tmp_path: Path) -> None:
             assert status(mount) == []
 
 
-def told(socket: Path, paths: list[str | None]) -> OrderReply:
+def told(socket: Path, paths: list[str | None]) -> OrderProgress:
     *_, heard = send_order(socket, paths, by="", ahead=None, bound=False, timeout=30)
     return heard
 
