@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import trio
 
 from pictofs import __version__
@@ -42,6 +42,7 @@ from pictofs.fuse.operations import Operations
 from pictofs.fuse.session import Session
 from pictofs.library.library import Library
 from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S
+from pictofs.model.status import OperationStatus, Status
 from pictofs.vfs.place import Places
 from pictofs.vfs.tree import Tree
 
@@ -108,29 +109,27 @@ class _Mount:
         settings = self._settings
         socket = new_socket(settings.mountpoint, settings.cache_dir, os.environ)
 
-        def status() -> dict[str, Any]:
-            kinds = {
-                name: {
-                    "ended": counts.total,
-                    "failed": counts.failed,
-                    "under_way": counts.under_way,
-                }
-                for name, counts in operations.counts.items()
-            }
+        def status() -> Status:
+            found = Status(
+                version=1,
+                pictofs=__version__,
+                pid=os.getpid(),
+                mountpoint=str(settings.mountpoint),
+                base_url=settings.base_url,
+                started_at=self._started,
+                control_socket=str(socket),
+                open_files=tree.open_files,
+                bugs=operations.bugs,
+                operations={
+                    name: OperationStatus(counts.total, counts.failed, counts.under_way)
+                    for name, counts in operations.counts.items()
+                },
+            )
+            library.fill_status(found, settings.cache_dir)
+            return found
 
-            return {
-                "version": 1,
-                "pictofs": __version__,
-                "pid": os.getpid(),
-                "mountpoint": str(settings.mountpoint),
-                "base_url": settings.base_url,
-                "started_at": self._started,
-                "control_socket": str(socket),
-                "open_files": tree.open_files,
-                "bugs": operations.bugs,
-                "operations": kinds,
-                **library.status(settings.cache_dir),
-            }
+        def document() -> bytes:
+            return json.dumps(msgspec.to_builtins(status()), indent=2).encode() + b"\n"
 
         def exposition() -> bytes:
             return metrics.text()
@@ -138,7 +137,7 @@ class _Mount:
         tree = Tree(
             library,
             documents={
-                "status.json": lambda: json.dumps(status(), indent=2).encode() + b"\n",
+                "status.json": document,
                 "metrics": exposition,
             },
             exact_annotation_sizes=settings.annotation_sizes == "exact",
@@ -221,10 +220,10 @@ class _Status:
     It answers with status.json, without a request of the kernel that it would count.
     """
 
-    def __init__(self, status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, status: Callable[[], Status]) -> None:
         self._status = status
 
-    async def __call__(self, request: StatusRequest) -> Mapping[str, Any]:
+    async def __call__(self, request: StatusRequest) -> Status:
         return self._status()
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pictofs.app import mounts
 from pictofs.errors import MountFailed, NoSuchEntry, TimedOut
+
+if TYPE_CHECKING:
+    from pictofs.model.status import Status
 
 
 def mountpoint_of(path: Path) -> Path:
@@ -25,8 +28,8 @@ def mountpoint_of(path: Path) -> Path:
     return mount.path
 
 
-def read_status(mountpoint: Path, *, fork: bool = True) -> dict[str, Any] | None:
-    """The status.json of the mount at `mountpoint`; None if it can't be read.
+def read_document(mountpoint: Path, *, fork: bool = True) -> dict[str, Any] | None:
+    """The status.json of the mount at `mountpoint`, as it is; None if it can't be read.
 
     `fork`: whether to read it in another process, so that a mount that hangs does not hang this
     one. A process with threads, or with much memory, had better not fork.
@@ -41,15 +44,23 @@ def read_status(mountpoint: Path, *, fork: bool = True) -> dict[str, Any] | None
     return document if isinstance(document, dict) else None
 
 
+def read_status(mountpoint: Path, *, fork: bool = True) -> Status | None:
+    """The same as a tree."""
+    from pictofs.model.status import to_status  # noqa: PLC0415 - msgspec takes 5 ms to import
+
+    document = read_document(mountpoint, fork=fork)
+    return None if document is None else to_status(document)
+
+
 def control_socket(mountpoint: Path, *, fork: bool = True) -> Path:
-    """Where the mount at `mountpoint` takes commands. `fork`: see `read_status`.
+    """Where the mount at `mountpoint` takes commands. `fork`: see `read_document`.
 
     Raises:
         MountFailed: its status can't be read.
     """
-    socket = (read_status(mountpoint, fork=fork) or {}).get("control_socket")
-    if not isinstance(socket, str):
+    status = read_status(mountpoint, fork=fork)
+    if status is None or status.control_socket is None:
         raise MountFailed(
             f"the mount at {mountpoint} takes no commands: it is another user's, or it hangs"
         )
-    return Path(socket)
+    return Path(status.control_socket)

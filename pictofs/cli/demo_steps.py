@@ -96,5 +96,7 @@ def _step(console: Console, mountpoint: Path, remark: str, command: str) -> None
 
 
 def _requests(mountpoint: Path) -> int:
-    counted = (read_status(mountpoint) or {}).get("requests", {})
-    return int(counted.get("api", 0)) + int(counted.get("storage", 0))
+    status = read_status(mountpoint)
+    if status is None or status.requests is None:
+        return 0
+    return status.requests.api + status.requests.storage

@@ -46,10 +46,10 @@ def show_change(base_url: str) -> None:
     from pictofs.control.messages import DatasetsReply, DatasetsRequest
 
     for mount in mounts.all_mounts():
-        status = mount.ours and running.read_status(mount.path)
-        if not status or status.get("base_url") != base_url:
+        status = running.read_status(mount.path) if mount.ours else None
+        if status is None or status.base_url != base_url or status.control_socket is None:
             continue
 
         with suppress(PictofsError):
-            socket = Path(str(status.get("control_socket")))
+            socket = Path(status.control_socket)
             ask(socket, DatasetsRequest(), DatasetsReply, CHANGE_SECONDS)

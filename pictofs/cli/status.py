@@ -1,6 +1,6 @@
 """`pictofs status`."""
 
-# ruff: noqa: PLC0415 - rich takes longer to import than --json takes to run
+# ruff: noqa: PLC0415 - rich and msgspec take longer to import than --json takes to run
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from pictofs.errors import PictofsError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from pictofs.model.status import AnnotationsStatus, Status
 
 Facts = dict[str, Any]
 """One mount: `mountpoint`, `state`, and `status`, its status.json or None if that can't be read."""
@@ -57,7 +59,7 @@ def status(
 def facts(path: Path) -> Facts:
     """What is known of the mount at `path`, without ever waiting long for it."""
     state = mounts.state_of(path)
-    document = running.read_status(path) if state == "live" else None
+    document = running.read_document(path) if state == "live" else None
     return {"mountpoint": str(path), "state": state, "status": document}
 
 
@@ -89,6 +91,8 @@ def _block(one: Facts) -> RenderableType:
 
 
 def _rows(one: Facts) -> list[tuple[str, str]]:
+    from pictofs.model.status import to_status
+
     path = one["mountpoint"]
     document = one["status"]
 
@@ -99,115 +103,94 @@ def _rows(one: Facts) -> list[tuple[str, str]]:
     if document is None:
         return [("state", "live; its .pictofs/status.json can't be read by you")]
 
-    return describe(document, time.time())
+    return describe(to_status(document), time.time())
 
 
-def describe(document: Facts, now: float) -> list[tuple[str, str]]:
-    """The lines of a status document; whatever it lacks is left out.
+def describe(status: Status, now: float) -> list[tuple[str, str]]:
+    """The lines of a status; whatever it lacks is left out.
 
     `now`: in seconds since the epoch.
     """
     lines: list[tuple[str, str]] = []
-    requests = _table(document, "requests")
-    moved = _table(document, "bytes")
-    cache = _table(document, "cache")
-    rate = _table(document, "rate")
 
-    online = document.get("online")
-    offline_since = _number(document, "offline_since")
     server = ""
-    if online is not None:
-        server = ", online" if online else ", offline"
-    if online is False and offline_since is not None:
-        server += f" for {duration_text(now - offline_since)}"
-    lines.append(("server", f"{document.get('base_url', 'unknown')}{server}"))
+    if status.online is not None:
+        server = ", online" if status.online else ", offline"
+    if status.online is False and status.offline_since is not None:
+        server += f" for {duration_text(now - status.offline_since)}"
+    lines.append(("server", f"{status.base_url or 'unknown'}{server}"))
 
-    started = _number(document, "started_at")
-    age = f"up {duration_text(now - started)}, " if started is not None else ""
-    lines.append(("process", f"{age}id {document.get('pid', 'unknown')}"))
+    age = ""
+    if status.started_at is not None:
+        age = f"up {duration_text(now - status.started_at)}, "
+    lines.append(("process", f"{age}id {status.pid or 'unknown'}"))
 
-    if requests:
-        by_route = _table(requests, "by_route")
-        routes = ", ".join(f"{name} {count}" for name, count in by_route.items())
-        hosts = f"{requests.get('api', 0)} to the API, {requests.get('storage', 0)} to storage"
+    requests = status.requests
+    if requests is not None:
+        routes = ", ".join(f"{name} {count}" for name, count in requests.by_route.items())
+        hosts = f"{requests.api} to the API, {requests.storage} to storage"
         lines.append(("requests", f"{hosts} ({routes})" if routes else hosts))
 
-    if moved:
-        downloaded, read = (bytes_text(_number(moved, key) or 0) for key in ("downloaded", "read"))
-        lines.append(("bytes", f"{downloaded} downloaded, {read} read"))
+    moved = status.bytes
+    if moved is not None:
+        text = f"{bytes_text(moved.downloaded)} downloaded, {bytes_text(moved.read)} read"
+        lines.append(("bytes", text))
 
-    if cache:
-        used = _number(cache, "used") or 0
-        limit = _number(cache, "limit") or 0
-        hits = _number(cache, "hits") or 0
-        misses = _number(cache, "misses") or 0
+    cache = status.cache
+    if cache is not None:
+        used = cache.used or 0
+        limit = cache.limit or 0
+        hits = cache.hits or 0
+        misses = cache.misses or 0
 
         full = f"{bytes_text(used)} of {bytes_text(limit)} ({share_text(used, limit)})"
         lines.append(("cache", full))
         lines.append(("hit rate", share_text(hits, hits + misses)))
-        if cache.get("dir"):
-            lines.append(("cache folder", str(cache["dir"])))
+        if cache.dir:
+            lines.append(("cache folder", cache.dir))
 
-    lines += _labels(_table(document, "annotations"), now)
+    lines += _labels(status.annotations, now)
 
-    ahead = _table(document, "prefetch")
-    orders = [order for order in ahead.get("orders") or () if isinstance(order, dict)]
-    if _number(ahead, "fetched"):
-        used = _number(ahead, "used") or 0
-        lines.append(("fetched ahead", f"{ahead['fetched']:,}, of which {used:,.0f} were read"))
-    for order in orders:
-        told = _number(order, "images") or 0
-        to_come = _number(order, "left") or 0
-        lines.append(("order told", f"{told:,.0f} images, {to_come:,.0f} not fetched yet"))
+    ahead = status.prefetch
+    if ahead.fetched:
+        lines.append(("fetched ahead", f"{ahead.fetched:,}, of which {ahead.used:,} were read"))
+    for order in ahead.orders:
+        text = f"{order.images:,} images, {order.left:,} not fetched yet"
+        lines.append(("order told", text))
 
-    left, of, reset = (_number(rate, key) for key in ("remaining", "limit", "reset_at"))
-    if left is not None:
-        total = f" of {of:,.0f}" if of is not None else ""
+    rate = status.rate
+    if rate.remaining is not None:
+        total = f" of {rate.limit:,}" if rate.limit is not None else ""
         when = ""
-        if reset is not None and reset > now:
-            when = f", full again in {duration_text(reset - now)}"
-        lines.append(("request budget", f"{left:,.0f}{total} left{when}"))
+        if rate.reset_at is not None and rate.reset_at > now:
+            when = f", full again in {duration_text(rate.reset_at - now)}"
+        lines.append(("request budget", f"{rate.remaining:,}{total} left{when}"))
 
-    if "open_files" in document:
-        lines.append(("open files", str(document["open_files"])))
+    if status.open_files is not None:
+        lines.append(("open files", str(status.open_files)))
 
     return lines
 
 
-def _labels(annotations: Facts, now: float) -> list[tuple[str, str]]:
+def _labels(annotations: AnnotationsStatus, now: float) -> list[tuple[str, str]]:
     """How old the annotation files are that were given, and where they came from."""
     lines = []
-    oldest = _number(annotations, "oldest_confirmed_at")
-    held = _number(_table(annotations, "renewals"), "held_back") or 0
-    if oldest is not None:
-        age = duration_text(max(0.0, now - oldest))
-        late = f", {held:,.0f} wait for a renewal" if held else ""
+    held = annotations.renewals.held_back
+    if annotations.oldest_confirmed_at is not None:
+        age = duration_text(max(0.0, now - annotations.oldest_confirmed_at))
+        late = f", {held:,} wait for a renewal" if held else ""
         lines.append(("oldest label", f"confirmed {age} ago{late}"))
 
-    came = _table(annotations, "from")
-    if came.get("requests") or came.get("exports"):
-        text = f"{_number(came, 'requests') or 0:,.0f} by requests"
+    came = annotations.origin
+    if came.requests or came.exports:
+        text = f"{came.requests:,} by requests"
 
-        exports = annotations.get("exports")
-        last = exports[-1] if isinstance(exports, list) and exports else None
-        if isinstance(last, dict):
-            text += f", {_number(came, 'exports') or 0:,.0f} by exports, last {last.get('name')}"
-            made_at = _number(last, "created_at")
-            if made_at is not None:
-                text += f", made {duration_text(max(0.0, now - made_at))} ago"
+        if annotations.exports:
+            last = annotations.exports[-1]
+            text += f", {came.exports:,} by exports, last {last.name}"
+            if last.created_at is not None:
+                text += f", made {duration_text(max(0.0, now - last.created_at))} ago"
 
         lines.append(("labels came", text))
 
     return lines
-
-
-def _table(document: Facts, key: str) -> Facts:
-    value = document.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _number(document: Facts, key: str) -> float | None:
-    value = document.get(key)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    return None

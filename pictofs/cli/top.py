@@ -14,16 +14,16 @@ import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from pictofs.app import mounts, running
-from pictofs.cli.status import Facts
 from pictofs.errors import Invalid, MountFailed, NoSuchEntry, PictofsError, ServerUnreachable
 
 if TYPE_CHECKING:
     from pictofs.cli.top_frame import Frame
+    from pictofs.model.status import Status
 
 ANSWER_SECONDS = 2.0
 """How long a mount may take to tell its status: nothing is drawn until then."""
@@ -56,7 +56,7 @@ def top(
 
     path = choose(mountpoint)
     watched = Watched(path, interval)
-    if watched.frame().document is None:
+    if watched.frame().status is None:
         raise PictofsError(f"{path}: {watched.trouble}")
 
     if once:
@@ -98,7 +98,7 @@ class Watched:
         self.interval = interval
         self.trouble: str | None = None
         self._socket: Path | None = None
-        self._document: Facts | None = None
+        self._status: Status | None = None
         self._history = History()
 
     def frame(self) -> Frame:
@@ -108,22 +108,21 @@ class Watched:
         found = self._look()
         now = time.monotonic()
         self._history.add(now, found)
-        self._document = found or self._document
+        self._status = found or self._status
 
-        return Frame(
-            self.mountpoint, self._history, self._document, self.trouble, self.interval, now
-        )
+        return Frame(self.mountpoint, self._history, self._status, self.trouble, self.interval, now)
 
-    def _look(self) -> Facts | None:
+    def _look(self) -> Status | None:
         """The status, by the mount's socket: reading the file would be among what it counts."""
         from pictofs.control.client import ask
         from pictofs.control.messages import StatusRequest
+        from pictofs.model.status import to_status
 
         self.trouble = None
         try:
             if self._socket is None:
                 self._socket = self._find()
-            return ask(self._socket, StatusRequest(), Facts, ANSWER_SECONDS)
+            return to_status(ask(self._socket, StatusRequest(), dict[str, Any], ANSWER_SECONDS))
         except ServerUnreachable:
             # Nobody listens there any more.
             self.trouble = "its process is gone"

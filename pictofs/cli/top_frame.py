@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -16,8 +15,7 @@ from rich.text import Text
 from pictofs.cli.formatting import bytes_text, duration_text, printable, share_text
 from pictofs.cli.line_chart import Line, Point, chart
 from pictofs.cli.top_history import History, Sample
-
-Facts = dict[str, Any]
+from pictofs.model.status import CacheStatus, RateStatus, Status
 
 STORAGE = "cyan"
 READERS = "green"
@@ -42,7 +40,7 @@ class Frame:
 
     mountpoint: Path
     history: History
-    document: Facts | None
+    status: Status | None
     """The last status that was seen."""
     trouble: str | None
     """Why there is none now."""
@@ -52,8 +50,8 @@ class Frame:
     def render(self, width: int, height: int) -> RenderableType:
         """In `width` columns and at most `height` rows."""
         parts: list[RenderableType] = [self._head(width)]
-        if self.document is not None:
-            parts += [self._figures(width), Text()]
+        if self.status is not None:
+            parts += [self._figures(self.status, width), Text()]
 
         left = height - NUMBERS - HEADS
         below = max(LEAST_CHART, left * 3 // 7)
@@ -68,17 +66,18 @@ class Frame:
         line = Text(no_wrap=True)
         line.append(f" {_cut(printable(str(self.mountpoint)), width // 2)} ", style="bold reverse")
 
-        document = self.document
+        status = self.status
         if self.trouble is not None:
             line.append(f"  {printable(self.trouble)}", style="bold red")
-        elif document is not None:
-            if document["online"]:
+        elif status is not None:
+            if status.online:
                 line.append("  online", style="green")
-            else:
-                away = duration_text(time.time() - document["offline_since"])
+            elif status.offline_since is not None:
+                away = duration_text(time.time() - status.offline_since)
                 line.append(f"  offline for {away}", style="bold red")
-            line.append(f"  up {duration_text(time.time() - document['started_at'])}")
-            line.append(f"  {printable(document['base_url'])}", style="dim")
+            if status.started_at is not None:
+                line.append(f"  up {duration_text(time.time() - status.started_at)}")
+            line.append(f"  {printable(status.base_url or '')}", style="dim")
 
         clock = time.strftime("%H:%M:%S ")
         line.truncate(max(0, width - len(clock) - 1), overflow="ellipsis")
@@ -87,27 +86,27 @@ class Frame:
 
         return line
 
-    def _figures(self, width: int) -> Table:
-        assert self.document is not None
+    def _figures(self, status: Status, width: int) -> Table:
+        cache = status.cache or CacheStatus()
         table = Table.grid(padding=(0, 1))
         table.add_column(style="dim", width=LABELS, no_wrap=True)
         table.add_column(width=width - LABELS - 2, no_wrap=True, overflow="ellipsis")
 
         for name, value in (
-            ("budget", self._budget(self.document["rate"])),
-            ("cache", self._cache(self.document["cache"])),
-            ("hit rate", self._hit_rate(self.document["cache"])),
-            ("in flight", self._in_flight(self.document)),
+            ("budget", self._budget(status.rate)),
+            ("cache", self._cache(cache)),
+            ("hit rate", self._hit_rate(cache)),
+            ("in flight", self._in_flight(status)),
             ("per second", self._kinds()),
         ):
             table.add_row(f" {name}", value)
 
         return table
 
-    def _budget(self, rate: Facts) -> RenderableType:
-        left = rate["remaining"]
-        of = rate["limit"]
-        reset = rate["reset_at"]
+    def _budget(self, rate: RateStatus) -> RenderableType:
+        left = rate.remaining
+        of = rate.limit
+        reset = rate.reset_at
         if left is None:
             return Text("the server has not told yet")
 
@@ -118,44 +117,43 @@ class Frame:
             return Text(words)
 
         color = "green"
-        if left <= rate["reserve"]:
+        if left <= rate.reserve:
             color = "red"
         elif left < of / 4:
             color = "yellow"
 
         return _barred(left, of, color, words)
 
-    def _cache(self, cache: Facts) -> RenderableType:
-        if "error" in cache:
-            return Text(printable(str(cache["error"])), style="red")
+    def _cache(self, cache: CacheStatus) -> RenderableType:
+        if cache.error is not None:
+            return Text(printable(cache.error), style="red")
+        if cache.used is None or cache.limit is None:
+            return Text("-")
 
-        used = cache["used"]
-        limit = cache["limit"]
-        words = f"{bytes_text(used)} of {bytes_text(limit)}, {cache['files']:,} files"
-        return _barred(used, limit, "blue", words)
+        words = f"{bytes_text(cache.used)} of {bytes_text(cache.limit)}, {cache.files or 0:,} files"
+        return _barred(cache.used, cache.limit, "blue", words)
 
-    def _hit_rate(self, cache: Facts) -> Text:
+    def _hit_rate(self, cache: CacheStatus) -> Text:
         text = Text(style="bold")
         recent = self.history.opens()
         text.append(share_text(recent[0], sum(recent)))
-        overall = share_text(cache["hits"], cache["hits"] + cache["misses"])
+        hits = cache.hits or 0
+        overall = share_text(hits, hits + (cache.misses or 0))
         return text.append(f" of the last opens, {overall} since it was mounted", style="not bold")
 
-    def _in_flight(self, document: Facts) -> Text:
+    def _in_flight(self, status: Status) -> Text:
         if self.trouble is not None:
             return Text("-")
 
-        operations = sum(each["under_way"] for each in document["operations"].values())
-        waiting = document["waiting"]
-        ahead = document["prefetch"]
+        operations = sum(each.under_way for each in status.operations.values())
         parts = [
             f"{operations} operations",
-            f"{waiting['api']} API requests",
-            f"{waiting['readers']} readers waiting",
-            f"{document['open_files']} files open",
+            f"{status.waiting.api} API requests",
+            f"{status.waiting.readers} readers waiting",
+            f"{status.open_files or 0} files open",
         ]
-        if ahead["under_way"]:
-            parts.append(f"{ahead['under_way']} fetched ahead")
+        if status.prefetch.under_way:
+            parts.append(f"{status.prefetch.under_way} fetched ahead")
 
         return Text(", ".join(parts))
 

@@ -1,13 +1,12 @@
-"""What a mount did lately: rates between its status documents, one after the other."""
+"""What a mount did lately: rates between its statuses, one after the other."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-Facts = Mapping[str, Any]
+from pictofs.model.status import BytesStatus, CacheStatus, OperationStatus, Status
 
 LONGEST_S = 300.0
 """Seconds that are remembered."""
@@ -46,19 +45,19 @@ class History:
     def __init__(self) -> None:
         self._samples: deque[Sample | float] = deque()
         """If nothing was known, only the moment."""
-        self._before: tuple[float, Facts] | None = None
+        self._before: tuple[float, Status] | None = None
         self._start: float | None = None
 
-    def add(self, at: float, document: Facts | None) -> None:
+    def add(self, at: float, status: Status | None) -> None:
         """Take in the status as it was `at`; None if there was none, and the lines have a gap."""
         self._start = at if self._start is None else self._start
         before = self._before
-        self._before = None if document is None else (at, document)
+        self._before = None if status is None else (at, status)
 
-        if document is None:
+        if status is None:
             self._samples.append(at)
-        elif before is not None and at > before[0] and _same_process(before[1], document):
-            self._samples.append(_rates(before, (at, document)))
+        elif before is not None and at > before[0] and _same_process(before[1], status):
+            self._samples.append(_rates(before, (at, status)))
 
         while self._samples and _moment(self._samples[0]) < at - LONGEST_S:
             self._samples.popleft()
@@ -90,29 +89,34 @@ def _moment(each: Sample | float) -> float:
     return each.at if isinstance(each, Sample) else each
 
 
-def _same_process(one: Facts, other: Facts) -> bool:
-    return (one["pid"], one["started_at"]) == (other["pid"], other["started_at"])
+def _same_process(one: Status, other: Status) -> bool:
+    return (one.pid, one.started_at) == (other.pid, other.started_at)
 
 
-def _rates(before: tuple[float, Facts], after: tuple[float, Facts]) -> Sample:
+def _rates(before: tuple[float, Status], after: tuple[float, Status]) -> Sample:
     start, old = before
     end, new = after
     took = end - start
 
     operations = {
-        kind: (counts["ended"] - old["operations"].get(kind, {}).get("ended", 0)) / took
-        for kind, counts in new["operations"].items()
+        kind: (counts.ended - old.operations.get(kind, OperationStatus()).ended) / took
+        for kind, counts in new.operations.items()
     }
-    failed = sum(each["failed"] for each in new["operations"].values()) - sum(
-        each["failed"] for each in old["operations"].values()
+    failed = sum(each.failed for each in new.operations.values()) - sum(
+        each.failed for each in old.operations.values()
     )
+
+    moved = new.bytes or BytesStatus()
+    moved_before = old.bytes or BytesStatus()
+    cache = new.cache or CacheStatus()
+    cache_before = old.cache or CacheStatus()
 
     return Sample(
         at=end,
-        storage=(new["bytes"]["storage"] - old["bytes"]["storage"]) / took,
-        read=(new["bytes"]["read"] - old["bytes"]["read"]) / took,
+        storage=(moved.storage - moved_before.storage) / took,
+        read=(moved.read - moved_before.read) / took,
         operations=operations,
         failed=failed / took,
-        hits=new["cache"]["hits"] - old["cache"]["hits"],
-        misses=new["cache"]["misses"] - old["cache"]["misses"],
+        hits=(cache.hits or 0) - (cache_before.hits or 0),
+        misses=(cache.misses or 0) - (cache_before.misses or 0),
     )

@@ -1,10 +1,11 @@
 """The messages between clients and a mount: a struct for each, on both ends.
 
 A request is a JSON object whose `op` names its class. An answer is any number of objects, of which
-the last one also holds `done`; or a `Failure`. A mount refuses fields that it does not know, because
-it would not do what they ask for. A client passes over them: a newer mount may tell more.
+the last one also holds `done`; or a `Failure`. A mount refuses fields that it does not know: it
+would not do what they ask for. A client passes over them: a newer mount may tell more.
 
-What `status` and `warm` answer is JSON that users get as it is, so it stays a plain object here.
+The answer to `status` is `pictofs.model.status.Status`. What `warm` tells is JSON that users get as
+it is, so it stays a plain object.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import trio
 
@@ -37,6 +36,14 @@ from pictofs.library.prefetch.prefetcher import Mode, Prefetcher
 from pictofs.library.server_traits import ServerTraits
 from pictofs.library.single_flight import SingleFlight
 from pictofs.library.stats import ReadStats
+from pictofs.model.status import (
+    BytesStatus,
+    CacheStatus,
+    RateStatus,
+    RequestsStatus,
+    Status,
+    WaitingStatus,
+)
 from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.datasets import DATASETS
@@ -306,49 +313,55 @@ class Library:
         await self.listing.invalidate(NO_DATASET)
         await self.listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
 
-    def status(self, cache_dir: Path) -> dict[str, Any]:
-        """Everything worth telling an operator, JSON-ready."""
-        request_stats = self.request_stats.snapshot()
-        by_host = dict.fromkeys(("api", "storage"), 0)
-        by_route: dict[str, int] = {}
-        for entry in request_stats["requests"]:
-            by_host[entry["host"]] += entry["count"]
-            if entry["host"] == "api":
-                by_route[entry["route"]] = by_route.get(entry["route"], 0) + entry["count"]
+    def fill_status(self, status: Status, cache_dir: Path) -> None:
+        """Fill in what the library knows."""
+        stats = self.request_stats
+        requests = RequestsStatus()
+        for (host, route, _), count in sorted(stats.requests.items()):
+            if host == "api":
+                requests.api += count
+                requests.by_route[route] = requests.by_route.get(route, 0) + count
+            else:
+                requests.storage += count
 
-        cache: dict[str, Any] = {
-            "dir": str(cache_dir),
-            "hits": self.read_stats.hits,
-            "misses": self.read_stats.misses,
-        }
+        error = self.connectivity.error
+        status.online = self.connectivity.offline_since is None
+        status.offline_since = self.connectivity.offline_since
+        status.offline_reason = str(error) if error else None
+
+        status.requests = requests
+        status.retries = stats.retries
+        status.errors = dict(stats.errors)
+        status.bytes = BytesStatus(
+            downloaded=sum(stats.bytes_in.values()),
+            storage=stats.bytes_in["storage"],
+            read=self.read_stats.bytes_read,
+        )
+        status.waiting = WaitingStatus(readers=self.read_stats.waiting, api=stats.in_flight)
+
+        status.cache = self._cache_status(cache_dir)
+        status.prefetch = self.downloads.prefetch.status()
+        status.annotations = self.annotations.ages.status()
+        status.server = self.traits.all()
+        status.rate = RateStatus(
+            limit=stats.limit,
+            remaining=stats.remaining,
+            reset_at=stats.reset_at or None,
+            reserve=stats.reserve,
+        )
+
+    def _cache_status(self, cache_dir: Path) -> CacheStatus:
+        status = CacheStatus(
+            dir=str(cache_dir), hits=self.read_stats.hits, misses=self.read_stats.misses
+        )
         try:
             usage = self._blob_cache.usage()
-            cache |= {
-                "used": usage.bytes,
-                "limit": usage.limit,
-                "files": usage.files,
-                "free": usage.free,
-            }
         except PictofsError as error:
-            cache["error"] = str(error)
+            status.error = str(error)
+        else:
+            status.used = usage.bytes
+            status.limit = usage.limit
+            status.files = usage.files
+            status.free = usage.free
 
-        rate = request_stats["rate_limit"]
-        return {
-            "online": self.connectivity.offline_since is None,
-            "offline_since": self.connectivity.offline_since,
-            "offline_reason": str(self.connectivity.error) if self.connectivity.error else None,
-            "requests": {**by_host, "by_route": by_route},
-            "retries": request_stats["retries"],
-            "errors": request_stats["errors"],
-            "bytes": {
-                "downloaded": sum(request_stats["bytes_in"].values()),
-                "storage": self.request_stats.bytes_in["storage"],
-                "read": self.read_stats.bytes_read,
-            },
-            "waiting": {"readers": self.read_stats.waiting, "api": self.request_stats.in_flight},
-            "cache": cache,
-            "prefetch": self.downloads.prefetch.status(),
-            "annotations": self.annotations.ages.status(),
-            "server": self.traits.all(),
-            "rate": {key: rate[key] for key in ("limit", "remaining", "reset_at", "reserve")},
-        }
+        return status

@@ -17,6 +17,7 @@ from pictofs.cli.demo import check_stand_in, refuse_the_real_world
 from pictofs.cli.formatting import bytes_text, duration_text, share_text
 from pictofs.cli.status import describe
 from pictofs.errors import Forbidden, NotSupported, Throttled
+from pictofs.model.status import to_status
 
 SECRET = "pk_live_" + "5ec2e7" * 10
 
@@ -231,7 +232,7 @@ FULL = {
 
 
 def test_a_status_in_words() -> None:
-    assert dict(describe(FULL, NOW)) == {
+    assert dict(describe(to_status(FULL), NOW)) == {
         "server": "https://h, offline for 1 min 30 s",
         "process": "up 1 h 1 min, id 7",
         "requests": "12 to the API, 40 to storage (datasets 2, images 10)",
@@ -248,10 +249,10 @@ def test_a_status_in_words() -> None:
 @pytest.mark.parametrize("value", [None, [], {}, "x", -1, True])
 def test_an_odd_status_is_still_shown(key: str | None, value: object) -> None:
     document = {key: value} if key is None else {**FULL, key: value}
-    json.dumps(describe(document, NOW))  # type: ignore[arg-type]
+    json.dumps(describe(to_status(document), NOW))  # type: ignore[arg-type]
     if key is not None:
         del document[key]
-        assert describe(document, NOW)  # type: ignore[arg-type]
+        assert describe(to_status(document), NOW)  # type: ignore[arg-type]
 
 
 def test_quantities() -> None:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import io
 import math
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from pictofs.cli.line_chart import Line, chart, round_up
 from pictofs.cli.top_frame import Frame
 from pictofs.cli.top_history import History
+from pictofs.model.status import OperationStatus, Status, to_status
 
 BRAILLE = {chr(code) for code in range(0x2801, 0x2900)}
 
 
-def status(**changes: Any) -> dict[str, Any]:
-    """A status document."""
-    return {
+def status(**changes: Any) -> Status:
+    """A status."""
+    document = {
         "pid": 7,
         "started_at": time.time() - 4000,
         "base_url": "https://api.pictograph.io",
@@ -44,28 +47,25 @@ def status(**changes: Any) -> dict[str, Any]:
         "waiting": {"readers": 1, "api": 1},
         **changes,
     }
+    return to_status(document)
 
 
-def busy(seconds: int) -> tuple[History, dict[str, Any]]:
+def busy(seconds: int) -> tuple[History, Status]:
     """A mount that was looked at each second while it was read in waves."""
     history, document = History(), status(started_at=1.0)
     for second in range(seconds):
         wave = int(1e6 * (2 + math.sin(second / 9)))
-        operations = {
-            kind: {**counts, "ended": counts["ended"] + wave // 10_000}
-            for kind, counts in document["operations"].items()
-        }
-        moved = document["bytes"]
-        document = {
-            **document,
-            "operations": operations,
-            "bytes": {
-                **moved,
-                "storage": moved["storage"] + wave,
-                "read": moved["read"] + 3 * wave,
-            },
-            "cache": {**document["cache"], "hits": second * 9, "misses": second},
-        }
+        document = deepcopy(document)
+        for counts in document.operations.values():
+            counts.ended += wave // 10_000
+
+        assert document.bytes is not None
+        document.bytes.storage += wave
+        document.bytes.read += 3 * wave
+
+        assert document.cache is not None
+        document.cache.hits = second * 9
+        document.cache.misses = second
         history.add(float(second), document)
     return history, document
 
@@ -79,7 +79,7 @@ def drawn(frame: Frame, width: int, height: int) -> list[str]:
 
 
 def frame(
-    history: History, document: dict[str, Any] | None, now: float, trouble: str | None = None
+    history: History, document: Status | None, now: float, trouble: str | None = None
 ) -> Frame:
     return Frame(Path("/home/me/picto"), history, document, trouble, 1.0, now)
 
@@ -139,12 +139,24 @@ def test_nothing_is_known_yet() -> None:
     assert "- of the last opens" in text
 
 
+@pytest.mark.parametrize(
+    "document", [{}, {"pid": 7, "cache": {"more": 1}, "rate": [], "operations": {"open": {}}}]
+)
+def test_a_mount_of_another_version_tells_less(document: dict[str, Any]) -> None:
+    history = History()
+    for moment in (0.0, 1.0):
+        history.add(moment, to_status(document))
+    text = "\n".join(drawn(frame(history, to_status(document), 1.0), 80, 24))
+    assert "the server has not told yet" in text
+    assert "offline" not in text
+
+
 def test_offline_and_failures_show() -> None:
     history = History()
     document = status(online=False, offline_since=time.time() - 90, started_at=1.0)
     history.add(0.0, document)
-    operations = {"open": {"ended": 110, "failed": 4, "under_way": 0}}
-    document = {**document, "operations": operations}
+    operations = {"open": OperationStatus(ended=110, failed=4)}
+    document = replace(document, operations=operations)
     history.add(2.0, document)
     text = "\n".join(drawn(frame(history, document, 2.0), 100, 24))
     assert "offline for 1 min 30 s" in text

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from mounting import finished_export
@@ -61,7 +62,8 @@ async def read_old(mount: Mount, rig: Rig) -> list[bytes]:
 
 
 def told(mount: Mount) -> dict[str, Any]:
-    return mount.library.annotations.ages.status()
+    facts: dict[str, Any] = msgspec.to_builtins(mount.library.annotations.ages.status())
+    return facts
 
 
 # Which are due.

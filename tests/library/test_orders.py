@@ -63,7 +63,9 @@ async def ask(orders: Orders, **request: Any) -> dict[str, Any]:
 
 
 def status(mount: Mount) -> list[dict[str, Any]]:
-    orders: list[dict[str, Any]] = mount.library.downloads.prefetch.status()["orders"]
+    orders: list[dict[str, Any]] = msgspec.to_builtins(
+        mount.library.downloads.prefetch.status().orders
+    )
     return orders
 
 

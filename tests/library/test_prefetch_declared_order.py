@@ -37,7 +37,7 @@ async def test_every_image_is_there_before_it_is_read(tmp_path: Path, mode: str)
         assert readers.misses == 0
         assert readers.downloads == 300
         assert readers.prefetch.used == 300
-        assert readers.prefetch.status()["orders"] == []
+        assert readers.prefetch.status().orders == []
 
 
 async def test_so_many_are_kept_ahead(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ async def test_two_epochs_each_told(tmp_path: Path) -> None:
             await readers.mount.quiet()
             await readers.read(order)
             assert readers.misses == 0
-            assert readers.prefetch.status()["orders"] == []
+            assert readers.prefetch.status().orders == []
         assert readers.downloads < 600
 
 
@@ -117,7 +117,7 @@ async def test_more_workers_than_are_kept_ahead(tmp_path: Path) -> None:
             )
         assert readers.downloads == 300
         assert readers.misses < 225
-        assert readers.prefetch.status()["orders"] == []
+        assert readers.prefetch.status().orders == []
 
 
 async def test_images_may_come_twice(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ async def test_images_may_come_twice(tmp_path: Path) -> None:
         await readers.mount.quiet()
         await readers.read(order)
         assert readers.misses == 0
-        assert readers.prefetch.status()["orders"] == []
+        assert readers.prefetch.status().orders == []
 
 
 async def test_a_new_order_takes_the_place_of_the_old_one_at_once(tmp_path: Path) -> None:
@@ -232,9 +232,9 @@ async def test_guessing_goes_on_when_the_order_has_ended(tmp_path: Path) -> None
         readers.tell(images[:30])
         await readers.mount.quiet()
         await readers.read(images[:29])
-        assert len(readers.prefetch.status()["orders"]) == 1
+        assert len(readers.prefetch.status().orders) == 1
         await readers.read(images[29:40])
-        assert readers.prefetch.status()["orders"] == []
+        assert readers.prefetch.status().orders == []
         assert len(readers.there(images[40:])) == 50
 
 

@@ -57,13 +57,13 @@ def _mount(path: Path) -> Finding:
     status = running.read_status(path)
     if status is None:
         return ok("mount", f"{path}: live; it is another user's, or hides its status")
-    if status.get("bugs"):
+    if status.bugs:
         return warn(
-            "mount", f"{path}: live, and met {status['bugs']} bugs", "report what its log says"
+            "mount", f"{path}: live, and met {status.bugs} bugs", "report what its log says"
         )
-    if status.get("pictofs") != __version__:
-        return warn("mount", f"{path}: live, by pictofs {status.get('pictofs')}", "mount it again")
-    if not status.get("online", True):
-        return warn("mount", f"{path}: live, without the server: {status.get('offline_reason')}")
+    if status.pictofs != __version__:
+        return warn("mount", f"{path}: live, by pictofs {status.pictofs}", "mount it again")
+    if status.online is False:
+        return warn("mount", f"{path}: live, without the server: {status.offline_reason}")
 
     return ok("mount", f"{path}: live")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import Any
 
 from pictofs.clock import Clock
+from pictofs.model.status import AnnotationsStatus, ExportStatus, OriginStatus, RenewalsStatus
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class AnnotationAges:
         self._turned_at = clock.monotonic()
         self._warn_after = 0.0
         self._held: set[int] = set()
-        self._exports: deque[dict[str, Any]] = deque(maxlen=EXPORTS_TOLD)
+        self._exports: deque[ExportStatus] = deque(maxlen=EXPORTS_TOLD)
         self.singles = 0
         """Files that came by a request of their own."""
         self.exported = 0
@@ -73,9 +73,7 @@ class AnnotationAges:
     def came_by_export(self, dataset: str, name: str, made_at: float, files: int) -> None:
         """Note that an export brought files. `made_at`: wall-clock seconds."""
         self.exported += files
-        self._exports.append(
-            {"dataset": dataset, "name": name, "created_at": made_at, "files": files}
-        )
+        self._exports.append(ExportStatus(dataset, name, made_at, files))
 
     @property
     def oldest(self) -> float | None:
@@ -98,16 +96,16 @@ class AnnotationAges:
         """Files that were given although they are due, and have not been renewed since."""
         return len(self._held)
 
-    def status(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "ttl": self._ttl,
-            "oldest_confirmed_at": self.oldest,
-            "oldest_age": self.age,
-            "renewals": {"made": self.renewed, "held_back": self.held},
-            "from": {"requests": self.singles, "exports": self.exported},
-            "exports": list(self._exports),
-        }
+    def status(self) -> AnnotationsStatus:
+        """What status.json tells of them."""
+        return AnnotationsStatus(
+            ttl=self._ttl,
+            oldest_confirmed_at=self.oldest,
+            oldest_age=self.age,
+            renewals=RenewalsStatus(made=self.renewed, held_back=self.held),
+            origin=OriginStatus(requests=self.singles, exports=self.exported),
+            exports=list(self._exports),
+        )
 
     def _turn(self) -> None:
         passed = self._clock.monotonic() - self._turned_at

@@ -15,7 +15,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import trio
 
@@ -25,6 +25,7 @@ from pictofs.errors import DiskFull, PictofsError, Throttled
 from pictofs.library.prefetch.access_pattern import AccessPattern
 from pictofs.library.prefetch.declared_order import DeclaredOrder
 from pictofs.library.prefetch.window import Plan
+from pictofs.model.status import OrderStatus, PrefetchStatus
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
@@ -260,25 +261,20 @@ class Prefetcher:
         mean = -(-size // images) if size and images else UNKNOWN_SIZE_BYTES
         return -(-mean // BLOCK_BYTES) * BLOCK_BYTES
 
-    def status(self) -> dict[str, Any]:
-        """What it did and is at, JSON-ready."""
+    def status(self) -> PrefetchStatus:
+        """What it did and is at."""
         orders = [
-            {
-                "images": told.images,
-                "left": told.left,
-                "ahead": len(told.ahead),
-                "keeps": self.kept_ahead(told),
-                "complete": told.complete,
-            }
+            OrderStatus(
+                images=told.images,
+                left=told.left,
+                ahead=len(told.ahead),
+                keeps=self.kept_ahead(told),
+                complete=told.complete,
+            )
             for told in self._told.values()
         ]
 
-        return {
-            "fetched": self.fetched,
-            "used": self.used,
-            "under_way": self._under_way,
-            "orders": orders,
-        }
+        return PrefetchStatus(self.fetched, self.used, self._under_way, orders)
 
     # What is fetched.
 
