@@ -15,6 +15,8 @@ class PictofsError(Exception):
 
     errno: int = errno.EIO
     exit_code: int = 1
+    final: bool = False
+    """Whether nothing is gained by another attempt: enough have been made, or all would fail."""
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
         """`hint`: what the person can do about it; `str` has it behind the message."""

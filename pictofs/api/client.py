@@ -21,6 +21,7 @@ from pictofs.api import decode as wire
 from pictofs.api.address import is_uuid, path_segment
 from pictofs.api.body import Body, described, range_headers
 from pictofs.api.key import ApiKey
+from pictofs.api.retries import API_CALL
 from pictofs.api.stats import RequestStats
 from pictofs.api.transport import Answer, ApiTransport
 from pictofs.api.url_expiry import UrlExpiry
@@ -67,7 +68,7 @@ class Api:
         request_stats: RequestStats,
         timeout: float = 30.0,
         max_retries: int = 3,
-        max_wait: float = 20.0,
+        max_wait: float = API_CALL.total_wait,
         allow_plain_http: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:

@@ -1,15 +1,21 @@
-"""How often a call is retried, and how long it waits for an answer on a kept connection."""
+"""How often work is retried and how long it waits; when a connection or a body is too slow.
+
+`API_CALL`, `DATASET_REMOVAL`, `DOWNLOAD` and `EXPORT_POLL` are all the retries that there are. Each
+caller decides by its errors whether to retry; `PictofsError.final` rules it out for all of them.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
 
 import trio
 
 from pictofs.clock import Clock
 from pictofs.errors import TimedOut
 
-BACKOFF_S = 1.0
-"""Seconds before the first retry. They double with each further one."""
-BACKOFF_MAX = 30.0
+JITTER = 0.25
+"""The share by which chance makes a wait shorter or longer, so that clients do not come together."""
 SLOWER = 3.0
 """A kept connection may take this many times as long as the slowest of the last answers."""
 FORGET = 0.9
@@ -20,39 +26,78 @@ SLOWEST_BYTES = 1024.0
 """Bytes a second. A body that is slower for a whole window is given up."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """The retries that one call has left, in number and in seconds of waiting."""
+    """The retries of one kind of work. All times are in seconds."""
 
-    def __init__(self, clock: Clock, max_retries: int, max_wait: float) -> None:
+    first_wait: float
+    """The wait before the first retry, give or take `JITTER`. It doubles with each further one."""
+    longest_wait: float
+    """What a wait may grow to, unless a Retry-After asks for more."""
+    longest_asked: float = inf
+    """The longest Retry-After that is waited for. After a longer one, nothing is retried."""
+    total_wait: float = inf
+    """What all waits together may take."""
+    max_retries: float = 3
+    """Attempts after the first one. The user's `--max-retries` replaces it; inf: any number."""
+
+
+API_CALL = RetryPolicy(first_wait=1.0, longest_wait=30.0, total_wait=20.0)
+"""A call of the API that may be repeated (`ApiTransport`)."""
+DATASET_REMOVAL = RetryPolicy(first_wait=1.0, longest_wait=30.0, total_wait=20.0)
+"""The removal of an empty dataset, each attempt with the check that it is empty (`Edits`)."""
+DOWNLOAD = RetryPolicy(first_wait=0.5, longest_wait=8.0, longest_asked=20.0)
+"""The bytes of an image or an export, and an export's removal (`Source`)."""
+EXPORT_POLL = RetryPolicy(first_wait=0.5, longest_wait=45.0, total_wait=1800.0, max_retries=inf)
+"""The looks at an export that is being made (`Exports`)."""
+
+
+class Retries:
+    """The retries that one piece of work has left, in number and in seconds of waiting."""
+
+    def __init__(self, clock: Clock, policy: RetryPolicy) -> None:
         self._clock = clock
-        self._max_retries = max_retries
-        self._attempt = 0
-        self._budget = max_wait
+        self._policy = policy
+        self._backoff = policy.first_wait
+        self._budget = policy.total_wait
+        self.made = 0
+        """Attempts after the first one."""
 
     @property
     def left(self) -> float:
-        """Seconds that this call may still wait: its budget, or less if the deadline is nearer."""
+        """Seconds that may still be waited: the budget, or less if the deadline is nearer."""
         return min(self._budget, trio.current_effective_deadline() - trio.current_time())
 
-    async def wait(self, asked: float | None) -> bool:
-        """Sleep before the next attempt. Returns False at once if there is to be none.
+    def next_wait(self, asked: float | None = None, *, at_once: bool = False) -> float | None:
+        """Seconds to wait before the next attempt, which counts as made; None if there is none.
 
         `asked` is the server's Retry-After in seconds. It never shortens the backoff: a server that
-        says 0 would be hammered.
+        says 0 would be hammered. `at_once`: this attempt needs no wait.
         """
-        if self._attempt >= self._max_retries:
+        if self.made >= self._policy.max_retries:
+            return None
+        if asked is not None and asked > self._policy.longest_asked:
+            return None
+
+        wait = 0.0
+        if not at_once:
+            jitter = 1.0 + JITTER * (2.0 * self._clock.chance() - 1.0)
+            wait = max(self._backoff * jitter, asked or 0.0)
+        if wait > self.left:
+            return None
+
+        self.made += 1
+        self._backoff = min(2.0 * self._backoff, self._policy.longest_wait)
+        self._budget -= wait
+        return wait
+
+    async def wait(self, asked: float | None = None) -> bool:
+        """Sleep for `next_wait`. Returns False at once if there is no further attempt."""
+        wait = self.next_wait(asked)
+        if wait is None:
             return False
 
-        backoff = min(BACKOFF_S * 2.0 ** min(self._attempt, 10), BACKOFF_MAX)
-        backoff *= 0.75 + 0.5 * self._clock.chance()
-        delay = max(backoff, asked or 0.0)
-        if delay > self.left:
-            return False
-
-        self._attempt += 1
-        self._budget -= delay
-
-        await self._clock.sleep(delay)
+        await self._clock.sleep(wait)
         return True
 
 

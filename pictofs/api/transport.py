@@ -6,6 +6,7 @@ import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -19,7 +20,7 @@ from pictofs.api.failure import RETRYABLE, api_failure, clean, retry_after
 from pictofs.api.key import ApiKey
 from pictofs.api.pool import Pool
 from pictofs.api.proxies import PORTS, Proxies, place_of
-from pictofs.api.retries import Pace, RetryPolicy, ReusedConnectionTimeout
+from pictofs.api.retries import API_CALL, Pace, Retries, ReusedConnectionTimeout
 from pictofs.api.stats import RequestStats
 from pictofs.clock import Clock
 from pictofs.errors import (
@@ -113,8 +114,7 @@ class ApiTransport:
         self._clock = clock
         self._request_stats = request_stats
         self._timeout = timeout
-        self._max_retries = max_retries
-        self._max_wait = max_wait
+        self._retry_policy = replace(API_CALL, max_retries=max_retries, total_wait=max_wait)
         # By route: a listing takes longer than a file.
         self._kept_patience: dict[str, ReusedConnectionTimeout] = {}
 
@@ -257,8 +257,11 @@ class ApiTransport:
         return request
 
     async def _persist(self, name: str, once: Callable[[], Awaitable[T]]) -> T:
-        """The result of `once`, retried while the policy and the error allow it."""
-        patience = RetryPolicy(self._clock, self._max_retries, self._max_wait)
+        """The result of `once`, retried while the policy and the error allow it.
+
+        An error that retries did not help against, or that nothing was sent for, is final.
+        """
+        retries = Retries(self._clock, self._retry_policy)
         while True:
             try:
                 self._admit(name)
@@ -268,12 +271,14 @@ class ApiTransport:
                 cause = failure.__cause__
 
                 # A 503 whose Retry-After is too long tells the caller how long to wait.
-                too_long = failure.asked is not None and failure.asked > patience.left
+                too_long = failure.asked is not None and failure.asked > retries.left
                 if too_long and isinstance(error, ServerFault):
                     error = Throttled(str(error), failure.asked)
 
-                again = failure.again and not too_long and await patience.wait(failure.asked)
+                error.final = failure.again
+                again = failure.again and await retries.wait(failure.asked)
             except PictofsError as unsent:
+                unsent.final = True
                 self._request_stats.failed(unsent)
                 raise
 

@@ -242,6 +242,16 @@ async def test_an_export_that_is_never_ready(rig: Rig) -> None:
         assert exports_left(rig) == 0
 
 
+async def test_a_url_that_fails_is_asked_for_by_one_series_of_retries(rig: Rig) -> None:
+    async with rig.mount(key=rig.standin.keys["admin"], max_retries=2) as mount:
+        rig.standin.faults.add(
+            Fault(Match("api", "GET", "/exports/{export:path}/download"), error(503))
+        )
+        assert isinstance(await export(mount), ServerFault)
+        assert mount.asked.count("GET /exports/{export:path}/download") == 3
+        assert exports_left(rig) == 0
+
+
 async def test_r2_a_removal_that_fails_is_made_again(rig: Rig) -> None:
     async with rig.mount(key=rig.standin.keys["admin"]) as mount:
         rig.standin.faults.add(Fault(Match("api", "DELETE"), error(503), times=2))

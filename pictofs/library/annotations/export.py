@@ -26,6 +26,7 @@ import trio
 
 from pictofs.api.client import Api
 from pictofs.api.decode import annotation_text
+from pictofs.api.retries import EXPORT_POLL, Retries
 from pictofs.api.stats import background, exempt_from_reserve
 from pictofs.api.storage import Storage
 from pictofs.clock import Clock
@@ -73,14 +74,6 @@ UNPACKED_BYTES = 2 << 30
 """Bytes that unpacking an archive may take if nobody has asked for it."""
 SIZES_WAIT_S = 5.0
 """Seconds that a stat waits for an archive that tells the size."""
-FIRST_PAUSE = 0.5
-"""Seconds between the first two looks at an export that is being made."""
-PAUSE_GROWTH = 2.0
-"""The factor by which each pause is longer than the one before."""
-LONGEST_PAUSE = 45.0
-"""Seconds between two looks at most."""
-GIVE_UP_S = 1800.0
-"""Seconds after which an export that is still not ready is abandoned."""
 REMOVAL_S = 10.0
 """Seconds that the removal of an export may take, even after its caller was cancelled."""
 CHUNK_BYTES = 1 << 20
@@ -385,21 +378,19 @@ class Exports:
             raise
 
         try:
-            pause = FIRST_PAUSE
-            until = self._clock.monotonic() + GIVE_UP_S
+            polls = Retries(self._clock, EXPORT_POLL)
             while found.status != "completed":
                 if found.status == "failed":
                     raise ServerFault(
                         f"the export of {dataset.name} failed: {found.error_message or 'no reason'}"
                     )
 
-                if self._clock.monotonic() + pause > until:
+                if not await polls.wait():
                     raise TimedOut(
-                        f"the export of {dataset.name} was not ready after {GIVE_UP_S:.0f} s"
+                        f"the export of {dataset.name} was not ready "
+                        f"after {EXPORT_POLL.total_wait:.0f} s"
                     )
 
-                await self._clock.sleep(pause)
-                pause = min(LONGEST_PAUSE, pause * PAUSE_GROWTH)
                 found = await self._api.export(dataset.name, name)
 
             yield name

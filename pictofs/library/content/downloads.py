@@ -236,7 +236,7 @@ class Downloads:
         self, worker: Worker, dataset: DatasetRow, image: ImageRow
     ) -> Stored | NotSmall:
         """Have the worker fetch a small image. Raises NotTaken."""
-        signed = await self._source.signed(dataset, image, FetchMode.AHEAD)
+        signed = await self._source.urls.find(dataset, image, FetchMode.AHEAD)
         if signed is None:
             raise NotTaken
 
@@ -245,13 +245,13 @@ class Downloads:
                 self._cache.image_key(image), signed.url, image.known_size or 0
             )
         except Refused as refused:
-            self._source.reject(dataset, image, signed)
+            self._source.urls.reject(dataset, image, signed)
             raise refused.error from None
         except DiskFull as error:
             self._cache.failed(error)
             raise
 
-        self._source.taken(dataset, image)
+        self._source.urls.taken(dataset, image)
         if isinstance(made, Stored) and made.file is not None:
             self._cache.blob_cache.mark_verified(made.file)
         return made

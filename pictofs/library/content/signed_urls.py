@@ -147,9 +147,11 @@ class SignedUrlCache:
         if isinstance(batch.error, LASTING) and not mode.has_reader:
             raise batch.error.with_traceback(None)
         if batch.error is not None and not mode.has_reader:
-            raise Throttled(
+            throttled = Throttled(
                 "no signed URLs can be had now", retry_after=max(1.0, batch.expires_at - now)
             )
+            throttled.final = True
+            raise throttled
         if proof and batch.error is not None:
             raise ServerFault("no signed URLs can be had now")
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from pictofs.api.body import Body
+from pictofs.api.retries import DOWNLOAD, Retries
 from pictofs.api.storage import Storage
 from pictofs.clock import Clock
 from pictofs.errors import (
     Corrupt,
     InvalidResponse,
     NoSignedUrl,
-    PictofsError,
     ServerFault,
     ServerUnreachable,
     Throttled,
@@ -25,30 +26,28 @@ from pictofs.errors import (
 from pictofs.library.content.signed_urls import FetchMode, SignedUrlCache
 from pictofs.library.content.via_api import ApiRoutes
 from pictofs.library.content.whole import NotSmall, Whole, answers_differ, receive_whole
-from pictofs.model.records import SignedUrl
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-AGAIN = (ServerFault, TimedOut, ServerUnreachable, Corrupt, InvalidResponse, UrlExpired, Throttled)
-FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
-"""Seconds between attempts: doubled each time, with jitter."""
-LONGEST_THROTTLE_S = 20.0
-"""Seconds of Retry-After that a download waits; a longer one is passed on."""
+RETRYABLE = (
+    ServerFault,
+    TimedOut,
+    ServerUnreachable,
+    Corrupt,
+    InvalidResponse,
+    UrlExpired,
+    Throttled,
+)
+"""Errors that another attempt may help against."""
 
 
 class Changed(Corrupt):
     """The server has other bytes now than those that a reader was given. Trying again would not
     help that reader."""
 
-
-class _Final(Exception):
-    """An error that is not to be tried again."""
-
-    def __init__(self, error: PictofsError) -> None:
-        super().__init__(str(error))
-        self.error = error
+    final = True
 
 
 class Source:
@@ -64,9 +63,9 @@ class Source:
     ) -> None:
         self._api_routes = api_routes
         self._storage = storage
-        self._urls = urls
+        self.urls = urls
         self._clock = clock
-        self._max_retries = max_retries
+        self._retry_policy = replace(DOWNLOAD, max_retries=max_retries)
 
     @asynccontextmanager
     async def open(
@@ -88,31 +87,27 @@ class Source:
         """
         if mode is FetchMode.READ and not self._api_routes.by_id:
             mode = FetchMode.STREAM  # a batch is as cheap as one image
-        signed = await self.signed(dataset, image, mode, proof=proof)
+
+        signed = await self.urls.find(dataset, image, mode, proof=proof)
         if signed is None and mode is FetchMode.AHEAD:
             raise NoSignedUrl(f"no signed URL leads to {image.entry}")
 
+        if signed is None:
+            async with AsyncExitStack() as stack:
+                yield await self._open_via_api(stack, dataset, image, start)
+            return
+
         opened = False
         try:
-            if signed is None:
-                async with AsyncExitStack() as stack:
-                    body = await self._open_via_api(stack, dataset, image, start)
-                    opened = True
-                    yield body
-            else:
-                async with self._storage.get(
-                    signed.url, start=start, end=end, if_range=if_range
-                ) as body:
-                    opened = True
-                    self.taken(dataset, image)
-                    yield body
+            async with self._storage.get(
+                signed.url, start=start, end=end, if_range=if_range
+            ) as body:
+                opened = True
+                self.urls.taken(dataset, image)
+                yield body
         except (UrlExpired, InvalidResponse):
-            if signed is not None and not opened:
-                self.reject(dataset, image, signed)
-            raise
-        except AGAIN as error:
-            if signed is None and not opened:
-                raise _Final(error) from error  # the API client has tried again already
+            if not opened:
+                self.urls.reject(dataset, image, signed)
             raise
 
     async def whole(
@@ -152,7 +147,7 @@ class Source:
         if body is not None:
             return body
 
-        signed = await self.signed(dataset, image, FetchMode.STREAM)
+        signed = await self.urls.find(dataset, image, FetchMode.STREAM)
         if signed is not None:
             body = await stack.enter_async_context(self._storage.get(signed.url, start=start))
         else:
@@ -160,48 +155,25 @@ class Source:
         await self._api_routes.not_by_id()
         return body
 
-    async def signed(
-        self, dataset: DatasetRow, image: ImageRow, mode: FetchMode, *, proof: bool = False
-    ) -> SignedUrl | None:
-        """A URL for `Storage`, None if the API's route is the way. `open` says what `proof`
-        means."""
-        try:
-            return await self._urls.find(dataset, image, mode, proof=proof)
-        except Throttled as error:
-            raise _Final(error) from error
-
-    def reject(self, dataset: DatasetRow, image: ImageRow, signed: SignedUrl) -> None:
-        """Storage did not take the URL: it is not to be used again."""
-        self._urls.reject(dataset, image, signed)
-
-    def taken(self, dataset: DatasetRow, image: ImageRow) -> None:
-        """Storage took the URL."""
-        self._urls.taken(dataset, image)
-
     async def retried(self, what: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work` until it succeeds, or fails for good, or the retries are used up."""
-        attempt = 0
+        retries = Retries(self._clock, self._retry_policy)
         while True:
             try:
                 return await work()
-            except _Final as final:
-                raise final.error from None
-            except Changed:
-                raise
-            except AGAIN as error:
-                wait = self._wait(error, attempt)
+            except RETRYABLE as error:
+                if error.final:
+                    raise
+
+                asked = None
+                if isinstance(error, Throttled):
+                    asked = error.retry_after
+
+                # A URL that has expired is not a sign of trouble: the next attempt has another one.
+                at_once = isinstance(error, UrlExpired) and not retries.made
+                wait = retries.next_wait(asked, at_once=at_once)
                 if wait is None:
                     raise
+
                 log.info("%s: trying again in %.1f s: %s", what, wait, error)
                 await self._clock.sleep(wait)
-                attempt += 1
-
-    def _wait(self, error: PictofsError, attempt: int) -> float | None:
-        if attempt >= self._max_retries:
-            return None
-        if isinstance(error, UrlExpired) and attempt == 0:
-            return 0.0
-        wait: float = min(LONGEST_WAIT, FIRST_WAIT * 2**attempt) * (0.75 + self._clock.chance() / 2)
-        if isinstance(error, Throttled) and error.retry_after is not None:
-            return None if error.retry_after > LONGEST_THROTTLE_S else max(wait, error.retry_after)
-        return wait

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TypeVar
 
 from pictofs.api.client import DESCRIPTION_WORDS, Api
 from pictofs.api.decode import TEXT_MAX
-from pictofs.api.retries import RetryPolicy
+from pictofs.api.retries import DATASET_REMOVAL, Retries
 from pictofs.api.stats import insisting
 from pictofs.clock import Clock
 from pictofs.errors import (
@@ -45,8 +46,6 @@ UNSURE = (ServerFault, TimedOut, InvalidResponse)
 """Errors after which nobody knows whether the server made the change."""
 OUTDATED = (AlreadyExists, Conflict, NoSuchEntry, NotEmpty)
 """Errors that say that the list shown here is out of date."""
-WAIT_S = 20.0
-"""Seconds that a deletion may wait between its attempts."""
 DESCRIPTION_MAX_BYTES = TEXT_MAX
 """Bytes of a description: a longer text would count as absent when it comes back."""
 
@@ -77,7 +76,7 @@ class Edits:
         self._connectivity = connectivity
         self._invalidations = invalidations
         self._clock = clock
-        self._max_retries = max_retries
+        self._removal_policy = replace(DATASET_REMOVAL, max_retries=max_retries)
         self._traits = traits
         self._numbers = count()
 
@@ -143,7 +142,7 @@ class Edits:
         return row
 
     async def _remove(self, row: DatasetRow) -> None:
-        patience = RetryPolicy(self._clock, self._max_retries, WAIT_S)
+        retries = Retries(self._clock, self._removal_policy)
         seen = False
         while True:
             try:
@@ -158,7 +157,7 @@ class Edits:
                 # The attempt before removed it, although no answer came.
                 break
             except (ServerFault, TimedOut):
-                if not seen or not await patience.wait(None):
+                if not seen or not await retries.wait():
                     raise
 
         self._invalidations.tell(await in_thread(self._catalog.drop_dataset, row.key))
