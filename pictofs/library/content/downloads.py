@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from functools import partial
 
 import trio
 
-from pictofs.api.body import Body
 from pictofs.clock import Clock
 from pictofs.errors import Corrupt, DiskFull, NoSignedUrl, NoSuchEntry, PictofsError
 from pictofs.library.content.cache import (
@@ -116,7 +115,7 @@ class Downloads:
         dataset = self._dataset(image)
         patient = False
         for _ in range(ATTEMPTS):
-            if (image.known_size or 0) > SMALL_BYTES:
+            if not self.is_small(image):
                 return await self._large(dataset, image)
 
             joined = self._single_flight.in_progress(("image", image.id))
@@ -291,19 +290,12 @@ class Downloads:
     def _begin_stream(
         self, dataset: DatasetRow, image: ImageRow, partial_blob: PartialBlob
     ) -> Stream:
-        def opener(
-            start: int, if_range: str | None, proof: bool
-        ) -> AbstractAsyncContextManager[Body]:
-            return self._source.open(
-                dataset, image, start=start, if_range=if_range, mode=FetchMode.STREAM, proof=proof
-            )
-
         stream = Stream(
             image.entry,
             image.known_size,
             partial_blob,
             self._cache.disk,
-            opener,
+            partial(self._source.open, dataset, image, FetchMode.STREAM),
             self._source,
             self._nursery,
         )
@@ -311,21 +303,12 @@ class Downloads:
         return stream
 
     async def _pass_through(self, dataset: DatasetRow, image: ImageRow) -> Content:
-        def opener(
-            start: int, end: int | None, if_range: str | None, proof: bool
-        ) -> AbstractAsyncContextManager[Body]:
-            return self._source.open(
-                dataset,
-                image,
-                start=start,
-                end=end,
-                if_range=if_range,
-                mode=FetchMode.STREAM,
-                proof=proof,
-            )
-
         content = PassThrough(
-            image.entry, image.known_size, opener, self._source, self._single_flight
+            image.entry,
+            image.known_size,
+            partial(self._source.open, dataset, image, FetchMode.STREAM),
+            self._source,
+            self._single_flight,
         )
         try:
             await content.begin()

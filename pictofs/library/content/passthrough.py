@@ -30,9 +30,9 @@ BLOCKS = 4
 AHEAD = 1
 """Blocks that a transfer in order may be ahead of the last one that was asked for."""
 
-Opener = Callable[[int, int | None, str | None, bool], AbstractAsyncContextManager[Body]]
-"""Opens the bytes from an offset to an end, if the entity tag is still the same. True: the answer
-is to prove another one."""
+Opener = Callable[[int, str | None, bool, int | None], AbstractAsyncContextManager[Body]]
+"""Opens the bytes from an offset, if the entity tag is still the same, to an end. True: the answer
+is to prove another one (`Source.open`)."""
 
 
 class PassThrough:
@@ -119,7 +119,7 @@ class PassThrough:
         self._sums.clear()
 
         try:
-            async with self._open(0, BLOCK_BYTES, None, self._invalidated) as body:
+            async with self._open(0, None, self._invalidated, BLOCK_BYTES) as body:
                 self._version = body.version
                 self._etag = body.etag
                 total = body.total
@@ -158,7 +158,7 @@ class PassThrough:
 
         # A part is asked for: some servers name the length of the whole only with a part.
         try:
-            async with self._open(0, BLOCK_BYTES, None, True) as body:
+            async with self._open(0, None, True, BLOCK_BYTES) as body:
                 found = body.total
         except Invalid:  # 416, as in `_meet`
             found = 0
@@ -184,7 +184,7 @@ class PassThrough:
         """Length and CRC-32C of one whole answer, and whether it is believed. Raises Corrupt."""
         length = 0
         crc32c = 0
-        async with self._open(0, None, None, self._invalidated) as body:
+        async with self._open(0, None, self._invalidated, None) as body:
             while piece := await body.receive():
                 length += len(piece)
                 crc32c = google_crc32c.extend(crc32c, piece)
@@ -243,7 +243,7 @@ class PassThrough:
 
         data = bytearray()
         try:
-            async with self._open(start, end, self._etag, self._invalidated) as body:
+            async with self._open(start, self._etag, self._invalidated, end) as body:
                 self._compare(body)
                 if not body.ranged or body.version is None:
                     self._ranged = False
@@ -304,7 +304,7 @@ class PassThrough:
     async def _run(self, transfer: _Transfer) -> None:
         try:
             with transfer.scope:
-                async with self._open(0, None, None, self._invalidated) as body:
+                async with self._open(0, None, self._invalidated, None) as body:
                     self._compare(body)
                     await self._receive(transfer, body)
         except PictofsError as error:

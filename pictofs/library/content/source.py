@@ -72,12 +72,11 @@ class Source:
         self,
         dataset: DatasetRow,
         image: ImageRow,
-        *,
-        start: int = 0,
-        end: int | None = None,
-        if_range: str | None = None,
         mode: FetchMode,
+        start: int = 0,
+        if_range: str | None = None,
         proof: bool = False,
+        end: int | None = None,
     ) -> AsyncIterator[Body]:
         """The bytes from `start` to `end`, as far as the server heeds a range (`Body.ranged`).
 
@@ -121,8 +120,7 @@ class Source:
         self, dataset: DatasetRow, image: ImageRow, mode: FetchMode
     ) -> Whole | NotSmall:
         """All bytes of a small image, checked."""
-        ask = partial(self.open, dataset, image, mode=mode)
-        async with ask() as body:
+        async with self.open(dataset, image, mode) as body:
             first = await receive_whole(body, image.entry)
         if isinstance(first, NotSmall) or first.is_believed(image.known_size):
             return first
@@ -132,7 +130,7 @@ class Source:
         log.info(
             "%s: the %d bytes that came may be wrong; asking again", image.entry, len(first.data)
         )
-        async with ask(proof=True) as body:
+        async with self.open(dataset, image, mode, proof=True) as body:
             again = await receive_whole(body, image.entry)
         if isinstance(again, Whole) and (again.verified or again[:2] == first[:2]):
             return again
