@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from urllib.parse import SplitResult, urlsplit
@@ -75,20 +76,17 @@ class Proxies:
             f"set {scheme.upper()}_PROXY=http://HOST:PORT, "
             f"or NO_PROXY={','.join(dict.fromkeys((host, USUAL_STORAGE)))} to go without a proxy"
         )
-        try:
+        with suppress(ValueError):
             parts = urlsplit(url if "://" in url else f"http://{url}")
-            if parts.scheme in PORTS and parts.hostname and parts.port != 0:
+            if parts.scheme not in PORTS:
+                raise Invalid(
+                    f"{variable} names a {parts.scheme[:20]} proxy, "
+                    f"and only http:// and https:// proxies can be used; {cure}"
+                )
+            if parts.hostname and parts.port != 0:
                 return parts
-        except ValueError as error:
-            raise Invalid(f"what {variable} names is not a URL; {cure}") from error
 
-        if parts.scheme in PORTS:
-            raise Invalid(f"what {variable} names is not a URL; {cure}")
-
-        raise Invalid(
-            f"{variable} names a {parts.scheme[:20]} proxy, "
-            f"and only http:// and https:// proxies can be used; {cure}"
-        )
+        raise Invalid(f"what {variable} names is not a URL; {cure}")
 
     def _variable(self, scheme: str) -> str:
         """The environment variable with the proxy of a scheme, in the user's spelling."""
