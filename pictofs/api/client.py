@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -244,29 +244,23 @@ class Api:
         path = f"/annotations/{path_segment(image_id)}/file"
         return await self._get("/annotations/{image}/file", path, wire.annotation_file)
 
-    @asynccontextmanager
-    async def image_stream(self, image_id: str, *, start: int = 0) -> AsyncIterator[Body]:
+    def image_stream(self, image_id: str, *, start: int = 0) -> AbstractAsyncContextManager[Body]:
         """The bytes of an image from `start` on, through the API: one unit of the rate limit.
 
         The server may ignore `start`, see `Body.ranged`. Opening is retried, a broken transfer is
         not. `GET /images/{image}`
         """
-        async with self._bytes(
-            "/images/{image}", f"/images/{path_segment(image_id)}", start
-        ) as body:
-            yield body
+        return self._bytes("/images/{image}", f"/images/{path_segment(image_id)}", start)
 
-    @asynccontextmanager
-    async def image_stream_at(
+    def image_stream_at(
         self, dataset: str, path: str, *, start: int = 0
-    ) -> AsyncIterator[Body]:
+    ) -> AbstractAsyncContextManager[Body]:
         """Like `image_stream`, for the image that is at `path` (`address.image_path`) now.
 
         `GET /images/{dataset}/{path}`
         """
         where = f"/images/{path_segment(dataset)}/{path}"
-        async with self._bytes("/images/{dataset}/{path}", where, start) as body:
-            yield body
+        return self._bytes("/images/{dataset}/{path}", where, start)
 
     @asynccontextmanager
     async def _bytes(self, route: str, path: str, start: int) -> AsyncIterator[Body]:
