@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from email.utils import parsedate_to_datetime
+from contextlib import suppress
 
 import trio
 
+from pictofs.api.failure import http_date
 from pictofs.api.retries import Pace
 from pictofs.errors import Invalid, InvalidResponse, PictofsError, ServerFault
 
@@ -36,7 +37,6 @@ class Body:
         length: int | None = None,
         total: int | None = None,
         crc32c: int | None = None,
-        md5: bytes | None = None,
         etag: str | None = None,
         version: str | None = None,
         ranged: bool = False,
@@ -56,8 +56,6 @@ class Body:
         """Bytes of the whole object; None if unknown."""
         self.crc32c = crc32c
         """CRC-32C of the whole object; None for a partial answer or if unsent."""
-        self.md5 = md5
-        """MD5 digest (16 bytes) of the whole object; None as for `crc32c`."""
         self.etag = etag
         """The strong entity tag with its quotes, as `if_range` takes it; None if unsent or weak."""
         self.version = version
@@ -113,21 +111,6 @@ class Body:
 
         return piece
 
-    async def read_all(self, limit: int) -> bytes:
-        """The rest of the body.
-
-        Raises `InvalidResponse` if it has more than `limit` bytes, and what `receive` raises.
-        """
-        pieces = []
-        size = 0
-        while piece := await self.receive():
-            size += len(piece)
-            if size > limit:
-                raise InvalidResponse(f"the server sent more than {limit} bytes")
-            pieces.append(piece)
-
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
 
 def range_headers(start: int, end: int | None, if_range: str | None) -> dict[str, str]:
     """The request headers for the bytes from `start` up to but not including `end`.
@@ -176,39 +159,36 @@ def described(
         etag = None
 
     version = _version(headers, etag)
-    # A server may ignore the range and send the whole object.
+
+    first = 0
+    total = length
+    crc32c = None
     if status == 200:
-        crc32c, md5 = _hashes(headers)
-        return Body(
-            pull,
-            length=length,
-            total=length,
-            crc32c=crc32c,
-            md5=md5,
-            etag=etag,
-            version=version,
-            delimited=length is not None or "transfer-encoding" in headers,
-            failed=failed,
-        )
+        # A server may ignore the range and send the whole object.
+        crc32c = _crc32c(headers)
+    elif status == 206 and (start > 0 or end is not None):
+        first, last, total = _content_range(headers.get("content-range", ""))
+        size = last - first + 1
+        if first != start or (end is not None and last >= end) or length not in (None, size):
+            raise InvalidResponse(
+                f"the server sent another range than the one from {start} to {end} "
+                "that was asked for"
+            )
 
-    if status != 206 or (start == 0 and end is None):
+        length = size
+    else:
         raise InvalidResponse(f"the server answered {status} to a request for the whole object")
-
-    first, last, total = _content_range(headers.get("content-range", ""))
-    size = last - first + 1
-    if first != start or (end is not None and last >= end) or length not in (None, size):
-        raise InvalidResponse(
-            f"the server sent another range than the one from {start} to {end} that was asked for"
-        )
 
     return Body(
         pull,
-        start=start,
-        length=size,
+        start=first,
+        length=length,
         total=total,
+        crc32c=crc32c,
         etag=etag,
         version=version,
-        ranged=True,
+        ranged=status == 206,
+        delimited=length is not None or "transfer-encoding" in headers,
         failed=failed,
     )
 
@@ -223,21 +203,14 @@ def _version(headers: Mapping[str, str], etag: str | None) -> str | None:
     if generation := headers.get("x-goog-generation", "").strip():
         return f"generation {generation}"
 
-    changed = _date(headers.get("last-modified"))
-    now = _date(headers.get("date"))
+    changed = http_date(headers.get("last-modified"))
+    now = http_date(headers.get("date"))
     # The time is in whole seconds, so it does not identify a version that was changed a moment ago
     # (RFC 9110, 8.8.2.2). A minute allows for different clocks where it is stored and answered.
     if changed is not None and now is not None and now - changed >= _SETTLED_S:
         return f"modified {changed}"
 
     return None
-
-
-def _date(value: str | None) -> float | None:
-    try:
-        return parsedate_to_datetime(value or "").timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _content_length(value: str | None) -> int | None:
@@ -266,23 +239,17 @@ def _content_range(value: str) -> tuple[int, int, int | None]:
     return first, last, total
 
 
-def _hashes(headers: Mapping[str, str]) -> tuple[int | None, bytes | None]:
-    """CRC-32C and MD5 from `x-goog-hash: crc32c=...,md5=...` (base64), None if unsent."""
-    # An object that is stored compressed has the hashes of the compressed bytes, not of those sent.
+def _crc32c(headers: Mapping[str, str]) -> int | None:
+    """CRC-32C from `x-goog-hash: crc32c=...,md5=...` (base64), None if unsent."""
+    # An object that is stored compressed has the hash of the compressed bytes, not of those sent.
     if headers.get("x-goog-stored-content-encoding", "identity") != "identity":
-        return None, None
+        return None
 
-    found: dict[str, bytes] = {}
+    digest = b""
     for part in headers.get("x-goog-hash", "").split(","):
         name, _, value = part.strip().partition("=")
-        try:
-            found[name] = base64.b64decode(value, validate=True)
-        except ValueError:
-            continue
+        if name == "crc32c":
+            with suppress(ValueError):
+                digest = base64.b64decode(value, validate=True)
 
-    crc32c = found.get("crc32c", b"")
-    md5 = found.get("md5", b"")
-    return (
-        int.from_bytes(crc32c, "big") if len(crc32c) == 4 else None,
-        md5 if len(md5) == 16 else None,
-    )
+    return int.from_bytes(digest, "big") if len(digest) == 4 else None

@@ -61,6 +61,14 @@ def clean(text: str) -> str:
     return line[: MESSAGE_MAX - 3] + "..."
 
 
+def http_date(value: str | None) -> float | None:
+    """Unix seconds of an HTTP-date; None if it is missing or malformed."""
+    try:
+        return parsedate_to_datetime(value or "").timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds that `Retry-After`, a number or an HTTP-date, asks for; None if unsent.
 
@@ -70,10 +78,11 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     if value.isascii() and value.isdigit() and len(value) < 10:
         return min(float(value), RETRY_AFTER_MAX_S)
 
-    try:
-        return min(max(0.0, parsedate_to_datetime(value).timestamp() - now), RETRY_AFTER_MAX_S)
-    except (ValueError, TypeError, OverflowError):
+    until = http_date(value)
+    if until is None:
         return None
+
+    return min(max(0.0, until - now), RETRY_AFTER_MAX_S)
 
 
 def api_failure(

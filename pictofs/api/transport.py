@@ -7,7 +7,6 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -16,7 +15,7 @@ import trio
 
 from pictofs.api.address import USER_AGENT, Address, Locality, is_loopback, literal, locality
 from pictofs.api.dialer import watch_peer
-from pictofs.api.failure import RETRYABLE, api_failure, clean, retry_after
+from pictofs.api.failure import RETRYABLE, api_failure, clean, http_date, retry_after
 from pictofs.api.key import ApiKey
 from pictofs.api.pool import Pool
 from pictofs.api.proxies import PORTS, Proxies, place_of
@@ -203,7 +202,7 @@ class ApiTransport:
             finally:
                 await response.aclose()
 
-            return Answer(body, _date(response.headers.get("date")))
+            return Answer(body, http_date(response.headers.get("date")))
 
         return await self._persist(name, once)
 
@@ -326,7 +325,7 @@ class ApiTransport:
             except httpx.HTTPError as another:
                 raise _Failed(self._transport_failure(name, another), again=safe) from another
 
-        served_at = _date(response.headers.get("date"))
+        served_at = http_date(response.headers.get("date"))
         now = self._clock.wall()
         self._request_stats.answered(
             name, response.status_code, response.headers, now, served_at, heard
@@ -488,11 +487,3 @@ class _Sending:
 
             most = self._patience.seconds if self.kept else self._most
             self._scope.deadline = self._sent_at + most
-
-
-def _date(value: str | None) -> float | None:
-    """Unix seconds of an HTTP-date; None if it is missing or malformed."""
-    try:
-        return parsedate_to_datetime(value or "").timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None

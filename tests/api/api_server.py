@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import trio
 
+from pictofs.api.body import Body
+
 SECRET = "pk_live_0123456789abcdefSECRET"
 
 
@@ -145,6 +147,15 @@ def once(raw: bytes) -> Handler:
             await peer.send(raw)
 
     return handler
+
+
+async def read_all(body: Body) -> bytes:
+    """The rest of a download's body."""
+    data = b""
+    while piece := await body.receive():
+        data += piece
+
+    return data
 
 
 async def silent(peer: Peer) -> None:

@@ -13,7 +13,18 @@ from urllib.parse import unquote
 import httpx
 import pytest
 import trio
-from api_server import SECRET, FakeClock, Peer, always, answer, enveloped, once, served, silent
+from api_server import (
+    SECRET,
+    FakeClock,
+    Peer,
+    always,
+    answer,
+    enveloped,
+    once,
+    read_all,
+    served,
+    silent,
+)
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
@@ -757,7 +768,7 @@ class TestImageStream:
                     len(data),
                     False,
                 )
-                assert await body.read_all(1 << 20) == data
+                assert await read_all(body) == data
             async with api.image_stream("i", start=5) as body:
                 assert not body.ranged
         assert b"accept-encoding: identity" in server.requests[0].lower()
@@ -772,7 +783,7 @@ class TestImageStream:
         ):
             async with api.image_stream("i", start=5) as body:
                 assert (body.start, body.length, body.total, body.ranged) == (5, 5, 10, True)
-                assert await body.read_all(99) == b"56789"
+                assert await read_all(body) == b"56789"
             with pytest.raises(InvalidResponse):
                 async with api.image_stream("i", start=6):
                     pass
@@ -786,7 +797,7 @@ class TestImageStream:
         ):
             with pytest.raises(ServerFault):
                 async with api.image_stream("i") as body:
-                    await body.read_all(99)
+                    await read_all(body)
         assert (server.connections, request_stats.errors) == (1, {"ServerFault": 1})
 
     async def test_opening_is_retried(
@@ -798,7 +809,7 @@ class TestImageStream:
             connected(server.url, key, clock, request_stats) as api,
             api.image_stream("i") as body,
         ):
-            assert await body.read_all(99) == b"abc"
+            assert await read_all(body) == b"abc"
         assert clock.sleeps == [1.0]
 
     async def test_left_half_way(
@@ -827,6 +838,6 @@ class TestImageStream:
         ):
             with trio.move_on_after(0.05) as scope:
                 async with api.image_stream("i") as body:
-                    await body.read_all(99)
+                    await read_all(body)
             assert scope.cancelled_caught
             await server.until_idle()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import trio
-from api_server import FakeClock, Handler, Peer, answer, enveloped, served
+from api_server import FakeClock, Handler, Peer, answer, enveloped, read_all, served
 
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
@@ -50,7 +50,7 @@ class Way:
 
 async def fetched(storage: Storage, url: str) -> bytes:
     async with storage.get(url) as body:
-        return await body.read_all(1 << 20)
+        return await read_all(body)
 
 
 async def at_once(count: int, work: Any) -> None:
@@ -116,7 +116,7 @@ class TestStorage:
         ):
             await fetched(storage, server.url)
             async with storage.get(server.url) as kept:
-                assert await kept.read_all(1 << 20) == DATA
+                assert await read_all(kept) == DATA
                 with pytest.raises(TimedOut, match="stood still"):
                     await fetched(storage, server.url)
             clock.now += 1
@@ -213,7 +213,7 @@ class TestApi:
         ):
             first = await body.receive()
             await api.delete_dataset("d")  # on a connection of its own
-            assert len(first) + len(await body.read_all(1 << 21)) == 1 << 20
+            assert len(first) + len(await read_all(body)) == 1 << 20
         await server.until_idle()
 
 
