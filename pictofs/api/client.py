@@ -282,15 +282,13 @@ class Api:
 
     # -- exports
 
-    async def create_export(
-        self, dataset: str, name: str, *, status: str | None = None, include_images: bool = False
-    ) -> Export:
+    async def create_export(self, dataset: str, name: str, *, status: str | None = None) -> Export:
         """Start to archive a dataset's annotation files (format `pictograph`). `POST /exports/`"""
         fields = _given(
             dataset_name=dataset,
             name=name,
             format="pictograph",
-            include_images=include_images,
+            include_images=False,
             status_filter=status,
         )
         return await self._change("POST", "/exports/", "/exports/", wire.export, fields)
