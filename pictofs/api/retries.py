@@ -1,7 +1,9 @@
 """How often work is retried and how long it waits; when a connection or a body is too slow.
 
-`API_CALL`, `DATASET_REMOVAL`, `DOWNLOAD` and `EXPORT_POLL` are all the retries that there are. Each
-caller decides by its errors whether to retry; `PictofsError.final` rules it out for all of them.
+`API_CALL`, `DATASET_REMOVAL`, `DOWNLOAD` and `EXPORT_POLL` are all the work that is repeated while
+its caller waits. Which errors it is repeated after is said where it is done. An error that is
+`final` has been through that: no retry around it repeats the work again. For how long something
+that failed is left alone (`RETRY_AFTER_S`) is said where that is remembered.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from rig import Mount, Rig, error_of, expected, listed
 
 from pictofs.errors import InvalidResponse, NoSuchEntry, PictofsError
 from standin import PRESETS, Spec, StandIn
-from standin.faults import Mutate, rows_of
+from standin.faults import Mutate, error, rows_of
 from standin.records import Image
 
 LIST, DATASET, TREE, IMAGES, DOWNLOAD, BY_ID, BY_PATH = (
@@ -212,6 +212,15 @@ async def test_l6_without_bytes_by_id_they_come_by_signed_url(rig: Rig, status: 
         assert mount.asked.count(BY_PATH) == 0
     async with Rig(rig.standin, rig.cache).mount() as again:
         assert again.library.traits.all()["bytes"] == "path"
+
+
+async def test_l6_a_failure_of_storage_after_the_missing_route_is_retried(rig: Rig) -> None:
+    differ(rig, bytes_by_id=404)
+    async with rig.mount() as mount:
+        await mount.walk(read=False)
+        fault = rig.fault(error(503), "storage", times=1)
+        assert await mount.read(f"{SMALL}/part-000/image-000000.jpg")
+        assert fault.hits == 1
 
 
 @pytest.mark.parametrize("status", [404, 405])

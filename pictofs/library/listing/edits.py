@@ -156,8 +156,8 @@ class Edits:
                     raise
                 # The attempt before removed it, although no answer came.
                 break
-            except (ServerFault, TimedOut):
-                if not seen or not await retries.wait():
+            except (ServerFault, TimedOut) as error:
+                if error.final or not await retries.wait():
                     raise
 
         self._invalidations.tell(await in_thread(self._catalog.drop_dataset, row.key))
