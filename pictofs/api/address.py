@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import re
 import socket
+from contextlib import suppress
 from urllib.parse import quote
 
 from pictofs import __version__
@@ -57,12 +58,8 @@ def literal(host: str) -> Address | None:
     if host == "localhost":
         return ipaddress.IPv4Address("127.0.0.1")
 
-    try:
-        address: Address = ipaddress.ip_address(host)
-    except ValueError:
-        pass
-    else:
-        return _embedded(address)
+    with suppress(ValueError):
+        return _embedded(ipaddress.ip_address(host))
 
     # inet_aton reads only as far as the first blank.
     if any(char.isspace() for char in host):
