@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 
 from pictofs.api.client import Api
 from pictofs.api.stats import is_background
@@ -52,6 +53,10 @@ LASTING = (Conflict, Forbidden, NoSuchEntry, QuotaExceeded, Unauthorized)
 REFUSALS = 3
 """Images refused in a row after which a batch is given up: signatures were revoked, not one object
 lost."""
+
+
+Partition = tuple[int, str | None]
+"""The images of one batch: a dataset's key, and a status if it has more than `BATCH` images."""
 
 
 class FetchMode(Enum):
@@ -115,7 +120,7 @@ class SignedUrlCache:
         self._api = api
         self._single_flight = single_flight
         self._clock = clock
-        self._batches: dict[tuple[int, str | None], _Batch] = {}
+        self._batches: dict[Partition, _Batch] = {}
         self._lone: dict[int, float] = {}  # when a dataset last had a read over the API's route
 
     async def find(
@@ -132,7 +137,7 @@ class SignedUrlCache:
         had now, and what the server refuses it with, if that lasts. `proof`: the API's route has
         answered, and is not believed; ServerFault if no batch can be had.
         """
-        partition = self._partition(dataset, image)
+        partition = _partition(dataset, image.status)
         now = self._clock.wall()
         batch = self._batches.get(partition)
         if (
@@ -169,7 +174,7 @@ class SignedUrlCache:
     ) -> _Batch | None:
         """Another batch, if it is worth its request and may be asked for; None if the API's route
         is the way."""
-        partition = self._partition(dataset, image)
+        partition = _partition(dataset, image.status)
         if partition[1] not in (None, *STATUSES):  # `status_filter` knows no other
             return None
 
@@ -184,7 +189,7 @@ class SignedUrlCache:
         return await self._ask(dataset, partition, mode, proof)
 
     async def _ask(
-        self, dataset: DatasetRow, partition: tuple[int, str | None], mode: FetchMode, proof: bool
+        self, dataset: DatasetRow, partition: Partition, mode: FetchMode, proof: bool
     ) -> _Batch:
         """A new batch, an empty one if that fails. Raises Throttled if no reader waits for it."""
         flight = ("urls", partition)
@@ -192,7 +197,7 @@ class SignedUrlCache:
         while True:
             joined = self._single_flight.in_progress(flight)
             try:
-                await self._single_flight.share(flight, lambda: self._fetch(dataset, partition))
+                await self._single_flight.share(flight, partial(self._fetch, dataset, partition))
             except Throttled as error:
                 if is_background() or not mode.has_reader:
                     raise  # the API's route would eat the reserve just as well
@@ -207,24 +212,34 @@ class SignedUrlCache:
             batch.was_to_prove |= proof and batch.error is not None
             return batch
 
-    def _failed(
-        self, dataset: DatasetRow, partition: tuple[int, str | None], error: PictofsError
-    ) -> None:
+    def _failed(self, dataset: DatasetRow, partition: Partition, error: PictofsError) -> None:
         log.warning("no signed URLs for %s, reading by the API's route: %s", dataset.name, error)
+        self._replace(partition, self._clock.wall() + RETRY_AFTER_S, {}, error)
+
+    def _replace(
+        self,
+        partition: Partition,
+        expires_at: float,
+        urls: dict[str, SignedUrl],
+        error: PictofsError | None = None,
+    ) -> None:
+        """Put another batch in the place of a partition's batch.
+
+        What storage refused is remembered: a batch that fails in between does not make the next one
+        a first one.
+        """
         now = self._clock.wall()
         old = self._batches.get(partition) or _Batch(now, now)
-        # What storage refused is remembered: a batch that fails in between does not make the next
-        # one a first one.
-        replaced_at = now if old.is_revoked else old.replaced_at
+        replaced_at = old.replaced_at
+        if old.is_revoked:
+            replaced_at = now
+
+        known_bad = frozenset(old.rejected)
         self._batches[partition] = _Batch(
-            now,
-            now + RETRY_AFTER_S,
-            error=error,
-            known_bad=frozenset(old.rejected),
-            replaced_at=replaced_at,
+            now, expires_at, urls, error, known_bad, replaced_at=replaced_at
         )
 
-    def _good_batch(self, partition: tuple[int, str | None]) -> _Batch | None:
+    def _good_batch(self, partition: Partition) -> _Batch | None:
         batch = self._batches.get(partition)
         return batch if batch is not None and self._is_good(batch, self._clock.wall()) else None
 
@@ -243,7 +258,7 @@ class SignedUrlCache:
 
     def reject(self, dataset: DatasetRow, image: ImageRow, signed: SignedUrl) -> None:
         """Storage refused a URL: it is not used again, nor is its batch after several."""
-        batch = self._batches.get(self._partition(dataset, image))
+        batch = self._batches.get(_partition(dataset, image.status))
         # The refusal may come late, of a URL of the batch before: that says nothing of this one.
         if batch is None or batch.urls.get(image.id) is not signed:
             return
@@ -260,7 +275,7 @@ class SignedUrlCache:
 
     def taken(self, dataset: DatasetRow, image: ImageRow) -> None:
         """Storage took the URL of an image."""
-        batch = self._batches.get(self._partition(dataset, image))
+        batch = self._batches.get(_partition(dataset, image.status))
         if batch is not None:
             batch.in_a_row.clear()
             batch.used += 1
@@ -274,7 +289,7 @@ class SignedUrlCache:
         `missing`: how many are to be fetched, by status. `there`: how many the dataset has.
         """
         batches = alone = 0
-        for partition in {self._partition_of(dataset, status) for status in missing}:
+        for partition in {_partition(dataset, status) for status in missing}:
             status = partition[1]
             wanted = sum(missing.values()) if status is None else missing[status]
             if status not in (None, *STATUSES):
@@ -285,13 +300,7 @@ class SignedUrlCache:
                 alone += min(wanted, max(0, there.get(status, 0) - BATCH))
         return batches, alone
 
-    def _partition(self, dataset: DatasetRow, image: ImageRow) -> tuple[int, str | None]:
-        return self._partition_of(dataset, image.status)
-
-    def _partition_of(self, dataset: DatasetRow, status: str) -> tuple[int, str | None]:
-        return dataset.key, status if dataset.image_count > BATCH else None
-
-    async def _fetch(self, dataset: DatasetRow, partition: tuple[int, str | None]) -> None:
+    async def _fetch(self, dataset: DatasetRow, partition: Partition) -> None:
         try:
             rows = await self._api.download_items(dataset.id, status=partition[1], limit=BATCH)
         except Throttled:
@@ -301,14 +310,13 @@ class SignedUrlCache:
             self._failed(dataset, partition, error)
             return
 
-        now = self._clock.wall()
-        ends = sorted(row.expires_at for row in rows)
-        old = self._batches.get(partition) or _Batch(now, now)
-        self._batches[partition] = _Batch(
-            now,
-            # An answer without a row is believed for a while too, or each read would ask again.
-            ends[len(ends) // 2] if ends else now + MEMORY_S,
-            {row.image_id: row for row in rows},
-            known_bad=frozenset(old.rejected),
-            replaced_at=now if old.is_revoked else old.replaced_at,
-        )
+        # An answer without a row is believed for a while too, or each read would ask again.
+        expires_at = self._clock.wall() + MEMORY_S
+        if rows:
+            expires_at = sorted(row.expires_at for row in rows)[len(rows) // 2]
+
+        self._replace(partition, expires_at, {row.image_id: row for row in rows})
+
+
+def _partition(dataset: DatasetRow, status: str) -> Partition:
+    return dataset.key, status if dataset.image_count > BATCH else None
