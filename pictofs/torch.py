@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from pictofs.control.order import MountRelativePath, OrderReply, send_order
 from pictofs.errors import NoSuchEntry
 
@@ -122,8 +122,8 @@ class _Telling:
         if first and mount is None:
             folder = Path(first).parent
 
-        base = mounts.resolve(folder)
-        found = mounts.mount_of(base)
+        base = mount_table.resolve(folder)
+        found = mount_table.mount_of(base)
         if found is None or not found.ours:
             raise NoSuchEntry(f"{folder} lies in no pictofs mount")
 

@@ -22,7 +22,7 @@ import httpx
 import pytest
 from starting import Pictofs, run_pictofs
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import Spec, StandIn
 from standin.dataset import Dataset
 from standin.exchange import Exchange
@@ -160,7 +160,7 @@ class Mount:
             raise AssertionError(f"the mount did not end:\n{self.log()}") from None
         log = self.log()
         assert (bugs, code) == (0, 0), log
-        assert mounts.mount_at(self.root) is None
+        assert mount_table.mount_at(self.root) is None
         assert self.key not in log
         assert self.surprises() == []
 
@@ -186,8 +186,8 @@ class Mount:
         """Leave nothing behind, whatever happened."""
         if self._process.poll() is None:
             self.kill()
-        while mounts.mount_at(self.root):
-            mounts.detach(self.root, lazy=True)
+        while mount_table.mount_at(self.root):
+            mounting.detach(self.root, lazy=True)
 
 
 class Spent:

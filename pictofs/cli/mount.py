@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 
 from pictofs.api.key import ApiKey
-from pictofs.app import cache_folder, daemon, logs, mounts
+from pictofs.app import cache_folder, daemon, logs, mount_table, mounting, probe
 from pictofs.cli.failure import warn
 from pictofs.cli.formatting import say
 from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, access_for, with_settings
@@ -32,9 +32,9 @@ def mount(
     MOUNTPOINT`.
     """
     access = access_for(profile, api_key_file, given)
-    settings = MountSettings.load(mounts.resolve(mountpoint), given, os.environ)
+    settings = MountSettings.load(mount_table.resolve(mountpoint), given, os.environ)
 
-    mounts.check_machine(settings.allow_other)
+    mounting.check_machine(settings.allow_other)
     run(settings, access.api_key)
 
 
@@ -45,10 +45,10 @@ def run(settings: MountSettings, api_key: str) -> None:
         PictofsError: the mount can't be made.
     """
     key = ApiKey(api_key)
-    claim = mounts.Claim(settings.mountpoint)
+    claim = mounting.Claim(settings.mountpoint)
 
     try:
-        if mounts.prepare(settings.mountpoint):
+        if mounting.prepare(settings.mountpoint):
             warn(f"{settings.mountpoint} was left over by a mount that died; it is mounted anew")
 
         _run(settings, key, claim)
@@ -56,7 +56,7 @@ def run(settings: MountSettings, api_key: str) -> None:
         claim.release()
 
 
-def _run(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> None:
+def _run(settings: MountSettings, key: ApiKey, claim: mounting.Claim) -> None:
     cache_folder.claim(settings.cache_dir)
 
     if settings.foreground:
@@ -74,7 +74,7 @@ def _run(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> None:
 
 
 def _serve(
-    settings: MountSettings, key: ApiKey, claim: mounts.Claim
+    settings: MountSettings, key: ApiKey, claim: mounting.Claim
 ) -> Callable[[Callable[[], None]], None]:
     def serve(on_ready: Callable[[], None]) -> None:
         from pictofs.app.mount import serve as serve_mount
@@ -98,7 +98,7 @@ def _check_answers(settings: MountSettings) -> None:
         return b""
 
     try:
-        mounts.run_in_subprocess(mounts.PROBE_SECONDS, ask)
+        probe.run_in_subprocess(probe.PROBE_SECONDS, ask)
     except (OSError, TimedOut) as error:
         raise MountFailed(
             f"{settings.mountpoint} was mounted and does not answer ({error}); "

@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from pictofs.cli.failure import warn
 from pictofs.cli.refresh import control_socket
 from pictofs.control.order import MountRelativePath, OrderReply, send_order
@@ -58,8 +58,8 @@ def prefetch(
 
     The order takes the place of the last one at once, and ends when its last image is read.
     """
-    base = mounts.resolve(path)
-    mount = mounts.mount_of(base)
+    base = mount_table.resolve(path)
+    mount = mount_table.mount_of(base)
     if mount is None or not mount.ours:
         raise NoSuchEntry(f"{base} lies in no pictofs mount")
 

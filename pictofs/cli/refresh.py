@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from pictofs.cli.formatting import say
 from pictofs.cli.status import read_status
 from pictofs.control.client import request
@@ -26,8 +26,8 @@ def refresh(
     ],
 ) -> None:
     """Ask the server anew what PATH holds, now."""
-    path = mounts.resolve(path)
-    mount = mounts.mount_of(path)
+    path = mount_table.resolve(path)
+    mount = mount_table.mount_of(path)
     if mount is None or not mount.ours:
         raise NoSuchEntry(f"{path} lies in no pictofs mount")
 
@@ -56,7 +56,7 @@ def show_change(base_url: str) -> None:
 
     A mount that can't is left to its TTL, whatever keeps it from it.
     """
-    for mount in mounts.all_mounts():
+    for mount in mount_table.all_mounts():
         status = mount.ours and read_status(mount.path)
         if not status or status.get("base_url") != base_url:
             continue

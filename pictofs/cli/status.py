@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, probe
 from pictofs.cli import completion
 from pictofs.cli.formatting import bytes_text, duration_text, printable, share_text
 from pictofs.errors import PictofsError, TimedOut
@@ -41,8 +41,8 @@ def status(
 
     Exits with 1 when MOUNTPOINT is named and no live mount.
     """
-    wanted = mounts.resolve(mountpoint) if mountpoint else None
-    found = [facts(m.path) for m in mounts.all_mounts() if m.ours and wanted in (None, m.path)]
+    wanted = mount_table.resolve(mountpoint) if mountpoint else None
+    found = [facts(m.path) for m in mount_table.all_mounts() if m.ours and wanted in (None, m.path)]
     if wanted and not found:
         raise PictofsError(f"{wanted} is not a pictofs mount")
 
@@ -56,7 +56,7 @@ def status(
 
 def facts(path: Path) -> Facts:
     """What is known of the mount at `path`, without ever waiting long for it."""
-    state = mounts.state_of(path)
+    state = probe.state_of(path)
     document = read_status(path) if state == "live" else None
     return {"mountpoint": str(path), "state": state, "status": document}
 
@@ -65,7 +65,7 @@ def read_status(path: Path) -> Facts | None:
     """The status.json of the mount at `path`; None if it can't be read."""
     file = path / ".pictofs/status.json"
     try:
-        document = json.loads(mounts.run_in_subprocess(mounts.PROBE_SECONDS, file.read_bytes))
+        document = json.loads(probe.run_in_subprocess(probe.PROBE_SECONDS, file.read_bytes))
     except (OSError, TimedOut, ValueError):
         return None
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, probe
 from pictofs.cli.refresh import control_socket
 from pictofs.cli.status import Facts
 from pictofs.control.client import request
@@ -79,13 +79,13 @@ def choose(named: Path | None) -> Path:
         Invalid: there are several.
     """
     if named is not None:
-        path = mounts.resolve(named)
-        mount = mounts.mount_of(path)
+        path = mount_table.resolve(named)
+        mount = mount_table.mount_of(path)
         if mount is None or not mount.ours:
             raise NoSuchEntry(f"{path} lies in no pictofs mount")
         return mount.path
 
-    found = sorted({mount.path for mount in mounts.all_mounts() if mount.ours})
+    found = sorted({mount.path for mount in mount_table.all_mounts() if mount.ours})
     if not found:
         raise NoSuchEntry("nothing is mounted: pictofs mount, or pictofs demo")
     if len(found) > 1:
@@ -134,12 +134,12 @@ class Watched:
             self.trouble = str(error)
 
         self._socket = None
-        if mounts.mount_at(self.mountpoint) is None:
+        if mount_table.mount_at(self.mountpoint) is None:
             self.trouble = "the mount has ended"
         return None
 
     def _find(self) -> Path:
-        if mounts.state_of(self.mountpoint, ANSWER_SECONDS) == "stale":
+        if probe.state_of(self.mountpoint, ANSWER_SECONDS) == "stale":
             raise MountFailed(
                 f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again"
             )

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from pictofs.cli.formatting import say
 from pictofs.cli.options import NoWait, ProgressJson, Split, Status
 from pictofs.cli.progress import Facts, outcome, progress_of
@@ -138,8 +138,8 @@ def _by_mount(paths: Iterable[Path]) -> dict[Path, list[str]]:
     """The paths below each mount point."""
     found: dict[Path, list[str]] = {}
     for each in paths:
-        path = mounts.resolve(each)
-        mount = mounts.mount_of(path)
+        path = mount_table.resolve(each)
+        mount = mount_table.mount_of(path)
         if mount is None or not mount.ours:
             raise NoSuchEntry(f"{path} lies in no pictofs mount")
 

@@ -19,7 +19,7 @@ from mounting import Mounting, Serving, Spent, eventually, files_below, needs_mo
 from starting import run_pictofs
 
 from pictofs import programs
-from pictofs.app import mounts
+from pictofs.app import probe
 from standin import Spec, StandIn
 from standin.exchange import Exchange
 from standin.faults import Fault, Hang, Match, error, html, throttled
@@ -282,7 +282,7 @@ def test_j2_mounts(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
     finally:
         os.kill(mount.pid, signal.SIGCONT)
     assert (found["outcome"], found["advice"]) == ("fail", f"pictofs unmount --lazy {mount.root}")
-    eventually(lambda: mounts.state_of(mount.root), "live")
+    eventually(lambda: probe.state_of(mount.root), "live")
     mount.kill()
     found = doctor()["mount"]
     assert (found["outcome"], found["advice"]) == (

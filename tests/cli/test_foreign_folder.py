@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import Spec, StandIn
 from standin.spec import DatasetSpec
 
@@ -101,8 +101,8 @@ def place(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "mnt"
     path.mkdir()
     yield path
-    while mounts.mount_at(path):
-        mounts.detach(path, lazy=True)
+    while mount_table.mount_at(path):
+        mounting.detach(path, lazy=True)
 
 
 SCRIPT = (str(Path(sys.executable).with_name("pictofs")),)
@@ -149,7 +149,7 @@ def test_k7_commands_and_the_demo(trap: Trap, environ: dict[str, str], place: Pa
             [*SCRIPT, *command], cwd=trap.folder, env=environ, capture_output=True, timeout=90
         )
         assert trap.sprung == "", command
-    assert mounts.mount_at(place) is None
+    assert mount_table.mount_at(place) is None
 
 
 @pytest.mark.parametrize("path", ["", ":/nowhere", "."])

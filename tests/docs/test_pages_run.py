@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Spent
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import PRESETS, StandIn
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -141,9 +141,9 @@ def prompt(serving: Callable[..., StandIn], tmp_path: Path) -> Iterator[Callable
         return done.stdout
 
     yield run
-    left = mounts.mount_at(tmp_path / "picto")
+    left = mount_table.mount_at(tmp_path / "picto")
     if left:
-        mounts.detach(left.path, lazy=True)
+        mounting.detach(left.path, lazy=True)
     assert left is None
 
 

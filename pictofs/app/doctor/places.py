@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pictofs import __version__
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting, probe
 from pictofs.app.doctor.finding import Finding, fail, failed, ok, warn
 from pictofs.errors import PictofsError, TimedOut
 
 
 def check_places(mountpoint: Path | None) -> Iterator[Finding]:
     """Each mount of ours, or what is at `mountpoint` alone."""
-    found = sorted({mount.path for mount in mounts.all_mounts() if mount.ours})
+    found = sorted({mount.path for mount in mount_table.all_mounts() if mount.ours})
 
     if mountpoint is None:
         for path in found:
@@ -29,7 +29,7 @@ def check_places(mountpoint: Path | None) -> Iterator[Finding]:
 
 
 def _folder(path: Path) -> Finding:
-    other = mounts.mount_at(path)
+    other = mount_table.mount_at(path)
     if other is not None:
         return fail(
             "mount point",
@@ -38,7 +38,7 @@ def _folder(path: Path) -> Finding:
         )
 
     try:
-        mounts.check_folder(path)
+        mounting.check_folder(path)
     except PictofsError as error:
         return failed("mount point", error)
 
@@ -46,7 +46,7 @@ def _folder(path: Path) -> Finding:
 
 
 def _mount(path: Path) -> Finding:
-    state = mounts.state_of(path)
+    state = probe.state_of(path)
     if state == "stale":
         return fail(
             "mount", f"{path}: its process died", f"pictofs unmount {path}, or mount it again"
@@ -74,7 +74,7 @@ def _mount(path: Path) -> Finding:
 def _status(path: Path) -> dict[str, Any] | None:
     try:
         read = (path / ".pictofs/status.json").read_bytes
-        document = json.loads(mounts.run_in_subprocess(mounts.PROBE_SECONDS, read))
+        document = json.loads(probe.run_in_subprocess(probe.PROBE_SECONDS, read))
     except (OSError, TimedOut, ValueError):
         return None
 
