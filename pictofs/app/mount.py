@@ -242,7 +242,7 @@ async def _read_ahead(mountpoint: Path, asked: trio.Event) -> None:
     """
     await asked.wait()
     with suppress(OSError):
-        mounting.read_ahead(mountpoint)
+        mounting.set_read_ahead(mountpoint)
 
 
 class _Refresh:

@@ -14,12 +14,12 @@ from pictofs import programs
 from pictofs.app import mount_table, probe
 from pictofs.errors import Conflict, Invalid, MountFailed, NoSuchEntry
 
-CLAIM_SECONDS = 60.0
+CLAIM_TIMEOUT_S = 60.0
 """How long `Claim` waits: as long as a mount may take to start."""
 
 FUSE_CONF = Path("/etc/fuse.conf")
 DEVICE = Path("/dev/fuse")
-BDI = "/sys/class/bdi/{}/read_ahead_kb"
+READ_AHEAD_FILE = "/sys/class/bdi/{}/read_ahead_kb"
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 """Flags of umount2(2)."""
@@ -70,7 +70,7 @@ class Claim:
     locks there is none; `check_free` then sees most of what comes between.
     """
 
-    def __init__(self, path: Path, seconds: float = CLAIM_SECONDS) -> None:
+    def __init__(self, path: Path, seconds: float = CLAIM_TIMEOUT_S) -> None:
         """Wait up to `seconds` for a process that is mounting at `path` (see `mount_table.resolve`).
 
         Raises:
@@ -273,7 +273,7 @@ def _points_into(link: Path, path: Path) -> bool:
         return False
 
 
-def read_ahead(path: Path) -> None:
+def set_read_ahead(path: Path) -> None:
     """Let the kernel read ahead by READ_AHEAD_BYTES in the mount at `path` (see `mount_table.resolve`).
 
     Nothing happens if this user may not say so.
@@ -282,4 +282,4 @@ def read_ahead(path: Path) -> None:
     if mount is not None:
         # Root alone may, and not in every container.
         with contextlib.suppress(OSError):
-            Path(BDI.format(mount.device)).write_text(str(READ_AHEAD_BYTES >> 10))
+            Path(READ_AHEAD_FILE.format(mount.device)).write_text(str(READ_AHEAD_BYTES >> 10))

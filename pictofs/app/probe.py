@@ -19,7 +19,7 @@ from typing import Literal, NoReturn
 from pictofs import programs
 from pictofs.errors import TimedOut
 
-PROBE_SECONDS = 5.0
+TIMEOUT_S = 5.0
 """How long a mount may take to answer a question that costs it no request."""
 
 State = Literal["live", "stale", "silent"]
@@ -86,7 +86,7 @@ def _answer(ask: Callable[[], bytes], writer: int) -> NoReturn:
         os._exit(0)
 
 
-def state_of(path: Path, seconds: float = PROBE_SECONDS) -> State:
+def state_of(path: Path, seconds: float = TIMEOUT_S) -> State:
     """How the mount at `path` is.
 
     Live, stale (its process is gone) or silent (it does not answer).

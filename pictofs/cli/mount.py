@@ -98,7 +98,7 @@ def _check_answers(settings: MountSettings) -> None:
         return b""
 
     try:
-        probe.run_in_subprocess(probe.PROBE_SECONDS, ask)
+        probe.run_in_subprocess(probe.TIMEOUT_S, ask)
     except (OSError, TimedOut) as error:
         raise MountFailed(
             f"{settings.mountpoint} was mounted and does not answer ({error}); "

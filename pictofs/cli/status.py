@@ -65,7 +65,7 @@ def read_status(path: Path) -> Facts | None:
     """The status.json of the mount at `path`; None if it can't be read."""
     file = path / ".pictofs/status.json"
     try:
-        document = json.loads(probe.run_in_subprocess(probe.PROBE_SECONDS, file.read_bytes))
+        document = json.loads(probe.run_in_subprocess(probe.TIMEOUT_S, file.read_bytes))
     except (OSError, TimedOut, ValueError):
         return None
 

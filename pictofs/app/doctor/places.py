@@ -74,7 +74,7 @@ def _mount(path: Path) -> Finding:
 def _status(path: Path) -> dict[str, Any] | None:
     try:
         read = (path / ".pictofs/status.json").read_bytes
-        document = json.loads(probe.run_in_subprocess(probe.PROBE_SECONDS, read))
+        document = json.loads(probe.run_in_subprocess(probe.TIMEOUT_S, read))
     except (OSError, TimedOut, ValueError):
         return None
 
