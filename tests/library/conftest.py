@@ -46,7 +46,7 @@ def rig(standin: StandIn, tmp_path: Path) -> Rig:
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole listings and batches of URLs come by 1,000, not by 10,000: a tenth of the images
     crosses the bounds."""
-    for name in ("listing.listing.EMBED_PAGE", "content.signed_urls.BATCH", "bulk.inventory.BATCH"):
+    for name in ("listing.passes.EMBED_PAGE", "content.signed_urls.BATCH", "bulk.inventory.BATCH"):
         monkeypatch.setattr(f"pictofs.library.{name}", 1000)
 
 
