@@ -10,7 +10,6 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from pictofs.errors import DiskFull, PictofsError
@@ -132,12 +131,7 @@ class Lock:
         if not self._patience:
             raise WouldBlock(f"the cache's {self._name} lock is held")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         held_long = time.monotonic() - self._since > _LONG
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         self._thread.release()
