@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from pictofs.api.key import ApiKey
 from pictofs.app import cache_folder, daemon, logs, mount_table, mounting, probe
@@ -64,28 +65,25 @@ def _run(settings: MountSettings, key: ApiKey, claim: mounting.Claim) -> None:
             logs.log_to_file(settings.log_file, settings)
         else:
             logs.log_to_terminal(settings)
-        _serve(settings, key, claim)(lambda: _announce(settings))
+        _serve(settings, key, claim, lambda: _announce(settings))
         return
 
-    serve = _serve(settings, key, claim)
+    serve = partial(_serve, settings, key, claim)
     daemon.start(serve, settings, settings.timeout + START_SECONDS, keep={claim.fd})
     _check_answers(settings)
     _announce(settings)
 
 
 def _serve(
-    settings: MountSettings, key: ApiKey, claim: mounting.Claim
-) -> Callable[[Callable[[], None]], None]:
-    def serve(on_ready: Callable[[], None]) -> None:
-        from pictofs.app.mount import serve as serve_mount
+    settings: MountSettings, key: ApiKey, claim: mounting.Claim, on_ready: Callable[[], None]
+) -> None:
+    from pictofs.app.mount import serve
 
-        def ready() -> None:
-            claim.release()
-            on_ready()
+    def ready() -> None:
+        claim.release()
+        on_ready()
 
-        serve_mount(settings, key, ready)
-
-    return serve
+    serve(settings, key, ready)
 
 
 def _announce(settings: MountSettings) -> None:
