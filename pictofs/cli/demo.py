@@ -59,7 +59,11 @@ def demo(
 
     root = Path(tempfile.mkdtemp(prefix="pictofs-demo-"))
     try:
-        path = mount_table.resolve(mountpoint) if mountpoint else _new_folder(root / "mnt")
+        if mountpoint is None:
+            mountpoint = root / "mnt"
+            mountpoint.mkdir()
+
+        path = mount_table.resolve(mountpoint)
         with _stand_in() as (url, key), _mounted(path, root / "cache", url, key):
             _show(path, ending, stay=keep or (sys.stdin.isatty() and sys.stdout.isatty()))
     finally:
@@ -109,11 +113,6 @@ class _Ending:
     def __call__(self, _signal: int, _frame: object) -> NoReturn:
         self.told = True
         raise KeyboardInterrupt
-
-
-def _new_folder(path: Path) -> Path:
-    path.mkdir()
-    return path
 
 
 @contextlib.contextmanager
