@@ -21,7 +21,7 @@ from standin.content import Stored
 from standin.dataset import Dataset, Selection
 from standin.identity import is_uuid
 from standin.records import Export, Image
-from standin.routes.registry import on, page, refuse_cold, sign_object
+from standin.routes.registry import on, page, refuse_cold
 from standin.routing import Answer, Call, bad_request, conflict, data, not_found
 from standin.wire import annotation_file, export_row
 
@@ -130,8 +130,10 @@ def _export(call: Call) -> Export:
 
 
 def _row(call: Call, export: Export) -> dict[str, Any]:
-    complete = export.status == "completed"
-    url = sign_object(call.signer, _object_of(export)) if complete else None
+    url = None
+    if export.status == "completed":
+        url = call.signer.batch()(_object_of(export))
+
     return export_row(export, call.organization, url)
 
 
@@ -146,7 +148,7 @@ def download(call: Call) -> Answer:
     if export.status != "completed":
         raise bad_request(f"Export '{export.name}' is {export.status}")
 
-    return data({"download_url": sign_object(call.signer, _object_of(export))})
+    return data({"download_url": call.signer.batch()(_object_of(export))})
 
 
 @on("GET", "/exports/{export:path}", query="dataset")
