@@ -7,6 +7,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from pictofs.app import cache_folder, mount_table
@@ -95,11 +96,8 @@ def _usage(settings: LibrarySettings) -> Usage:
         reserve=settings.min_free,
         clock=SystemClock(),
     )
-
-    try:
+    with closing(blob_cache):
         return blob_cache.usage()
-    finally:
-        blob_cache.close()
 
 
 def _room(settings: LibrarySettings, folder: Path, usage: Usage | None) -> Iterator[Finding]:

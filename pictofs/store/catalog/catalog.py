@@ -316,17 +316,11 @@ class Catalog:
         with self.database.write() as db:
             sql = SELECT[DirectoryRow] + "WHERE dataset = ? AND parent IS NOT NULL"
             old = {row.key: row for row in map(DirectoryRow._make, db.execute(sql, (dataset,)))}
-            implied = {
-                row[0]
-                for row in db.execute(
-                    "SELECT path FROM directory WHERE dataset = ? AND implied", (dataset,)
-                )
-            }
+            sql = "SELECT path FROM directory WHERE dataset = ? AND implied"
+            implied = {path for (path,) in db.execute(sql, (dataset,))}
+            sql = "SELECT key FROM directory WHERE dataset != ?"
+            elsewhere = {key for (key,) in db.execute(sql, (dataset,))}
             root = key_of(dataset_id + ":/")
-            elsewhere = {
-                row[0]
-                for row in db.execute("SELECT key FROM directory WHERE dataset != ?", (dataset,))
-            }
 
             new = _directory_rows(
                 dataset_id,
