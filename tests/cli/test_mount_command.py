@@ -196,33 +196,12 @@ def test_m3_after_kill_9(prompt: Prompt, place: Path) -> None:
     assert mount_table.mount_at(place) is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_m2_the_foreground_ends_by_a_signal(
-    prompt: Prompt, place: Path, number: signal.Signals
-) -> None:
-    process = prompt.start("mount", "--foreground", place)
-    wait_for(lambda: mount_table.mount_at(place) and probe.state_of(place) == "live")
-    assert os.listdir(place / "datasets")
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
-    assert mount_table.mount_at(place) is None
-    assert "Traceback" not in err
-    assert prompt.key not in err
-
-
 def test_m2_the_background_ends_by_a_signal(prompt: Prompt, place: Path) -> None:
     prompt.good("mount", place)
     (pid,) = processes_of(place)
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: mount_table.mount_at(place) is None)
     wait_for(lambda: not processes_of(place))
-
-
-def test_f5_refresh_shows_what_is_new(prompt: Prompt, place: Path, server: StandIn) -> None:
-    prompt.good("mount", place)
-    assert os.listdir(place / "datasets") == ["small"]
-    assert "is fresh" in prompt.good("refresh", place / "datasets")
 
 
 def test_the_demo(prompt: Prompt, place: Path, tmp_path: Path) -> None:

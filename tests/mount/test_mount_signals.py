@@ -29,6 +29,8 @@ def test_m6_in_the_foreground_it_unmounts(mounted: Mounting, serving: Serving, n
     eventually(lambda: mount_table.mount_at(mount.root), None)
     assert mount.wait() == 0
     assert "stopping on " + name in mount.log()
+    assert "Traceback" not in mount.log()
+    assert mount.key not in mount.log()
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGPIPE"])
