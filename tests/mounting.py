@@ -36,6 +36,13 @@ FOREIGN = ("PICTO", "COLUMNS", "LINES")
 the test's own."""
 
 
+def inherited() -> dict[str, str]:
+    """The environment that a command of a test begins with."""
+    return {
+        name: value for name, value in os.environ.items() if not name.upper().startswith(FOREIGN)
+    }
+
+
 @functools.cache
 def no_mount_namespace() -> str | None:
     """Why no mount namespace can be made here, as in a plain chroot; None where one can."""
@@ -89,11 +96,7 @@ class Mount:
         self.expected: list[str] = []
         """What the log may warn of, as regular expressions."""
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.upper().startswith(FOREIGN)
-            },
+            **inherited(),
             "HOME": str(home),
             "TMPDIR": str(home),
             "XDG_RUNTIME_DIR": "",

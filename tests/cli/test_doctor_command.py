@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import Mounting, Serving, Spent, eventually, files_below, needs_mount_namespace
+from mounting import (
+    Mounting,
+    Serving,
+    Spent,
+    eventually,
+    files_below,
+    inherited,
+    needs_mount_namespace,
+)
 from starting import run_pictofs
 
 from pictofs import programs
@@ -44,11 +52,7 @@ class Doctor:
         self.place.mkdir()
         self.cache = folder / "cache"
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.upper().startswith("PICTO")
-            },
+            **inherited(),
             "HOME": str(folder),
             "XDG_RUNTIME_DIR": "",
             "NO_PROXY": "127.0.0.1",

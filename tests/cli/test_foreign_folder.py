@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mounting import inherited
 
 from pictofs.app import mount_table, mounting
 from standin import Spec, StandIn
@@ -82,11 +83,7 @@ def environ(tmp_path: Path, server: StandIn) -> dict[str, str]:
     """With the working folder first where shells and Python look for programs, by an empty
     entry."""
     return {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.upper().startswith("PICTO")
-        },
+        **inherited(),
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path),
         "PATH": f":.:{os.environ['PATH']}",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mounting import inherited
 from starting import Pictofs
 
 from pictofs.app import mount_table, mounting, probe
@@ -39,11 +40,7 @@ class Prompt:
     def __init__(self, folder: Path, url: str, key: str) -> None:
         self.key = key
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.upper().startswith("PICTO")
-            },
+            **inherited(),
             "HOME": str(folder),
             "TMPDIR": str(folder),
             "PICTOFS_CACHE_DIR": str(folder / "cache"),

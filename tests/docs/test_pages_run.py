@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Spent
+from mounting import Mount, Spent, inherited
 
 from pictofs.app import mount_table, mounting
 from standin import PRESETS, StandIn
@@ -115,11 +115,7 @@ def prompt(serving: Callable[..., StandIn], tmp_path: Path) -> Iterator[Callable
     )
     program.chmod(0o755)
     environ = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.upper().startswith("PICTO")
-        },
+        **inherited(),
         "HOME": str(tmp_path),
         "XDG_CACHE_HOME": "",
         "XDG_RUNTIME_DIR": "",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Mounting, Serving, eventually
+from mounting import Mount, Mounting, Serving, eventually, inherited
 
 from pictofs.app import mount_table, mounting
 from standin import Spec, StandIn
@@ -49,11 +49,7 @@ class Daemon:
         self.root.mkdir()
         self.log = folder / "the log"
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.upper().startswith("PICTO")
-            },
+            **inherited(),
             "HOME": str(folder),
             "XDG_RUNTIME_DIR": "",
             "PICTOFS_CACHE_DIR": str(folder / "cache"),
