@@ -135,7 +135,7 @@ class ListingPasses:
 
             if offset == 0:
                 first[:] = ids
-            return ListingPage(images, images.total, found)
+            return ListingPage(images, found)
 
         return page
 
@@ -152,7 +152,7 @@ class ListingPasses:
             if images.rows:
                 await self._traits.choose("rows", "summary" if images.summary else "full")
 
-            return ListingPage(images, images.total, None)
+            return ListingPage(images, None)
 
         return page
 
