@@ -63,16 +63,12 @@ def create(call: Call) -> Answer:
     if _named(call, dataset, wanted.name) is not None:
         raise conflict(f"An export named '{wanted.name}' already exists")
 
+    # The dataset may have been named by its id.
+    wanted.dataset_name = dataset.name
     export = Export(
         id=call.organization.new_id("export"),
         dataset_id=dataset.id,
-        dataset_name=dataset.name,
-        name=wanted.name,
-        format=wanted.format,
-        include_images=wanted.include_images,
-        class_filter=wanted.class_filter,
-        status_filter=wanted.status_filter,
-        organize_by_split=wanted.organize_by_split,
+        **msgspec.structs.asdict(wanted),
         created_at=call.clock(),
         polls_left=call.switches.export_polls,
     )
