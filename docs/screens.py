@@ -25,7 +25,7 @@ import pyte
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.text import Text
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import PRESETS, StandIn
 
 ROOT = Path("/tmp/picto")
@@ -191,8 +191,8 @@ def main() -> None:
             _pictofs(environ, "mount", *options, str(ROOT))
             _top(environ)
         finally:
-            if mounts.mount_at(ROOT):
-                mounts.detach(ROOT, lazy=True)
+            if mount_table.mount_at(ROOT):
+                mounting.detach(ROOT, lazy=True)
             ROOT.rmdir()
 
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pictofs.app import mounts, running
+from pictofs.app import mount_table, running
 from pictofs.control.order import MountRelativePath, OrderProgress, send_order
 from pictofs.errors import NoSuchEntry
 
@@ -121,7 +121,7 @@ class _Telling:
         if first and mount is None:
             folder = Path(first).parent
 
-        base = mounts.resolve(folder)
+        base = mount_table.resolve(folder)
         mountpoint = running.mountpoint_of(base)
         spelling = MountRelativePath(mountpoint, Path(os.path.realpath(".")))
         names = itertools.chain([] if first is None else [first], names)

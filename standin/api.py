@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from standin.budget import Budget
-from standin.exchange import RECORD, App, Headers, Receive, Send, framed, pour
+from standin.exchange import RECORD, App, Headers, Receive, Send, framed, pour, read_body
 from standin.faults import Faults
 from standin.log import Log, Request
 from standin.organization import Organization
@@ -67,7 +67,7 @@ class Api:
         scope[RECORD] = record
 
         async def app(scope: Any, receive: Receive, send: Send) -> None:
-            body = await _read(receive)
+            body = await read_body(receive)
             if body is None:
                 return
 
@@ -208,18 +208,3 @@ async def _send(scope: Any, send: Send, record: Request, answer: Answer) -> None
         await pour(scope, send, body.body, body.start, stop)
     else:
         await send({"type": "http.response.body", "body": body})
-
-
-async def _read(receive: Receive) -> bytes | None:
-    """The request's body; None if the client went away."""
-    parts: list[bytes] = []
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-
-    return b"".join(parts)

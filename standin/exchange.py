@@ -112,6 +112,21 @@ def framed(scope: Any, receive: Receive, send: Send, framing: Framing) -> Send:
     return unannounced
 
 
+async def read_body(receive: Receive) -> bytes | None:
+    """The request's body; None if the client went away."""
+    parts: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+
+    return b"".join(parts)
+
+
 async def drained(scope: Any) -> None:
     """Wait until the operating system has all that was written, or the connection has ended."""
     transport: asyncio.Transport = scope[TRANSPORT]
@@ -182,10 +197,6 @@ class Exchange:
             body = b"%x\r\n" % len(answer.body) + body
 
         self.transport.write(head_of(answer.status, headers) + body)
-
-    async def flush(self) -> None:
-        """Wait until the operating system has all that was written."""
-        await drained(self.scope)
 
     async def reset(self) -> None:
         """End the connection with RST."""

@@ -13,7 +13,17 @@ from typing import Any, Protocol
 
 import msgspec
 
-from standin.exchange import CONNECTED, App, Collected, Exchange, Message, Receive, Send
+from standin.exchange import (
+    CONNECTED,
+    App,
+    Collected,
+    Exchange,
+    Message,
+    Receive,
+    Send,
+    drained,
+    without_length,
+)
 
 _STEP = 0.02
 
@@ -214,7 +224,7 @@ class Reset:
         if self.after is not None:
             answer = await exchange.collect()
             await exchange.write_raw(answer, answer.body[: self.after])
-            await exchange.flush()
+            await drained(exchange.scope)
             # A reset overtakes bytes that the client has not read yet.
             await asyncio.sleep(_STEP)
 
@@ -250,7 +260,7 @@ class Unsized:
     async def __call__(self, exchange: Exchange) -> None:
         """Send the answer without its length header."""
         answer = await exchange.collect()
-        kept = [(key, value) for key, value in answer.headers if key.lower() != b"content-length"]
+        kept = without_length(answer.headers)
         body = answer.body[: self.to]
 
         if self.chunked:

@@ -132,19 +132,19 @@ def _stored(raw: dict[str, Any], shape: Annotation, image_id: str, index: int) -
     kept.setdefault("id", uuid_for("annotation", image_id, index))
 
     if isinstance(shape, PolygonShape):
-        points = [point for ring in shape.polygon.paths for point in ring]
+        points = [point for ring in raw["polygon"]["paths"] for point in ring]
         kept.setdefault("bounding_box", _around(points))
     elif isinstance(shape, PolylineShape):
-        kept.setdefault("bounding_box", _around(shape.polyline.path))
+        kept.setdefault("bounding_box", _around(raw["polyline"]["path"]))
 
     kept.setdefault("confidence", 1.0)
     kept.setdefault("attributes", [])
     return kept
 
 
-def _around(points: list[Point]) -> dict[str, float]:
-    xs = [point.x for point in points]
-    ys = [point.y for point in points]
+def _around(points: list[dict[str, float]]) -> dict[str, float]:
+    xs = [float(point["x"]) for point in points]
+    ys = [float(point["y"]) for point in points]
     return _box(min(xs), min(ys), max(xs), max(ys))
 
 
@@ -258,8 +258,8 @@ def _of_scene(image: Image) -> list[dict[str, Any]]:
 
     ring = [{"x": float(x), "y": float(y)} for x, y in scene.road]
     path = [{"x": float(x), "y": float(y)} for x, y in scene.lane]
-    road = {"polygon": {"paths": [ring]}, "bounding_box": _extent(ring)}
-    lane = {"polyline": {"path": path}, "bounding_box": _extent(path)}
+    road = {"polygon": {"paths": [ring]}, "bounding_box": _around(ring)}
+    lane = {"polyline": {"path": path}, "bounding_box": _around(path)}
     lamp_x, lamp_y = scene.lamp
     lamp = {"keypoint": {"x": float(lamp_x), "y": float(lamp_y)}, "instance_id": 1}
 
@@ -268,9 +268,3 @@ def _of_scene(image: Image) -> list[dict[str, Any]]:
         found.append(_common(image, len(scene.signs) + offset, name, kind) | geometry)
 
     return found
-
-
-def _extent(points: list[dict[str, float]]) -> dict[str, float]:
-    xs = [point["x"] for point in points]
-    ys = [point["y"] for point in points]
-    return _box(min(xs), min(ys), max(xs), max(ys))

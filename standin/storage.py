@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 
 from standin import content
 from standin.content import Body, Stored
-from standin.exchange import RECORD, App, Headers, Receive, Send, framed, pour
+from standin.exchange import RECORD, App, Headers, Receive, Send, framed, pour, read_body
 from standin.faults import Faults
 from standin.identity import is_uuid
 from standin.log import Log, Request
@@ -205,20 +205,9 @@ class Storage:
         record: Request = scope[RECORD]
         headers: dict[bytes, bytes] = scope["standin.headers"]
 
-        parts: list[bytes] = []
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-
-            parts.append(message.get("body", b""))
-            more = message.get("more_body", False)
-
-        data = b"".join(parts)
+        data = await read_body(receive)
         # An upload that was cut off stores nothing.
-        announced = headers.get(b"content-length")
-        if announced is not None and int(announced) != len(data):
+        if data is None or int(headers.get(b"content-length", len(data))) != len(data):
             return
 
         declared = self._organization.declared_types.get(name)

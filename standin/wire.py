@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
@@ -138,15 +139,12 @@ class DirectoryCounts:
     """How many active images each directory has: itself, and with all directories below it."""
 
     def __init__(self, images: Iterable[Image]) -> None:
-        self.direct: dict[str, int] = {}
-        for image in images:
-            self.direct[image.directory_path] = self.direct.get(image.directory_path, 0) + 1
-
-        self.nested: dict[str, int] = {}
+        self.direct = Counter(image.directory_path for image in images)
+        self.nested: Counter[str] = Counter()
         for place, count in self.direct.items():
             path = place
             while path not in ("", "/"):
-                self.nested[path] = self.nested.get(path, 0) + count
+                self.nested[path] += count
                 path = path.rpartition("/")[0]
 
 
@@ -170,8 +168,8 @@ def directory_row(
         "name": row.name,
         "parent_directory_id": parent.id if parent else None,
         named[1]: row.path,
-        "image_count": counts.direct.get(row.path, 0),
-        "nested_image_count": counts.nested.get(row.path, 0),
+        "image_count": counts.direct[row.path],
+        "nested_image_count": counts.nested[row.path],
         "created_by": None,
         "created_at": iso(row.created_at),
         "updated_at": iso(row.updated_at),

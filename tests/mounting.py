@@ -22,7 +22,7 @@ import httpx
 import pytest
 from starting import Pictofs, run_pictofs
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import Spec, StandIn
 from standin.dataset import Dataset
 from standin.exchange import Exchange
@@ -34,6 +34,13 @@ from standin.wire import annotation_file, dataset_row
 FOREIGN = ("PICTO", "COLUMNS", "LINES")
 """Variables that no command of a test inherits: settings, and the size of a terminal that is not
 the test's own."""
+
+
+def inherited() -> dict[str, str]:
+    """The environment that a command of a test begins with."""
+    return {
+        name: value for name, value in os.environ.items() if not name.upper().startswith(FOREIGN)
+    }
 
 
 @functools.cache
@@ -89,11 +96,7 @@ class Mount:
         self.expected: list[str] = []
         """What the log may warn of, as regular expressions."""
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.upper().startswith(FOREIGN)
-            },
+            **inherited(),
             "HOME": str(home),
             "TMPDIR": str(home),
             "XDG_RUNTIME_DIR": "",
@@ -160,7 +163,7 @@ class Mount:
             raise AssertionError(f"the mount did not end:\n{self.log()}") from None
         log = self.log()
         assert (bugs, code) == (0, 0), log
-        assert mounts.mount_at(self.root) is None
+        assert mount_table.mount_at(self.root) is None
         assert self.key not in log
         assert self.surprises() == []
 
@@ -186,8 +189,8 @@ class Mount:
         """Leave nothing behind, whatever happened."""
         if self._process.poll() is None:
             self.kill()
-        while mounts.mount_at(self.root):
-            mounts.detach(self.root, lazy=True)
+        while mount_table.mount_at(self.root):
+            mounting.detach(self.root, lazy=True)
 
 
 class Spent:

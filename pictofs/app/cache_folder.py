@@ -93,7 +93,9 @@ def _known(cache_dir: Path) -> list[Path]:
     The cache itself is among them if it is root's and we can't write to it.
     """
     known = []
-    if not os.access(cache_dir, os.W_OK | os.X_OK) and _is_root_s(cache_dir):
+    found = _stat(cache_dir, follow=True)
+    is_root_s = found is not None and found.st_uid == 0 != os.geteuid()
+    if is_root_s and not os.access(cache_dir, os.W_OK | os.X_OK):
         known.append(cache_dir)
 
     for name in INSIDE:
@@ -103,11 +105,6 @@ def _known(cache_dir: Path) -> list[Path]:
             known += [folder / each for each in os.listdir(folder)]
 
     return known
-
-
-def _is_root_s(path: Path) -> bool:
-    found = _stat(path, follow=True)
-    return found is not None and found.st_uid == 0 != os.geteuid()
 
 
 def _user() -> str:

@@ -7,8 +7,6 @@ import json
 import logging
 import logging.handlers
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from pathlib import Path
@@ -142,7 +140,8 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
 
     def reopen(self) -> None:
         """Close the file that was moved away, and go on in a new one of its name."""
-        with self._held():
+        assert self.lock is not None
+        with self.lock:
             old = self.stream
             if old is None:
                 return
@@ -157,14 +156,6 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
             if os.path.sameopenfile(old.fileno(), 2):
                 os.dup2(self.stream.fileno(), 2)
             old.close()
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        self.acquire()
-        try:
-            yield
-        finally:
-            self.release()
 
     def _open(self) -> TextIOWrapper:
         return open(

@@ -17,7 +17,7 @@ import trio
 
 from pictofs import __version__
 from pictofs.api.key import ApiKey
-from pictofs.app import mounts, systemd
+from pictofs.app import mount_table, mounting, systemd
 from pictofs.app.library import only, open_library
 from pictofs.app.logs import log_accesses, reopen
 from pictofs.app.metrics import Metrics
@@ -177,7 +177,7 @@ class _Mount:
             stopping = _Stopping(foreground=settings.foreground)
             await nursery.start(stopping.listen)
 
-            mounts.check_free(settings.mountpoint)
+            mounting.check_free(settings.mountpoint)
             session = Session(
                 operations,
                 settings.mountpoint,
@@ -232,10 +232,12 @@ def _looker(mountpoint: Path) -> Callable[[], bool]:
 
     The mount is not touched for that.
     """
-    made = mounts.mount_at(mountpoint)
+    made = mount_table.mount_at(mountpoint)
 
     def is_mounted() -> bool:
-        return made is not None and any(each.device == made.device for each in mounts.all_mounts())
+        return made is not None and any(
+            each.device == made.device for each in mount_table.all_mounts()
+        )
 
     return is_mounted
 
@@ -249,7 +251,7 @@ async def _read_ahead(mountpoint: Path, asked: trio.Event) -> None:
     """
     await asked.wait()
     with suppress(OSError):
-        mounts.read_ahead(mountpoint)
+        mounting.set_read_ahead(mountpoint)
 
 
 class _Refresh:

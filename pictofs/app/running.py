@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, probe
 from pictofs.errors import MountFailed, NoSuchEntry, TimedOut
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def mountpoint_of(path: Path) -> Path:
-    """The mount point of the mount that `path` (see `mounts.resolve`) lies in.
+    """The mount point of the mount that `path` (see `mount_table.resolve`) lies in.
 
     Raises:
         NoSuchEntry: it lies in none that pictofs made.
     """
-    mount = mounts.mount_of(path)
+    mount = mount_table.mount_of(path)
     if mount is None or not mount.ours:
         raise NoSuchEntry(f"{path} lies in no pictofs mount")
     return mount.path
@@ -36,7 +36,7 @@ def read_document(mountpoint: Path, *, fork: bool = True) -> dict[str, Any] | No
     """
     read = (mountpoint / ".pictofs/status.json").read_bytes
     try:
-        text = mounts.run_in_subprocess(mounts.PROBE_SECONDS, read) if fork else read()
+        text = probe.run_in_subprocess(probe.TIMEOUT_S, read) if fork else read()
         document = json.loads(text)
     except (OSError, TimedOut, ValueError):
         return None

@@ -50,15 +50,8 @@ def _root(
     pass
 
 
-app.command()(mount)
-app.command()(unmount)
-app.command()(status)
-app.command()(top)
-app.command()(doctor)
-app.command()(refresh)
-app.command()(warm)
-app.command()(prefetch)
-app.command()(download)
-app.command()(demo)
+for command in (mount, unmount, status, top, doctor, refresh, warm, prefetch, download, demo):
+    app.command()(command)
+
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(cache.app, name="cache")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, probe
 from pictofs.config import home_folder, profile_names
 from pictofs.errors import PictofsError
 
@@ -23,13 +23,15 @@ _HARMLESS = re.compile(r"[\w .,@%+=/~-]+")
 
 def mount_points(incomplete: str) -> list[str]:
     """The folders that pictofs is mounted at."""
-    return _offered([str(mount.path) for mount in mounts.all_mounts() if mount.ours], incomplete)
+    return _offered(
+        [str(mount.path) for mount in mount_table.all_mounts() if mount.ours], incomplete
+    )
 
 
 def datasets(incomplete: str) -> list[str]:
     """The names of the datasets in the mounts of this machine."""
     names: set[str] = set()
-    for mount in mounts.all_mounts():
+    for mount in mount_table.all_mounts():
         if mount.ours:
             with suppress(OSError, PictofsError):
                 names.update(_listed(mount.path / "datasets"))
@@ -49,7 +51,7 @@ def one_of(*words: str) -> Callable[[str], list[str]]:
 
 
 def _listed(folder: Path) -> list[str]:
-    text = mounts.run_in_subprocess(
+    text = probe.run_in_subprocess(
         LOOK_SECONDS, lambda: b"\0".join(map(os.fsencode, os.listdir(folder)))
     )
     return [os.fsdecode(name) for name in text.split(b"\0") if name]

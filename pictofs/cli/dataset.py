@@ -30,15 +30,13 @@ Given = str | bool | None
 
 app = typer.Typer(help="List, show, make, change and delete datasets. No mount is needed.")
 
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME",
-        show_default=False,
-        autocompletion=completion.datasets,
-        help="The dataset's name, or its id.",
-    ),
-]
+_NAME = typer.Argument(
+    metavar="NAME",
+    show_default=False,
+    autocompletion=completion.datasets,
+    help="The dataset's name, or its id.",
+)
+Name = Annotated[str, _NAME]
 Description = Annotated[
     str | None, typer.Option("--description", metavar="TEXT", help="What it holds, in words.")
 ]
@@ -74,15 +72,7 @@ def list_(
 @app.command()
 @with_settings(ServerSettings)
 def show(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="NAME",
-            show_default=False,
-            autocompletion=completion.datasets,
-            help="The dataset's name, or its id.",
-        ),
-    ] = None,
+    name: Annotated[str | None, _NAME] = None,
     identity: Annotated[
         str | None,
         typer.Option("--id", metavar="UUID", help="The dataset's id, in place of its name."),

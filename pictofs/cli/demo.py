@@ -23,7 +23,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pictofs import programs
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from pictofs.cli.mount import run
 from pictofs.config import MountSettings
 from pictofs.config.setting import lookup
@@ -54,12 +54,16 @@ def demo(
     ending = _Ending()
     signal.signal(signal.SIGTERM, ending)
     signal.signal(signal.SIGHUP, ending)
-    mounts.check_machine(allow_other=False)
+    mounting.check_machine(allow_other=False)
     check_stand_in()
 
     root = Path(tempfile.mkdtemp(prefix="pictofs-demo-"))
     try:
-        path = mounts.resolve(mountpoint) if mountpoint else _new_folder(root / "mnt")
+        if mountpoint is None:
+            mountpoint = root / "mnt"
+            mountpoint.mkdir()
+
+        path = mount_table.resolve(mountpoint)
         with _stand_in() as (url, key), _mounted(path, root / "cache", url, key):
             _show(path, ending, stay=keep or (sys.stdin.isatty() and sys.stdout.isatty()))
     finally:
@@ -111,11 +115,6 @@ class _Ending:
         raise KeyboardInterrupt
 
 
-def _new_folder(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
 @contextlib.contextmanager
 def _stand_in() -> Iterator[tuple[str, str]]:
     """A running stand-in: its API's URL and a key of its own making."""
@@ -151,14 +150,14 @@ def _mounted(path: Path, cache: Path, url: str, key: str) -> Iterator[None]:
         run(MountSettings.load(path, given, {}), key)
         yield
     finally:
-        if mounts.mount_at(path):
+        if mount_table.mount_at(path):
             try:
-                mounts.unmount(path)
+                mounting.unmount(path)
             except Conflict:  # somebody's shell is in it
-                mounts.unmount(path, lazy=True)
+                mounting.unmount(path, lazy=True)
             except PictofsError:
                 # The mount's process may have been told to end as well, and was faster.
-                if mounts.mount_at(path):
+                if mount_table.mount_at(path):
                     raise
 
 
@@ -171,5 +170,5 @@ def _show(path: Path, ending: _Ending, *, stay: bool) -> None:
 
     farewell(path)
     with contextlib.suppress(KeyboardInterrupt):
-        while mounts.mount_at(path) and not ending.told:
+        while mount_table.mount_at(path) and not ending.told:
             time.sleep(0.5)

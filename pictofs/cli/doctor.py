@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from pictofs.cli.formatting import printable
 from pictofs.cli.options import ApiKeyFile, Profile, with_settings
 from pictofs.config import LibrarySettings, home_folder
@@ -60,7 +60,7 @@ def doctor(
 
     found = []
     for each in run_checks(
-        mounts.resolve(mountpoint) if mountpoint else None,
+        mount_table.resolve(mountpoint) if mountpoint else None,
         given,
         profile=profile,
         key_file=api_key_file,

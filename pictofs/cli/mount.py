@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 from pictofs.api.key import ApiKey
-from pictofs.app import cache_folder, daemon, logs, mounts
+from pictofs.app import cache_folder, daemon, logs, mount_table, mounting, probe
 from pictofs.cli.failure import warn
 from pictofs.cli.formatting import say
 from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, access_for, with_settings
@@ -32,9 +33,9 @@ def mount(
     MOUNTPOINT`.
     """
     access = access_for(profile, api_key_file, given)
-    settings = MountSettings.load(mounts.resolve(mountpoint), given, os.environ)
+    settings = MountSettings.load(mount_table.resolve(mountpoint), given, os.environ)
 
-    mounts.check_machine(settings.allow_other)
+    mounting.check_machine(settings.allow_other)
     run(settings, access.api_key)
 
 
@@ -45,10 +46,10 @@ def run(settings: MountSettings, api_key: str) -> None:
         PictofsError: the mount can't be made.
     """
     key = ApiKey(api_key)
-    claim = mounts.Claim(settings.mountpoint)
+    claim = mounting.Claim(settings.mountpoint)
 
     try:
-        if mounts.prepare(settings.mountpoint):
+        if mounting.prepare(settings.mountpoint):
             warn(f"{settings.mountpoint} was left over by a mount that died; it is mounted anew")
 
         _run(settings, key, claim)
@@ -56,7 +57,7 @@ def run(settings: MountSettings, api_key: str) -> None:
         claim.release()
 
 
-def _run(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> None:
+def _run(settings: MountSettings, key: ApiKey, claim: mounting.Claim) -> None:
     cache_folder.claim(settings.cache_dir)
 
     if settings.foreground:
@@ -64,28 +65,25 @@ def _run(settings: MountSettings, key: ApiKey, claim: mounts.Claim) -> None:
             logs.log_to_file(settings.log_file, settings)
         else:
             logs.log_to_terminal(settings)
-        _serve(settings, key, claim)(lambda: _announce(settings))
+        _serve(settings, key, claim, lambda: _announce(settings))
         return
 
-    serve = _serve(settings, key, claim)
+    serve = partial(_serve, settings, key, claim)
     daemon.start(serve, settings, settings.timeout + START_SECONDS, keep={claim.fd})
     _check_answers(settings)
     _announce(settings)
 
 
 def _serve(
-    settings: MountSettings, key: ApiKey, claim: mounts.Claim
-) -> Callable[[Callable[[], None]], None]:
-    def serve(on_ready: Callable[[], None]) -> None:
-        from pictofs.app.mount import serve as serve_mount
+    settings: MountSettings, key: ApiKey, claim: mounting.Claim, on_ready: Callable[[], None]
+) -> None:
+    from pictofs.app.mount import serve
 
-        def ready() -> None:
-            claim.release()
-            on_ready()
+    def ready() -> None:
+        claim.release()
+        on_ready()
 
-        serve_mount(settings, key, ready)
-
-    return serve
+    serve(settings, key, ready)
 
 
 def _announce(settings: MountSettings) -> None:
@@ -98,7 +96,7 @@ def _check_answers(settings: MountSettings) -> None:
         return b""
 
     try:
-        mounts.run_in_subprocess(mounts.PROBE_SECONDS, ask)
+        probe.run_in_subprocess(probe.TIMEOUT_S, ask)
     except (OSError, TimedOut) as error:
         raise MountFailed(
             f"{settings.mountpoint} was mounted and does not answer ({error}); "

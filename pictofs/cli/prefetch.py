@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from pictofs.app import mounts, running
+from pictofs.app import mount_table, running
 from pictofs.cli.failure import warn
 from pictofs.errors import Invalid, NoSuchEntry
 
@@ -63,7 +63,7 @@ def prefetch(
     """
     from pictofs.control.order import MountRelativePath, OrderProgress, send_order
 
-    base = mounts.resolve(path)
+    base = mount_table.resolve(path)
     mountpoint = running.mountpoint_of(base)
     socket = running.control_socket(mountpoint)
     spelling = MountRelativePath(mountpoint, base)

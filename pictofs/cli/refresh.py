@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pictofs.app import mounts, running
+from pictofs.app import mount_table, running
 from pictofs.cli.formatting import say
 from pictofs.errors import PictofsError
 
@@ -29,7 +29,7 @@ def refresh(
     from pictofs.control.client import ask
     from pictofs.control.messages import RefreshReply, RefreshRequest
 
-    path = mounts.resolve(path)
+    path = mount_table.resolve(path)
     mountpoint = running.mountpoint_of(path)
     message = RefreshRequest(str(path.relative_to(mountpoint)))
     ask(running.control_socket(mountpoint), message, RefreshReply, REFRESH_SECONDS)
@@ -45,7 +45,7 @@ def show_change(base_url: str) -> None:
     from pictofs.control.client import ask
     from pictofs.control.messages import DatasetsReply, DatasetsRequest
 
-    for mount in mounts.all_mounts():
+    for mount in mount_table.all_mounts():
         status = running.read_status(mount.path) if mount.ours else None
         if status is None or status.base_url != base_url or status.control_socket is None:
             continue

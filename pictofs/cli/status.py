@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pictofs.app import mounts, running
+from pictofs.app import mount_table, probe, running
 from pictofs.cli import completion
 from pictofs.cli.formatting import bytes_text, duration_text, printable, share_text
 from pictofs.errors import PictofsError
@@ -43,8 +43,8 @@ def status(
 
     Exits with 1 when MOUNTPOINT is named and no live mount.
     """
-    wanted = mounts.resolve(mountpoint) if mountpoint else None
-    found = [facts(m.path) for m in mounts.all_mounts() if m.ours and wanted in (None, m.path)]
+    wanted = mount_table.resolve(mountpoint) if mountpoint else None
+    found = [facts(m.path) for m in mount_table.all_mounts() if m.ours and wanted in (None, m.path)]
     if wanted and not found:
         raise PictofsError(f"{wanted} is not a pictofs mount")
 
@@ -58,7 +58,7 @@ def status(
 
 def facts(path: Path) -> Facts:
     """What is known of the mount at `path`, without ever waiting long for it."""
-    state = mounts.state_of(path)
+    state = probe.state_of(path)
     document = running.read_document(path) if state == "live" else None
     return {"mountpoint": str(path), "state": state, "status": document}
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from pictofs.app import mounts, running
+from pictofs.app import mount_table, probe, running
 from pictofs.errors import Invalid, MountFailed, NoSuchEntry, PictofsError, ServerUnreachable
 
 if TYPE_CHECKING:
@@ -77,9 +77,9 @@ def choose(named: Path | None) -> Path:
         Invalid: there are several.
     """
     if named is not None:
-        return running.mountpoint_of(mounts.resolve(named))
+        return running.mountpoint_of(mount_table.resolve(named))
 
-    found = sorted({mount.path for mount in mounts.all_mounts() if mount.ours})
+    found = sorted({mount.path for mount in mount_table.all_mounts() if mount.ours})
     if not found:
         raise NoSuchEntry("nothing is mounted: pictofs mount, or pictofs demo")
     if len(found) > 1:
@@ -130,12 +130,12 @@ class Watched:
             self.trouble = str(error)
 
         self._socket = None
-        if mounts.mount_at(self.mountpoint) is None:
+        if mount_table.mount_at(self.mountpoint) is None:
             self.trouble = "the mount has ended"
         return None
 
     def _find(self) -> Path:
-        if mounts.state_of(self.mountpoint, ANSWER_SECONDS) == "stale":
+        if probe.state_of(self.mountpoint, ANSWER_SECONDS) == "stale":
             raise MountFailed(
                 f"its process is gone: pictofs unmount {self.mountpoint}, or mount it again"
             )

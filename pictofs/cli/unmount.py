@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from pictofs.cli import completion
 from pictofs.cli.formatting import say
 
@@ -29,6 +29,6 @@ def unmount(
     ] = False,
 ) -> None:
     """Unmount MOUNTPOINT. One that died is cleaned up, too."""
-    path = mounts.resolve(mountpoint)
-    mounts.unmount(path, lazy=lazy)
+    path = mount_table.resolve(mountpoint)
+    mounting.unmount(path, lazy=lazy)
     say(f"{path} is unmounted")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pictofs.app import mounts, running
+from pictofs.app import mount_table, running
 from pictofs.cli.formatting import bytes_text, duration_text, say
 from pictofs.cli.options import BulkAnnotations, NoWait, ProgressJson, Split, Status
 from pictofs.cli.progress import Facts, outcome, requests_text, showing
@@ -116,7 +116,7 @@ def _by_mount(paths: Iterable[Path]) -> dict[Path, list[str]]:
     """The paths below each mount point."""
     found: dict[Path, list[str]] = {}
     for each in paths:
-        path = mounts.resolve(each)
+        path = mount_table.resolve(each)
         mountpoint = running.mountpoint_of(path)
         found.setdefault(mountpoint, []).append(str(path.relative_to(mountpoint)))
 

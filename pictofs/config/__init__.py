@@ -4,7 +4,7 @@ from pictofs.config.access import Access, find_access, home_folder, profile_name
 from pictofs.config.library import LibrarySettings, default_cache_dir
 from pictofs.config.mount import MountSettings
 from pictofs.config.server import ServerSettings
-from pictofs.config.setting import Setting, declared, resolve, setting
+from pictofs.config.setting import Setting, declared, resolve
 from pictofs.config.values import FreeSpace
 
 __all__ = [
@@ -20,5 +20,4 @@ __all__ = [
     "home_folder",
     "profile_names",
     "resolve",
-    "setting",
 ]

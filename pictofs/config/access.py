@@ -14,6 +14,7 @@ import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ def find_access(
     def ambient() -> Profile:
         if named:
             return profiles.named(named, "PICTOGRAPH_PROFILE")
-        return profiles.all().get("default", Profile())
+        return profiles.tables.get("default", Profile())
 
     base_url: str | None
     if chosen:
@@ -127,7 +128,7 @@ def find_access(
 
 def profile_names(home: Path) -> list[str]:
     """All profiles in alphabetical order. Raises Invalid if the file can't be used."""
-    return sorted(_Profiles(home / PROFILE_FILE).all())
+    return sorted(_Profiles(home / PROFILE_FILE).tables)
 
 
 class _Profiles:
@@ -135,7 +136,6 @@ class _Profiles:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tables: dict[str, Profile] | None = None
         self.warnings: list[Warned] = []
 
     def named(self, name: str, source: str) -> Profile:
@@ -146,22 +146,18 @@ class _Profiles:
                 "at most 64, with a letter or digit first"
             )
 
-        if name not in self.all():
-            known = ", ".join(sorted(self.all())) or "none"
+        if name not in self.tables:
+            known = ", ".join(sorted(self.tables)) or "none"
             raise Unauthorized(
                 f"no profile {name!r} (named by {source}) in {self._path}; there is: {known}",
                 hint=f"make it by `pictograph login --profile {name}`",
             )
 
-        return self.all()[name]
+        return self.tables[name]
 
-    def all(self) -> dict[str, Profile]:
+    @cached_property
+    def tables(self) -> dict[str, Profile]:
         """Every profile by name; empty if there is no file."""
-        if self._tables is None:
-            self._tables = self._read()
-        return self._tables
-
-    def _read(self) -> dict[str, Profile]:
         try:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:

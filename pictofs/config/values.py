@@ -125,11 +125,9 @@ def port(text: str) -> int:
 def numeric_id(text: str) -> int:
     """A numeric user or group id."""
     try:
-        value = count(text)
+        return count(text)
     except ValueError:
         raise ValueError("write a numeric id, such as `id -u` and `id -g` print") from None
-
-    return value
 
 
 def octal(text: str) -> int:

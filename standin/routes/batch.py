@@ -13,7 +13,7 @@ import msgspec
 from standin.dataset import Dataset
 from standin.records import Image
 from standin.routes.directories import clean_path
-from standin.routes.registry import announce, on, refuse_cold
+from standin.routes.registry import on, refuse_cold
 from standin.routing import Answer, Call, Refusal, bad_request, not_found
 from standin.shapes import annotations_of
 
@@ -131,7 +131,7 @@ def move(call: Call) -> Answer:
         call.organization.move_image(image, target, name)
 
     dataset, outcome = _each(call, batch, one)
-    announce(call.organization, "batch_move", dataset)
+    call.organization.add_job("batch_move", dataset.id)
     return outcome.answer()
 
 

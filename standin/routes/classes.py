@@ -92,16 +92,9 @@ def rename(call: Call) -> Answer:
 
     call.organization.changed(dataset, "dataset")
 
-    return data(
-        {
-            "dataset_id": dataset.id,
-            "old_name": wanted.old_name,
-            "new_name": wanted.new_name,
-            "images_updated": images,
-            "annotations_updated": touched,
-            "config_updated": bool(entries),
-        }
-    )
+    names = {"old_name": wanted.old_name, "new_name": wanted.new_name}
+    done = {"images_updated": images, "annotations_updated": touched}
+    return data({"dataset_id": dataset.id, **names, **done, "config_updated": bool(entries)})
 
 
 @on("POST", "/annotations/merge-class", role="member")
@@ -119,16 +112,9 @@ def merge(call: Call) -> Answer:
     dataset.classes = [each for each in dataset.classes if each not in entries]
     call.organization.changed(dataset, "dataset")
 
-    return data(
-        {
-            "dataset_id": dataset.id,
-            "source_name": wanted.source_name,
-            "target_name": wanted.target_name,
-            "images_updated": images,
-            "annotations_updated": touched,
-            "config_updated": bool(entries),
-        }
-    )
+    names = {"source_name": wanted.source_name, "target_name": wanted.target_name}
+    done = {"images_updated": images, "annotations_updated": touched}
+    return data({"dataset_id": dataset.id, **names, **done, "config_updated": bool(entries)})
 
 
 @on("POST", "/annotations/delete-class", role="member")

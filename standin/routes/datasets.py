@@ -10,7 +10,7 @@ import msgspec
 from standin.clock import iso
 from standin.dataset import Dataset, Selection
 from standin.records import Image
-from standin.routes.registry import announce, object_of, on, page, refuse_cold
+from standin.routes.registry import object_of, on, page, refuse_cold
 from standin.routing import Answer, Call, bad_request, conflict, data, invalid
 from standin.shapes import annotations_of
 from standin.wire import DownloadItem, annotation_url, dataset_row, image_rows, summaries
@@ -268,7 +268,7 @@ def restore(call: Call) -> Answer:
 def _transition(call: Call, dataset: Dataset, state: str, kind: str) -> dict[str, Any]:
     dataset.storage_state = state
     dataset.storage_polls = call.switches.storage_polls
-    dataset.storage_job = announce(call.organization, kind, dataset)
+    dataset.storage_job = call.organization.add_job(kind, dataset.id).id
     return {"job_id": dataset.storage_job, "storage_state": state}
 
 

@@ -64,8 +64,8 @@ def tree(call: Call) -> Answer:
             "id": row.id,
             "name": row.name,
             "full_path": row.path,
-            "image_count": counts.direct.get(row.path, 0),
-            "nested_image_count": counts.nested.get(row.path, 0),
+            "image_count": counts.direct[row.path],
+            "nested_image_count": counts.nested[row.path],
             "children": [],
         }
 

@@ -21,7 +21,7 @@ from standin.content import Stored
 from standin.dataset import Dataset, Selection
 from standin.identity import is_uuid
 from standin.records import Export, Image
-from standin.routes.registry import on, page, refuse_cold, sign_object
+from standin.routes.registry import on, page, refuse_cold
 from standin.routing import Answer, Call, bad_request, conflict, data, not_found
 from standin.wire import annotation_file, export_row
 
@@ -63,16 +63,12 @@ def create(call: Call) -> Answer:
     if _named(call, dataset, wanted.name) is not None:
         raise conflict(f"An export named '{wanted.name}' already exists")
 
+    # The dataset may have been named by its id.
+    wanted.dataset_name = dataset.name
     export = Export(
         id=call.organization.new_id("export"),
         dataset_id=dataset.id,
-        dataset_name=dataset.name,
-        name=wanted.name,
-        format=wanted.format,
-        include_images=wanted.include_images,
-        class_filter=wanted.class_filter,
-        status_filter=wanted.status_filter,
-        organize_by_split=wanted.organize_by_split,
+        **msgspec.structs.asdict(wanted),
         created_at=call.clock(),
         polls_left=call.switches.export_polls,
     )
@@ -130,8 +126,10 @@ def _export(call: Call) -> Export:
 
 
 def _row(call: Call, export: Export) -> dict[str, Any]:
-    complete = export.status == "completed"
-    url = sign_object(call.signer, _object_of(export)) if complete else None
+    url = None
+    if export.status == "completed":
+        url = call.signer.batch()(_object_of(export))
+
     return export_row(export, call.organization, url)
 
 
@@ -146,7 +144,7 @@ def download(call: Call) -> Answer:
     if export.status != "completed":
         raise bad_request(f"Export '{export.name}' is {export.status}")
 
-    return data({"download_url": sign_object(call.signer, _object_of(export))})
+    return data({"download_url": call.signer.batch()(_object_of(export))})
 
 
 @on("GET", "/exports/{export:path}", query="dataset")

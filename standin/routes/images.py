@@ -19,7 +19,6 @@ from standin.wire import image_row, image_rows, summaries
 
 _FILTERS = "directory_path status split filename include_archived min_confidence_lt"
 Split = Literal["train", "val", "test"]
-Strict = msgspec.Struct
 
 
 @on("GET", "/images/", query=f"dataset limit offset {_FILTERS}")
@@ -155,7 +154,7 @@ def delete(call: Call) -> Answer:
     return Answer({"success": True, "message": "Image deleted"})
 
 
-class Review(Strict, forbid_unknown_fields=True):
+class Review(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /images/{dataset}/{path}/review`."""
 
     action: Literal["approve", "request_changes"]
@@ -176,7 +175,7 @@ def review(call: Call) -> Answer:
     return data({**row, "processed": 1})
 
 
-class SplitChange(Strict, forbid_unknown_fields=True):
+class SplitChange(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /images/{dataset}/{path}/split`."""
 
     split: Split | None
@@ -190,7 +189,7 @@ def split(call: Call) -> Answer:
     return data({"id": image.id, "split": image.split})
 
 
-class Tagging(Strict, forbid_unknown_fields=True):
+class Tagging(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /images/bulk-tag`."""
 
     dataset: str
@@ -216,7 +215,7 @@ def bulk_tag(call: Call) -> Answer:
     return data({"processed": len(images), "tags": wanted.tags, "added": wanted.add})
 
 
-class Assignment(Strict, forbid_unknown_fields=True):
+class Assignment(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /images/assign-splits`."""
 
     dataset: str

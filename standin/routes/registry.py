@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from standin.dataset import Dataset
-from standin.organization import Organization
 from standin.routing import Answer, Table, conflict
-from standin.signing import Signer
 
 table = Table()
 on = table.on
@@ -35,18 +33,3 @@ def refuse_cold(dataset: Dataset) -> None:
 def object_of(image_id: str) -> str:
     """The name of the storage object that holds an image's bytes."""
     return f"images/{image_id}"
-
-
-def sign_object(signer: Signer, name: str) -> str:
-    """A signed URL to read one object."""
-    return signer.batch()(name)
-
-
-def announce(
-    organization: Organization,
-    kind: str,
-    dataset: Dataset,
-    name: str | None = None,
-) -> str:
-    """Add a finished background job of a dataset, and return its id."""
-    return organization.add_job(kind, dataset.id, name).id

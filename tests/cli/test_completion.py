@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Mounting, Serving
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from pictofs.cli import completion
 from standin.spec import DatasetSpec, Spec
 
@@ -140,8 +140,8 @@ def test_a_terminal(shell: str, mount: Mount, tmp_path: Path, evil: Path) -> Non
 
 def test_a_mount_that_is_gone_offers_nothing(mount: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     mount.kill()
-    (gone,) = (each for each in mounts.all_mounts() if each.path == mount.root)
-    monkeypatch.setattr(mounts, "all_mounts", lambda: [gone])
+    (gone,) = (each for each in mount_table.all_mounts() if each.path == mount.root)
+    monkeypatch.setattr(mount_table, "all_mounts", lambda: [gone])
     assert completion.datasets("street") == []
     assert str(mount.root) in completion.mount_points("/")
 

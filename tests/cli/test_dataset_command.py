@@ -13,7 +13,7 @@ from typing import Any
 
 import pictograph
 import pytest
-from mounting import Hold, Mounting, Serving, Spent, eventually
+from mounting import Hold, Mounting, Serving, Spent, eventually, inherited
 from starting import Pictofs, run_pictofs
 
 from standin import Organization, StandIn
@@ -42,12 +42,9 @@ def server(serving: Serving) -> StandIn:
 
 
 def environ(server: StandIn, role: str = "admin", **more: str) -> dict[str, str]:
-    kept = {
-        name: value for name, value in os.environ.items() if not name.upper().startswith("PICTO")
-    }
     access = {"PICTOGRAPH_API_KEY": server.keys[role], "PICTOGRAPH_BASE_URL": server.api_url}
     return (
-        kept
+        inherited()
         | access
         | {"NO_PROXY": "127.0.0.1", "PICTOGRAPH_MAX_RETRIES": "0", "HOME": "/nonexistent"}
         | more

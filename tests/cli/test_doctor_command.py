@@ -15,11 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounting import Mounting, Serving, Spent, eventually, files_below, needs_mount_namespace
+from mounting import (
+    Mounting,
+    Serving,
+    Spent,
+    eventually,
+    files_below,
+    inherited,
+    needs_mount_namespace,
+)
 from starting import run_pictofs
 
 from pictofs import programs
-from pictofs.app import mounts
+from pictofs.app import probe
 from standin import Spec, StandIn
 from standin.exchange import Exchange
 from standin.faults import Fault, Hang, Match, error, html, throttled
@@ -44,11 +52,7 @@ class Doctor:
         self.place.mkdir()
         self.cache = folder / "cache"
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.upper().startswith("PICTO")
-            },
+            **inherited(),
             "HOME": str(folder),
             "XDG_RUNTIME_DIR": "",
             "NO_PROXY": "127.0.0.1",
@@ -282,7 +286,7 @@ def test_j2_mounts(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
     finally:
         os.kill(mount.pid, signal.SIGCONT)
     assert (found["outcome"], found["advice"]) == ("fail", f"pictofs unmount --lazy {mount.root}")
-    eventually(lambda: mounts.state_of(mount.root), "live")
+    eventually(lambda: probe.state_of(mount.root), "live")
     mount.kill()
     found = doctor()["mount"]
     assert (found["outcome"], found["advice"]) == (

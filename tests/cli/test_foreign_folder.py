@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mounting import inherited
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import Spec, StandIn
 from standin.spec import DatasetSpec
 
@@ -82,11 +83,7 @@ def environ(tmp_path: Path, server: StandIn) -> dict[str, str]:
     """With the working folder first where shells and Python look for programs, by an empty
     entry."""
     return {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.upper().startswith("PICTO")
-        },
+        **inherited(),
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path),
         "PATH": f":.:{os.environ['PATH']}",
@@ -101,8 +98,8 @@ def place(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "mnt"
     path.mkdir()
     yield path
-    while mounts.mount_at(path):
-        mounts.detach(path, lazy=True)
+    while mount_table.mount_at(path):
+        mounting.detach(path, lazy=True)
 
 
 SCRIPT = (str(Path(sys.executable).with_name("pictofs")),)
@@ -149,7 +146,7 @@ def test_k7_commands_and_the_demo(trap: Trap, environ: dict[str, str], place: Pa
             [*SCRIPT, *command], cwd=trap.folder, env=environ, capture_output=True, timeout=90
         )
         assert trap.sprung == "", command
-    assert mounts.mount_at(place) is None
+    assert mount_table.mount_at(place) is None
 
 
 @pytest.mark.parametrize("path", ["", ":/nowhere", "."])

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from mounting import eventually, needs_mount_namespace
+from mounting import eventually, inherited, needs_mount_namespace
 
 from pictofs.cli import fstab
 from pictofs.config import MountSettings, declared
@@ -57,11 +57,7 @@ class Machine:
         self.helpers = helpers
         self.options = f"base_url={server.api_url},api_key_file={self.key},cache_dir={folder}/cache"
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.upper().startswith("PICTO")
-            },
+            **inherited(),
             "HOME": str(folder),
             "XDG_RUNTIME_DIR": "",
             "NO_PROXY": "127.0.0.1",

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mounting import inherited
 from starting import Pictofs
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting, probe
 from pictofs.model.printable import printable
 from standin import PRESETS, StandIn
 
@@ -39,11 +40,7 @@ class Prompt:
     def __init__(self, folder: Path, url: str, key: str) -> None:
         self.key = key
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.upper().startswith("PICTO")
-            },
+            **inherited(),
             "HOME": str(folder),
             "TMPDIR": str(folder),
             "PICTOFS_CACHE_DIR": str(folder / "cache"),
@@ -98,8 +95,8 @@ def place(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "a b\\c\tü"
     path.mkdir()
     yield path
-    while mounts.mount_at(path):
-        mounts.detach(path, lazy=True)
+    while mount_table.mount_at(path):
+        mounting.detach(path, lazy=True)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
@@ -125,7 +122,7 @@ def processes_of(path: Path) -> list[int]:
 def kill(path: Path) -> None:
     (pid,) = processes_of(path)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: mounts.state_of(path) == "stale")
+    wait_for(lambda: probe.state_of(path) == "stale")
 
 
 def test_m1_m2_mount_use_unmount(
@@ -144,7 +141,7 @@ def test_m1_m2_mount_use_unmount(
     )
 
     assert "is unmounted" in prompt.good("unmount", place)
-    assert mounts.mount_at(place) is None
+    assert mount_table.mount_at(place) is None
     wait_for(lambda: not processes_of(place))
     log = "".join(file.read_text() for file in (tmp_path / "cache/log").iterdir())
     assert prompt.key not in log
@@ -155,7 +152,7 @@ def test_o4_m1_a_refused_key(prompt: Prompt, place: Path) -> None:
     prompt.environ["PICTOGRAPH_API_KEY"] = prompt.key = "pk_live_" + "0" * 64
     said = prompt.fails(2, "mount", place)
     assert "key" in said
-    assert mounts.mount_at(place) is None
+    assert mount_table.mount_at(place) is None
     wait_for(lambda: not processes_of(place))
     again = prompt.fails(2, "mount", "--foreground", "--log-file", place.parent / "log", place)
     assert again.partition("request id")[0] == said.partition("request id")[0]
@@ -171,7 +168,7 @@ def test_a_mount_in_use(prompt: Prompt, place: Path) -> None:
     prompt.good("mount", place)
     user = subprocess.Popen(["sleep", "60"], cwd=place)
     try:
-        wait_for(lambda: list(mounts.holders(place)))
+        wait_for(lambda: list(mounting.holders(place)))
         assert f"in use by sleep ({user.pid})" in prompt.fails(5, "unmount", place)
         assert "is unmounted" in prompt.good("unmount", "--lazy", place)
     finally:
@@ -190,39 +187,18 @@ def test_m3_after_kill_9(prompt: Prompt, place: Path) -> None:
     code, _, err = prompt.run("mount", place)
     assert (code, "was left over" in err) == (0, True)
     assert os.listdir(place / "datasets")
-    assert len([mount for mount in mounts.all_mounts() if mount.path == place]) == 1
+    assert len([mount for mount in mount_table.all_mounts() if mount.path == place]) == 1
     kill(place)
     prompt.good("unmount", place)
-    assert mounts.mount_at(place) is None
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_m2_the_foreground_ends_by_a_signal(
-    prompt: Prompt, place: Path, number: signal.Signals
-) -> None:
-    process = prompt.start("mount", "--foreground", place)
-    wait_for(lambda: mounts.mount_at(place) and mounts.state_of(place) == "live")
-    assert os.listdir(place / "datasets")
-    process.send_signal(number)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
-    assert mounts.mount_at(place) is None
-    assert "Traceback" not in err
-    assert prompt.key not in err
+    assert mount_table.mount_at(place) is None
 
 
 def test_m2_the_background_ends_by_a_signal(prompt: Prompt, place: Path) -> None:
     prompt.good("mount", place)
     (pid,) = processes_of(place)
     os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: mounts.mount_at(place) is None)
+    wait_for(lambda: mount_table.mount_at(place) is None)
     wait_for(lambda: not processes_of(place))
-
-
-def test_f5_refresh_shows_what_is_new(prompt: Prompt, place: Path, server: StandIn) -> None:
-    prompt.good("mount", place)
-    assert os.listdir(place / "datasets") == ["small"]
-    assert "is fresh" in prompt.good("refresh", place / "datasets")
 
 
 def test_the_demo(prompt: Prompt, place: Path, tmp_path: Path) -> None:
@@ -231,16 +207,16 @@ def test_the_demo(prompt: Prompt, place: Path, tmp_path: Path) -> None:
     assert "street-signs" in said
     assert "cannot" not in said
     assert said.rstrip().endswith("(0 requests)")
-    assert mounts.mount_at(place) is None
+    assert mount_table.mount_at(place) is None
     assert not list(tmp_path.glob("pictofs-demo-*"))
 
 
 def test_the_demo_ends_by_a_signal(prompt: Prompt, place: Path, tmp_path: Path) -> None:
     del prompt.environ["PICTOGRAPH_BASE_URL"], prompt.environ["PICTOGRAPH_API_KEY"]
     process = prompt.start("demo", "--keep", place)
-    wait_for(lambda: mounts.mount_at(place))
+    wait_for(lambda: mount_table.mount_at(place))
     process.terminate()
     process.communicate(timeout=30)
     assert process.returncode in (0, 130)
-    assert mounts.mount_at(place) is None
+    assert mount_table.mount_at(place) is None
     assert not list(tmp_path.glob("pictofs-demo-*"))

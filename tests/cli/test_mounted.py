@@ -15,7 +15,7 @@ import pytest
 from mounting import Hold
 
 import pictofs
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from pictofs.errors import Conflict, Invalid, NoSuchEntry, Unauthorized
 from standin import PRESETS, StandIn
 from standin.faults import Fault, Match
@@ -43,9 +43,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: StandIn) -> It
     monkeypatch.setenv("PICTOGRAPH_BASE_URL", server.api_url)
     monkeypatch.setenv("PICTOGRAPH_API_KEY", server.keys["viewer"])
     yield tmp_path
-    left = [mount.path for mount in mounts.all_mounts() if mount.path.is_relative_to(tmp_path)]
+    left = [mount.path for mount in mount_table.all_mounts() if mount.path.is_relative_to(tmp_path)]
     for path in left:
-        mounts.detach(path, lazy=True)
+        mounting.detach(path, lazy=True)
     assert left == []
     assert list(temporary.iterdir()) == []
 
@@ -91,13 +91,13 @@ def test_m4_what_is_in_use_is_unmounted_lazily() -> None:
         image = next((root / "datasets/small/images").rglob("*.jpg"))
         reading = image.open("rb")
     with reading:
-        assert mounts.mount_at(root) is None
+        assert mount_table.mount_at(root) is None
         assert not root.exists()
 
 
 def test_m4_who_unmounts_before_does_no_harm() -> None:
     with pictofs.mounted() as root:
-        mounts.unmount(root)
+        mounting.unmount(root)
     assert not root.exists()
 
 

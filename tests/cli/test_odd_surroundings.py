@@ -13,7 +13,7 @@ import pytest
 from mounting import needs_mount_namespace
 
 from pictofs import programs
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import Organization, StandIn
 
 pytestmark = pytest.mark.skipif(
@@ -80,8 +80,8 @@ class Shell:
 def shell(tmp_path: Path, server: StandIn) -> Iterator[Shell]:
     made = Shell(tmp_path, server)
     yield made
-    while mounts.mount_at(made.place):
-        mounts.detach(made.place, lazy=True)
+    while mount_table.mount_at(made.place):
+        mounting.detach(made.place, lazy=True)
 
 
 def test_m7_a_runtime_folder_of_somebody_else(shell: Shell, tmp_path: Path) -> None:

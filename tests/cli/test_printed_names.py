@@ -12,7 +12,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Mounting, Serving
+from mounting import Mount, Mounting, Serving, inherited
 from starting import run_pictofs
 
 from pictofs.model.printable import printable
@@ -54,11 +54,7 @@ def said(environ: dict[str, str], *arguments: str | Path) -> str:
 @pytest.fixture
 def environ(server: StandIn, tmp_path: Path) -> dict[str, str]:
     return {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.upper().startswith("PICTO")
-        },
+        **inherited(),
         "HOME": str(tmp_path),
         "PICTOFS_CACHE_DIR": str(tmp_path / "cache"),
         "PICTOGRAPH_BASE_URL": server.api_url,

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from mounting import Hold, Mount, Mounting, Serving, files_below
+from mounting import Hold, Mount, Mounting, Serving, files_below, inherited
 
 from standin import Spec
 from standin.faults import Fault, Match
@@ -51,11 +51,7 @@ def test_k9_its_user_can_not_look_into_it(serving: Serving) -> None:
     held = Hold()
     server.faults.add(Fault(Match("api"), held))
     environ = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.upper().startswith("PICTO")
-        },
+        **inherited(),
         "PICTOGRAPH_BASE_URL": server.api_url,
         "PICTOGRAPH_API_KEY": server.keys["viewer"],
     }

@@ -18,7 +18,7 @@ import pytest
 from mounting import Mount, Mounting, Serving, Spent, files_below
 from starting import run_pictofs
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from pictofs.cli.top import choose
 from pictofs.errors import Invalid, NoSuchEntry
 from standin import Spec
@@ -185,9 +185,13 @@ def test_a_place_that_is_no_mount(mounted: Mounting, serving: Serving, tmp_path:
 
 def test_the_only_mount_is_meant_and_several_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def there_are(*paths: str) -> None:
-        found = [mounts.Mount(Path(path), mounts.FSTYPE, "pictofs", "0:99") for path in paths]
+        found = [
+            mount_table.Mount(Path(path), mount_table.FSTYPE, "pictofs", "0:99") for path in paths
+        ]
         monkeypatch.setattr(
-            mounts, "all_mounts", lambda: [mounts.Mount(Path("/"), "ext4", "/dev/x", "8:1"), *found]
+            mount_table,
+            "all_mounts",
+            lambda: [mount_table.Mount(Path("/"), "ext4", "/dev/x", "8:1"), *found],
         )
 
     there_are("/a")

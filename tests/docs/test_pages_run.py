@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Spent
+from mounting import Mount, Spent, inherited
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import PRESETS, StandIn
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -115,11 +115,7 @@ def prompt(serving: Callable[..., StandIn], tmp_path: Path) -> Iterator[Callable
     )
     program.chmod(0o755)
     environ = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.upper().startswith("PICTO")
-        },
+        **inherited(),
         "HOME": str(tmp_path),
         "XDG_CACHE_HOME": "",
         "XDG_RUNTIME_DIR": "",
@@ -141,9 +137,9 @@ def prompt(serving: Callable[..., StandIn], tmp_path: Path) -> Iterator[Callable
         return done.stdout
 
     yield run
-    left = mounts.mount_at(tmp_path / "picto")
+    left = mount_table.mount_at(tmp_path / "picto")
     if left:
-        mounts.detach(left.path, lazy=True)
+        mounting.detach(left.path, lazy=True)
     assert left is None
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Mounting, Serving, Spent, expected, files_below, run, walk
+from mounting import Mount, Mounting, Serving, Spent, expected, files_below, walk
 
 from standin import PRESETS, Spec, StandIn
 
@@ -104,18 +102,6 @@ def test_c7_a_catalog_that_can_not_be_read_is_put_aside(mounted: Mounting, serve
         assert len(aside) == 1  # the last one
         assert aside != before_that
         assert {path.stat().st_mode & 0o777 for path in aside} == {0o600}
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "pictofs-test", folder]
-    if subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("may not mount a tmpfs")
-    yield folder
-    run("umount", "--lazy", folder)
 
 
 def test_c4_a_full_disk_is_read_past(small_disk: Path, mounted: Mounting, serving: Serving) -> None:

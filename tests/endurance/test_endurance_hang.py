@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Mounting, Serving, eventually, run, walk
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from standin import Spec, StandIn
 from standin.faults import Fault, Hang, Match
 
@@ -84,7 +84,7 @@ def test_m2_a_stalled_reader_keeps_no_mount(mount: Mount, server: StandIn) -> No
         with pytest.raises(AssertionError, match=r"in use by cat|is in use"):
             mount.pictofs("unmount", mount.root)
         mount.pictofs("unmount", "--lazy", mount.root)
-        assert mounts.mount_at(mount.root) is None
+        assert mount_table.mount_at(mount.root) is None
         reader.communicate(timeout=ENOUGH)
         assert reader.returncode == 1
     # Its last user has left, and the process ends by itself.

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Mounting, Serving, files_below, run, walk
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import PRESETS, StandIn
 from standin.faults import Fault, Match, Respond, redirect, with_fields
 
@@ -200,8 +200,8 @@ def refused(mount: Mount, cache: Path) -> str:
     try:
         return fails(mount, "mount", "--cache-dir", cache, free)
     finally:
-        if mounts.mount_at(free):
-            mounts.detach(free, lazy=True)
+        if mount_table.mount_at(free):
+            mounting.detach(free, lazy=True)
 
 
 def mode(path: Path) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mounting import Mounting, Serving, Spent
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from standin import PRESETS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -84,4 +84,4 @@ def test_the_notebook(serving: Serving, tmp_path: Path) -> None:
     assert lines[2].startswith("street-signs: 240 images, ")
     assert "street-signs/images/cam1/frame-0000.jpg: 640 x 480, mean color " in lines[5]
     assert "   20 road" in lines
-    assert not [mount for mount in mounts.all_mounts() if mount.path.is_relative_to(tmp_path)]
+    assert not [mount for mount in mount_table.all_mounts() if mount.path.is_relative_to(tmp_path)]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,17 +45,5 @@ def rig(standin: StandIn, tmp_path: Path) -> Rig:
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole listings and batches of URLs come by 1,000, not by 10,000: a tenth of the images
     crosses the bounds."""
-    for name in ("listing.listing.EMBED_PAGE", "content.signed_urls.BATCH", "bulk.inventory.BATCH"):
+    for name in ("listing.passes.EMBED_PAGE", "content.signed_urls.BATCH", "bulk.inventory.BATCH"):
         monkeypatch.setattr(f"pictofs.library.{name}", 1000)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "pictofs-test", folder]
-    if subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("may not mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Mounting, Serving
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import PRESETS
 
 WORDS = "the kernel has aborted the connection"
@@ -35,7 +35,7 @@ def connections(tmp_path: Path) -> Iterator[Path]:
 
 def abort(connections: Path, mountpoint: Path) -> None:
     """Break the connection of a mount off."""
-    found = mounts.mount_at(mountpoint)
+    found = mount_table.mount_at(mountpoint)
     assert found is not None
     (connections / found.device.partition(":")[2] / "abort").write_text("1")
 
@@ -58,7 +58,7 @@ def test_m3_an_aborted_connection_is_an_error(
         check=True,
         timeout=60,
     )
-    assert mounts.mount_at(mount.root) is None
+    assert mount_table.mount_at(mount.root) is None
 
 
 def test_m3_an_aborted_connection_in_the_background_is_in_its_log(
@@ -77,7 +77,7 @@ def test_m3_an_aborted_connection_in_the_background_is_in_its_log(
     os.close(pidfd)
     assert log.read_text().count(WORDS) == 1
     assert "ERROR" in next(line for line in log.read_text().splitlines() if WORDS in line)
-    mounts.detach(folder, lazy=True)
+    mounting.detach(folder, lazy=True)
 
 
 @pytest.mark.parametrize("flags", [[], ["-f"], ["-l"]], ids=["plain", "forced", "lazy"])

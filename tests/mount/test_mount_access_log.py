@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from mounting import Mount, Mounting, Serving, files_below, run
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from standin import Spec
 from standin.faults import Fault, Match, error
 from standin.spec import DatasetSpec
@@ -167,7 +167,7 @@ def test_m1_an_access_log_that_can_t_be_written(
         6,
         f"pictofs: {both} is the log: name another file by --access-log\n",
     )
-    assert mounts.mount_at(tmp_path / "two") is None
+    assert mount_table.mount_at(tmp_path / "two") is None
 
 
 def test_k4_j4_it_is_rotated_and_its_owners_alone(

@@ -297,7 +297,7 @@ def test_f5_refresh_of_one_dataset_asks_for_that_one(mounted: Mounting, serving:
     for name in ("one", "other"):
         os.listdir(mount.datasets / name / "images")
     before = Spent(server)
-    mount.pictofs("refresh", mount.datasets / "one")
+    assert "one is fresh" in mount.pictofs("refresh", mount.datasets / "one")
     assert len(before.api) == 3  # the datasets, its directories, its images
     before = Spent(server)
     os.listdir(mount.datasets / "other/images")

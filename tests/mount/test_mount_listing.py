@@ -168,20 +168,6 @@ def test_f6_a_row_sent_twice_is_shown_once(mounted: Mounting, serving: Serving) 
     assert sorted(names_in(folder)) == [f"image-{number:06d}.jpg" for number in range(50)]
 
 
-def test_l1_empty_datasets_and_directories(mounted: Mounting, serving: Serving) -> None:
-    organization = Organization()
-    organization.add_dataset("nothing")
-    hollow = organization.add_dataset("hollow")
-    organization.add_directory(hollow, "/one/two")
-    datasets = mounted(serving(organization)).datasets
-    assert sorted(names_in(datasets / "nothing")) == ["annotations", "dataset.json", "images"]
-    assert names_in(datasets / "nothing/images") == []
-    for part in ("images", "annotations"):
-        assert names_in(datasets / "hollow" / part) == ["one"]
-        assert names_in(datasets / "hollow" / part / "one") == ["two"]
-        assert names_in(datasets / "hollow" / part / "one/two") == []
-
-
 def test_what_does_not_exist_is_enoent(mounted: Mounting, serving: Serving) -> None:
     datasets = mounted(serving(PRESETS["small"]())).datasets
     some = next(walk(datasets / "small/images"))

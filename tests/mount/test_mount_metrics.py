@@ -16,7 +16,7 @@ from mounting import Mount, Mounting, Serving, Spent, eventually, files_below
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from standin import Spec
 from standin.faults import Fault, Match, error
 from standin.spec import DatasetSpec
@@ -222,7 +222,7 @@ def test_m1_j1_a_port_that_is_taken(
         "name another port by --metrics-port"
     )
     assert "Traceback" not in done.stderr
-    assert mounts.mount_at(place) is None
+    assert mount_table.mount_at(place) is None
 
 
 def test_operations_are_in_the_status(mounted: Mounting, serving: Serving) -> None:

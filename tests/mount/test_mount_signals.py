@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Mounting, Serving, eventually
+from mounting import Mount, Mounting, Serving, eventually, inherited
 
-from pictofs.app import mounts
+from pictofs.app import mount_table, mounting
 from standin import Spec, StandIn
 from standin.spec import DatasetSpec
 
@@ -26,9 +26,11 @@ SPEC = Spec((DatasetSpec("small", images=3, size=2000, directories=1),))
 def test_m6_in_the_foreground_it_unmounts(mounted: Mounting, serving: Serving, name: str) -> None:
     mount = mounted(serving(SPEC))
     os.kill(mount.pid, signal.Signals[name])
-    eventually(lambda: mounts.mount_at(mount.root), None)
+    eventually(lambda: mount_table.mount_at(mount.root), None)
     assert mount.wait() == 0
     assert "stopping on " + name in mount.log()
+    assert "Traceback" not in mount.log()
+    assert mount.key not in mount.log()
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGPIPE"])
@@ -47,11 +49,7 @@ class Daemon:
         self.root.mkdir()
         self.log = folder / "the log"
         self.environ = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.upper().startswith("PICTO")
-            },
+            **inherited(),
             "HOME": str(folder),
             "XDG_RUNTIME_DIR": "",
             "PICTOFS_CACHE_DIR": str(folder / "cache"),
@@ -73,8 +71,8 @@ class Daemon:
 def daemon(serving: Serving, tmp_path: Path) -> Iterator[Daemon]:
     made = Daemon(serving(SPEC), tmp_path)
     yield made
-    while mounts.mount_at(made.root):
-        mounts.detach(made.root, lazy=True)
+    while mount_table.mount_at(made.root):
+        mounting.detach(made.root, lazy=True)
 
 
 def test_m6_in_the_background_the_logs_are_opened_anew(daemon: Daemon) -> None:
@@ -92,7 +90,7 @@ def test_m6_in_the_background_the_logs_are_opened_anew(daemon: Daemon) -> None:
     assert "/datasets/nothing" in accesses.read_text()
     assert "/datasets/nothing" not in Path(f"{accesses}.old").read_text()
     os.kill(process, signal.SIGTERM)
-    eventually(lambda: mounts.mount_at(daemon.root), None)
+    eventually(lambda: mount_table.mount_at(daemon.root), None)
     assert "unmounted" in daemon.log.read_text()
     assert "unmounted" not in Path(f"{daemon.log}.old").read_text()
 
@@ -136,7 +134,7 @@ def test_m5_one_mount_point_one_mount(daemon: Daemon, background: bool) -> None:
         assert len(said) == 3
         assert {each.returncode for each in lost if each.returncode} == {5}
         assert all("is mounted already" in each for each in said), said
-        assert len([mount for mount in mounts.all_mounts() if mount.path == daemon.root]) == 1
+        assert len([mount for mount in mount_table.all_mounts() if mount.path == daemon.root]) == 1
         assert os.listdir(daemon.root / "datasets") == ["small"]
     finally:
         for each in started:

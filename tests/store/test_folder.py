@@ -157,18 +157,6 @@ def test_a_cut_source_is_no_copy(folder: Folder, tmp_path: Path) -> None:
         partial_file.copy(file.fileno(), 6)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of 3 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=3m,mode=0700", "pictofs-test", folder]
-    if subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("may not mount a tmpfs")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_a_full_disk(small_disk: Path) -> None:
     with Folder(small_disk / "out") as folder:
         assert 2_000_000 < folder.free <= 3 << 20

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Mounting, Serving, files_below, images_and_notes, run, walk
 
-from pictofs.app import mounts
+from pictofs.app import mount_table
 from standin import Spec, StandIn
 
 pytestmark = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
@@ -94,7 +94,7 @@ def test_m1_a_folder_of_roots_gets_one_line(mount: Mount, tmp_path: Path) -> Non
         assert done.returncode != 0
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert str(folder) in done.stderr
-        assert mounts.mount_at(place) is None
+        assert mount_table.mount_at(place) is None
 
 
 def test_m1_a_mount_point_of_roots_gets_one_line(mount: Mount) -> None:
@@ -110,4 +110,4 @@ def test_m3_a_killed_mount_is_cleaned_up(mounted: Mounting, server: StandIn) -> 
     with pytest.raises(OSError, match="not connected"):
         os.listdir(mount.root)
     assert "unmounted" in mount.pictofs("unmount", mount.root)
-    assert mounts.mount_at(mount.root) is None
+    assert mount_table.mount_at(mount.root) is None

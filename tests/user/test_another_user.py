@@ -35,9 +35,9 @@ PARTS = {
             "test_m1_a_mount_point_that_is_taken",
             "test_a_mount_in_use",
             "test_m3_after_kill_9",
-            "test_m2_the_foreground_ends_by_a_signal",
             "test_m2_the_background_ends_by_a_signal",
         ],
+        "tests/mount/test_mount_signals.py": ["test_m6_in_the_foreground_it_unmounts"],
         "tests/cli/test_mounted.py": [
             "test_m4_a_block",
             "test_m4_a_place_of_ones_own",

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pictofs.app.doctor.finding import Finding, ok, warn
-from pictofs.app.mounts import FSTYPE
+from pictofs.app.mount_table import FSTYPE
 
 UPDATEDB = Path("/etc/updatedb.conf")
 

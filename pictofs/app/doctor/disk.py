@@ -7,9 +7,10 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
-from pictofs.app import cache_folder, mounts
+from pictofs.app import cache_folder, mount_table
 from pictofs.app.doctor.finding import Finding, fail, failed, ok, warn
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
@@ -77,7 +78,7 @@ def _parent(folder: Path) -> Finding:
 
 
 def _kind(folder: Path) -> Finding:
-    mount = mounts.mount_of(folder.resolve())
+    mount = mount_table.mount_of(folder.resolve())
     if mount is not None and mount.fstype in _REMOTE:
         return warn(
             "cache", f"{folder} is on {mount.fstype}, which has no locks to rely on", _OTHER
@@ -95,11 +96,8 @@ def _usage(settings: LibrarySettings) -> Usage:
         reserve=settings.min_free,
         clock=SystemClock(),
     )
-
-    try:
+    with closing(blob_cache):
         return blob_cache.usage()
-    finally:
-        blob_cache.close()
 
 
 def _room(settings: LibrarySettings, folder: Path, usage: Usage | None) -> Iterator[Finding]:

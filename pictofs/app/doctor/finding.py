@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from pictofs.app import mounts
+from pictofs.app import probe
 from pictofs.errors import PictofsError, TimedOut
 
 Outcome = Literal["ok", "warn", "fail"]
@@ -67,7 +67,7 @@ def within(check: str, seconds: float, look: Callable[[], Iterable[Finding]]) ->
         return json.dumps([asdict(each) for each in found]).encode()
 
     try:
-        return [Finding(**each) for each in json.loads(mounts.run_in_subprocess(seconds, ask))]
+        return [Finding(**each) for each in json.loads(probe.run_in_subprocess(seconds, ask))]
     except TimedOut:
         return [
             fail(

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from pictofs import __version__, programs
-from pictofs.app import mounts
+from pictofs.app import mounting
 from pictofs.app.doctor.finding import Finding, fail, ok, warn
 
 OUR_STATUS = Path("/proc/self/status")
@@ -42,12 +42,12 @@ def check_machine() -> Iterator[Finding]:
 
 def _device() -> Finding:
     try:
-        os.close(os.open(mounts.DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        os.close(os.open(mounting.DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         return fail("/dev/fuse", "it does not exist", f"modprobe fuse; or {_CONTAINER}")
     except PermissionError as error:
-        closed = not os.access(mounts.DEVICE, os.R_OK | os.W_OK)
-        advice = f"chmod 666 {mounts.DEVICE} (as root)" if closed else _CONTAINER
+        closed = not os.access(mounting.DEVICE, os.R_OK | os.W_OK)
+        advice = f"chmod 666 {mounting.DEVICE} (as root)" if closed else _CONTAINER
         return fail("/dev/fuse", f"it can't be opened: {error.strerror}", advice)
     except OSError as error:
         return fail("/dev/fuse", f"it can't be opened: {error.strerror}", "modprobe fuse (as root)")
@@ -107,11 +107,11 @@ def _helper() -> Finding:
 
 
 def _allow_other() -> Finding:
-    if os.geteuid() == 0 or mounts.may_allow_other():
+    if os.geteuid() == 0 or mounting.may_allow_other():
         return ok("allow_other", "--allow-other can be used")
     return ok(
         "allow_other",
-        f"--allow-other can't be used: {mounts.FUSE_CONF} has no line user_allow_other",
+        f"--allow-other can't be used: {mounting.FUSE_CONF} has no line user_allow_other",
     )
 
 

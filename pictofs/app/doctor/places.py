@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pictofs import __version__
-from pictofs.app import mounts, running
+from pictofs.app import mount_table, mounting, probe, running
 from pictofs.app.doctor.finding import Finding, fail, failed, ok, warn
 from pictofs.errors import PictofsError
 
 
 def check_places(mountpoint: Path | None) -> Iterator[Finding]:
     """Each mount of ours, or what is at `mountpoint` alone."""
-    found = sorted({mount.path for mount in mounts.all_mounts() if mount.ours})
+    found = sorted({mount.path for mount in mount_table.all_mounts() if mount.ours})
 
     if mountpoint is None:
         for path in found:
@@ -27,7 +27,7 @@ def check_places(mountpoint: Path | None) -> Iterator[Finding]:
 
 
 def _folder(path: Path) -> Finding:
-    other = mounts.mount_at(path)
+    other = mount_table.mount_at(path)
     if other is not None:
         return fail(
             "mount point",
@@ -36,7 +36,7 @@ def _folder(path: Path) -> Finding:
         )
 
     try:
-        mounts.check_folder(path)
+        mounting.check_folder(path)
     except PictofsError as error:
         return failed("mount point", error)
 
@@ -44,7 +44,7 @@ def _folder(path: Path) -> Finding:
 
 
 def _mount(path: Path) -> Finding:
-    state = mounts.state_of(path)
+    state = probe.state_of(path)
     if state == "stale":
         return fail(
             "mount", f"{path}: its process died", f"pictofs unmount {path}, or mount it again"

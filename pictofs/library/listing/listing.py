@@ -21,18 +21,17 @@ from pictofs.clock import Clock
 from pictofs.errors import (
     DiskFull,
     Forbidden,
-    Invalid,
     InvalidResponse,
     NoSuchEntry,
-    NotSupported,
 )
 from pictofs.library.connectivity import UNAVAILABLE, Connectivity
 from pictofs.library.listing.invalidation import DentryInvalidations
-from pictofs.library.listing.pager import PASSES, ListingInProgress, ListingPage, list_pages
+from pictofs.library.listing.pager import PASSES, ListingInProgress
+from pictofs.library.listing.passes import IMAGE_PAGE, ListingPasses
 from pictofs.library.server_traits import ServerTraits
 from pictofs.library.single_flight import SingleFlight
 from pictofs.model.names import QUOTE, storable, unescape
-from pictofs.model.records import Dataset, Image
+from pictofs.model.records import Dataset
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.datasets import Observation
 from pictofs.store.catalog.images import ImageTable
@@ -44,10 +43,6 @@ T = TypeVar("T")
 
 NO_DATASET = -1
 """The key of no dataset."""
-EMBED_PAGE = 10_000
-"""Images of one embedded page (`GET /datasets/{d}?include_images=true`): the server's cap."""
-IMAGE_PAGE = 1000
-"""Images of one page of `GET /images/`: the server's cap."""
 RELIST_AFTER = 12
 """TTLs after which a dataset is listed again although its signature never changed.
 
@@ -65,10 +60,6 @@ QUERY_PATH_MAX = 2048
 
 Proxies refuse a URL of 8 KiB, and one character may become nine in it.
 """
-
-
-class _NotEmbedded(Exception):
-    """The server has no embedded listing, or one that does not say where images lie."""
 
 
 class Listing:
@@ -100,15 +91,22 @@ class Listing:
         self._frozen = frozen
         self._shown: set[str] = set()
         self._traits = traits
-        # By the key of a dataset or of a directory.
-        self._in_progress: dict[int, ListingInProgress] = {}
-        # What was asked before the last refresh may be older than what is wanted now.
-        self._refreshes = 0
         # Requests for single folders or names since the dataset was listed, by its key.
         self._spent: dict[int, int] = {}
         # Names that were asked for alone, and whether each was found; bounded, fresh by its TTL.
         self._answers: TTLCache[tuple[int, str], bool] = TTLCache(
             65_536, max(ttl, 1e-6), clock.monotonic
+        )
+        self._passes = ListingPasses(
+            api,
+            catalog,
+            images,
+            single_flight,
+            connectivity,
+            invalidations,
+            clock,
+            traits,
+            self._answers.clear,
         )
 
     # Datasets.
@@ -137,18 +135,16 @@ class Listing:
             revision = self._catalog.revision
             at = self._clock.wall()
             found = await self._all_datasets()
+            heard = Observation(self._clock.wall(), self._api.clock_ahead)
 
             # None: this mount changed the list meanwhile, and what was read may lack the change.
-            gone = await in_thread(self._catalog.put_datasets, found, at, revision, self._heard())
+            gone = await in_thread(self._catalog.put_datasets, found, at, revision, heard)
             if gone is not None:
                 self._answers.clear()
                 self._invalidations.tell(gone)
                 return
 
         log.info("the list of datasets was changed while it was read, %d times in a row", PASSES)
-
-    def _heard(self) -> Observation:
-        return Observation(self._clock.wall(), self._api.clock_ahead)
 
     async def _all_datasets(self) -> list[Dataset]:
         try:
@@ -176,12 +172,7 @@ class Listing:
         older, or never come.
         """
         await in_thread(self._catalog.expire, dataset)
-        self._refreshes += 1
-
-    def _under_way(self, key: int) -> ListingInProgress | None:
-        """The pass over a dataset or a directory, if it has begun since the last refresh."""
-        found = self._in_progress.get(key)
-        return found if found is not None and found.refreshes == self._refreshes else None
+        self._passes.refreshes += 1
 
     async def dataset(self, key: int) -> DatasetRow:
         """A dataset as fresh as the TTL asks. Raises NoSuchEntry when it is gone."""
@@ -210,7 +201,9 @@ class Listing:
         if not self._current(row.tree_at, row.tree_signature, row.signature, strict=strict):
             work = partial(self._read_tree, row)
             known = row.tree_at is not None or row.tree_signature is not None
-            await self._renew(("tree", key, self._refreshes), work, have=known and not strict)
+            await self._renew(
+                ("tree", key, self._passes.refreshes), work, have=known and not strict
+            )
 
         return row
 
@@ -242,7 +235,7 @@ class Listing:
         if had and self._connectivity.backing_off:
             return None
 
-        listing_pass = self._under_way(dataset.key) or self._under_way(directory.key)
+        listing_pass = self._passes.under_way(dataset.key) or self._passes.under_way(directory.key)
         if listing_pass is None:
             listing_pass = self._begin(dataset, current)
 
@@ -271,7 +264,7 @@ class Listing:
         dataset = await self.tree(key)
         had = dataset.listed_signature is not None
         if not self.is_listed(dataset) and not (had and self._connectivity.backing_off):
-            listing_pass = self._under_way(key) or self._list_dataset(dataset)
+            listing_pass = self._passes.under_way(key) or self._list_dataset(dataset)
             if had:
                 await _wait_for_refresh(listing_pass)
             else:
@@ -302,7 +295,7 @@ class Listing:
             dataset.listed_at, dataset.listed_signature, dataset.signature, strict=strict
         )
         if not is_current:
-            listing_pass = self._under_way(key) or self._list_dataset(dataset)
+            listing_pass = self._passes.under_way(key) or self._list_dataset(dataset)
             await listing_pass.finished.wait()
 
             old_serves = not strict and dataset.listed_signature is not None
@@ -328,9 +321,9 @@ class Listing:
             count = self._catalog.root_images(dataset.key)
 
         alone = max(1, math.ceil(count / IMAGE_PAGE))
-        whole = max(1, math.ceil(dataset.image_count / self._page_size))
+        whole = max(1, math.ceil(dataset.image_count / self._passes.page_size))
         if alone < whole and self._can_ask(directory) and self._spend(dataset, alone, whole):
-            return self._launch(dataset, directory)
+            return self._passes.launch(dataset, directory)
 
         return self._list_dataset(dataset)
 
@@ -359,147 +352,7 @@ class Listing:
 
     def _list_dataset(self, dataset: DatasetRow) -> ListingInProgress:
         self._spent.pop(dataset.key, None)
-        return self._launch(dataset, None)
-
-    @property
-    def _page_size(self) -> int:
-        """Images of one request of a whole dataset's listing."""
-        return IMAGE_PAGE if self._traits.get("listing") == "pages" else EMBED_PAGE
-
-    def _embedded(self, dataset: DatasetRow) -> Callable[[int], Awaitable[ListingPage]]:
-        """Pages of the embedded listing. A page raises `_NotEmbedded` if the server has no whole
-        one."""
-        first: list[str] = []
-
-        async def page(offset: int) -> ListingPage:
-            found, images = await self._api.dataset_images(dataset.id, offset, EMBED_PAGE)
-            if images is None or images.summary:
-                raise _NotEmbedded
-
-            # The first page again: the server ignores the offset, and never sends the rest.
-            ids = [image.id for image in images.rows]
-            if offset and ids and ids == first:
-                raise _NotEmbedded
-
-            if offset == 0:
-                first[:] = ids
-            return ListingPage(images, images.total, found)
-
-        return page
-
-    def _paged(
-        self, dataset: DatasetRow, directory: DirectoryRow | None
-    ) -> Callable[[int], Awaitable[ListingPage]]:
-        """Pages of `GET /images/`, of a dataset or of one directory."""
-        path = directory and directory.path
-
-        async def page(offset: int) -> ListingPage:
-            images = await self._api.images(
-                dataset.id, directory=path, offset=offset, limit=IMAGE_PAGE
-            )
-            if images.rows:
-                await self._traits.choose("rows", "summary" if images.summary else "full")
-
-            return ListingPage(images, images.total, None)
-
-        return page
-
-    async def _fill_somehow(
-        self,
-        dataset: DatasetRow,
-        directory: DirectoryRow | None,
-        listing_pass: ListingInProgress,
-    ) -> None:
-        if directory is None and self._traits.get("listing") != "pages":
-            try:
-                await self._fill(dataset, None, EMBED_PAGE, self._embedded(dataset), listing_pass)
-            except (_NotEmbedded, Invalid, NotSupported):  # not given, or refused
-                pass
-            else:
-                await self._traits.choose("listing", "embedded")
-                return
-
-        key = None if directory is None else directory.key
-        await self._fill(dataset, key, IMAGE_PAGE, self._paged(dataset, directory), listing_pass)
-        # Chosen only now: a route that fails is no substitute for the other one.
-        if directory is None:
-            await self._traits.choose("listing", "pages")
-
-    def _launch(self, dataset: DatasetRow, directory: DirectoryRow | None) -> ListingInProgress:
-        key = dataset.key if directory is None else directory.key
-        listing_pass = self._in_progress[key] = ListingInProgress(
-            dataset.signature,
-            self._refreshes,
-            old=self._catalog.directories_with_images(dataset.key),
-        )
-
-        async def work() -> None:
-            try:
-                await self._fill_somehow(dataset, directory, listing_pass)
-                self._connectivity.answered()
-            except Exception as error:
-                if isinstance(error, UNAVAILABLE):
-                    self._connectivity.failed(error)
-                listing_pass.fail(error)
-            finally:
-                # After a refresh another pass may have taken its place.
-                if self._in_progress.get(key) is listing_pass:
-                    del self._in_progress[key]
-                listing_pass.finished.set()
-                listing_pass.advance()
-
-        self._single_flight.launch(("list", key, self._refreshes), work)
-        return listing_pass
-
-    async def _fill(
-        self,
-        dataset: DatasetRow,
-        directory: int | None,
-        limit: int,
-        page: Callable[[int], Awaitable[ListingPage]],
-        listing_pass: ListingInProgress,
-    ) -> None:
-        at = self._clock.wall()
-        # Before the first listing no entry was ever promised.
-        moves = dataset.listed_signature is not None
-
-        def put(images: list[Image], seen: int) -> None:
-            self._invalidations.tell_from_thread(
-                self._images.put(dataset.key, dataset.id, images, seen, moves=moves)
-            )
-
-        def seen_in(seen: int) -> int:
-            return self._images.seen_in(dataset.key, seen, directory)
-
-        result = await list_pages(
-            page,
-            limit,
-            self._images.begin_pass,
-            put,
-            seen_in,
-            listing_pass,
-            dataset.image_count,
-        )
-
-        signature = dataset.signature
-        if result.dataset is not None:
-            signature = result.dataset.signature
-            put_dataset = partial(
-                self._catalog.put_dataset, result.dataset, self._heard(), known=dataset.signature
-            )
-            self._invalidations.tell(await in_thread(put_dataset))
-
-        sweep = partial(
-            self._images.sweep,
-            dataset.key,
-            result.seen,
-            directory=directory,
-            signature=signature,
-            at=at,
-        )
-        gone = await in_thread(sweep)
-        self._answers.clear()
-        self._invalidations.tell(gone)
+        return self._passes.launch(dataset, None)
 
     # One name.
 
@@ -558,7 +411,7 @@ class Listing:
         if answer is not None and answer == (row is not None):
             return row
 
-        listing_pass = self._under_way(dataset.key)
+        listing_pass = self._passes.under_way(dataset.key)
         if listing_pass is not None and row is not None:
             # The known row serves if the pass is slow.
             await _wait_for_refresh(listing_pass)
@@ -569,7 +422,7 @@ class Listing:
 
             return read(directory.key, entry)
 
-        whole = max(2, math.ceil(dataset.image_count / self._page_size))
+        whole = max(2, math.ceil(dataset.image_count / self._passes.page_size))
         if listing_pass is not None or not self._spend(dataset, 1, whole):
             await self._wait_for(current, entry, read)
         else:
@@ -610,7 +463,7 @@ class Listing:
         self, directory: DirectoryRow, entry: str, read: Callable[[int, str], ImageRow | None]
     ) -> None:
         """Wait for a pass to bring one name, or to end."""
-        listing_pass = self._under_way(directory.dataset) or await self.folder(directory)
+        listing_pass = self._passes.under_way(directory.dataset) or await self.folder(directory)
         while listing_pass is not None and read(directory.key, entry) is None:
             if listing_pass.finished.is_set():
                 if listing_pass.error is not None:

@@ -65,8 +65,6 @@ class ListingPage:
     """One page and what came with it."""
 
     page: Page[Image]
-    total: int | None
-    """Rows of all pages, as the server says."""
     dataset: Dataset | None
 
 
@@ -178,14 +176,15 @@ class _ListingPass:
 
     async def _take(self, offset: int) -> int | None:
         got = await self._page(offset)
-        self._totals.add(got.total)
+        total = got.page.total
+        self._totals.add(total)
         self._received += got.page.received
         self._rows += len(got.page.rows)
         if offset == 0:
             self.dataset = got.dataset
-            self._limit = self._cap(got)
+            self._limit = self._cap(got.page)
 
-        if is_last(got.page, self._limit) or got.total == offset + got.page.received:
+        if is_last(got.page, self._limit) or total == offset + got.page.received:
             self._end = True
         if not self._is_new(got.page):
             log.warning("a listing ends after %d rows: more pages bring nothing new", self._rows)
@@ -195,17 +194,17 @@ class _ListingPass:
             await in_thread(self._put, got.page.rows, self._seen)
         self._filling.advance()
 
-        return got.total
+        return total
 
-    def _cap(self, got: ListingPage) -> int:
+    def _cap(self, page: Page[Image]) -> int:
         """Rows of a page: as many as were asked for, or fewer if the server's cap is below the
         contract's.
 
         A key that may see only a part of the dataset gets a short first page, too; a cap, unlike
         that, is a round number.
         """
-        received = got.page.received
-        more = got.page.has_more is True or (received % 100 == 0 and (got.total or 0) > received)
+        received = page.received
+        more = page.has_more is True or (received % 100 == 0 and (page.total or 0) > received)
         return received if 0 < received < self._limit and more else self._limit
 
     def _is_new(self, page: Page[Image]) -> bool:

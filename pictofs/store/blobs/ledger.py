@@ -10,7 +10,6 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from pictofs.errors import DiskFull, PictofsError
@@ -132,12 +131,7 @@ class Lock:
         if not self._patience:
             raise WouldBlock(f"the cache's {self._name} lock is held")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         held_long = time.monotonic() - self._since > _LONG
         fcntl.flock(self.fd, fcntl.LOCK_UN)
         self._thread.release()
@@ -181,16 +175,14 @@ class Ledger(Lock):
 
     def _load(self) -> None:
         """Read the counts, or count anew if they make no sense."""
-        self._page = array("q", self._read())
-        if len(self._page) != 2 * SHARDS or min(self._page) < 0:
-            self._page = array("q", bytes(_PAGE))
+        counts = _read(self.fd)
+        if counts is None:
+            counts = array("q", bytes(_PAGE))
             for shard in range(SHARDS):
-                self._page[shard], self._page[SHARDS + shard] = self._measure(shard)
-            os.pwrite(self.fd, self._page.tobytes(), 0)
+                counts[shard], counts[SHARDS + shard] = self._measure(shard)
+            os.pwrite(self.fd, counts.tobytes(), 0)
 
-    def _read(self) -> bytes:
-        page = os.pread(self.fd, _PAGE, 0)
-        return page if len(page) == _PAGE else b""
+        self._page = counts
 
     def peek(self) -> tuple[int, int] | None:
         """Bytes and blobs as the ledger has them, without its lock, which a stopped process may
@@ -205,12 +197,11 @@ class Ledger(Lock):
             return None
 
         try:
-            page = os.pread(fd, _PAGE, 0)
+            counts = _read(fd)
         finally:
             os.close(fd)
 
-        counts = array("q", page if len(page) == _PAGE else b"")
-        if not counts or min(counts) < 0:
+        if counts is None:
             return None
 
         return sum(counts[:SHARDS]), sum(counts[SHARDS:])
@@ -238,3 +229,10 @@ class Ledger(Lock):
             if self._page[index] != value:
                 self._page[index] = value
                 os.pwrite(self.fd, self._page[index : index + 1].tobytes(), index * 8)
+
+
+def _read(fd: int) -> array[int] | None:
+    """The counts of a ledger's file; None if they make no sense. Raises OSError."""
+    page = os.pread(fd, _PAGE, 0)
+    counts = array("q", page if len(page) == _PAGE else b"")
+    return counts if counts and min(counts) >= 0 else None

@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from stat import S_ISREG
-from types import TracebackType
 
 from pictofs.config import FreeSpace
 from pictofs.errors import DiskFull, TooManyFiles
@@ -52,12 +51,7 @@ class disk_errors:  # noqa: N801
     def __enter__(self) -> None:
         pass
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, OSError):
             # No fault of the disk: other files will be closed again.
             if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from pictofs.model.inode import key_of
 from pictofs.model.names import entry_name, split_directory, storable
@@ -21,12 +21,16 @@ from pictofs.store.catalog.database import Database
 from pictofs.store.catalog.datasets import Observation
 from pictofs.store.catalog.dentries import folder_entries
 from pictofs.store.catalog.images import disambiguate
-from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, EntryRow, ImageRow, RemovedDentry
+from pictofs.store.catalog.rows import (
+    SELECT,
+    DatasetRow,
+    DirectoryRow,
+    EntryRow,
+    ImageRow,
+    RemovedDentry,
+)
 
-_DATASET = "SELECT " + ", ".join(DatasetRow._fields) + " FROM dataset "
-_DIRECTORY = "SELECT " + ", ".join(DirectoryRow._fields) + " FROM directory "
-_ENTRY = "SELECT " + ", ".join(EntryRow._fields) + " FROM image "
-_IMAGE = "SELECT " + ", ".join(ImageRow._fields) + " FROM image "
+R = TypeVar("R", bound=NamedTuple)
 
 SCAN = 4096
 """Rows that one call of `selected_after` goes through."""
@@ -52,12 +56,12 @@ class Catalog:
 
     # Reads: inline.
 
-    def _row(self, make: Any, sql: str, values: tuple[Any, ...]) -> Any:
-        rows = self.database.query(sql, values)
-        return make._make(rows[0]) if rows else None
+    def _row(self, kind: type[R], where: str, *values: Any) -> R | None:
+        rows = self._rows(kind, where, *values)
+        return rows[0] if rows else None
 
-    def _rows(self, make: Any, sql: str, values: tuple[Any, ...]) -> Any:
-        return [make._make(row) for row in self.database.query(sql, values)]
+    def _rows(self, kind: type[R], where: str, *values: Any) -> list[R]:
+        return [kind._make(row) for row in self.database.query(SELECT[kind] + where, values)]
 
     @property
     def version(self) -> int:
@@ -71,8 +75,7 @@ class Catalog:
 
     def dataset(self, key: int) -> DatasetRow | None:
         """The dataset with that key."""
-        row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE key = ?", (key,))
-        return row
+        return self._row(DatasetRow, "WHERE key = ?", key)
 
     def annotations_due(self, key: int) -> float:
         """The wall-clock time in seconds; annotation files confirmed before it must be checked
@@ -96,44 +99,32 @@ class Catalog:
 
     def dataset_by_entry(self, entry: str) -> DatasetRow | None:
         """The dataset listed as `entry`."""
-        row: DatasetRow | None = self._row(DatasetRow, _DATASET + "WHERE entry = ?", (entry,))
-        return row
+        return self._row(DatasetRow, "WHERE entry = ?", entry)
 
     def datasets_after(self, seq: int, limit: int) -> list[DatasetRow]:
         """Datasets in listing order, after `seq`."""
-        sql = _DATASET + "WHERE seq > ? ORDER BY seq LIMIT ?"
-        rows: list[DatasetRow] = self._rows(DatasetRow, sql, (seq, limit))
-        return rows
+        return self._rows(DatasetRow, "WHERE seq > ? ORDER BY seq LIMIT ?", seq, limit)
 
     def directory(self, key: int) -> DirectoryRow | None:
         """The directory with that key."""
-        row: DirectoryRow | None = self._row(DirectoryRow, _DIRECTORY + "WHERE key = ?", (key,))
-        return row
+        return self._row(DirectoryRow, "WHERE key = ?", key)
 
     def directory_by_path(self, dataset: int, path: str) -> DirectoryRow | None:
         """The directory of a dataset at a canonical path; `/` is its root."""
-        sql = _DIRECTORY + "WHERE dataset = ? AND path = ?"
-        row: DirectoryRow | None = self._row(DirectoryRow, sql, (dataset, path))
-        return row
+        return self._row(DirectoryRow, "WHERE dataset = ? AND path = ?", dataset, path)
 
     def directory_by_entry(self, parent: int, entry: str) -> DirectoryRow | None:
         """The directory listed as `entry` in another one."""
-        sql = _DIRECTORY + "WHERE parent = ? AND entry = ?"
-        row: DirectoryRow | None = self._row(DirectoryRow, sql, (parent, entry))
-        return row
+        return self._row(DirectoryRow, "WHERE parent = ? AND entry = ?", parent, entry)
 
     def directories_after(self, parent: int, seq: int, limit: int) -> list[DirectoryRow]:
         """Directories in a directory, after `seq`."""
-        sql = _DIRECTORY + "WHERE parent = ? AND seq > ? ORDER BY seq LIMIT ?"
-        rows: list[DirectoryRow] = self._rows(DirectoryRow, sql, (parent, seq, limit))
-        return rows
+        where = "WHERE parent = ? AND seq > ? ORDER BY seq LIMIT ?"
+        return self._rows(DirectoryRow, where, parent, seq, limit)
 
     def directories_of(self, dataset: int) -> list[DirectoryRow]:
         """All directories of a dataset, its root among them."""
-        rows: list[DirectoryRow] = self._rows(
-            DirectoryRow, _DIRECTORY + "WHERE dataset = ?", (dataset,)
-        )
-        return rows
+        return self._rows(DirectoryRow, "WHERE dataset = ?", dataset)
 
     def directory_keys(self, dataset: int) -> list[int]:
         """Keys of all directories of a dataset, its root among them."""
@@ -142,45 +133,39 @@ class Catalog:
 
     def image(self, key: int) -> ImageRow | None:
         """The image with that key."""
-        row: ImageRow | None = self._row(ImageRow, _IMAGE + "WHERE key = ?", (key,))
-        return row
+        return self._row(ImageRow, "WHERE key = ?", key)
 
     def image_by_entry(self, directory: int, entry: str) -> ImageRow | None:
         """The image listed as `entry` in `images/`."""
-        sql = _IMAGE + "WHERE directory = ? AND entry = ?"
-        row: ImageRow | None = self._row(ImageRow, sql, (directory, entry))
-        return row
+        return self._row(ImageRow, "WHERE directory = ? AND entry = ?", directory, entry)
 
     def image_by_annotation_name(self, directory: int, entry: str) -> ImageRow | None:
         """The image whose annotation file is listed as `entry` in `annotations/`."""
         row: ImageRow | None = None
         if entry.endswith(".json"):
-            sql = _IMAGE + "WHERE directory = ? AND entry = ? AND annotation_entry IS NULL"
-            row = self._row(ImageRow, sql, (directory, entry[:-5]))
+            where = "WHERE directory = ? AND entry = ? AND annotation_entry IS NULL"
+            row = self._row(ImageRow, where, directory, entry[:-5])
 
         # Only a file whose name does not follow from its image's has an entry of its own.
         if row is None:
-            sql = _IMAGE + "WHERE directory = ? AND annotation_entry = ?"
-            row = self._row(ImageRow, sql, (directory, entry))
+            where = "WHERE directory = ? AND annotation_entry = ?"
+            row = self._row(ImageRow, where, directory, entry)
 
         return row
 
     def any_image(self) -> ImageRow | None:
         """The image that was listed last; None if there is none."""
-        row: ImageRow | None = self._row(ImageRow, _IMAGE + "ORDER BY seq DESC LIMIT 1", ())
-        return row
+        return self._row(ImageRow, "ORDER BY seq DESC LIMIT 1")
 
     def images_after(self, directory: int, seq: int, limit: int) -> list[ImageRow]:
         """Images in a directory in listing order, after `seq`."""
-        sql = _IMAGE + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
-        rows: list[ImageRow] = self._rows(ImageRow, sql, (directory, seq, limit))
-        return rows
+        where = "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
+        return self._rows(ImageRow, where, directory, seq, limit)
 
     def entries_after(self, directory: int, seq: int, limit: int) -> list[EntryRow]:
         """The same images, with the columns that a listing shows."""
-        sql = _ENTRY + "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
-        rows: list[EntryRow] = self._rows(EntryRow, sql, (directory, seq, limit))
-        return rows
+        where = "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
+        return self._rows(EntryRow, where, directory, seq, limit)
 
     def selected_after(
         self, directory: int, seq: int, selection: Selection, limit: int
@@ -194,12 +179,12 @@ class Catalog:
         far = self.database.query(sql, (directory, seq, SCAN - 1))
         last = far[0][0] if far else None
 
-        sql = (
-            _ENTRY + f"WHERE directory = ? AND seq > ? AND seq <= ? AND {selection.axis} IS ?"
+        where = (
+            f"WHERE directory = ? AND seq > ? AND seq <= ? AND {selection.axis} IS ?"
             " ORDER BY seq LIMIT ?"
         )
         values = (directory, seq, last or _SEQ_MAX, selection.value, limit)
-        rows: list[EntryRow] = self._rows(EntryRow, sql, values)
+        rows = self._rows(EntryRow, where, *values)
 
         # A full batch ends before the rows looked at do.
         return rows, rows[-1].seq if len(rows) == limit else last
@@ -212,10 +197,8 @@ class Catalog:
         `back`: the images that precede it, the nearest first.
         """
         side, way = ("<", "DESC") if back else (">", "ASC")
-        sql = _IMAGE + f"WHERE directory = ? AND {order} {side} ? ORDER BY {order} {way} LIMIT ?"
-        values = (row.directory, getattr(row, order), limit)
-        rows: list[ImageRow] = self._rows(ImageRow, sql, values)
-        return rows
+        where = f"WHERE directory = ? AND {order} {side} ? ORDER BY {order} {way} LIMIT ?"
+        return self._rows(ImageRow, where, row.directory, getattr(row, order), limit)
 
     def directories_with_images(self, dataset: int) -> frozenset[int]:
         """Keys of a dataset's directories in which some image is known."""
@@ -336,24 +319,13 @@ class Catalog:
         that in wall-clock seconds.
         """
         with self.database.write() as db:
-            old = {
-                row.key: row
-                for row in map(
-                    DirectoryRow._make,
-                    db.execute(_DIRECTORY + "WHERE dataset = ? AND parent IS NOT NULL", (dataset,)),
-                )
-            }
-            implied = {
-                row[0]
-                for row in db.execute(
-                    "SELECT path FROM directory WHERE dataset = ? AND implied", (dataset,)
-                )
-            }
+            sql = SELECT[DirectoryRow] + "WHERE dataset = ? AND parent IS NOT NULL"
+            old = {row.key: row for row in map(DirectoryRow._make, db.execute(sql, (dataset,)))}
+            sql = "SELECT path FROM directory WHERE dataset = ? AND implied"
+            implied = {path for (path,) in db.execute(sql, (dataset,))}
+            sql = "SELECT key FROM directory WHERE dataset != ?"
+            elsewhere = {key for (key,) in db.execute(sql, (dataset,))}
             root = key_of(dataset_id + ":/")
-            elsewhere = {
-                row[0]
-                for row in db.execute("SELECT key FROM directory WHERE dataset != ?", (dataset,))
-            }
 
             new = _directory_rows(
                 dataset_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from pictofs.model.names import (
 from pictofs.model.records import Image
 from pictofs.store.catalog.database import Database
 from pictofs.store.catalog.dentries import folder_entries, image_entries, moved_entries
-from pictofs.store.catalog.rows import ImageRow, RemovedDentry
+from pictofs.store.catalog.rows import SELECT, ImageRow, RemovedDentry
 
 _CHUNK = 1000
 """Rows of one statement: 18,000 of the 32,766 values that SQLite takes. The statement runs without
@@ -142,8 +142,7 @@ class ImageTable:
             scope = "directory = ?" if directory else _IN_DATASET
             values = (directory or dataset, seen)
             where = f"WHERE {scope} AND seen < ?"
-            old = db.execute(f"SELECT {', '.join(ImageRow._fields)} FROM image {where}", values)
-            gone = [entry for row in map(ImageRow._make, old) for entry in image_entries(row)]
+            gone = [entry for row in _rows(db, where, *values) for entry in image_entries(row)]
             db.execute(f"DELETE FROM image {where}", values)
 
             if directory is None:
@@ -172,13 +171,12 @@ class ImageTable:
         keys = {key_of(image.id.lower()) for image in images}
         gone: list[RemovedDentry] = []
         with self._database.write() as db:
-            sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND "
             for condition, value in (
                 ("filename = ?", storable(filename)),
                 ("entry = ? AND filename IS NULL", escape(filename)),
             ):
-                found = db.execute(sql + condition, (directory, value)).fetchall()
-                for row in map(ImageRow._make, found):
+                where = f"WHERE directory = ? AND {condition}"
+                for row in list(_rows(db, where, directory, value)):
                     if row.key not in keys:
                         gone += image_entries(row)
                         db.execute("DELETE FROM image WHERE key = ?", (row.key,))
@@ -237,10 +235,8 @@ class ImageTable:
     def entries(self, dataset: int) -> list[RemovedDentry]:
         """All entries of a dataset's images that are known: what the kernel may hold."""
         with self._database.write() as db:
-            rows = db.execute(
-                f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE dataset = ?", (dataset,)
-            )
-            return [entry for row in map(ImageRow._make, rows) for entry in image_entries(row)]
+            rows = _rows(db, "WHERE dataset = ?", dataset)
+            return [entry for row in rows for entry in image_entries(row)]
 
     def count_by_status(self, dataset: int) -> dict[str, int]:
         """How many images of a dataset the catalog has, by status."""
@@ -404,9 +400,8 @@ def _write_one(
 
     Returns the entries of the other image if it gave way.
     """
-    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
-    found = db.execute(sql, (row[_DIRECTORY], row[_ENTRY])).fetchone()
-    holder = found and ImageRow._make(found)
+    where = "WHERE directory = ? AND entry = ?"
+    holder = next(_rows(db, where, row[_DIRECTORY], row[_ENTRY]), None)
 
     gone: list[RemovedDentry] = []
     if holder is not None and holder.key != row[0]:
@@ -445,13 +440,13 @@ def disambiguate(db: sqlite3.Connection, directory: int, entry: str) -> list[Rem
     Returns the entries that they had.
     """
     gone: list[RemovedDentry] = []
-    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE directory = ? AND entry = ?"
-    for row in map(ImageRow._make, db.execute(sql, (directory, entry)).fetchall()):
+    where = "WHERE directory = ? AND entry = ?"
+    for row in list(_rows(db, where, directory, entry)):
         gone += _tag(db, row, ())
 
     if entry.endswith(".json"):
-        sql += " AND annotation_entry IS NULL"
-        for row in map(ImageRow._make, db.execute(sql, (directory, entry[:-5])).fetchall()):
+        where += " AND annotation_entry IS NULL"
+        for row in list(_rows(db, where, directory, entry[:-5])):
             gone += _rename(db, row, row.entry, (entry,))
 
     return gone
@@ -463,11 +458,8 @@ def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[RemovedDentry
     Returns the entries that they had.
     """
     gone: list[RemovedDentry] = []
-    sql = (
-        f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE {scope} AND filename IS NOT NULL"
-        " ORDER BY created_ns, lower(id)"
-    )
-    for row in map(ImageRow._make, db.execute(sql, (value,)).fetchall()):
+    where = f"WHERE {scope} AND filename IS NOT NULL ORDER BY created_ns, lower(id)"
+    for row in list(_rows(db, where, value)):
         plain = entry_name(row.name, row.id.lower())
         # An entry that `unescape` can read has no tag.
         if plain == row.entry or unescape(row.entry) is not None:
@@ -487,10 +479,14 @@ def _untag(db: sqlite3.Connection, scope: str, value: int) -> list[RemovedDentry
     return gone
 
 
+def _rows(db: sqlite3.Connection, where: str, *values: Any) -> Iterator[ImageRow]:
+    """Rows, read as they are asked for: make a list of them before the table is changed."""
+    return map(ImageRow._make, db.execute(SELECT[ImageRow] + where, values))
+
+
 def _places(db: sqlite3.Connection, keys: list[int]) -> dict[int, ImageRow]:
     marks = ", ".join("?" * len(keys))
-    sql = f"SELECT {', '.join(ImageRow._fields)} FROM image WHERE key IN ({marks})"
-    return {row.key: row for row in map(ImageRow._make, db.execute(sql, keys))}
+    return {row.key: row for row in _rows(db, f"WHERE key IN ({marks})", *keys)}
 
 
 def _moved(before: dict[int, ImageRow], after: dict[int, ImageRow]) -> list[RemovedDentry]:

@@ -117,3 +117,15 @@ class RemovedDentry(NamedTuple):
     parent: int
     """Inode number of the folder."""
     entry: str
+
+
+SELECT: dict[type[NamedTuple], str] = {
+    row: f"SELECT {', '.join(row._fields)} FROM {table} "
+    for row, table in (
+        (DatasetRow, "dataset"),
+        (DirectoryRow, "directory"),
+        (EntryRow, "image"),
+        (ImageRow, "image"),
+    )
+}
+"""What gives rows of a kind; a condition follows."""
