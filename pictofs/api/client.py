@@ -62,7 +62,7 @@ class Api:
     def __init__(
         self,
         base_url: str,
-        key: ApiKey,
+        api_key: ApiKey,
         *,
         clock: Clock,
         request_stats: RequestStats,
@@ -79,7 +79,7 @@ class Api:
 
         self._exchange = ApiTransport(
             base_url,
-            key,
+            api_key,
             clock=clock,
             request_stats=request_stats,
             timeout=timeout,

@@ -91,7 +91,7 @@ def api_failure(
     headers: Mapping[str, str],
     body: bytes,
     *,
-    key: ApiKey,
+    api_key: ApiKey,
     now: float,
 ) -> PictofsError:
     """The error for an answer that is not 2xx.
@@ -102,12 +102,12 @@ def api_failure(
     kind, meaning = _kind(call, status, code, words)
     parts = [f"{call}: {meaning} (HTTP {status})"]
     if words:
-        parts.append(f'the server says "{clean(key.scrub(words))}"')
+        parts.append(f'the server says "{clean(api_key.scrub(words))}"')
 
     if 300 <= status < 400:
         parts.append("redirects are not followed; check the base URL")
 
-    if request_id := clean(key.scrub(headers.get("x-request-id", "")))[:80]:
+    if request_id := clean(api_key.scrub(headers.get("x-request-id", "")))[:80]:
         parts.append(f"request id {request_id}")
 
     message = "; ".join(parts)

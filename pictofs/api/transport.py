@@ -98,7 +98,7 @@ class ApiTransport:
     def __init__(
         self,
         base_url: str,
-        key: ApiKey,
+        api_key: ApiKey,
         *,
         clock: Clock,
         request_stats: RequestStats,
@@ -109,7 +109,7 @@ class ApiTransport:
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         self._root = api_root(base_url, allow_plain_http=allow_plain_http)
-        self._key = key
+        self._api_key = api_key
         self._clock = clock
         self._request_stats = request_stats
         self._timeout = timeout
@@ -252,7 +252,7 @@ class ApiTransport:
             # A lone surrogate in a name, or a URL of more than 64 KiB.
             raise Invalid("a name in the request can't be sent; use an id") from error
 
-        request.headers["X-API-Key"] = self._key.reveal()
+        request.headers["X-API-Key"] = self._api_key.reveal()
         return request
 
     async def _persist(self, name: str, once: Callable[[], Awaitable[T]]) -> T:
@@ -370,7 +370,7 @@ class ApiTransport:
         if status == 429:
             self._request_stats.throttled(now, asked)
 
-        error = api_failure(name, status, response.headers, body, key=self._key, now=now)
+        error = api_failure(name, status, response.headers, body, api_key=self._api_key, now=now)
         if status in (401, 402, 429):
             silence = self._request_stats.refused(name, error, now, asked, self._clock.chance())
             # A 429 is retried once the silence that was decided on is over.
@@ -412,7 +412,7 @@ class ApiTransport:
         return b"".join(pieces)
 
     def _transport_failure(self, name: str, error: httpx.HTTPError) -> PictofsError:
-        detail = clean(self._key.scrub(str(error))) or type(error).__name__
+        detail = clean(self._api_key.scrub(str(error))) or type(error).__name__
         proxy = None if self._proxy is None else f"the proxy {place_of(self._proxy)}"
         if isinstance(error, httpx.ConnectTimeout) and proxy:
             return TimedOut(

@@ -21,13 +21,13 @@ from pictofs.model.records import Dataset, Page
 T = TypeVar("T")
 
 
-def run(settings: ServerSettings, key: ApiKey, work: Callable[[Datasets], Awaitable[T]]) -> T:
+def run(settings: ServerSettings, api_key: ApiKey, work: Callable[[Datasets], Awaitable[T]]) -> T:
     """What `work` returns. Raises PictofsError, and KeyboardInterrupt on Ctrl-C."""
 
     async def opened() -> T:
         api = Api(
             settings.base_url,
-            key,
+            api_key,
             clock=SystemClock(),
             request_stats=RequestStats(),
             timeout=settings.timeout * ATTEMPT,

@@ -31,7 +31,7 @@ class Ended:
 
 def download(
     settings: LibrarySettings,
-    key: ApiKey,
+    api_key: ApiKey,
     root: Path,
     request: DownloadRequest,
     show: Callable[[dict[str, Any]], None],
@@ -42,7 +42,7 @@ def download(
     """
     with Folder(root) as folder:
         try:
-            return trio.run(_run, settings, key, folder, request, show)
+            return trio.run(_run, settings, api_key, folder, request, show)
         except BaseExceptionGroup as group:
             # Of the nursery, however few are in it.
             raise only(group) from group
@@ -50,7 +50,7 @@ def download(
 
 async def _run(
     settings: LibrarySettings,
-    key: ApiKey,
+    api_key: ApiKey,
     folder: Folder,
     request: DownloadRequest,
     show: Callable[[dict[str, Any]], None],
@@ -65,7 +65,7 @@ async def _run(
                 interrupted = True
                 job.cancel()
 
-    async with open_library(settings, key) as (library, nursery):
+    async with open_library(settings, api_key) as (library, nursery):
         library.start(nursery, readers=False)
         job = DownloadJob(library, folder, request)
         await nursery.start(stop_on_signals, job)

@@ -35,7 +35,7 @@ The rest is left for another one to be tried.
 @asynccontextmanager
 async def open_library(
     settings: LibrarySettings,
-    key: ApiKey,
+    api_key: ApiKey,
     *,
     prefetch: Mode = "off",
     frozen: bool = False,
@@ -58,11 +58,11 @@ async def open_library(
     blob_cache = BlobCache(
         settings.blobs_dir, limit=settings.cache_size, reserve=settings.min_free, clock=clock
     )
-    catalog = Catalog(_made(catalog_path(settings, key)))
+    catalog = Catalog(_made(catalog_path(settings, api_key)))
 
     api = Api(
         settings.base_url,
-        key,
+        api_key,
         clock=clock,
         request_stats=request_stats,
         timeout=settings.timeout * ATTEMPT,
@@ -141,7 +141,7 @@ def _fingerprint(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
 
 
-def catalog_path(settings: LibrarySettings, key: ApiKey) -> Path:
+def catalog_path(settings: LibrarySettings, api_key: ApiKey) -> Path:
     """The catalog of a server and a key: another key may see other items.
 
     Each version of its tables has one, too: an older pictofs that is still mounted, or is started
@@ -150,7 +150,7 @@ def catalog_path(settings: LibrarySettings, key: ApiKey) -> Path:
     The name holds a hash of the API key with 64 bits, of which nothing of the key can be told.
     """
     owner = hashlib.blake2b(
-        key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]
+        api_key.reveal().encode(), digest_size=8, person=b"pictofs-catalog"[:16]
     ).hexdigest()
     name = f"{_fingerprint(settings.base_url)}-{owner}.v{SCHEMA_VERSION}.db"
     return settings.cache_dir / "catalog" / name

@@ -58,23 +58,25 @@ That may happen after each of the loop's system calls.
 """
 
 
-def serve(settings: MountSettings, key: ApiKey, on_ready: Callable[[], None]) -> None:
+def serve(settings: MountSettings, api_key: ApiKey, on_ready: Callable[[], None]) -> None:
     """Mount and serve until unmounted, or until SIGINT or SIGTERM.
 
     Calls `on_ready` once the mount answers. Raises PictofsError for what went wrong before.
     """
     sys.setswitchinterval(SWITCH_S)
     try:
-        trio.run(_Mount(settings, key, on_ready).run)
+        trio.run(_Mount(settings, api_key, on_ready).run)
     except BaseExceptionGroup as group:
         # Of the nursery, however few are in it.
         raise only(group) from group
 
 
 class _Mount:
-    def __init__(self, settings: MountSettings, key: ApiKey, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: MountSettings, api_key: ApiKey, on_ready: Callable[[], None]
+    ) -> None:
         self._settings = settings
-        self._key = key
+        self._api_key = api_key
         self._on_ready = on_ready
         self._started = time.time()
 
@@ -82,7 +84,7 @@ class _Mount:
         settings = self._settings
         opened = open_library(
             settings,
-            self._key,
+            self._api_key,
             prefetch=settings.prefetch,
             frozen=settings.frozen,
             offline=settings.offline,

@@ -60,8 +60,8 @@ def list_(
     **given: Given,
 ) -> None:
     """List the datasets of the organization, newest first as a rule: 1,000 for a request."""
-    settings, key = _access(profile, api_key_file, given)
-    rows = _run(settings, key, lambda datasets: datasets.rows(limit, archived=archived))
+    settings, api_key = _access(profile, api_key_file, given)
+    rows = _run(settings, api_key, lambda datasets: datasets.rows(limit, archived=archived))
 
     if as_json:
         print(json.dumps([row.raw for row in rows], indent=2))
@@ -111,8 +111,8 @@ def create(
     **given: Given,
 ) -> None:
     """Make an empty dataset. Needs the role member."""
-    settings, key = _access(profile, api_key_file, given)
-    row = _run(settings, key, lambda datasets: datasets.create(name, description))
+    settings, api_key = _access(profile, api_key_file, given)
+    row = _run(settings, api_key, lambda datasets: datasets.create(name, description))
     show_change(settings.base_url)
     say(f"created {row.name} ({row.id})")
 
@@ -133,10 +133,10 @@ def update(
     if rename is None and description is None:
         raise Invalid("nothing to change: name it by --rename or --description")
 
-    settings, key = _access(profile, api_key_file, given)
+    settings, api_key = _access(profile, api_key_file, given)
     row = _run(
         settings,
-        key,
+        api_key,
         lambda datasets: datasets.update(name, rename=rename, description=description),
     )
     show_change(settings.base_url)
@@ -161,12 +161,12 @@ def delete(
             "there is no terminal to ask on: say --yes to delete the dataset with all its images"
         )
 
-    settings, key = _access(profile, api_key_file, given)
-    row = _run(settings, key, lambda datasets: datasets.find(name))
+    settings, api_key = _access(profile, api_key_file, given)
+    row = _run(settings, api_key, lambda datasets: datasets.find(name))
     if not yes:
         _ask(row)
 
-    _run(settings, key, lambda datasets: datasets.delete(row))
+    _run(settings, api_key, lambda datasets: datasets.delete(row))
     show_change(settings.base_url)
     say(f"deleted {row.name} ({row.id})")
 
@@ -178,11 +178,11 @@ def _access(
     return ServerSettings(**resolve(ServerSettings, given, os.environ)), access.api_key
 
 
-def _run(settings: ServerSettings, key: str, work: Callable[[Datasets], Awaitable[T]]) -> T:
+def _run(settings: ServerSettings, api_key: str, work: Callable[[Datasets], Awaitable[T]]) -> T:
     from pictofs.api.key import ApiKey
     from pictofs.app import datasets
 
-    return datasets.run(settings, ApiKey(key), work)
+    return datasets.run(settings, ApiKey(api_key), work)
 
 
 def _ask(row: Dataset) -> None:

@@ -23,6 +23,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pictofs import programs
+from pictofs.api.key import ApiKey
 from pictofs.app import mount_table, mounting
 from pictofs.cli.mount import run
 from pictofs.config import MountSettings
@@ -64,7 +65,7 @@ def demo(
             mountpoint.mkdir()
 
         path = mount_table.resolve(mountpoint)
-        with _stand_in() as (url, key), _mounted(path, root / "cache", url, key):
+        with _stand_in() as (url, api_key), _mounted(path, root / "cache", url, api_key):
             _show(path, ending, stay=keep or (sys.stdin.isatty() and sys.stdout.isatty()))
     finally:
         # The message of a PictofsError may name the log in there.
@@ -142,12 +143,12 @@ def _stand_in() -> Iterator[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _mounted(path: Path, cache: Path, url: str, key: str) -> Iterator[None]:
+def _mounted(path: Path, cache: Path, url: str, api_key: str) -> Iterator[None]:
     given = {"base_url": url, "cache_dir": str(cache), "cache_size": "1GB"}
 
     # `run` is inside: a signal may come when it is mounted and has not said so.
     try:
-        run(MountSettings.load(path, given, {}), key)
+        run(MountSettings.load(path, given, {}), ApiKey(api_key))
         yield
     finally:
         if mount_table.mount_at(path):

@@ -36,28 +36,27 @@ def mount(
     settings = MountSettings.load(mount_table.resolve(mountpoint), given, os.environ)
 
     mounting.check_machine(settings.allow_other)
-    run(settings, access.api_key)
+    run(settings, ApiKey(access.api_key))
 
 
-def run(settings: MountSettings, api_key: str) -> None:
+def run(settings: MountSettings, api_key: ApiKey) -> None:
     """Mount, in this process or in one of its own.
 
     Raises:
         PictofsError: the mount can't be made.
     """
-    key = ApiKey(api_key)
     claim = mounting.Claim(settings.mountpoint)
 
     try:
         if mounting.prepare(settings.mountpoint):
             warn(f"{settings.mountpoint} was left over by a mount that died; it is mounted anew")
 
-        _run(settings, key, claim)
+        _run(settings, api_key, claim)
     finally:
         claim.release()
 
 
-def _run(settings: MountSettings, key: ApiKey, claim: mounting.Claim) -> None:
+def _run(settings: MountSettings, api_key: ApiKey, claim: mounting.Claim) -> None:
     cache_folder.claim(settings.cache_dir)
 
     if settings.foreground:
@@ -65,17 +64,17 @@ def _run(settings: MountSettings, key: ApiKey, claim: mounting.Claim) -> None:
             logs.log_to_file(settings.log_file, settings)
         else:
             logs.log_to_terminal(settings)
-        _serve(settings, key, claim, lambda: _announce(settings))
+        _serve(settings, api_key, claim, lambda: _announce(settings))
         return
 
-    serve = partial(_serve, settings, key, claim)
+    serve = partial(_serve, settings, api_key, claim)
     daemon.start(serve, settings, settings.timeout + START_SECONDS, keep={claim.fd})
     _check_answers(settings)
     _announce(settings)
 
 
 def _serve(
-    settings: MountSettings, key: ApiKey, claim: mounting.Claim, on_ready: Callable[[], None]
+    settings: MountSettings, api_key: ApiKey, claim: mounting.Claim, on_ready: Callable[[], None]
 ) -> None:
     from pictofs.app.mount import serve
 
@@ -83,7 +82,7 @@ def _serve(
         claim.release()
         on_ready()
 
-    serve(settings, key, ready)
+    serve(settings, api_key, ready)
 
 
 def _announce(settings: MountSettings) -> None:

@@ -600,7 +600,7 @@ async def test_c5_t2_another_process_that_stands_still_in_a_download_keeps_nobod
     async with rig.mount() as mount:
         await mount.read(FIRST)
         image = mount.catalog.image(Inode.of((await mount.look(SECOND)).inode).key)
-        name = mount.library.cache.image_key(image)
+        name = mount.library.cache.image_blob_name(image)
         other = BlobCache(rig.cache / "blobs", limit=1 << 30, reserve=FreeSpace(), clock=rig.clock)
         with other.open_partial(name, 20_000):
             assert await mount.read(SECOND) == right(rig, SECOND)

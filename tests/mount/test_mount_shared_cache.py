@@ -71,7 +71,7 @@ def test_c9_a_process_that_is_stopped_in_a_download_holds_nobody_up(
     (blob,) = (path.name for path in content.glob("??/*") if TEMP_MARK not in path.name)
     prefix, _, _ = blob.partition("-")
     names = [f"{prefix}-{image.id}" for image in server.organization["dataset-0"].images.values()]
-    places = [content / BlobPath.of_key(name).path for name in names if name != blob]
+    places = [content / BlobPath.of_name(name).path for name in names if name != blob]
     for place in places:
         place.parent.mkdir(exist_ok=True)
     with stopped(*(place.with_name(place.name + TEMP_MARK) for place in places)):

@@ -71,7 +71,7 @@ def read(blob_cache: BlobCache, key: str) -> bytes | None:
 
 
 def file_of(root: Path, key: str) -> Path:
-    return root / BlobPath.of_key(key).path
+    return root / BlobPath.of_name(key).path
 
 
 def on_disk(root: Path) -> int:
@@ -110,7 +110,7 @@ def test_any_key_reads_back_exactly_and_the_footer_is_never_served(key, data, of
         assert blob_cache.open(key + "0") is None
         again = reopened(Path(folder) / "s")
         with again.open(key) as blob:
-            assert (blob.key, blob.size) == (key, len(data))
+            assert (blob.blob_name, blob.size) == (key, len(data))
             assert blob.pread(offset, length) == data[offset : offset + length]
         blob_cache.close()
         again.close()
@@ -118,7 +118,7 @@ def test_any_key_reads_back_exactly_and_the_footer_is_never_served(key, data, of
 
 @given(key=st.text(alphabet="0123456789abcdef-./~x\0\n\udc80é"))
 def test_no_key_leaves_its_directory(key):
-    place = BlobPath.of_key(key)
+    place = BlobPath.of_name(key)
     assert place.path.count("/") == 1
     assert place.name not in (".", "..")
     assert "~" not in place.name
@@ -466,7 +466,7 @@ def test_verify_removes_the_damaged_and_the_litter_and_keeps_the_rest(blob_cache
     store(blob_cache, KEY, BIG)
     flip(file_of(root, "03"), 2)
     os.truncate(file_of(root, "04"), 3)
-    (root / BlobPath.of_key("05").path).with_name("stray name").write_bytes(b"?")
+    (root / BlobPath.of_name("05").path).with_name("stray name").write_bytes(b"?")
     file_of(root, "06").with_name("06~dead").write_bytes(b"half")
     with blob_cache.open_partial("aa", 4) as alive:
         seen: list[int] = []

@@ -353,7 +353,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a number or a boolean")
 
 
-async def _run(settings: LibrarySettings, key: ApiKey, request_stats: RequestStats) -> _Check:
+async def _run(settings: LibrarySettings, api_key: ApiKey, request_stats: RequestStats) -> _Check:
     clock = SystemClock()
     common: dict[str, Any] = {
         "clock": clock,
@@ -362,7 +362,7 @@ async def _run(settings: LibrarySettings, key: ApiKey, request_stats: RequestSta
     }
     exchange = ApiTransport(
         settings.base_url,
-        key,
+        api_key,
         timeout=TIMEOUT_S,
         max_retries=0,
         max_wait=0.0,

@@ -53,8 +53,7 @@ def _answer(
     settings: LibrarySettings, api_key: str, request_stats: RequestStats
 ) -> Iterator[Finding]:
     try:
-        key = ApiKey(api_key)
-        took, datasets = trio.run(_ask, settings, key, request_stats)
+        took, datasets = trio.run(_ask, settings, ApiKey(api_key), request_stats)
     except Unauthorized as error:
         yield fail(
             "API", f"{settings.base_url} refuses the key: {error}", "make a new key on the platform"
@@ -91,12 +90,12 @@ def _answer(
 
 
 async def _ask(
-    settings: LibrarySettings, key: ApiKey, request_stats: RequestStats
+    settings: LibrarySettings, api_key: ApiKey, request_stats: RequestStats
 ) -> tuple[float, int | None]:
     """Seconds that the answer took, and how many datasets there are."""
     api = Api(
         settings.base_url,
-        key,
+        api_key,
         clock=SystemClock(),
         request_stats=request_stats,
         timeout=ANSWER_SECONDS,

@@ -102,7 +102,7 @@ class FolderWriter:
 
     async def image(self, image: ImageRow, path: Path) -> None:
         """Bring an image."""
-        size = await self._from_cache(self._cache.image_key(image), path, image.created_ns)
+        size = await self._from_cache(self._cache.image_blob_name(image), path, image.created_ns)
         if size is None:
             size = await self._fetched(image, path)
 

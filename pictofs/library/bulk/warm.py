@@ -109,7 +109,7 @@ class WarmJob(Job):
             cache = self._library.cache
             for dataset in self._scope.parts:
                 for page in self._scope.pages(dataset):
-                    images = [cache.image_key(row) for kind, row in page if kind == "images"]
+                    images = [cache.image_blob_name(row) for kind, row in page if kind == "images"]
                     annotations = [
                         cache.annotation_blob_name(row)
                         for kind, row in page

@@ -55,13 +55,13 @@ class ContentCache:
         self._server = server
         self._again = 0.0
 
-    def image_key(self, image: ImageRow) -> str:
+    def image_blob_name(self, image: ImageRow) -> str:
         """The name of an image's blob."""
         return f"{self._server}-{image.id}"
 
     def image_path(self, image: ImageRow) -> str:
         """An image's blob, for `reopen`."""
-        return self.blob_cache.path_of(self.image_key(image))
+        return self.blob_cache.path_of(self.image_blob_name(image))
 
     def annotation_blob_name(self, image: ImageRow, crc32c: int | None = None) -> str:
         """The name of an annotation file's blob, in the version of the row or with that checksum.
@@ -77,17 +77,17 @@ class ContentCache:
         """Whether the disk takes something, as far as is known."""
         return self._clock.monotonic() >= self._again
 
-    def has(self, key: str) -> bool:
+    def has(self, blob_name: str) -> bool:
         """Whether there is a blob, verified or not. Inline."""
         try:
-            return self.blob_cache.has(key)
+            return self.blob_cache.has(blob_name)
         except PictofsError:
             return False
 
-    def holds(self, key: str) -> bool:
+    def holds(self, blob_name: str) -> bool:
         """Whether there is a sound blob. Blocks; a damaged one is dropped."""
         try:
-            blob = self.blob_cache.open(key)
+            blob = self.blob_cache.open(blob_name)
             if blob is None:
                 return False
             with blob:
@@ -97,20 +97,20 @@ class ContentCache:
             return False
         return True
 
-    def renew(self, key: str) -> bool:
+    def renew(self, blob_name: str) -> bool:
         """What `has` says; a blob that is there counts as used now. Inline."""
         try:
-            return self.blob_cache.renew(key)
+            return self.blob_cache.renew(blob_name)
         except PictofsError:
             return False
 
-    def blob(self, key: str) -> Blob | None:
+    def blob(self, blob_name: str) -> Blob | None:
         """The blob, perhaps not verified yet; None if there is none, or the disk fails.
 
         Raises TooManyFiles: fetching what is there already would need a descriptor as well.
         """
         try:
-            return self.blob_cache.open(key)
+            return self.blob_cache.open(blob_name)
         except TooManyFiles:
             raise
         except PictofsError as error:
@@ -125,14 +125,14 @@ class ContentCache:
             return None
         return None if blob is None else CachedContent(blob)
 
-    async def content(self, key: str) -> CachedContent | None:
+    async def content(self, blob_name: str) -> CachedContent | None:
         """The verified content; None if there is none."""
-        blob = await self.verified(key)
+        blob = await self.verified(blob_name)
         return None if blob is None else CachedContent(blob)
 
-    async def verified(self, key: str) -> Blob | None:
+    async def verified(self, blob_name: str) -> Blob | None:
         """The blob, verified; None if there is none."""
-        blob = self.blob(key)
+        blob = self.blob(blob_name)
         if blob is None or blob.verified:
             return blob
 
@@ -146,51 +146,51 @@ class ContentCache:
             raise
         return blob
 
-    async def open_partial(self, key: str, size: int) -> PartialBlob | Blob | None:
+    async def open_partial(self, blob_name: str, size: int) -> PartialBlob | Blob | None:
         """Start a download into the cache.
 
         Returns the blob itself if another process has brought it meanwhile, None if the disk fails.
         """
         for _ in range(round(OTHERS_TIMEOUT_S / BUSY_POLL_S)):
             try:
-                return await self.open_partial_now(key, size)
+                return await self.open_partial_now(blob_name, size)
             except Busy:
-                found = self.blob(key)
+                found = self.blob(blob_name)
                 if found is not None:
                     return found
                 await self._clock.sleep(BUSY_POLL_S)
 
         try:
-            return await self.disk.call(self.blob_cache.open_private_partial, key, size)
+            return await self.disk.call(self.blob_cache.open_private_partial, blob_name, size)
         except DiskFull as error:
             self.failed(error)
             return None
 
-    async def open_partial_now(self, key: str, size: int) -> PartialBlob | None:
+    async def open_partial_now(self, blob_name: str, size: int) -> PartialBlob | None:
         """What `open_partial` does, but raises Busy and does not wait."""
         if not self.usable:
             return None
 
         try:
-            begin = partial(self.blob_cache.open_partial, key, size)
+            begin = partial(self.blob_cache.open_partial, blob_name, size)
             return await self.disk.run(size, partial(begin, at_once=True), begin)
         except DiskFull as error:
             self.failed(error)
             return None
 
     async def store(
-        self, key: str, size: int, receive: Callable[[], Awaitable[Whole | NotSmall]]
+        self, blob_name: str, size: int, receive: Callable[[], Awaitable[Whole | NotSmall]]
     ) -> Stored | Unstored | NotSmall:
-        """Fetch a small file into the cache as the blob `key`.
+        """Fetch a small file into the cache as the blob `blob_name`.
 
         Args:
-            key: the blob's name.
+            blob_name: the blob's name.
             size: bytes, as far as they are known.
             receive: `receive_whole` or the like.
 
         Raises: what `receive` raises.
         """
-        partial_blob = await self.open_partial(key, size)
+        partial_blob = await self.open_partial(blob_name, size)
         if isinstance(partial_blob, Blob):
             partial_blob.close()
             return Stored(None)

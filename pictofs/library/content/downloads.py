@@ -74,7 +74,7 @@ class Downloads:
 
     async def image(self, image: ImageRow) -> Content:
         """Open an image. Its `size` is exact, whatever the listing says."""
-        content: Content | None = await self._cache.content(self._cache.image_key(image))
+        content: Content | None = await self._cache.content(self._cache.image_blob_name(image))
         if content is not None:
             self._read_stats.hits += 1
             self.prefetch.hit(image.dataset, image.key)
@@ -135,7 +135,7 @@ class Downloads:
                 image = image._replace(true_size=result.size)
                 continue
 
-            content = await self._cache.content(self._cache.image_key(image))
+            content = await self._cache.content(self._cache.image_blob_name(image))
             if content is not None:
                 return content
             # It was evicted in between: once more.
@@ -153,17 +153,17 @@ class Downloads:
     def has(self, image: ImageRow) -> bool:
         """Whether the cache has an image, or it is on its way. Inline."""
         return self._single_flight.in_progress(("image", image.id)) or self._cache.has(
-            self._cache.image_key(image)
+            self._cache.image_blob_name(image)
         )
 
     def is_kept(self, image: ImageRow) -> bool:
         """Whether the cache has an image. Inline."""
-        return self._cache.has(self._cache.image_key(image))
+        return self._cache.has(self._cache.image_blob_name(image))
 
     def renew(self, image: ImageRow) -> bool:
         """What `has` says; one that is there counts as used now, and is evicted late. Inline."""
         flying = self._single_flight.in_progress(("image", image.id))
-        return flying or self._cache.renew(self._cache.image_key(image))
+        return flying or self._cache.renew(self._cache.image_blob_name(image))
 
     async def fetch_ahead(self, image: ImageRow, *, via_api: bool) -> bool:
         """Fetch a small image into the cache.
@@ -226,7 +226,7 @@ class Downloads:
     ) -> Stored | Unstored | NotSmall:
         """Fetch a small image into the cache."""
         return await self._cache.store(
-            self._cache.image_key(image),
+            self._cache.image_blob_name(image),
             image.known_size or 0,
             partial(self._source.whole, dataset, image, mode),
         )
@@ -241,7 +241,7 @@ class Downloads:
 
         try:
             made = await worker.fetch(
-                self._cache.image_key(image), signed.url, image.known_size or 0
+                self._cache.image_blob_name(image), signed.url, image.known_size or 0
             )
         except Refused as refused:
             self._source.urls.reject(dataset, image, signed)
@@ -256,7 +256,7 @@ class Downloads:
         return made
 
     async def _large(self, dataset: DatasetRow, image: ImageRow) -> Content:
-        key = self._cache.image_key(image)
+        blob_name = self._cache.image_blob_name(image)
         give_up = self._clock.monotonic() + OTHERS_TIMEOUT_S
         if (image.known_size or 0) > self._cache.blob_cache.limit:
             return await self._pass_through(dataset, image)
@@ -266,11 +266,11 @@ class Downloads:
                 try:
                     # Not of the listing's size, for which much would be evicted: an answer tells
                     # how much it is.
-                    partial_blob = await self._cache.open_partial_now(key, 0)
+                    partial_blob = await self._cache.open_partial_now(blob_name, 0)
                 except Busy:
                     # A stream of ours begins or ends just now, or another process is at it, perhaps
                     # for long.
-                    found = await self._cache.content(key)
+                    found = await self._cache.content(blob_name)
                     if found is not None:
                         return found
                     if self._clock.monotonic() >= give_up:
@@ -319,8 +319,8 @@ class Downloads:
 
     def sweep_streams(self) -> None:
         """Forget streams that have ended."""
-        for key in [key for key, stream in self._streams.items() if not stream.usable]:
-            del self._streams[key]
+        for image_id in [each for each, stream in self._streams.items() if not stream.usable]:
+            del self._streams[image_id]
 
 
 async def _join(stream: Stream) -> Content:

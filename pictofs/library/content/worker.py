@@ -102,8 +102,8 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     """A file to fetch."""
 
     number: int
-    key: str
-    """The blob's key."""
+    blob_name: str
+    """The blob's name."""
     size: int
     """Bytes by the listing; 0 if it does not say."""
     url: str
@@ -161,8 +161,8 @@ class Worker:
         """Whether the process takes jobs now."""
         return self._socket is not None
 
-    async def fetch(self, key: str, url: str, size: int) -> Stored | NotSmall:
-        """Have the small file at `url` fetched into the cache as the blob `key`.
+    async def fetch(self, blob_name: str, url: str, size: int) -> Stored | NotSmall:
+        """Have the small file at `url` fetched into the cache as the blob `blob_name`.
 
         `size`: bytes by the listing; 0 if it does not say.
 
@@ -178,7 +178,7 @@ class Worker:
 
         self._jobs += 1
         number = self._jobs
-        job = msgspec.json.encode(Job(number, key, size, url))
+        job = msgspec.json.encode(Job(number, blob_name, size, url))
         if len(job) > PACKET_BYTES:
             raise NotTaken
 

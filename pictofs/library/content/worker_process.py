@@ -131,7 +131,7 @@ class Fetching:
         `patience` is suspended while the bytes come. Raises DiskFull, and what storage raises.
         """
         receive = partial(self._receive, job, outcome, patience)
-        made = await self._cache.store(job.key, job.size, receive)
+        made = await self._cache.store(job.blob_name, job.size, receive)
 
         match made:
             case Unstored():
@@ -148,7 +148,7 @@ class Fetching:
         opened: Body | None = None
         try:
             async with self._storage.get(job.url) as opened:
-                whole = await receive_whole(opened, job.key)
+                whole = await receive_whole(opened, job.blob_name)
         except (UrlExpired, InvalidResponse):
             outcome.refused = opened is None
             raise

@@ -22,7 +22,9 @@ from pictofs.store.checksum import checksum
 _PLAIN = re.compile(r"[0-9a-f-]{1,64}(\.[0-9a-z-]{1,32})?")
 _HASHED = re.compile(r"x[0-9a-f]{32}")
 _MAGIC = b"pictofs\x01"  # the last byte is the version of the layout
-_BODY = struct.Struct("<8sQ16sI")  # magic, content length, digest of the key, crc32c of the content
+_BODY = struct.Struct(
+    "<8sQ16sI"
+)  # magic, content length, digest of the name, crc32c of the content
 _SEAL = struct.Struct("<I")  # crc32c of the body above
 
 FOOTER_SIZE = _BODY.size + _SEAL.size
@@ -44,13 +46,13 @@ class BlobPath:
         return f"{self.shard:02x}/{self.name}"
 
     @classmethod
-    def of_key(cls, key: str) -> BlobPath:
-        """The place of a key, which may be any string. An image id is its own file name, for
+    def of_name(cls, blob_name: str) -> BlobPath:
+        """The place of a name, which may be any string. An image id is its own file name, for
         readers."""
-        digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        name = key if _PLAIN.fullmatch(key) else "x" + digest.hex()
+        digest = blake2b(blob_name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        name = blob_name if _PLAIN.fullmatch(blob_name) else "x" + digest.hex()
 
-        # Not by the key's first letters: ids ordered by time would fill one directory.
+        # Not by the first letters: ids ordered by time would fill one directory.
         return cls(digest[0], name, digest)
 
     @classmethod
@@ -60,7 +62,7 @@ class BlobPath:
         if _HASHED.fullmatch(name):
             place = cls(shard, name, bytes.fromhex(name[1:]))
         elif _PLAIN.fullmatch(name):
-            place = cls.of_key(name)
+            place = cls.of_name(name)
         else:
             return None
 
@@ -100,14 +102,14 @@ class Blob:
     says.
     """
 
-    __slots__ = ("_settle", "crc32c", "fd", "key", "size", "verified")
+    __slots__ = ("_settle", "blob_name", "crc32c", "fd", "size", "verified")
 
     def __init__(
-        self, key: str, fd: int, size: int, crc32c: int, settle: Callable[[bool], None] | None
+        self, blob_name: str, fd: int, size: int, crc32c: int, settle: Callable[[bool], None] | None
     ) -> None:
         """Takes over `fd`. `settle` is told whether the content is sound; None if it is verified
         already."""
-        self.key = key
+        self.blob_name = blob_name
         self.fd = fd
         self.size = size
         self.verified = settle is None
@@ -126,7 +128,7 @@ class Blob:
         sound = self._is_sound()
         settle(sound)
         if not sound:
-            raise Corrupt(f"cached content of {self.key} is damaged")
+            raise Corrupt(f"cached content of {self.blob_name} is damaged")
 
         self.verified = True
         self._settle = None
@@ -154,11 +156,11 @@ class Blob:
             data = os.pread(self.fd, wanted, offset)
         except OSError as error:
             raise Corrupt(
-                f"cached content of {self.key} can't be read: {error.strerror}"
+                f"cached content of {self.blob_name} can't be read: {error.strerror}"
             ) from error
 
         if len(data) != wanted:
-            raise Corrupt(f"cached content of {self.key} was cut")
+            raise Corrupt(f"cached content of {self.blob_name} was cut")
 
         return data
 

@@ -90,14 +90,14 @@ class BlobCache:
         self.damaged = 0
         """Blobs that this process found damaged and dropped."""
 
-    def open(self, key: str) -> Blob | None:
-        """The blob of `key`, or None if it is not here or was damaged, and is dropped then.
+    def open(self, blob_name: str) -> Blob | None:
+        """The blob of `blob_name`, or None if it is not here or was damaged, and is dropped then.
 
         Inline: 15 us if this process has verified it before. Otherwise content of up to 1 MiB is
         read to verify it; larger content is left for the caller to `verify` in a thread. Raises
         CacheUnusable, TooManyFiles.
         """
-        place = BlobPath.of_key(key)
+        place = BlobPath.of_name(blob_name)
         with disk_errors("opening"):
             try:
                 fd = os.open(place.path, _READ, dir_fd=self._root)
@@ -112,7 +112,7 @@ class BlobCache:
 
         blob: Blob | None = None
         try:
-            blob = self._believe(key, place, fd)
+            blob = self._believe(blob_name, place, fd)
         except (OSError, Corrupt):
             self._drop(place)
         finally:
@@ -121,9 +121,9 @@ class BlobCache:
 
         return blob
 
-    def path_of(self, key: str) -> str:
-        """The file of the blob of `key`, relative to the cache's directory."""
-        return BlobPath.of_key(key).path
+    def path_of(self, blob_name: str) -> str:
+        """The file of the blob of `blob_name`, relative to the cache's directory."""
+        return BlobPath.of_name(blob_name).path
 
     def reopen(self, path: str, size: int) -> Blob | None:
         """The blob of `size` bytes at `path`, if this process has verified it; else None.
@@ -149,7 +149,7 @@ class BlobCache:
 
         return blob
 
-    def _believe(self, key: str, place: BlobPath, fd: int) -> Blob:
+    def _believe(self, blob_name: str, place: BlobPath, fd: int) -> Blob:
         """The blob in an open file, verified if it is small. Raises Corrupt, OSError."""
         stat = os.fstat(fd)
         self._verified.use(place.path, stat)
@@ -157,17 +157,17 @@ class BlobCache:
 
         known = self._verified.knows(stat)
         if known is not None:
-            return Blob(key, fd, size, known, None)
+            return Blob(blob_name, fd, size, known, None)
 
         crc = read_footer(fd, stat.st_size, place)
         file = FileStamp.of(stat, crc)
         if size > _INLINE:
-            return Blob(key, fd, size, crc, partial(self._settle, place, file))
+            return Blob(blob_name, fd, size, crc, partial(self._settle, place, file))
         if checksum(fd, size) != crc:
-            raise Corrupt(f"cached content of {key} is damaged")
+            raise Corrupt(f"cached content of {blob_name} is damaged")
 
         self._verified.mark_verified(file)
-        return Blob(key, fd, size, crc, None)
+        return Blob(blob_name, fd, size, crc, None)
 
     def _settle(self, place: BlobPath, file: FileStamp, sound: bool) -> None:
         if sound:
@@ -191,23 +191,25 @@ class BlobCache:
         with suppress(OSError):
             os.unlink(place.path, dir_fd=self._root)
 
-    def has(self, key: str) -> bool:
-        """Whether there is a blob of `key`, sound or not. Inline, 5 us. Raises CacheUnusable."""
-        return self._room.holds(BlobPath.of_key(key).path)
+    def has(self, blob_name: str) -> bool:
+        """Whether there is a blob of `blob_name`, sound or not. Inline, 5 us. Raises CacheUnusable."""
+        return self._room.holds(BlobPath.of_name(blob_name).path)
 
-    def renew(self, key: str) -> bool:
-        """Whether there is a blob of `key`. It then counts as used now, as it soon will be.
+    def renew(self, blob_name: str) -> bool:
+        """Whether there is a blob of `blob_name`. It then counts as used now, as it soon will be.
 
         Inline, 15 us. Raises CacheUnusable.
         """
         with disk_errors("looking"):
-            return self._verified.renew(BlobPath.of_key(key).path)
+            return self._verified.renew(BlobPath.of_name(blob_name).path)
 
-    def open_partial(self, key: str, size: int | None, *, at_once: bool = False) -> PartialBlob:
+    def open_partial(
+        self, blob_name: str, size: int | None, *, at_once: bool = False
+    ) -> PartialBlob:
         """Start a download that no other process or reader has under way. Blocks.
 
         Args:
-            key: the blob's key.
+            blob_name: the blob's name.
             size: bytes of its content; None if not known yet.
             at_once: wait for nobody and evict nothing, 60 us, but raise WouldBlock. The methods
                 of the partial blob do the same until its `take_time` is called.
@@ -219,15 +221,15 @@ class BlobCache:
             CacheUnusable: the disk fails.
         """
         self._follow()
-        place = BlobPath.of_key(key)
-        partial_blob = PartialBlob(key, place, self._room, self._verified, self._clock)
+        place = BlobPath.of_name(blob_name)
+        partial_blob = PartialBlob(blob_name, place, self._room, self._verified, self._clock)
         if at_once:
             partial_blob.room = self._room_at_once
 
         partial_blob.start("", size or 0)
         try:
             if self._room.holds(place.path):
-                raise Busy(f"{key} was just downloaded")
+                raise Busy(f"{blob_name} was just downloaded")
 
             # Otherwise the free space would not show what is on its way.
             partial_blob.allocate()
@@ -237,12 +239,12 @@ class BlobCache:
 
         return partial_blob
 
-    def put(self, key: str, data: bytes, crc32c: int | None) -> Blob:
+    def put(self, blob_name: str, data: bytes, crc32c: int | None) -> Blob:
         """Store small content in one call, and return it open. Others may store it too. Blocks.
 
         Raises Corrupt if the checksum of `data` is not `crc32c`, DiskFull, CacheUnusable.
         """
-        with self.open_private_partial(key, len(data)) as partial_blob:
+        with self.open_private_partial(blob_name, len(data)) as partial_blob:
             partial_blob.write(0, data)
             return partial_blob.commit(len(data), crc32c)
 
@@ -251,12 +253,12 @@ class BlobCache:
         us."""
         self._verified.mark_verified(file)
 
-    def open_private_partial(self, key: str, size: int) -> PartialBlob:
+    def open_private_partial(self, blob_name: str, size: int) -> PartialBlob:
         """Start a download that others may have under way too. Blocks. Raises DiskFull,
         CacheUnusable."""
         self._follow()
         partial_blob = PartialBlob(
-            key, BlobPath.of_key(key), self._room, self._verified, self._clock
+            blob_name, BlobPath.of_name(blob_name), self._room, self._verified, self._clock
         )
 
         while True:
@@ -288,9 +290,9 @@ class BlobCache:
 
         _log.warning("the cache %s was removed or moved; going on in a new one", self._path)
 
-    def remove(self, key: str) -> bool:
-        """Drop the blob of `key`; False if it was not here. Blocks. Raises CacheUnusable."""
-        return self._room.remove(BlobPath.of_key(key).path, blobs=1)
+    def remove(self, blob_name: str) -> bool:
+        """Drop the blob of `blob_name`; False if it was not here. Blocks. Raises CacheUnusable."""
+        return self._room.remove(BlobPath.of_name(blob_name).path, blobs=1)
 
     def usage(self) -> Usage:
         """How much space the cache takes, 20 us. Waits for nobody.

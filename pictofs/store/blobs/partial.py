@@ -38,10 +38,10 @@ class PartialBlob:
     """
 
     def __init__(
-        self, key: str, place: BlobPath, room: SpaceManager, seen: VerifiedFiles, clock: Clock
+        self, blob_name: str, place: BlobPath, room: SpaceManager, seen: VerifiedFiles, clock: Clock
     ) -> None:
         """Only the cache makes one, and then calls `start`."""
-        self.key = key
+        self.blob_name = blob_name
         self.fd = -1
 
         self._place = place
@@ -80,7 +80,7 @@ class PartialBlob:
             self.fd = self._create()
             try:
                 if not lock_temp(self.room.root, self.fd, self._temp):
-                    raise Busy(f"{self.key} is being downloaded")
+                    raise Busy(f"{self.blob_name} is being downloaded")
                 if os.fstat(self.fd).st_size == 0:
                     return
 
@@ -162,12 +162,12 @@ class PartialBlob:
         CacheUnusable. The partial blob must then still be abandoned.
         """
         if size != self._end:
-            raise Corrupt(f"{self.key} has {self._end} bytes and should have {size}")
+            raise Corrupt(f"{self.blob_name} has {self._end} bytes and should have {size}")
 
         with disk_errors("publishing"):
             crc = self._crc if self._summed == size else checksum(self.fd, size)
             if crc32c not in (None, crc):
-                raise Corrupt(f"{self.key} has another checksum than the server says")
+                raise Corrupt(f"{self.blob_name} has another checksum than the server says")
 
             self._write(size, encode_footer(self._place, size, crc))
             # By the cache's clock: the time of last use orders eviction.
@@ -178,7 +178,7 @@ class PartialBlob:
 
         fd = self.fd
         self.fd = -1
-        return Blob(self.key, fd, size, crc, None)
+        return Blob(self.blob_name, fd, size, crc, None)
 
     def abandon(self) -> None:
         """Drop the temp file unless committed. Never fails: a recount removes what a broken disk
