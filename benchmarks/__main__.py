@@ -15,6 +15,7 @@ from benchmarks.rig import Row
 
 ALL = {
     "epoch": reading.cold_epoch,
+    "annotations": reading.cold_annotations,
     "first": reading.first_sample,
     "copy": reading.cold_copy,
     "large": reading.large_file,

@@ -1,6 +1,6 @@
-"""Opens connections to storage hosts: TCP, TLS, and the environment's proxies.
+"""Opens connections: TCP, TLS, and the environment's proxies.
 
-The hosts come from signed URLs, and so from a server. The server must not make this machine send
+Storage hosts come from signed URLs, and so from a server. The server must not make this machine send
 requests to hosts that the server itself can't reach, so every address, whether literal or resolved
 from a name, is checked before anything is sent.
 """
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import os
 import socket as sockets
 import ssl
 from collections.abc import Callable
-from typing import NamedTuple
 from urllib.parse import SplitResult, unquote
 
 import trio
@@ -20,6 +20,7 @@ import trio
 from pictofs.api.address import Address, Locality, literal, locality
 from pictofs.api.connection import Connection, ConnectionGone
 from pictofs.api.failure import clean
+from pictofs.api.origin import Origin
 from pictofs.api.proxies import PORTS, Proxies, place_of
 from pictofs.errors import InvalidResponse, ServerFault, ServerUnreachable, TimedOut
 
@@ -33,26 +34,24 @@ PROBE_AFTER_S = 2
 """Seconds without traffic before the kernel sends a keepalive probe, and between two probes."""
 
 
-class Origin(NamedTuple):
-    """What a connection leads to."""
-
-    scheme: str
-    host: str
-    port: int
-
-    @property
-    def authority(self) -> str:
-        """`host:port`, with brackets around an IPv6 address."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
 def watch_peer(socket: trio.socket.SocketType) -> None:
     """Have the kernel break the connection (ETIMEDOUT) after PEER_SILENCE_S of silence."""
     socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
     socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPIDLE, PROBE_AFTER_S)
     socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_KEEPINTVL, PROBE_AFTER_S)
     socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, int(PEER_SILENCE_S * 1000))
+
+
+def verifying_context() -> ssl.SSLContext:
+    """The default for TLS, which honours SSL_CERT_FILE and SSL_CERT_DIR.
+
+    Raises OSError, ValueError if what those name can't be used.
+    """
+    import httpx  # noqa: PLC0415 - 0.1 s, which a worker that needs no TLS does without
+
+    context = httpx.create_ssl_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
 
 
 class Dialer:
@@ -152,7 +151,7 @@ class Dialer:
         try:
             stream = await trio.open_tcp_stream(proxy.host, proxy.port)
         except (OSError, ValueError) as error:
-            raise _unreachable(f"the proxy {place_of(relay)}", error) from error
+            raise _unreachable(f"the proxy {place_of(relay)}", error, "proxy") from error
 
         connection = await self._spoken(stream, proxy)
         # A plain http request takes no tunnel: it names the whole URL.
@@ -183,7 +182,9 @@ class Dialer:
                     hint = "put user and password into the proxy's URL"
 
                 raise ServerUnreachable(
-                    f"the proxy refused a tunnel to {origin.host} (HTTP {head.status})", hint=hint
+                    f"the proxy {place_of(relay)} refused a tunnel to {origin.host}"
+                    f" (HTTP {head.status})",
+                    hint=hint,
                 )
         except BaseException:
             connection.close()
@@ -195,10 +196,7 @@ class Dialer:
         self, stream: trio.abc.Stream, socket: trio.socket.SocketType, origin: Origin
     ) -> Connection:
         if self._ssl is None:
-            import httpx  # noqa: PLC0415 - 0.1 s, which a worker that needs no TLS does without
-
-            self._ssl = httpx.create_ssl_context()
-            self._ssl.set_alpn_protocols(["http/1.1"])
+            self._ssl = verifying_context()
 
         # Python before 3.11.4 sets it: a truncated body without a length would look complete.
         self._ssl.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
@@ -216,9 +214,17 @@ class Dialer:
         return Connection(secured, socket)
 
 
-def _unreachable(place: str, error: Exception) -> ServerUnreachable:
+def _unreachable(place: str, error: Exception, what: str = "network") -> ServerUnreachable:
+    # trio says that all attempts have failed, and its cause why.
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+
     reason = clean(str(error))
-    return ServerUnreachable(f"{place} can't be reached: {reason}", hint="check the network")
+    if isinstance(cause, OSError) and cause.errno:
+        reason = os.strerror(cause.errno)
+
+    return ServerUnreachable(f"{place} can't be reached: {reason}", hint=f"check the {what}")
 
 
 def authorization(relay: SplitResult) -> list[str]:

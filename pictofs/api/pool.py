@@ -1,122 +1,76 @@
-"""The API's connections: an httpx transport whose kept connections can be dropped all at once.
-
-httpx can't be told to stop using its connections, so there are generations of them. Requests go to
-the youngest. An older one is closed once the last answer that comes through it has been read.
-"""
+"""Connections that are kept between two exchanges."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Self
-
-import httpx
-
+from pictofs.api.connection import Connection
+from pictofs.api.origin import Origin
 from pictofs.clock import Clock
 
+IDLE_MAX_S = 30.0
+"""Seconds for which an unused connection is kept. Common servers close it after 60.
 
-class _Generation:
-    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
-        self.transport = transport
-        self.users = 0
-        self.current = True
-
-    async def leave(self) -> None:
-        """An answer has been read or given up."""
-        self.users -= 1
-        await self.close_if_done()
-
-    async def close_if_done(self) -> None:
-        if not self.current and self.users == 0:
-            await self.transport.aclose()
+They count the time that the machine sleeps.
+"""
 
 
-class _Stream(httpx.AsyncByteStream):
-    """The body of an answer. It keeps its generation open until it is closed."""
+class ConnectionPool:
+    """Idle connections by origin.
 
-    def __init__(self, stream: httpx.AsyncByteStream, generation: _Generation) -> None:
-        self._stream = stream
-        self._generation: _Generation | None = generation
+    A silent one means that the network has changed, so every other one that has been idle since
+    before then is closed as well (`drop`).
+    """
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self._stream.__aiter__()
-
-    async def aclose(self) -> None:
-        # A stream that is closed twice leaves its generation once.
-        generation = self._generation
-        self._generation = None
-        try:
-            await self._stream.aclose()
-        finally:
-            if generation is not None:
-                await generation.leave()
-
-
-class Pool(httpx.AsyncBaseTransport):
-    """Keeps idle connections for `idle_max` seconds, counting the time that the machine sleeps."""
-
-    def __init__(
-        self, make: Callable[[], httpx.AsyncBaseTransport], clock: Clock, *, idle_max: float
-    ) -> None:
-        self._make = make
+    def __init__(self, clock: Clock, idle_most: int) -> None:
+        """`idle_most`: connections kept for one origin; how many are open is the caller's."""
         self._clock = clock
-        self._idle_max = idle_max
-        self._generation = _Generation(make())
-        self._used_at = clock.monotonic()
-        self.number = 0
-        """The generation that requests go to now."""
+        self._idle_most = idle_most
+        self._idle: dict[Origin, list[Connection]] = {}
+        """The most recently used one last."""
 
-    async def __aenter__(self) -> Self:
-        return self
+    def take(self, origin: Origin) -> Connection | None:
+        """The most recently used connection that still seems alive. Dead ones are closed."""
+        oldest = self._clock.monotonic() - IDLE_MAX_S
+        connections = self._idle.get(origin, [])
+        while connections:
+            connection = connections.pop()
+            if connection.idle_since >= oldest and connection.is_quiet:
+                return connection
+            connection.close()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
-        await self.aclose()
+        return None
 
-    async def aclose(self) -> None:
-        """Close the youngest generation. Older ones close with their last answer."""
-        self._generation.current = False
-        await self._generation.transport.aclose()
-
-    async def drop(self, number: int) -> None:
-        """Stop using the connections of generation `number`. Does nothing for an older one."""
-        if number != self.number:
-            return
-
-        self.number += 1
-        old = self._generation
-        self._generation = _Generation(self._make())
-        old.current = False
-        await old.close_if_done()
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request on a connection of the youngest generation."""
+    def give_back(self, origin: Origin, connection: Connection) -> None:
+        """Keep the connection if it is reusable, and close those that have been idle for long."""
         now = self._clock.monotonic()
-        if now - self._used_at > self._idle_max:
-            await self.drop(self.number)
+        connections = self._idle.setdefault(origin, [])
+        while connections and connections[0].idle_since < now - IDLE_MAX_S:
+            connections.pop(0).close()
 
-        self._used_at = now
-        generation = self._generation
-        generation.users += 1
-        try:
-            response = await generation.transport.handle_async_request(request)
-        except BaseException:
-            await generation.leave()
-            raise
+        if connection.reusable and len(connections) < self._idle_most:
+            connection.idle_since = now
+            connections.append(connection)
+        else:
+            connection.close()
 
-        if isinstance(response.stream, httpx.AsyncByteStream):
-            response.stream = _Stream(response.stream, generation)
+        if not connections:
+            del self._idle[origin]
 
-        return response
+    def drop(self, before: float) -> None:
+        """Close connections to any origin that are idle since `before` (monotonic seconds)."""
+        for origin, connections in list(self._idle.items()):
+            for connection in connections:
+                if connection.idle_since <= before:
+                    connection.close()
 
+            self._idle[origin] = [each for each in connections if each.idle_since > before]
+            if not self._idle[origin]:
+                del self._idle[origin]
 
-class NoNetwork(httpx.AsyncBaseTransport):
-    """Replaces the network. Storage is never asked either, because its URLs come from the API."""
+    def close(self) -> None:
+        """Close what is idle, and from now on what is given back."""
+        self._idle_most = 0
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Raise `httpx.ConnectError`."""
-        raise httpx.ConnectError("the mount is offline by its own option", request=request)
+        self._idle.clear()

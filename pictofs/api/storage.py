@@ -2,8 +2,7 @@
 
 It knows no key and sends no cookie: a storage host gets to see nothing but a signed URL. Redirects
 are not followed. The caller resumes a broken download; the only retry here is for a kept connection
-that turns out to be dead. A silent connection means that the network has changed, so every kept
-connection that has been idle since before then is closed as well.
+that turns out to be dead.
 """
 
 from __future__ import annotations
@@ -22,8 +21,10 @@ import trio
 from pictofs.api.address import USER_AGENT, Locality, is_loopback
 from pictofs.api.body import Body, described, range_headers
 from pictofs.api.connection import Connection, ConnectionGone, Head
-from pictofs.api.dialer import Dialer, Origin, authorization
+from pictofs.api.dialer import Dialer, authorization
 from pictofs.api.failure import retry_after
+from pictofs.api.origin import Origin
+from pictofs.api.pool import ConnectionPool
 from pictofs.api.proxies import PORTS
 from pictofs.api.retries import ReusedConnectionTimeout
 from pictofs.api.stats import UNANSWERED, RequestStats
@@ -39,8 +40,6 @@ from pictofs.errors import (
     UrlExpired,
 )
 
-IDLE_SECONDS = 30.0
-"""How long an unused connection is kept. Common servers close it after 60 s."""
 KEPT_SILENCE_S = 3.0
 """Seconds of silence on a kept connection before a new one is tried: downloads cost nothing."""
 _ERROR_BODY_MAX = 16 * 1024
@@ -83,10 +82,8 @@ class Storage:
 
         self._inactivity = inactivity_timeout
         self._kept_patience = ReusedConnectionTimeout(KEPT_SILENCE_S, inactivity_timeout)
-        self._max_idle = max_idle
+        self._pool = ConnectionPool(clock, max_idle)
         self._allow_plain_http = allow_plain_http
-        self._idle: dict[Origin, list[Connection]] = {}
-        """Kept connections, the most recently used last."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -97,12 +94,8 @@ class Storage:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._max_idle = 0  # downloads that still run close their connection
-        for connections in self._idle.values():
-            for connection in connections:
-                connection.close()
-
-        self._idle.clear()
+        # Downloads that still run close their connection.
+        self._pool.close()
 
     @asynccontextmanager
     async def get(
@@ -147,7 +140,7 @@ class Storage:
             yield body
         finally:
             if connection is not None:
-                self._release(origin, connection)
+                self._pool.give_back(origin, connection)
 
     def _request(self, url: str, extra: dict[str, str]) -> tuple[Origin, bytes]:
         """The origin of `url`, and the request for it with path and query exactly as signed.
@@ -197,7 +190,7 @@ class Storage:
 
     async def _ask(self, origin: Origin, request: bytes) -> tuple[Connection, Head]:
         """The connection on which `request` was answered, and the head of the answer."""
-        connection = self._kept(origin)
+        connection = self._pool.take(origin)
         if connection is not None:
             head = await self._ask_kept(origin, request, connection)
             if head is not None:
@@ -226,11 +219,11 @@ class Storage:
         except ConnectionGone as gone:
             # An orderly close of an idle connection says nothing about the other connections.
             if gone.broken:
-                self._drop(asked_at)
+                self._pool.drop(asked_at)
             return None
 
         if head is None:
-            self._drop(asked_at)
+            self._pool.drop(asked_at)
 
         return head
 
@@ -258,17 +251,6 @@ class Storage:
             if status == UNANSWERED:
                 connection.close()
 
-    def _drop(self, before: float) -> None:
-        """Close connections to any origin that are idle since `before` (monotonic seconds)."""
-        for origin, connections in list(self._idle.items()):
-            for connection in connections:
-                if connection.idle_since <= before:
-                    connection.close()
-
-            self._idle[origin] = [each for each in connections if each.idle_since > before]
-            if not self._idle[origin]:
-                del self._idle[origin]
-
     async def _receive(self, origin: Origin, connection: Connection) -> bytes:
         asked_at = self._clock.monotonic()
         try:
@@ -277,10 +259,10 @@ class Storage:
                 self._request_stats.bytes_in["storage"] += len(piece)
                 return piece
         except ServerFault:
-            self._drop(asked_at)
+            self._pool.drop(asked_at)
             raise
 
-        self._drop(asked_at)
+        self._pool.drop(asked_at)
         raise TimedOut(f"{origin.host}: the transfer stood still for {self._inactivity:g} s")
 
     async def _refusal(self, origin: Origin, head: Head, connection: Connection) -> PictofsError:
@@ -316,31 +298,3 @@ class Storage:
             f"{said}: an answer outside the contract"
             + "; redirects are not followed" * (status < 400)
         )
-
-    def _kept(self, origin: Origin) -> Connection | None:
-        """The most recently used connection that still seems alive. Dead ones are closed."""
-        oldest = self._clock.monotonic() - IDLE_SECONDS
-        connections = self._idle.get(origin, [])
-        while connections:
-            connection = connections.pop()
-            if connection.idle_since >= oldest and connection.is_quiet:
-                return connection
-            connection.close()
-
-        return None
-
-    def _release(self, origin: Origin, connection: Connection) -> None:
-        """Keep the connection if it is reusable, and close those that have been idle for long."""
-        now = self._clock.monotonic()
-        connections = self._idle.setdefault(origin, [])
-        while connections and connections[0].idle_since < now - IDLE_SECONDS:
-            connections.pop(0).close()
-
-        if connection.reusable and len(connections) < self._max_idle:
-            connection.idle_since = now
-            connections.append(connection)
-        else:
-            connection.close()
-
-        if not connections:
-            del self._idle[origin]

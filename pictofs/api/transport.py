@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
@@ -14,11 +13,12 @@ import httpx
 import trio
 
 from pictofs.api.address import USER_AGENT, Address, Locality, is_loopback, literal, locality
-from pictofs.api.dialer import watch_peer
+from pictofs.api.connection import Connection, ConnectionGone
+from pictofs.api.dialer import verifying_context
 from pictofs.api.failure import RETRYABLE, api_failure, clean, http_date, retry_after
+from pictofs.api.http_transport import HttpTransport, Sending
 from pictofs.api.key import ApiKey
-from pictofs.api.pool import Pool
-from pictofs.api.proxies import PORTS, Proxies, place_of
+from pictofs.api.proxies import PORTS, Proxies
 from pictofs.api.retries import API_CALL, Pace, Retries, ReusedConnectionTimeout
 from pictofs.api.stats import RequestStats
 from pictofs.clock import Clock
@@ -27,20 +27,18 @@ from pictofs.errors import (
     InvalidResponse,
     PictofsError,
     ServerFault,
-    ServerUnreachable,
     Throttled,
     TimedOut,
 )
 
 T = TypeVar("T")
 
+FAILURES = (PictofsError, ConnectionGone, httpx.HTTPError)
+"""What an exchange raises. httpx's own: an answer that can't be decompressed."""
+
 BODY_MAX_BYTES = 256 * 1024 * 1024
 """Bytes of an answer; the largest legitimate one, 10,000 download items, has about 10 MiB."""
 _ERROR_BODY_MAX = 64 * 1024
-_CONNECTIONS = 16
-"""More cost more: at 32 httpx spends three times the CPU per request that it spends at 8."""
-_IDLE_SECONDS = 30.0
-"""How long a connection is kept unused."""
 _KEPT_SILENCE_S = 5.0
 """Seconds of silence on a kept connection before a new one is tried: that may cost a request."""
 
@@ -123,37 +121,21 @@ class ApiTransport:
             self._note_address(address)
 
         try:
-            ssl_context = httpx.create_ssl_context()
-            self._pool = Pool(
-                lambda: transport or self._connections(ssl_context), clock, idle_max=_IDLE_SECONDS
+            self._transport = transport or HttpTransport(
+                clock=clock,
+                timeout=timeout,
+                ssl_context=verifying_context(),
+                connected=self._note_peer,
             )
-        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
-            # The proxy's name is impossible, or the certificate file does not exist.
-            raise Invalid(
-                f"check the environment's *_PROXY and SSL_CERT_FILE: {clean(str(error))}"
-            ) from error
+        except (ImportError, OSError, ValueError) as error:
+            # The certificate file does not exist, for example.
+            raise Invalid(f"check SSL_CERT_FILE: {clean(str(error))}") from error
 
         self._client = httpx.AsyncClient(
             headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
-            timeout=timeout,
             follow_redirects=False,
             trust_env=False,
-            transport=self._pool,
-        )
-
-    def _connections(self, ssl_context: ssl.SSLContext) -> httpx.AsyncHTTPTransport:
-        proxy = None
-        if self._proxy is not None:
-            context = ssl_context if self._proxy.scheme == "https" else None
-            proxy = httpx.Proxy(self._proxy.geturl(), ssl_context=context)
-
-        limits = httpx.Limits(
-            max_connections=_CONNECTIONS,
-            max_keepalive_connections=_CONNECTIONS,
-            keepalive_expiry=_IDLE_SECONDS,
-        )
-        return httpx.AsyncHTTPTransport(
-            verify=ssl_context, trust_env=False, limits=limits, proxy=proxy
+            transport=self._transport,
         )
 
     def _note_address(self, address: Address) -> None:
@@ -221,7 +203,6 @@ class ApiTransport:
 
         response = await self._persist(name, once)
         pieces = response.aiter_raw()
-        number = self._pool.number
 
         async def pull() -> bytes:
             try:
@@ -229,9 +210,8 @@ class ApiTransport:
                     if piece:
                         self._request_stats.bytes_in["api"] += len(piece)
                         return piece
-            except httpx.HTTPError as error:
-                await self._pool.drop(number)
-                raise self._transport_failure(name, error) from error
+            except FAILURES as error:
+                raise self._named(name, error) from error
 
             return b""
 
@@ -241,7 +221,7 @@ class ApiTransport:
             await response.aclose()
             # An unread body leaves five generators suspended. The closed connection ends them here,
             # not in the garbage collector, of which trio would warn.
-            with suppress(httpx.HTTPError, httpx.StreamError):
+            with suppress(httpx.StreamError):
                 async for _ in pieces:
                     pass
 
@@ -301,29 +281,25 @@ class ApiTransport:
 
     async def _open(self, name: str, request: httpx.Request, *, safe: bool) -> httpx.Response:
         """The head of a 2xx answer. Raises `_Failed`."""
-        if not safe:
-            # The request can't be repeated, so it must not use a connection that may be dead.
-            await self._pool.drop(self._pool.number)
-
         patience = self._kept_patience.setdefault(
             name, ReusedConnectionTimeout(_KEPT_SILENCE_S, self._timeout)
         )
-        sending = _Sending(self._note_peer, self._timeout, patience)
-        number = self._pool.number
+        # A request that can't be repeated must not use a connection that may be dead.
+        sending = Sending(patience, self._timeout, fresh=not safe)
 
         try:
             response, heard = await self._send(name, request, sending)
-        except httpx.HTTPError as error:
-            await self._pool.drop(number)
+        except FAILURES as error:
             if not (sending.kept and safe):
-                raise _Failed(self._transport_failure(name, error), again=safe) from error
+                raise _Failed(self._named(name, error), again=safe) from error
 
-            # A dead kept connection says that the others are dead too, and nothing of the server.
+            # A dead kept connection says nothing of the server.
             self._request_stats.retries += 1
+            sending = Sending(patience, self._timeout, fresh=True)
             try:
                 response, heard = await self._send(name, request, sending)
-            except httpx.HTTPError as another:
-                raise _Failed(self._transport_failure(name, another), again=safe) from another
+            except FAILURES as another:
+                raise _Failed(self._named(name, another), again=safe) from another
 
         served_at = http_date(response.headers.get("date"))
         now = self._clock.wall()
@@ -343,22 +319,22 @@ class ApiTransport:
         raise self._refused(name, response, body, safe=safe)
 
     async def _send(
-        self, name: str, request: httpx.Request, sending: _Sending
+        self, name: str, request: httpx.Request, sending: Sending
     ) -> tuple[httpx.Response, int]:
-        """The head of an answer, and what `RequestStats.ask` yielded. Raises `httpx.HTTPError`."""
+        """The head of an answer, and what `RequestStats.ask` yielded. Raises `FAILURES`."""
         with self._request_stats.ask(name) as heard:
-            request.extensions = {**request.extensions, "trace": sending.follow}
-            with sending.begin():
-                return await self._client.send(request, stream=True), heard
+            request.extensions = {**request.extensions, "sending": sending}
+            with sending.scope:
+                response = await self._client.send(request, stream=True)
+                sending.answered()
+                return response, heard
 
-            # Only reached if the scope in `begin` was cancelled.
-            raise httpx.ReadTimeout("no answer", request=request)
+            raise TimedOut("no answer in time", hint="check the network")
 
-    def _note_peer(self, stream: Any) -> None:
-        """Note a new TCP connection, to the API or to the proxy."""
-        watch_peer(stream.get_extra_info("socket"))
+    def _note_peer(self, connection: Connection) -> None:
+        """Note a new connection, to the API or to the proxy."""
         if self._proxy is None:
-            self._note_address(ipaddress.ip_address(stream.get_extra_info("server_addr")[0]))
+            self._note_address(ipaddress.ip_address(connection.socket.getpeername()[0]))
 
     def _refused(self, name: str, response: httpx.Response, body: bytes, *, safe: bool) -> _Failed:
         now = self._clock.wall()
@@ -385,7 +361,6 @@ class ApiTransport:
         pieces: list[bytes] = []
         size = 0
         pace = Pace()
-        number = self._pool.number
         asked_at = trio.current_time()
 
         try:
@@ -401,89 +376,21 @@ class ApiTransport:
                     )
 
                 pieces.append(piece)
-        except httpx.HTTPError as error:
-            await self._pool.drop(number)
-            raise _Failed(self._transport_failure(name, error), again=safe) from error
-        except TimedOut as error:  # too few bytes a second
-            raise _Failed(TimedOut(f"{name}: {error}"), again=safe) from error
+        except FAILURES as error:
+            raise _Failed(self._named(name, error), again=safe) from error
         finally:
             self._request_stats.bytes_in["api"] += size
 
         return b"".join(pieces)
 
-    def _transport_failure(self, name: str, error: httpx.HTTPError) -> PictofsError:
-        detail = clean(self._api_key.scrub(str(error))) or type(error).__name__
-        proxy = None if self._proxy is None else f"the proxy {place_of(self._proxy)}"
-        if isinstance(error, httpx.ConnectTimeout) and proxy:
-            return TimedOut(
-                f"{name}: no connection through {proxy} in time; check the network and the proxy"
-            )
-        if isinstance(error, httpx.TimeoutException):
-            return TimedOut(
-                f"{name}: no answer in time ({type(error).__name__}); check the network"
-            )
+    def _named(self, name: str, error: Exception) -> PictofsError:
+        """A failure of the exchange, with the name of the request."""
+        text = clean(
+            self._api_key.scrub(error.message if isinstance(error, PictofsError) else str(error))
+        )
+        if isinstance(error, PictofsError):
+            return type(error)(f"{name}: {text}", hint=error.hint)
+        if isinstance(error, ConnectionGone):
+            return ServerFault(f"{name}: the connection broke: {text}")
 
-        if isinstance(error, httpx.ProxyError):
-            hint = ""
-            if detail.startswith("407"):
-                hint = "; put user and password into the proxy's URL"
-
-            return ServerUnreachable(
-                f"{name}: {proxy or 'the proxy'} refused a tunnel to the API: {detail}{hint}"
-            )
-
-        if isinstance(error, httpx.ConnectError) and proxy:
-            return ServerUnreachable(
-                f"{name}: the API can't be reached through {proxy}: {detail}; check the proxy"
-            )
-        if isinstance(error, httpx.ConnectError):
-            return ServerUnreachable(
-                f"{name}: the API can't be reached: {detail}; check the network and the base URL"
-            )
-        if isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError):
-            return ServerFault(f"{name}: the connection broke: {detail}")
-
-        return InvalidResponse(f"{name}: the exchange failed: {detail}")
-
-
-class _Sending:
-    """Bounds the time until the head of an answer arrives.
-
-    The bound is set once the request has its connection: it is shorter on a kept one.
-    """
-
-    def __init__(
-        self, connected: Callable[[Any], None], most: float, patience: ReusedConnectionTimeout
-    ) -> None:
-        self._connected = connected
-        self._most = most
-        self._patience = patience
-        self._sent_at = 0.0
-        self._is_new = False
-        self.kept = False
-        """Whether the last attempt went out on a connection that had been used before."""
-
-    @contextmanager
-    def begin(self) -> Iterator[None]:
-        """Bound the attempt made inside: it is cancelled if its answer does not begin in time."""
-        self.kept = self._is_new = False
-        self._sent_at = trio.current_time()
-        # Connecting has its own timeouts. This one is for a proxy or handshake that trickles.
-        with trio.CancelScope(relative_deadline=4 * self._most) as self._scope:
-            yield
-
-        if not self._scope.cancelled_caught:
-            self._patience.took(trio.current_time() - self._sent_at)
-
-    async def follow(self, event: str, info: Mapping[str, Any]) -> None:
-        """Follow the attempt by httpcore's trace events."""
-        if event == "connection.connect_tcp.started":
-            self._is_new = True
-        elif event == "connection.connect_tcp.complete":
-            self._connected(info["return_value"])
-        elif event == "http11.send_request_headers.started":
-            self.kept = not self._is_new
-            self._sent_at = trio.current_time()
-
-            most = self._patience.seconds if self.kept else self._most
-            self._scope.deadline = self._sent_at + most
+        return InvalidResponse(f"{name}: the exchange failed: {text}")

@@ -11,8 +11,8 @@ from pathlib import Path
 import trio
 
 from pictofs.api.client import Api
+from pictofs.api.http_transport import NoNetwork
 from pictofs.api.key import ApiKey
-from pictofs.api.pool import NoNetwork
 from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
 from pictofs.clock import SystemClock

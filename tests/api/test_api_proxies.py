@@ -99,7 +99,8 @@ async def test_t4_a_dead_proxy_is_named(
         "https://api.example", key, clock=clock, request_stats=request_stats, max_retries=0
     ) as api:
         with pytest.raises(
-            ServerUnreachable, match=r"through the proxy 127\.0\.0\.1:1: .*check the proxy"
+            ServerUnreachable,
+            match=r"the proxy 127\.0\.0\.1:1 can't be reached: Connection refused; check the proxy",
         ) as one:
             await api.datasets()
     async with Storage(clock=clock, request_stats=request_stats) as storage:

@@ -13,8 +13,9 @@ import pytest
 import trio
 from api_server import FakeClock, Handler, Peer, always, answer, once, read_all, served, silent
 
+from pictofs.api.pool import IDLE_MAX_S
 from pictofs.api.stats import RequestStats
-from pictofs.api.storage import IDLE_SECONDS, Storage
+from pictofs.api.storage import Storage
 from pictofs.errors import (
     Invalid,
     InvalidResponse,
@@ -392,13 +393,13 @@ class TestConnections:
                 await read_all(one)
                 await read_all(two)
             assert server.open == 2
-            clock.now += IDLE_SECONDS * 0.6
+            clock.now += IDLE_MAX_S * 0.6
             await fetched(storage, server.url)
-            clock.now += IDLE_SECONDS * 0.6
+            clock.now += IDLE_MAX_S * 0.6
             await fetched(storage, server.url)
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert (server.open, server.connections) == (1, 2)
-            clock.now += IDLE_SECONDS * 1.1
+            clock.now += IDLE_MAX_S * 1.1
             await fetched(storage, server.url)
             assert server.connections == 3
 
