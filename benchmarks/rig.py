@@ -3,6 +3,7 @@ medians."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -112,7 +113,7 @@ def _cpu_seconds(process: int | str) -> float:
 @contextmanager
 def mount(of: Server, cache: Path | None = None, *options: str) -> Iterator[Mount]:
     """A mount; without `cache` its cache is new, and gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="pictofs-bench-"))
+    folder = new_folder()
     point = folder / "mnt"
     point.mkdir()
     where = cache or folder / "cache"
@@ -126,7 +127,6 @@ def mount(of: Server, cache: Path | None = None, *options: str) -> Iterator[Moun
         yield Mount(point, where, of)
     finally:
         subprocess.run([*PICTOFS, "unmount", str(point)], check=True, stdout=subprocess.DEVNULL)
-        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -182,9 +182,19 @@ def _served(command: list[str]) -> Iterator[Path]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder that goes afterwards."""
-    with tempfile.TemporaryDirectory(prefix="pictofs-bench-") as name:
-        yield Path(name)
+    """A folder for what is made inside."""
+    yield new_folder()
+
+
+def new_folder() -> Path:
+    """A folder that goes when everything is measured, and not before.
+
+    For minutes after a file is deleted, ext4 looks at its inode again whenever it makes another
+    one. That took a third of the CPU of a mount whose predecessor's cache had just been removed.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="pictofs-bench-"))
+    atexit.register(shutil.rmtree, folder)
+    return folder
 
 
 def seconds(work: Callable[[], Any]) -> float:

@@ -39,6 +39,12 @@ FAILURES = (PictofsError, ConnectionGone, httpx.HTTPError)
 BODY_MAX_BYTES = 256 * 1024 * 1024
 """Bytes of an answer; the largest legitimate one, 10,000 download items, has about 10 MiB."""
 _ERROR_BODY_MAX = 64 * 1024
+_HEADERS = {
+    "User-Agent": USER_AGENT,
+    "Accept": "application/json",
+    "Accept-Encoding": "gzip, deflate",
+    "Connection": "keep-alive",
+}
 _KEPT_SILENCE_S = 5.0
 """Seconds of silence on a kept connection before a new one is tried: that may cost a request."""
 
@@ -131,13 +137,6 @@ class ApiTransport:
             # The certificate file does not exist, for example.
             raise Invalid(f"check SSL_CERT_FILE: {clean(str(error))}") from error
 
-        self._client = httpx.AsyncClient(
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
-            follow_redirects=False,
-            trust_env=False,
-            transport=self._transport,
-        )
-
     def _note_address(self, address: Address) -> None:
         """Note that the API is at `address`. Signed URLs may lead as near as that."""
         where = locality(address)
@@ -148,7 +147,6 @@ class ApiTransport:
         self._request_stats.api_locality = where
 
     async def __aenter__(self) -> Self:
-        await self._client.__aenter__()
         return self
 
     async def __aexit__(
@@ -157,7 +155,7 @@ class ApiTransport:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._client.__aexit__(kind, error, trace)
+        await self._transport.aclose()
 
     async def call(
         self,
@@ -225,15 +223,15 @@ class ApiTransport:
                 async for _ in pieces:
                     pass
 
-    def _request(self, method: str, path: str, **fields: Any) -> httpx.Request:
+    def _request(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **fields: Any
+    ) -> httpx.Request:
+        every = {**_HEADERS, "X-API-Key": self._api_key.reveal(), **(headers or {})}
         try:
-            request = self._client.build_request(method, self._root + path, **fields)
+            return httpx.Request(method, self._root + path, headers=every, **fields)
         except (ValueError, httpx.InvalidURL) as error:
             # A lone surrogate in a name, or a URL of more than 64 KiB.
             raise Invalid("a name in the request can't be sent; use an id") from error
-
-        request.headers["X-API-Key"] = self._api_key.reveal()
-        return request
 
     async def _persist(self, name: str, once: Callable[[], Awaitable[T]]) -> T:
         """The result of `once`, retried while the policy and the error allow it.
@@ -325,7 +323,8 @@ class ApiTransport:
         with self._request_stats.ask(name) as heard:
             request.extensions = {**request.extensions, "sending": sending}
             with sending.scope:
-                response = await self._client.send(request, stream=True)
+                # Not by httpx's client, which looks for cookies and redirects: 0.1 ms.
+                response = await self._transport.handle_async_request(request)
                 sending.answered()
                 return response, heard
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import trio
 from rig import Rig, annotation_bytes, blobs, descriptors, error_of
 
 from pictofs.api.stats import PROBE_LIMIT_S
-from pictofs.errors import PictofsError, ServerUnreachable, Stale
+from pictofs.errors import DiskFull, PictofsError, ServerUnreachable, Stale
+from pictofs.store.catalog.images import Learned
 from standin import StandIn
 from standin.faults import Close, MalformedJson, Reset, error, html, throttled
 from standin.records import Image
@@ -263,3 +267,53 @@ async def test_o2_what_was_never_read_has_an_errno_without_a_server(rig: Rig) ->
             counts.append(descriptors(rig))
         assert counts == counts[:1] * 3
         assert mount.tree.open_files == 0
+
+
+async def test_q5_files_that_come_together_are_kept_together(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reader gets its own, and the catalog is written a few times, not once for each."""
+    async with rig.mount() as mount:
+        found = await mount.walk("/datasets/small/annotations", read=False)
+        paths = [path for path, data in found.items() if data is not None]
+        learn = mount.library.images.learn_annotations
+        written: list[int] = []
+
+        def counting(learned: Sequence[Learned], *args: Any, **more: Any) -> list[int | None]:
+            written.append(len(learned))
+            return learn(learned, *args, **more)
+
+        monkeypatch.setattr(mount.library.images, "learn_annotations", counting)
+        rig.standin.switches.api_latency = 0.05
+        got: dict[str, bytes] = {}
+
+        async def read(path: str) -> None:
+            got[path] = await mount.read(path)
+
+        async with trio.open_nursery() as nursery:
+            for path in paths:
+                nursery.start_soon(read, path)
+
+        assert sum(written) == len(paths) == 12
+        assert len(written) < len(paths)
+        for number in range(12):
+            expected = annotation_bytes(rig.standin, image_of(rig, number))
+            (path,) = (each for each in paths if f"image-{number:06d}." in each)
+            assert got[path] == expected
+
+
+async def test_c4_files_that_come_together_are_read_though_none_can_be_kept(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig.mount() as mount:
+        found = await mount.walk("/datasets/small/annotations", read=False)
+        paths = [path for path, data in found.items() if data is not None]
+
+        def full(*_: Any, **__: Any) -> None:
+            raise DiskFull("the disk takes nothing")
+
+        monkeypatch.setattr(mount.library.images, "learn_annotations", full)
+        monkeypatch.setattr(mount.blob_cache, "put", full)
+        async with trio.open_nursery() as nursery:
+            for path in paths:
+                nursery.start_soon(mount.read, path)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import google_crc32c
@@ -40,6 +41,17 @@ RETRY_AFTER_S = 15.0
 """Seconds without any renewal after one failed: if the server is away, each open would wait."""
 ONE_RETRY_AFTER_S = 300.0
 """Seconds without a renewal of a file whose renewal failed: the server may lack this one alone."""
+
+
+@dataclass(eq=False)
+class _Arrival:
+    """A file that has come."""
+
+    image: ImageRow
+    data: bytes
+    asked_at: float
+    version: int | None = None
+    error: Exception | None = None
 
 
 class Annotations:
@@ -76,6 +88,9 @@ class Annotations:
         self._clock = clock
         self._ttl = ttl
         self._renews = renews
+        self._arrivals: list[_Arrival] = []
+        """Files that have come and are not kept yet."""
+        self._keeping = trio.Lock()
         self._rest_until = 0.0
         self._failed: TTLCache[int, bool] = TTLCache(4096, ONE_RETRY_AFTER_S, clock.monotonic)
 
@@ -267,8 +282,36 @@ class Annotations:
         asked_at = self._clock.wall()
         data = await self._api.annotation_file(image.id)
         self.ages.singles += 1
-        (version,) = await self.keep([(image, data)], asked_at)
-        return data, version
+        return data, await self._keep_together(image, data, asked_at)
+
+    async def _keep_together(self, image: ImageRow, data: bytes, asked_at: float) -> int | None:
+        """What `keep` does for one file, at once with all others that have come meanwhile.
+
+        A thread and a transaction for each would cost 0.5 ms of the 2.3 that a file costs.
+        """
+        arrival = _Arrival(image, data, asked_at)
+        self._arrivals.append(arrival)
+
+        async with self._keeping:
+            if arrival in self._arrivals:
+                arrivals = self._arrivals
+                self._arrivals = []
+                await self._keep_all(arrivals)
+
+        if arrival.error is not None:
+            raise arrival.error
+        return arrival.version
+
+    async def _keep_all(self, arrivals: list[_Arrival]) -> None:
+        found = [(each.image, each.data) for each in arrivals]
+        try:
+            versions = await self.keep(found, min(each.asked_at for each in arrivals))
+        except Exception as error:
+            for each in arrivals:
+                each.error = error
+        else:
+            for each, version in zip(arrivals, versions, strict=True):
+                each.version = version
 
     async def keep(
         self, found: Sequence[tuple[ImageRow, bytes]], checked: float, *, archived: bool = False

@@ -11,11 +11,11 @@ from pictofs.library.prefetch.prefetcher import PrefetchPolicy
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import ImageRow
 
-WORKERS = 8
-"""Files fetched at once: those that readers want must not wait behind them."""
+WORKERS = 16
+"""Files fetched at once, half as many as the API's connections: readers must not wait behind them."""
 SPARE = 8
 """Files that may lie unused however few were read."""
-MOST = 64
+MOST = 128
 """Files that may lie unused however many were read: eight rounds of all workers."""
 SIZE_BYTES = 1 << 14
 """Bytes that a file is assumed to have."""
