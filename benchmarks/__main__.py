@@ -38,15 +38,19 @@ def main() -> None:
         f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} cores; medians"
     )
     rows: list[Row] = []
+
     for name in names:
         start = time.perf_counter()
         rows += ALL[name]()
         console.print(f"[dim]{name}: {time.perf_counter() - start:.0f} s[/dim]")
+
     table = Table("work", "pictofs", "beside", "ratio", "target", "met")
+
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         met = {True: "yes", False: "[bold]no[/bold]", None: ""}[row.met]
         table.add_row(row.work, row.ours, row.theirs, ratio, row.target, met)
+
     console.print(table)
 
 

@@ -41,7 +41,9 @@ def _spent(command: list[str], of: Server, cache: Path) -> Spent:
     )
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
+
     assert process.returncode == 0
+
     return Spent(time.perf_counter() - start, usage.ru_utime + usage.ru_stime)
 
 
@@ -61,9 +63,11 @@ def _row(work: str, ours: list[Spent], theirs: list[Spent]) -> Row:
 def download() -> list[Row]:
     """Into new folders, and once more into one where everything is; by turns."""
     rows = []
+
     for latency, mode in ((LATENCY, "images_only"), (0.0, "images_only"), (LATENCY, "full")):
         ours, theirs, again = [], [], []
         options = ("--images", str(FILES), "--size", str(SIZE), "--latency", str(latency))
+
         with server(*options) as s:
             for _ in range(RUNS):
                 with scratch() as folder:
@@ -71,7 +75,9 @@ def download() -> list[Row]:
                 with scratch() as folder:
                     ours.append(_ours(s, folder / "out", folder / "cache", mode))
                     again.append(_ours(s, folder / "out", folder / "cache", mode))
+
         where = f"{latency * 1000:.0f} ms" if latency else "no latency"
         rows.append(_row(f"download of {FILES} x 100 KiB, {mode}, {where}", ours, theirs))
         rows.append(_row("  once more, with all of it there", again, theirs))
+
     return rows

@@ -33,11 +33,14 @@ def scan() -> list[Row]:
     """A complete `os.scandir` of 100,000 images in one folder, at 30 ms, against the SDK's
     iterator."""
     first, whole, again, theirs, rss = [], [], [], [], []
+
     with server("--images", str(MANY), "--latency", "0.03") as s:
         for _ in range(RUNS):
             took, count = python(SDK_ITER, "dataset-0", env=s.environment)
             assert count == MANY
+
             theirs.append(took)
+
             with scratch() as cache:
                 for times in (whole, again):
                     with mount(s, cache) as m:
@@ -45,10 +48,13 @@ def scan() -> list[Row]:
                             SCAN, f"{m.path}/datasets/dataset-0/images", env=s.environment
                         )
                         assert count == MANY
+
                         times.append(took)
+
                         if times is whole:
                             first.append(one)
                             rss.append(m.rss())
+
     a, b, c, d, e = (statistics.median(values) for values in (whole, theirs, first, again, rss))
     return [
         Row(
@@ -71,6 +77,7 @@ def million() -> list[Row]:
         _, _, count = python(SCAN, f"{m.path}/datasets/dataset-0/images", env=s.environment)
         assert count == 1_000_000
         rss = m.rss()
+
     return [
         Row(
             "daemon RSS after listing 1,000,000 images",

@@ -51,6 +51,7 @@ def _epochs(work: float, words: str) -> Row:
     """Medians. `work`: seconds that a worker spends on each image, besides reading it."""
     seconds: dict[str, float] = {}
     hits: dict[str, float] = {}
+
     with server("--images", str(FILES), "--size", str(SIZE), "--latency", str(LATENCY)) as s:
         for way in ("auto", "told"):
             runs = []
@@ -58,8 +59,10 @@ def _epochs(work: float, words: str) -> Row:
                 with mount(s, None, "--cache-size", str(int(HELD * FILES) * BLOB)) as m:
                     runs.append(python(EPOCHS, str(m.path), way, str(work), env=s.environment))
                     assert runs[-1]["bytes"] == FILES * SIZE
+
             seconds[way] = statistics.median(run["seconds"] for run in runs)
             hits[way] = statistics.median(run["hits"] for run in runs)
+
     ratio = seconds["told"] / seconds["auto"]
     return Row(
         f"order told, cache of {HELD:.0%}, {FILES} x 100 KiB, 4 workers, 20 ms, {words}",

@@ -93,12 +93,14 @@ def _epoch(of: Server, folder: Path, *, shuffled: bool = True, decode: bool = Fa
 def cold_epoch() -> list[Row]:
     """A shuffled first epoch against the SDK's download of the same images."""
     ours, theirs, requests = [], [], 0
+
     with server("--images", str(FILES), "--size", str(SIZE), "--latency", str(LATENCY)) as s:
         for _ in range(RUNS):
             theirs.append(sdk_download(s, "dataset-0"))
             with mount(s) as m:
                 ours.append(_epoch(s, _images(m)))
                 requests = m.api_requests()
+
     a, b = statistics.median(ours), statistics.median(theirs)
     work = f"cold shuffled epoch, {FILES} x 100 KiB, 4 workers, 20 ms"
     return [
@@ -117,6 +119,7 @@ def cold_annotations() -> list[Row]:
     """Every annotation file of a dataset, one request each, against the SDK's download of them."""
     files = 1000
     ours, theirs, requests = [], [], 0
+
     with server("--images", str(files), "--size", "1000", "--latency", str(LATENCY)) as s:
         for _ in range(RUNS):
             theirs.append(sdk_download(s, "dataset-0", "annotations_only"))
@@ -142,6 +145,7 @@ def cold_annotations() -> list[Row]:
 def first_sample() -> list[Row]:
     """From the return of `mount` to the first image's bytes, in round trips of 100 ms."""
     trip, times = 0.1, []
+
     with server("--images", str(FILES), "--size", str(SIZE), "--latency", str(trip)) as s:
         for _ in range(RUNS):
             with mount(s) as m:
@@ -151,6 +155,7 @@ def first_sample() -> list[Row]:
                         Path(next(entries).path).read_bytes()
 
                 times.append(seconds(first))
+
     trips = statistics.median(times) / trip
     return [
         Row(
@@ -168,6 +173,7 @@ def cold_copy() -> list[Row]:
     """`cp -r` without latency: bound by CPU, the stand-in's too. And the daemon's CPU for each
     file."""
     ours, theirs, cpu, helper = [], [], [], []
+
     with server("--images", str(FILES), "--size", str(SIZE)) as s:
         for _ in range(RUNS):
             theirs.append(FILES / sdk_download(s, "dataset-0"))
@@ -180,6 +186,7 @@ def cold_copy() -> list[Row]:
                 )
                 for values, now, then in zip((cpu, helper), m.cpu_seconds(), before, strict=True):
                     values.append((now - then) * 1000 / FILES)
+
     a, b, c, d = (statistics.median(values) for values in (ours, theirs, cpu, helper))
     return [
         Row(
@@ -205,16 +212,20 @@ def large_file() -> list[Row]:
     """One file of 512 MiB, read from end to end, against a plain download of it to the disk."""
     size = 512 << 20
     ours, theirs = [], []
+
     with server("--images", "1", "--size", str(size)) as s:
         for _ in range(RUNS):
             with mount(s) as m, scratch() as out:
                 path = next(path for path in _images(m).rglob("*") if path.is_file())
                 theirs.append(_plain_download(s, out / "plain"))
                 start = time.perf_counter()
+
                 with open(path, "rb", buffering=0) as file:
                     while file.read(1 << 20):
                         pass
+
                 ours.append(size / (time.perf_counter() - start))
+
     a, b = statistics.median(ours), statistics.median(theirs)
     mib = 1 << 20
     return [
@@ -241,15 +252,18 @@ def _plain_download(of: Server, to: Path) -> float:
     storage.request("GET", f"{url.path}?{url.query}")
     answer = storage.getresponse()
     size = 0
+
     with open(to, "wb", buffering=0) as file:
         while piece := answer.read(1 << 20):
             size += file.write(piece)
+
     return size / (time.perf_counter() - start)
 
 
 def warm() -> list[Row]:
     """Decoded epochs from the cache, against copies of the same files on the same disk."""
     ours, disk = [], []
+
     with server("--images", str(FILES), "--size", str(SIZE)) as s, mount(s) as m, scratch() as out:
         copy = out / "copy"
         shutil.copytree(_images(m), copy)
@@ -286,6 +300,7 @@ def opens() -> list[Row]:
         folders["local disk"] = copy
 
         rates: dict[str, list[float]] = {name: [] for name in folders}
+
         for _ in range(RUNS):
             for name, folder in folders.items():
                 rates[name].append(float(python(OPENS, str(folder), env=s.environment)))
@@ -303,6 +318,7 @@ def opens() -> list[Row]:
             ours / floor >= 0.65,
         )
     ]
+
     for name in medians.keys() - {"bare pyfuse3"}:
         text = f"{name} {medians[name]:.0f} files/s"
         rows.append(Row("the same", f"{ours:.0f} files/s", text, ours / medians[name], "", None))
@@ -313,14 +329,17 @@ def opens() -> list[Row]:
 def responsive() -> list[Row]:
     """`ls` of a cached folder while a whole dataset is being fetched at full speed."""
     files, times = 3000, []
+
     with server("--datasets", "2", "--images", str(files), "--size", str(SIZE)) as s, mount(s) as m:
         cached = m.path / "datasets/dataset-1/images"
         os.listdir(cached)
         fetch = f"find {_images(m)} -type f -print0 | xargs -0 -P 4 -n 50 cat > /dev/null"
+
         with subprocess.Popen(fetch, shell=True) as load:
             while load.poll() is None:
                 times.append(seconds(lambda: len(os.listdir(cached))))
                 time.sleep(0.02)
+
     p95 = statistics.quantiles(times, n=20)[-1] * 1000 if len(times) > 20 else float("nan")
     work = f"ls of {files} cached names during a full-speed fetch, p95"
     return [Row(work, f"{p95:.0f} ms", f"{len(times)} times", p95, "<= 50 ms", p95 <= 50)]

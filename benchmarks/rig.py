@@ -63,7 +63,9 @@ def server(*arguments: str) -> Iterator[Server]:
     process = subprocess.Popen(
         [PYTHON, "-m", "standin", *arguments], stdout=subprocess.PIPE, text=True
     )
+
     assert process.stdout is not None
+
     try:
         line = json.loads(process.stdout.readline())
         yield Server(line["api"], line["storage"], line["keys"]["member"])
@@ -123,6 +125,7 @@ def mount(of: Server, cache: Path | None = None, *options: str) -> Iterator[Moun
         check=True,
         stdout=subprocess.DEVNULL,
     )
+
     try:
         yield Mount(point, where, of)
     finally:
@@ -145,6 +148,7 @@ def peers(copy: Path) -> Iterator[dict[str, Path]]:
         if shutil.which("bindfs"):
             command = ["bindfs", "-f", "--no-allow-other", str(copy), "{}"]
             found["bindfs"] = stack.enter_context(_served(command))
+
         if shutil.which("squashfuse_ll") and shutil.which("mksquashfs"):
             image = copy.with_suffix(".squashfs")
             subprocess.run(
@@ -154,6 +158,7 @@ def peers(copy: Path) -> Iterator[dict[str, Path]]:
             )
             command = ["squashfuse_ll", "-f", str(image), "{}"]
             found["squashfuse_ll"] = stack.enter_context(_served(command))
+
         if shutil.which("rclone"):
             command = ["rclone", "mount", str(copy), "{}", "--vfs-cache-mode", "full"]
             command += ["--read-only", "--cache-dir", str(copy.with_suffix(".rclone"))]

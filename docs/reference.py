@@ -89,6 +89,7 @@ def _section(name: str, command: Any) -> str:
     for panel, within in panels.items():
         parts += [f"**{panel}**\n"] if panel else []
         parts.append(_options(within))
+
     return "\n".join(parts)
 
 

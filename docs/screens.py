@@ -100,6 +100,7 @@ class Screen:
             # not every program that shows pictures keeps blanks at the front of one.
             blank = cell.data == " " and not cell.reverse
             line.append(cell.data, "not bold" if blank else " ".join(words) or "none")
+
         return line
 
     def end(self) -> None:
@@ -151,6 +152,7 @@ def _top(environ: dict[str, str]) -> None:
         ["bash", "-c", reading], cwd=ROOT / "datasets/street-signs/images", start_new_session=True
     )
     screen = Screen(30, ["top", str(ROOT)], environ)
+
     try:
         end = time.monotonic() + 50
         screen.until(lambda _: time.monotonic() > end)
@@ -164,6 +166,7 @@ def _top(environ: dict[str, str]) -> None:
 def main() -> None:
     """Take all three."""
     ROOT.mkdir()
+
     with (
         tempfile.TemporaryDirectory() as home,
         StandIn(PRESETS["sample"](), storage_latency=LATENCY) as server,

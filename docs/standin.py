@@ -49,17 +49,21 @@ def _switches() -> list[tuple[str, str, str]]:
     source = (ROOT / "standin/switches.py").read_text()
     made = next(each for each in ast.parse(source).body if isinstance(each, ast.ClassDef))
     lines, comment, rows = source.splitlines(), "", []
+
     for field in made.body:
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
         above, at = [], field.lineno - 2
+
         while lines[at].strip().startswith("#:"):
             above.insert(0, lines[at].strip().removeprefix("#:").strip())
             at -= 1
+
         comment = " ".join(above) or comment
         rows.append(
             (field.target.id, "" if field.value is None else ast.unparse(field.value), comment)
         )
+
     return [(name, default, _cell(text)) for name, default, text in rows]
 
 
@@ -68,6 +72,7 @@ def _faults() -> list[tuple[str, str, str]]:
     themselves."""
     tree = ast.parse((ROOT / "standin/faults.py").read_text())
     rows = []
+
     for each in tree.body:
         if isinstance(each, ast.ClassDef) and any(
             getattr(item, "name", "") == "__call__" for item in each.body
@@ -87,8 +92,10 @@ def _faults() -> list[tuple[str, str, str]]:
             names = ", ".join(item.arg for item in named)
         else:
             continue
+
         said = inspect.cleandoc(ast.get_docstring(each) or "").partition("\n\n")[0]
         rows.append((each.name, names, _cell(said)))
+
     return rows
 
 

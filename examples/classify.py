@@ -66,6 +66,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 1e-2, total_steps=given.epochs * len(loader)
     )
+
     for epoch in range(given.epochs):
         total = 0.0
         for pixels, numbers in loader:
@@ -75,6 +76,7 @@ def main() -> None:
             optimizer.step()
             schedule.step()
             total += loss.item()
+
         print(f"epoch {epoch + 1}: loss {total / len(loader):.3f}", flush=True)
 
     model.eval()

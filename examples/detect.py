@@ -49,6 +49,7 @@ def targets(
     wanted = torch.zeros(len(classes) + 4, HEIGHT // CELL, WIDTH // CELL)
     known = -torch.ones(HEIGHT // CELL, WIDTH // CELL)
     centers = []
+
     for name, left, top, width, height in boxes:
         x, y = (left + width / 2) * scale[0] / CELL, (top + height / 2) * scale[1] / CELL
         row, column = int(y), int(x)
@@ -57,6 +58,7 @@ def targets(
         wanted[len(classes) :, row, column] = torch.cat([torch.tensor([x - column, y - row]), size])
         wanted[classes.index(name), row, column] = 1
         centers.append((row, column))
+
     for center in centers:
         known[center] = 1
     return wanted, known
@@ -81,12 +83,14 @@ def found(answer: Tensor, classes: list[str], scale: tuple[float, float]) -> lis
     scores = answer[: len(classes)].sigmoid()
     peaks = (scores == nn.functional.max_pool2d(scores[None], 3, 1, 1)[0]) & (scores > SURE)
     boxes = []
+
     for kind, row, column in peaks.nonzero().tolist():
         across, down, wide, high = answer[len(classes) :, row, column].tolist()
         width, height = (torch.tensor([wide, high]).exp() * CELL).tolist()
         x, y = (column + across) * CELL, (row + down) * CELL
         left, top = (x - width / 2) / scale[0], (y - height / 2) / scale[1]
         boxes.append((classes[kind], left, top, width / scale[0], height / scale[1]))
+
     return boxes
 
 
@@ -131,6 +135,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 1e-2, total_steps=given.epochs * len(loader)
     )
+
     for epoch in range(given.epochs):
         total = 0.0
         for pixels, numbers in loader:
@@ -144,16 +149,19 @@ def main() -> None:
             optimizer.step()
             schedule.step()
             total += loss.item()
+
         print(f"epoch {epoch + 1}: loss {total / len(loader):.3f}", flush=True)
 
     model.eval()
     right = said = there = 0
+
     with torch.no_grad():
         for pixels, numbers in DataLoader(test, batch_size=32):
             for answer, number in zip(model(pixels), numbers, strict=True):
                 boxes, truth = found(answer, classes, scale), test.boxes[number]
                 right += sum(any(overlap(box, each) >= 0.5 for each in boxes) for box in truth)
                 said, there = said + len(boxes), there + len(truth)
+
     print(f"found {right} of {there} boxes (by an overlap of half at least) with {said} guesses")
 
 

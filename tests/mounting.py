@@ -107,6 +107,7 @@ class Mount:
         }
         self._log = home / "log"
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
+
         with open(self._log, "ab") as log:
             self._process = Pictofs(
                 *("mount", "--foreground", *options, self.root),
@@ -115,6 +116,7 @@ class Mount:
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
+
         assert self._process.stdout is not None
         assert self._process.stdout.readline(), self.log()
 
@@ -156,12 +158,15 @@ class Mount:
         """End it in order: no bug was met, nothing was logged that the test did not expect."""
         bugs = self.status()["bugs"]
         self._process.send_signal(signal.SIGTERM)
+
         try:
             code = self._process.wait(30)
         except subprocess.TimeoutExpired:
             self.discard()
             raise AssertionError(f"the mount did not end:\n{self.log()}") from None
+
         log = self.log()
+
         assert (bugs, code) == (0, 0), log
         assert mount_table.mount_at(self.root) is None
         assert self.key not in log
@@ -242,9 +247,11 @@ class Hold:
             answer = await exchange.collect() if self._made else None
             self.waiting.set()
             await asyncio.to_thread(self._open.wait, 60)
+
             if answer is not None:
                 await exchange.answer(answer)
                 return
+
         await exchange.proceed()
 
 
@@ -391,13 +398,17 @@ def finished_export(server: StandIn, dataset: str, name: str, **fields: Any) -> 
     log."""
     headers = {"X-API-Key": server.keys["member"]}
     body = {"dataset_name": dataset, "name": name, "format": "pictograph", **fields}
+
     with httpx.Client(base_url=server.api_url + PREFIX, headers=headers, trust_env=False) as client:
         client.post("/exports/", json=body).raise_for_status()
         for _ in range(server.switches.export_polls + 1):
             client.get(f"/exports/{name}", params={"dataset": dataset}).raise_for_status()
+
     server.log.clear()
     made = next(each for each in server.organization.exports.values() if each.name == name)
+
     assert made.status == "completed"
+
     return made
 
 

@@ -58,14 +58,18 @@ class Pictofs(subprocess.Popen[Any]):
         ]
         environ = dict(os.environ if env is None else env)
         order = {"arguments": args, "environ": environ, "cwd": str(cwd or os.getcwd())}
+
         with _lock:
             forker = _forking()
             # A child whose parent ends becomes ours, not that of process 1.
             _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
             socket.send_fds(forker, [json.dumps(order).encode()], streams)
             self.pid = int(forker.recv(100))
+
             assert forker.recv(100) == b"its parent has ended"
+
             _libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
         self._child_created = True
         self._close_pipe_fds(*pipes)
 
@@ -76,12 +80,14 @@ def run_pictofs(
     """What `subprocess.run` does, of `pictofs ARGUMENTS`, and with its output."""
     stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
     streams = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
     with Pictofs(*arguments, **streams, **options) as process:
         try:
             out, err = process.communicate(input, timeout=timeout)
         except BaseException:
             process.kill()
             raise
+
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -123,6 +129,7 @@ def _become(order: dict[str, Any], streams: list[int]) -> None:
     for number, fd in enumerate(streams):
         os.dup2(fd, number)
         os.close(fd)
+
     os.chdir(order["cwd"])
     os.environ.clear()
     os.environ.update(order["environ"])

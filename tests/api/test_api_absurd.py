@@ -196,13 +196,16 @@ def test_l4_an_absurd_value_hides_no_neighbour(name: str, field: str) -> None:
     """And what is read of it can be stored and shown: the rows of all values together, each with
     its own id."""
     rows: dict[str, Any] = {}
+
     for number, value in enumerate(ABSURD):
         found, good = around(ROUTES[name], field, value)
         assert [row for row in found if row in good] == good, value[:40]
+
         for row in found:
             if row not in good and getattr(row, "id", None) == "bad":
                 row = msgspec.structs.replace(row, id=f"bad-{number}")  # noqa: PLW2901
             rows[getattr(row, "id", None) or str(number)] = row
+
     with tempfile.TemporaryDirectory() as folder:
         catalog = Catalog(Path(folder, "catalog.db"))
         try:
@@ -215,23 +218,30 @@ def store_and_show(catalog: Catalog, rows: Sequence[Any]) -> None:
     """Put rows into a catalog as a listing does, and make of them what the kernel is shown."""
     dataset = Dataset(id="d", name="d", image_count=3)
     listed = [row for row in rows if isinstance(row, Dataset)]
+
     assert catalog.put_datasets([dataset, *listed], 1.0) is not None
+
     tree = [row for row in rows if isinstance(row, Directory)]
     catalog.put_directories(key_of("d"), "d", tree, "s", 1.0)
     images = [row for row in rows if isinstance(row, Image)]
     ImageTable(catalog.database).put(key_of("d"), "d", images, 1, moves=True)
+
     for row in catalog.datasets_after(0, 999):
         assert entry_fits(row.entry)
         assert 0 <= row.created_ns < 2**63
         raw, _ = catalog.dataset_object(row.key)
         json.loads(document(raw), parse_constant=pytest.fail)
         assert all(len(value) <= 1 << 16 for value in xattrs.of_dataset(raw).values())
+
     assert 0 <= catalog.counts()[1] < 2**63
     assert 0 <= catalog.root_images(key_of("d")) < 2**63
+
     shown = catalog.datasets_after(0, 99)[0]
     known = set()
+
     for directory in catalog.directories_of(key_of("d")):
         assert depth_of(catalog, directory.key) <= 129
+
         for image in catalog.images_after(directory.key, 0, 999):
             known.add(image.key)
             assert entry_fits(image.entry)
@@ -239,6 +249,7 @@ def store_and_show(catalog: Catalog, rows: Sequence[Any]) -> None:
             assert PLACEHOLDER + PLACEHOLDER_EACH * image.annotation_count < 2**62
             assert (image.known_size or 0) < 2**62
             assert xattrs.of_image(image, shown, directory)
+
     assert {key_of(image.id.lower()) for image in images} <= known
 
 
@@ -247,13 +258,16 @@ def depth_of(catalog: Catalog, key: int) -> int:
     takes."""
     depth, size = 0, 0
     directory = catalog.directory(key)
+
     while directory is not None and directory.parent is not None:
         depth += 1
         assert entry_fits(directory.entry)
         assert directory.entry
         size += 1 + len(directory.entry.encode())
         directory = catalog.directory(directory.parent)
+
     assert size <= 2048 + 256
+
     return depth
 
 
@@ -330,6 +344,7 @@ def test_s7_sizes_of_many_datasets_add_up(tmp_path: Path) -> None:
             for number in range(1025)
         ]
         catalog.put_datasets(datasets, 1.0)
+
         assert catalog.counts() == (1025, 2**63 - 1)
         assert catalog.image_total() == 2**63 - 1
     finally:
@@ -341,6 +356,7 @@ def test_n6_a_directory_that_is_too_deep_is_folded_and_comes_back(tmp_path: Path
     parts = DEEP[1:].split("/")
     paths = ["/" + "/".join(parts[:depth]) for depth in (1, 50, 127, 128, 129, 500, 1000)]
     catalog = Catalog(tmp_path / "catalog.db")
+
     try:
         catalog.put_datasets([Dataset(id="d", name="d")], 1.0)
         images = [
@@ -352,11 +368,14 @@ def test_n6_a_directory_that_is_too_deep_is_folded_and_comes_back(tmp_path: Path
         catalog.put_directories(
             key_of("d"), "d", [Directory(path=path) for path in reversed(paths)], "s", 1.0
         )
+
         assert {
             row.path: (row.parent, row.entry) for row in catalog.directories_of(key_of("d"))
         } == implied
         assert set(paths) <= implied.keys()
+
         entries = [each for path, each in implied.items() if path != "/"]
+
         assert len(set(entries)) == len(entries)
     except sqlite3.Error as error:
         pytest.fail(str(error))

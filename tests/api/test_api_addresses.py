@@ -72,7 +72,9 @@ async def test_k6_no_url_leads_to_this_machine(clock: FakeClock, near: Locality,
             assert isinstance(
                 await refusal(storage, f"http://{host}:{server.port}/x"), InvalidResponse
             )
+
         await trio.testing.wait_all_tasks_blocked(0.01)
+
         assert server.connections == 0
 
 
@@ -111,6 +113,7 @@ async def test_k6_nor_a_name_that_resolves_to_it(
                 assert isinstance(await refusal(storage, url), InvalidResponse)
             finally:
                 trio.socket.set_custom_hostname_resolver(None)
+
         assert server.requests == []
 
 

@@ -107,8 +107,11 @@ class TestRequests:
     async def test_headers_and_prefix(self, api: Api, script: Script) -> None:
         script.say(body={"data": [DATASET]})
         page = await api.datasets()
+
         assert [row.name for row in page.rows] == ["d"]
+
         sent = script.last
+
         assert (
             str(sent.url) == "https://h.example/pre/api/v1/developer/datasets/?limit=1000&offset=0"
         )
@@ -126,6 +129,7 @@ class TestRequests:
             return script.last.url.raw_path.decode().removeprefix("/pre/api/v1/developer")
 
         page = {"data": []}
+
         assert (
             await path(api.datasets(5, 6, archived=True), page)
             == "/datasets/?limit=6&offset=5&archived=true"
@@ -136,6 +140,7 @@ class TestRequests:
             == f"/datasets/{ID}?include_images=true&images_limit=10000&images_offset=3"
         )
         assert await path(api.images("d"), page) == "/images/?dataset=d&limit=1000&offset=0"
+
         asked = await path(
             api.images(
                 "d",
@@ -148,6 +153,7 @@ class TestRequests:
             ),
             page,
         )
+
         assert unquote(asked.replace("+", " ")) == (
             "/images/?dataset=d&directory_path=/a b&filename=c&d&status=new"
             "&limit=2&offset=1&include_archived=true"
@@ -159,7 +165,9 @@ class TestRequests:
             == "/datasets/d/download?mode=images_only&limit=10000&status_filter=new"
         )
         assert await path(api.annotation_file("i"), {}) == "/annotations/i/file"
+
         row = {"data": {"name": "e", "status": "pending", "download_url": "https://s/x"}}
+
         assert (
             await path(api.export("d d", "e/f".replace("/", "-")), row)
             == "/exports/e-f?dataset=d+d"
@@ -173,20 +181,27 @@ class TestRequests:
     async def test_each_change(self, api: Api, script: Script) -> None:
         script.say(201, {"data": DATASET})
         await api.create_dataset("n", "words")
+
         assert script.last.method == "POST"
         assert json.loads(script.last.content) == {
             "name": "n",
             "readme": "words",
             "description": "words",
         }
+
         first = script.last.headers["idempotency-key"]
+
         assert len(first) == 32
+
         await api.update_dataset(ID, new_name="m")
+
         assert script.last.method == "PATCH"
         assert json.loads(script.last.content) == {"new_name": "m"}
         assert script.last.headers["idempotency-key"] != first
+
         script.answers.clear()
         script.say(201, {"data": {"name": "e", "status": "pending"}})
+
         assert (await api.create_export("d", "e", status="new")).status == "pending"
         assert json.loads(script.last.content) == {
             "dataset_name": "d",
@@ -339,8 +354,11 @@ class TestFailures:
         script.say(status, {"error": {"code": "x", "message": "the words"}}, X_Request_Id="req-1")
         with pytest.raises(PictofsError) as caught:
             await api.image("i")
+
         assert type(caught.value) is kind
+
         text = str(caught.value)
+
         assert "GET /images/{image}/metadata" in text
         assert f"HTTP {status}" in text
         assert "the words" in text
@@ -418,9 +436,11 @@ class TestFailures:
             lambda: api.export("d", "e"),
             lambda: api.export_download_url("d", "e"),
         ]
+
         for call in calls:
             with pytest.raises(InvalidResponse):
                 await call()
+
         assert request_stats.errors["InvalidResponse"] == len(calls)
 
 
@@ -484,12 +504,15 @@ class TestRetries:
         script.say(502)
         with pytest.raises(ServerFault):
             await api.delete_dataset(ID)
+
         assert clock.sleeps == []
+
         script.answers.clear()
         script.requests.clear()
         script.say(429)
         script.say(204, b"")
         await api.delete_dataset(ID)
+
         assert len(clock.sleeps) == 1
 
     @pytest.mark.parametrize("status", [429, 503])
@@ -557,13 +580,16 @@ class TestBackground:
         limits = {"X_RateLimit_Limit": "2000", "X_RateLimit_Reset": reset}
         script.say(200, {"data": IMAGE}, X_RateLimit_Remaining="201", **limits)
         script.say(200, {"data": IMAGE}, X_RateLimit_Remaining="200", **limits)
+
         with background():
             await api.image("i")
             await api.image("i")
             with pytest.raises(Throttled) as caught:
                 await api.image("i")
+
         assert caught.value.retry_after == 100
         assert len(script.requests) == 2
+
         await api.image("i")
         clock.now += 101
         with background():
@@ -595,7 +621,9 @@ class TestSecrecy:
                 with pytest.raises(InvalidResponse):
                     async with api.image_stream("i"):
                         pass
+
             assert other.connections == 0
+
         assert all(SECRET.encode() in request for request in server.requests)
 
     async def test_the_key_is_in_no_word(
@@ -608,17 +636,22 @@ class TestSecrecy:
     ) -> None:
         caplog.set_level(logging.DEBUG)
         echo = {"error": {"code": SECRET, "message": f"key {SECRET} is bad", "details": None}}
+
         for status in (400, 401, 403, 429, 500, 302):
             script.answers.clear()
             script.say(status, echo, X_Request_Id=SECRET)
             with pytest.raises(PictofsError) as caught:
                 await api.image("i")
+
             assert SECRET not in "".join(traceback.format_exception(caught.value))
             assert "[API key]" in str(caught.value)
+
             clock.now += 3600  # a refusal is believed for a while (O6)
+
         script.answers = [ServerFault(f"while sending {SECRET}")]
         with pytest.raises(ServerFault) as caught:
             await api.image("i")
+
         assert SECRET not in str(caught.value)
         assert SECRET not in caplog.text
         assert SECRET not in repr(vars(api)) + repr(request_stats.snapshot())
@@ -636,6 +669,7 @@ class TestSecrecy:
             connected(server.url, key, clock, request_stats) as api,
         ):
             await api.datasets()
+
         assert SECRET.encode() in server.requests[0]
         assert SECRET not in caplog.text
 
@@ -679,6 +713,7 @@ class TestWire:
             connected(server.url, key, clock, request_stats) as api,
         ):
             page = await api.datasets()
+
         assert (len(page.rows), page.total, page.has_more) == (1, 1, False)
         assert request_stats.retries == 1
 
@@ -692,6 +727,7 @@ class TestWire:
         monkeypatch.setattr("pictofs.api.transport.BODY_MAX_BYTES", 1000)
         small = answer(gzip.compress(enveloped([])), Content_Encoding="gzip")
         bomb = answer(gzip.compress(bytes(1 << 20)), Content_Encoding="gzip")
+
         async with (
             served(always(small, bomb)) as server,
             connected(server.url, key, clock, request_stats) as api,
@@ -768,8 +804,10 @@ class TestImageStream:
                     False,
                 )
                 assert await read_all(body) == data
+
             async with api.image_stream("i", start=5) as body:
                 assert not body.ranged
+
         assert b"accept-encoding: identity" in server.requests[0].lower()
         assert b"range: bytes=5-" in server.requests[1].lower()
         assert SECRET.encode() in server.requests[0]
@@ -783,9 +821,11 @@ class TestImageStream:
             async with api.image_stream("i", start=5) as body:
                 assert (body.start, body.length, body.total, body.ranged) == (5, 5, 10, True)
                 assert await read_all(body) == b"56789"
+
             with pytest.raises(InvalidResponse):
                 async with api.image_stream("i", start=6):
                     pass
+
         assert request_stats.errors == {"InvalidResponse": 1}
 
     async def test_cut(self, key: ApiKey, clock: FakeClock, request_stats: RequestStats) -> None:

@@ -70,11 +70,14 @@ class TestStorage:
         ):
             await at_once(5, partial(fetched, storage, server.url))
             assert server.connections == 5
+
             clock.now += 1
             way.cuts += 1
+
             with trio.fail_after(SOON):
                 assert await fetched(storage, server.url) == DATA
                 assert await fetched(storage, server.url) == DATA
+
         assert (way.unheard, server.connections) == (1, 6)
 
     async def test_t4_readers_of_the_same_moment_wait_once(
@@ -90,6 +93,7 @@ class TestStorage:
             way.cuts += 1
             with trio.fail_after(SOON):
                 await at_once(8, partial(fetched, storage, server.url))
+
             assert (way.unheard, server.connections) == (4, 12)
 
     async def test_t4_a_transfer_that_stands_still_is_news_too(
@@ -104,12 +108,14 @@ class TestStorage:
                     await peer.send(answer(DATA, length=2000))
                     way.cuts += 1
                     await trio.sleep_forever()
+
                 if way.cuts and server.connections < 3:
                     await trio.sleep_forever()
                 await trio.sleep(0.05)
                 await peer.send(answer(DATA))
 
         way = Way()
+
         async with (
             served(handle) as server,
             Storage(clock=clock, request_stats=request_stats, inactivity_timeout=0.5) as storage,
@@ -119,7 +125,9 @@ class TestStorage:
                 assert await read_all(kept) == DATA
                 with pytest.raises(TimedOut, match="stood still"):
                     await fetched(storage, server.url)
+
             clock.now += 1
+
             assert await fetched(storage, server.url) == DATA
 
     async def test_t4_a_slow_server_is_not_asked_twice(
@@ -148,10 +156,13 @@ class TestApi:
         ):
             await at_once(5, api.datasets)
             assert server.connections == 5
+
             way.cuts += 1
+
             with trio.fail_after(SOON):
                 await api.datasets()
                 await api.datasets()
+
         assert (way.unheard, server.connections, clock.sleeps) == (1, 6, [])
         assert request_stats.requests["api", "GET /datasets/", "foreground"] == 8
 
@@ -167,6 +178,7 @@ class TestApi:
         ):
             for _ in range(4):
                 await api.datasets()
+
         assert (len(server.requests), server.connections) == (4, 1)
 
     async def test_t4_what_may_not_be_sent_twice_takes_a_new_connection(
@@ -182,6 +194,7 @@ class TestApi:
             await api.datasets()
             way.cuts += 1
             await api.delete_dataset("d")
+
         assert (way.unheard, server.connections) == (0, 2)
 
     async def test_t4_connections_age_while_the_machine_sleeps(
@@ -198,6 +211,7 @@ class TestApi:
             way.cuts += 1
             clock.now += 3600  # httpcore's own clock has stood still
             await api.datasets()
+
         assert (way.unheard, server.connections) == (0, 2)
 
     async def test_t4_an_answer_goes_on_where_its_generation_is_dropped(
@@ -214,6 +228,7 @@ class TestApi:
             first = await body.receive()
             await api.delete_dataset("d")  # on a connection of its own
             assert len(first) + len(await read_all(body)) == 1 << 20
+
         await server.until_idle()
 
 
@@ -270,11 +285,14 @@ def moving() -> Iterator[Moving]:
     number = os.getpid()  # others may run this test beside us
     space, ours, theirs = f"pictofs-{number}", f"pt{number}a", f"pt{number}b"
     net = f"10.{200 + number // 250 % 50}.{number % 250}"
+
     try:
         ip("netns", "add", space)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no network namespace can be made: {error}")
+
     server = None
+
     try:
         try:
             ip("link", "add", ours, "type", "veth", "peer", "name", theirs)
@@ -285,11 +303,14 @@ def moving() -> Iterator[Moving]:
             ip("-n", space, "link", "set", theirs, "up")
         except subprocess.CalledProcessError as error:
             pytest.skip(f"no pair of network devices can be made: {error.stderr.decode()}")
+
         server = subprocess.Popen(
             ["ip", "netns", "exec", space, sys.executable, "-c", SERVER], stdout=subprocess.PIPE
         )
+
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
+
         yield Moving(ours, net)
     finally:
         if server is not None:
@@ -314,6 +335,7 @@ async def test_t4_the_kernel_tells_of_a_network_that_is_gone(moving: Moving, key
         max_retries=0,
         allow_plain_http=True,
     )
+
     async with storage, api:
         await api.datasets()
         with trio.fail_after(30):
@@ -322,5 +344,7 @@ async def test_t4_the_kernel_tells_of_a_network_that_is_gone(moving: Moving, key
                 moving.move()
                 with pytest.raises(ServerFault):
                     await body.receive()
+
             assert await fetched(storage, moving.url)
+
             await api.datasets()

@@ -79,6 +79,7 @@ async def test_t1_a_head_without_end(
             ) as api:
                 with pytest.raises(PictofsError):
                     await api.datasets()
+
             async with Storage(
                 clock=clock, request_stats=request_stats, inactivity_timeout=0.5
             ) as storage:

@@ -26,13 +26,16 @@ def limits(request_stats: RequestStats, limit: str, remaining: str, reset: str) 
 def test_snapshot_is_json() -> None:
     request_stats = RequestStats()
     request_stats.sent("api", "GET /datasets/")
+
     with background():
         request_stats.sent("api", "GET /datasets/")
         request_stats.sent("storage", "GET")
+
     request_stats.bytes_in["storage"] += 7
     request_stats.failed(Throttled("x"))
     limits(request_stats, "2000", "1999", str(int(NOW) + 60))
     shown = json.loads(json.dumps(request_stats.snapshot()))
+
     assert shown["requests"] == [
         {"host": "api", "route": "GET /datasets/", "purpose": "background", "count": 1},
         {"host": "api", "route": "GET /datasets/", "purpose": "foreground", "count": 1},
@@ -62,11 +65,13 @@ def test_the_reserve(limit: str, remaining: str, held: bool) -> None:
     request_stats = RequestStats()
     limits(request_stats, limit, remaining, str(int(NOW) + 60))
     request_stats.admit(NOW)
+
     with background():
         if held:
             with pytest.raises(Throttled) as caught:
                 request_stats.admit(NOW)
             assert caught.value.retry_after == 60
+
         request_stats.admit(NOW + 60)
         if not held:
             request_stats.admit(NOW)
@@ -126,11 +131,14 @@ def test_an_answer_that_was_overtaken_gives_nothing_back() -> None:
 
     with request_stats.ask("GET /") as first, request_stats.ask("GET /") as second:
         assert answer(50, second) == 50
+
     assert answer(51, first) == 50
+
     with request_stats.ask(
         "GET /"
     ) as third:  # the window has moved on: an older request counts no more
         pass
+
     assert answer(53, third) == 53
     assert answer(52, first) == 52
     assert answer(60, first, NOW + 61) == 60

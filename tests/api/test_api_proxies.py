@@ -58,7 +58,9 @@ async def test_t4_no_proxy_is_read_alike_for_both_hosts(
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", no_proxy)
     found = Proxies().find("https", host, 443)
+
     assert (found is None) == exempt
+
     shown = f"[{host}]" if ":" in host else host
     Api(f"https://{shown}", key, clock=clock, request_stats=request_stats)
     Storage(clock=clock, request_stats=request_stats)
@@ -76,18 +78,23 @@ async def test_t4_a_socks_proxy_is_refused_with_what_works(
     with pytest.raises(Invalid) as caught:
         Api("https://api.example", key, clock=clock, request_stats=request_stats)
     text = str(caught.value)
+
     assert f"{variable} names a socks5h proxy" in text
     assert "HTTPS_PROXY=http://HOST:PORT" in text
     assert "NO_PROXY=api.example,storage.googleapis.com" in text
     assert "secret" not in text
+
     # Either advice, followed to the letter, works for both hosts.
     monkeypatch.setenv("NO_PROXY", "api.example,storage.googleapis.com")
     Api("https://api.example", key, clock=clock, request_stats=request_stats)
+
     assert Proxies().find("https", "storage.googleapis.com", 443) is None
+
     monkeypatch.delenv("NO_PROXY")
     monkeypatch.delenv("https_proxy", raising=False)
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     Api("https://api.example", key, clock=clock, request_stats=request_stats)
+
     assert Proxies().find("https", "storage.googleapis.com", 443) is not None
 
 
@@ -103,12 +110,14 @@ async def test_t4_a_dead_proxy_is_named(
             match=r"the proxy 127\.0\.0\.1:1 can't be reached: Connection refused; check the proxy",
         ) as one:
             await api.datasets()
+
     async with Storage(clock=clock, request_stats=request_stats) as storage:
         with pytest.raises(
             ServerUnreachable, match=r"the proxy 127\.0\.0\.1:1 can't be reached"
         ) as other:
             async with storage.get("https://storage.example/x"):
                 pass
+
     assert "secret" not in str(one.value) + str(other.value)
 
 
@@ -124,6 +133,7 @@ async def test_t4_a_proxy_that_refuses_is_named(
                 ServerUnreachable, match=f"the proxy 127.0.0.1:{proxy.port} refused .*407.*password"
             ):
                 await api.datasets()
+
     assert SECRET.encode() not in b"".join(proxy.requests)
 
 

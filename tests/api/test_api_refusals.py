@@ -125,6 +125,7 @@ async def test_o6_a_refused_key_is_shown_four_times_a_minute(
         assert "the words" in str(await server.fails(kind))
         assert server.asked == 1 + second // PROBE_KEY
         server.clock.now += 1
+
     server.script.answers.clear()
     server.script.say(200, IMAGE)
     server.clock.now += PROBE_KEY

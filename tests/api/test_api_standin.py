@@ -56,26 +56,40 @@ async def storage() -> AsyncIterator[Storage]:
 async def test_listings_agree(api: Api, standin: StandIn) -> None:
     page = await api.datasets()
     assert (page.received, page.total, page.has_more) == (2, 2, False)
+
     dataset = page.rows[0]
+
     assert await api.dataset(dataset.id) == await api.dataset(dataset.name)
+
     embedded, first = await api.dataset_images(dataset.id, limit=8)
     _, second = await api.dataset_images(dataset.id, offset=8, limit=8)
+
     assert embedded.id == dataset.id
     assert (first.received, second.received, first.total) == (8, 4, 12)
+
     listed = await api.images(dataset.id)
+
     assert isinstance(listed, Page)
+
     by_id = {image.id: image for image in listed.rows}
+
     assert by_id == {image.id: image for image in first.rows + second.rows}
+
     one = first.rows[0]
+
     assert await api.image(one.id) == one
     assert (one.dataset_id, one.size > 0, one.created_ns > 0) == (dataset.id, True, True)
     assert (
         await api.images(dataset.name, directory=one.directory, filename=one.filename)
     ).rows == [one]
+
     mine = (await api.images(dataset.id, status=one.status, include_archived=True)).rows
+
     assert one in mine
     assert {image.status for image in mine} == {one.status}
+
     tree = await api.directory_tree(dataset.id)
+
     assert {directory.path for directory in tree} >= {image.directory for image in listed.rows} - {
         "/"
     }
@@ -87,31 +101,44 @@ async def test_bytes_and_annotations_are_the_sdks(
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     dataset = (await api.datasets()).rows[0]
+
     with pictograph.Client(
         standin.keys["admin"], base_url=standin.api_url, max_retries=0
     ) as client:
         report = client.datasets.download(dataset.name, tmp_path, mode="full")
+
     assert report.success
+
     names = {image.id: image for image in (await api.images(dataset.id)).rows}
     items = await api.download_items(dataset.id)
+
     assert {item.image_id for item in items} == set(names)
+
     now = SystemClock().wall()
+
     for item in items:
         assert now + 800 < item.expires_at < now + 900
+
         name = names[item.image_id].filename
         expected = (tmp_path / name).read_bytes()
+
         async with storage.get(item.url) as body:
             assert (body.length, body.crc32c is None) == (len(expected), False)
             etag = body.etag
             assert await read_all(body) == expected
+
         async with storage.get(item.url, start=10, end=20, if_range=etag) as body:
             assert body.ranged
             assert await read_all(body) == expected[10:20]
+
         async with api.image_stream(item.image_id) as body:
             assert await read_all(body) == expected
+
         assert await api.annotation_file(item.image_id) == (tmp_path / f"{name}.json").read_bytes()
+
     status = names[items[0].image_id].status
     some = await api.download_items(dataset.id, status=status, limit=2)
+
     assert {names[item.image_id].status for item in some} == {status}
 
 

@@ -57,6 +57,7 @@ class TestBodies:
         hashes = f"crc32c={base64.b64encode(crc.to_bytes(4, 'big')).decode()}"
         md5 = f"md5={base64.b64encode(b'm' * 16).decode()}"
         head = answer(DATA, ETag='"e1"', X_Goog_Hash=hashes, x_goog_hash=md5)
+
         async with (
             served(always(head)) as server,
             storage.get(server.url + "/a%2Fb?sig=x%20y") as body,
@@ -70,9 +71,13 @@ class TestBodies:
             assert (body.crc32c, body.etag) == (crc, '"e1"')
             assert await read_all(body) == DATA
             assert await body.receive() == b""
+
         request = server.requests[0].decode().split("\r\n")
+
         assert request[0] == "GET /a%2Fb?sig=x%20y HTTP/1.1"
+
         names = {line.split(":")[0].lower() for line in request[1:]}
+
         assert names == {"host", "user-agent", "accept", "accept-encoding"}
         assert "Accept-Encoding: identity" in request
         assert request_stats.bytes_in["storage"] == len(DATA)
@@ -140,6 +145,7 @@ class TestRanges:
                 assert facts == (10, 10, len(DATA), True, None)
                 assert await read_all(body) == DATA[10:20]
             assert await fetched(storage, server.url, start=10) == DATA[10:20]
+
         assert b'\r\nRange: bytes=10-19\r\nIf-Range: "e1"' in server.requests[0]
         assert b"\r\nRange: bytes=10-" in server.requests[1]
 
@@ -226,6 +232,7 @@ class TestRefusals:
         ) as server:
             with pytest.raises(kind, match=rf"127\.0\.0\.1 answered HTTP {status}") as caught:
                 await fetched(storage, server.url + "/?X-Goog-Signature=feedface")
+
         assert type(caught.value) is kind
         assert "feedface" not in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -360,6 +367,7 @@ class TestFaults:
             await silent(peer)
 
         storage = Storage(clock=clock, request_stats=request_stats, inactivity_timeout=0.05)
+
         async with served(handler) as server:
             with pytest.raises(TimedOut):
                 await fetched(storage, server.url)
@@ -392,15 +400,20 @@ class TestConnections:
             async with storage.get(server.url) as one, storage.get(server.url) as two:
                 await read_all(one)
                 await read_all(two)
+
             assert server.open == 2
+
             clock.now += IDLE_MAX_S * 0.6
             await fetched(storage, server.url)
             clock.now += IDLE_MAX_S * 0.6
             await fetched(storage, server.url)
             await trio.testing.wait_all_tasks_blocked(0.01)
+
             assert (server.open, server.connections) == (1, 2)
+
             clock.now += IDLE_MAX_S * 1.1
             await fetched(storage, server.url)
+
             assert server.connections == 3
 
     async def test_no_more_are_kept_than_allowed(
@@ -494,12 +507,14 @@ class TestConnections:
             await silent(peer)
 
         before = open_files()
+
         async with served(handler) as server:
             url = server.url.replace("http:", "https:") if phase == "tls" else server.url
             with trio.move_on_after(0 if phase == "connect" else 0.05) as scope:
                 await fetched(storage, url)
             assert scope.cancelled_caught
             await server.until_idle()
+
         assert open_files() == before
 
 
@@ -512,6 +527,7 @@ class TestTls:
     ) -> None:
         theirs, ours = certificate
         large = os.urandom(1 << 20)
+
         async with (
             served(always(answer(large)), theirs) as server,
             Storage(clock=clock, request_stats=request_stats, ssl_context=ours) as storage,
@@ -592,6 +608,7 @@ class TestProxies:
             ) as storage:
                 assert await fetched(storage, "https://storage.example/x?y") == DATA
                 assert await fetched(storage, "https://storage.example/x?y") == DATA
+
         assert len(proxy.requests) == 1
         assert proxy.requests[0].startswith(
             b"CONNECT storage.example:443 HTTP/1.1\r\nHost: storage.example:443"
@@ -624,6 +641,7 @@ class TestProxies:
                 clock=clock, request_stats=request_stats, allow_plain_http=True
             ) as storage:
                 assert await fetched(storage, "http://storage.example/x?y") == DATA
+
         assert proxy.requests[0].startswith(
             b"GET http://storage.example/x?y HTTP/1.1\r\nHost: storage.example\r\n"
         )
@@ -641,6 +659,7 @@ class TestProxies:
         storage = Storage(clock=clock, request_stats=request_stats)
         with pytest.raises(ServerUnreachable) as caught:
             await fetched(storage, "https://storage.example/x")
+
         assert "proxy" not in str(caught.value)
 
     async def test_this_machine_is_asked_directly(

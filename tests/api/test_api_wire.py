@@ -140,14 +140,19 @@ class TestImages:
         for body in ({"data": rows}, {"images": rows}):
             caplog.clear()
             page = wire.images(encoded(body))
+
             assert [row.id for row in page.rows] == ["9a0e", "2"]
             assert page.received == 4
+
             (record,) = caplog.records
+
             assert (record.levelno, record.getMessage()) == (
                 logging.WARNING,
                 "skipped 2 malformed image rows of 4 that the API sent",
             )
+
         _, page = wire.dataset_images(encoded({"data": {"id": "d", "name": "n", "images": rows}}))
+
         assert len(page.rows) == 2
 
     @pytest.mark.parametrize(
@@ -162,13 +167,16 @@ class TestImages:
     def test_strings_that_msgspec_refuses(self, literal: bytes, name: str) -> None:
         row = b'{"id": "1", "filename": "%s", "file_size": 7}' % literal
         page = wire.images(b'{"data": [%s, {"id": "2", "filename": "g"}]}' % row)
+
         assert [(item.id, item.filename, item.size) for item in page.rows] == [
             ("1", name, 7),
             ("2", "g", 0),
         ]
+
         _, page = wire.dataset_images(
             b'{"data": {"id": "d", "name": "%s", "images": [%s]}}' % (literal, row)
         )
+
         assert page.rows[0].filename == name
         assert wire.image(b'{"data": %s}' % row).filename == name
 

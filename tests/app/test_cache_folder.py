@@ -95,7 +95,9 @@ def test_k4_a_cache_folder_that_sudo_made_is_handed_over_by_one_line(open_folder
         return ran.stdout
 
     assert f"sudo chown -R nobody {cache}" in said()
+
     subprocess.run(["chown", "-R", "nobody", str(cache)], check=True)
+
     assert said() == "claimed\n"
 
 

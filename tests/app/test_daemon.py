@@ -66,15 +66,19 @@ def test_ready_returns_at_once_and_the_process_stays(tmp_path: Path) -> None:
     # The output is captured: this also shows that the process does not hold it open.
     word, number = start(tmp_path, "on_ready(); time.sleep(60)").split()
     pid = int(number)
+
     try:
         assert word == "ready"
         assert os.getsid(pid) == pid
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
+
         targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)]
+
         assert targets[:2] == ["/dev/null"] * 2
         assert Path(targets[2]).parent == tmp_path / "log"
     finally:
         os.kill(pid, signal.SIGTERM)
+
     assert gone(pid)
     assert "at work" in log(tmp_path)
 

@@ -74,6 +74,7 @@ def test_allow_other(
     monkeypatch.setattr(mounting, "FUSE_CONF", tmp_path / "fuse.conf")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", str(tmp_path))
+
     if allowed:
         mounting.check_machine(allow_other=True)
     else:

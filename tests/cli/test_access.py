@@ -145,10 +145,12 @@ def test_any_file_gives_a_key_or_one_line(
         "[default]\napi_key='pk_sec\u20acret'\n" + text, encoding="utf-8"
     )
     said = ""
+
     try:
         find(home)
     except PictofsError as error:
         said = str(error)
+
     assert "pk_sec" not in said
     assert "\n" not in said
 

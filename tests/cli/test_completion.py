@@ -113,6 +113,7 @@ def test_a_terminal(shell: str, mount: Mount, tmp_path: Path, evil: Path) -> Non
     if not shutil.which(shell):
         pytest.skip(f"needs {shell}")
     terminal = Terminal(shell, tmp_path, mount.environ)
+
     try:
         assert terminal.given("pictofs unmo\t\n") == ["unmount"]
         assert terminal.given("pictofs dataset sh\t\n") == ["dataset", "show"]

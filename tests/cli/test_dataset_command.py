@@ -121,10 +121,12 @@ def test_names_that_the_api_can_t_address(serving: Serving) -> None:
     for name in ("a/b", "..", UUID, f" {UUID} "):
         organization.add_dataset(name)
     server = serving(organization)
+
     for name in ("a/b", "..", UUID, f" {UUID} "):
         wanted = next(each for each in organization.datasets.values() if each.name == name)
         assert dataset(server, "update", name, "--description", "found")[0] == 0
         assert wanted.description == "found"
+
         if name in (
             "a/b",
             UUID,
@@ -139,17 +141,24 @@ def test_changes_by_role(server: StandIn, role: str) -> None:
     organization = server.organization
     writes, deletes = role != "viewer", role == "admin"
     code, out, err = dataset(server, "create", "new", "--description", "Made here", role=role)
+
     assert code == (0 if writes else 3), err
+
     if not writes:
         organization.add_dataset("new")
     made = organization["new"]
+
     assert (out == f"created new ({made.id})\n") == writes
     assert (made.description == "Made here") == writes
+
     change = ["update", "new", "--rename", "renamed", "--description", ""]
+
     assert dataset(server, *change, role=role)[0] == (0 if writes else 3)
     assert made.name == ("renamed" if writes else "new")
     assert not made.description
+
     code, out, _ = dataset(server, "delete", made.name, "--yes", role=role)
+
     assert code == (0 if deletes else 3)
     assert (made.id not in organization.datasets) == deletes
 
@@ -199,6 +208,7 @@ def test_the_key_rules_are_those_of_mount(server: StandIn, tmp_path: Path) -> No
     key.write_text(server.keys["viewer"])
     key.chmod(0o600)
     none = {"PICTOGRAPH_API_KEY": "", "PICTOGRAPH_BASE_URL": "", "HOME": str(tmp_path)}
+
     assert dataset(server, "list", **none)[0] == 2
     assert dataset(server, "list", "--profile", "other", **none)[0] == 0
     assert (
@@ -267,8 +277,11 @@ def test_delete_asks_for_the_name(
     shown = ""
     while "Type its name" not in shown:
         shown += os.read(ours, 65536).decode()
+
     assert "street signs goes for good, with 12 images and 1 archived ones, 12 kB." in shown
+
     os.write(ours, typed.encode())
+
     assert process.wait(30) == code
     assert (server.organization.dataset("street signs") is None) == (code == 0)
 
@@ -278,14 +291,19 @@ def test_a_mount_shows_it_at_once(server: StandIn, mounted: Mounting) -> None:
     mount = mounted(server)
     frozen = mounted(server, "--frozen")
     before = sorted(os.listdir(mount.datasets))
+
     assert sorted(os.listdir(frozen.datasets)) == before
+
     spent = Spent(server)
     for arguments in (["create", "new"], ["update", "new", "--rename", "newer"]):
         assert dataset(server, *arguments)[0] == 0
+
     assert sorted(os.listdir(mount.datasets)) == sorted([*before, "newer"])
     assert dataset(server, "delete", "newer", "--yes")[0] == 0
     assert sorted(os.listdir(mount.datasets)) == before == sorted(os.listdir(frozen.datasets))
+
     listed = [each for each in spent.api if each.startswith("/datasets/?limit")]
+
     assert len(listed) == 3
 
 
@@ -321,6 +339,7 @@ def test_k10_another_dataset_than_the_one_that_was_named(
     server.faults.add(Fault(Match("api", "GET"), Mutate(lambda body: {**body, "data": answer})))
     command, *options = do
     code, _, err = dataset(server, command, name, *options)
+
     assert code == 1
     assert "another dataset than the one whose id" in err or "gave 'put away'" in err
     assert {each.name for each in organization.datasets.values()} >= {"put away", "street signs"}

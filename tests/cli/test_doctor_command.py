@@ -72,6 +72,7 @@ class Doctor:
     def text(self, *arguments: str | Path, around: tuple[str, ...] = ()) -> str:
         """What it prints for people, about `self.place` alone."""
         command = ["doctor", self.place, *arguments]
+
         if around:
             outer = [*around, sys.executable, "-m", "pictofs", *map(str, command)]
             done = subprocess.run(
@@ -84,8 +85,10 @@ class Doctor:
             )
         else:
             done = run_pictofs(*command, env=self.environ, text=True)
+
         assert done.stderr == ""
         assert self.environ.get("PICTOGRAPH_API_KEY", "a secret") not in done.stdout
+
         self.code, self.out = done.returncode, done.stdout
         return done.stdout
 
@@ -113,6 +116,7 @@ def test_j2_a_sound_machine(doctor: Doctor, serving: Serving) -> None:
     server = serving(SMALL)
     spent = Spent(server)
     found = doctor.of(server)()
+
     assert {name for name, outcome in outcomes(found).items() if outcome != "ok"} <= {
         "disk",
         "updatedb",
@@ -232,14 +236,21 @@ def test_keys_and_their_files(doctor: Doctor, serving: Serving) -> None:
     file.chmod(0o644)
     doctor.environ["PICTOGRAPH_BASE_URL"] = server.api_url
     found = doctor("--api-key-file", file)
+
     assert found["key"]["outcome"] == "warn"
     assert found["key"]["advice"] == f"chmod 600 {file}"
     assert found["API"]["outcome"] == "ok"
+
     doctor.environ["PICTOGRAPH_API_KEY"] = "copied-badly"
+
     assert "keys begin with pk_" in doctor()["key"]["message"]
+
     doctor.environ["PICTOGRAPH_API_KEY"] = "pk_live_ä"
+
     assert "non-ASCII" in doctor()["API"]["message"]
+
     found = doctor("--base-url", "http://example.org")
+
     assert found["settings"]["outcome"] == "fail"
 
 
@@ -251,9 +262,13 @@ def test_a_cache_with_damage_and_litter(
     doctor.environ |= {
         name: mount.environ[name] for name in ("PICTOGRAPH_BASE_URL", "PICTOGRAPH_API_KEY")
     }
+
     assert doctor()["contents"]["outcome"] == "ok"
+
     blobs = [path for path in doctor.cache.glob("content/??/*") if "~" not in path.name]
+
     assert len(blobs) == 60
+
     for blob in blobs:
         blob.write_bytes(blob.read_bytes()[:-40] + b"x" * 40)
     litter = doctor.cache / "content/00/aa~bb"
@@ -262,6 +277,7 @@ def test_a_cache_with_damage_and_litter(
     os.utime(litter, (0, 0))
     (doctor.cache / "catalog/x.db.broken-1").touch()
     found = doctor()
+
     assert found["contents"]["message"].startswith("of 50 files looked at 50 are damaged;")
     assert found["contents"]["advice"] == "pictofs cache verify"
     assert found["catalog"]["outcome"] == "warn"
@@ -279,23 +295,33 @@ def test_room(doctor: Doctor) -> None:
 def test_j2_mounts(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(SMALL))
     doctor.place = mount.root
+
     assert doctor()["mount"]["message"] == f"{mount.root}: live"
+
     os.kill(mount.pid, signal.SIGSTOP)
+
     try:
         found = doctor()["mount"]
     finally:
         os.kill(mount.pid, signal.SIGCONT)
+
     assert (found["outcome"], found["advice"]) == ("fail", f"pictofs unmount --lazy {mount.root}")
+
     eventually(lambda: probe.state_of(mount.root), "live")
     mount.kill()
     found = doctor()["mount"]
+
     assert (found["outcome"], found["advice"]) == (
         "fail",
         f"pictofs unmount {mount.root}, or mount it again",
     )
+
     mount.discard()
+
     assert doctor()["mount point"]["outcome"] == "ok"
+
     (mount.root / "file").touch()
+
     assert doctor()["mount point"]["outcome"] == "fail"
 
 
@@ -310,7 +336,9 @@ def test_j2_as_another_user(doctor: Doctor, serving: Serving) -> None:
         "name another folder by --cache-dir",
     )
     assert found["mount point"]["outcome"] == "fail"  # it is not theirs
+
     found = doctor(around=(*AS_NOBODY, "--no-new-privs"))
+
     assert "no_new_privs" in found["rights"]["message"]
 
 
@@ -326,9 +354,12 @@ def test_j2_in_a_container_without_fuse(doctor: Doctor) -> None:
         "-",
     )
     found = doctor(around=hidden)
+
     assert found["/dev/fuse"]["message"] == "it does not exist"
     assert "--device /dev/fuse" in found["/dev/fuse"]["advice"]
+
     found = doctor(around=("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"))
+
     assert found["rights"]["outcome"] == "fail"
     assert "--cap-add SYS_ADMIN" in found["rights"]["advice"]
 
@@ -353,12 +384,15 @@ def test_j2_a_cache_on_a_disk_that_hangs(
     doctor.cache = mount.datasets / "small"
     doctor.of(server).environ["PICTOFS_CACHE_DIR"] = str(doctor.cache)
     os.kill(mount.pid, signal.SIGSTOP)
+
     try:
         found = doctor()
     finally:
         os.kill(mount.pid, signal.SIGCONT)
+
     assert found["cache"]["outcome"] == "fail"
     assert found["cache"]["message"].startswith("no answer within")
+
     with suppress(OSError):
         os.listdir(mount.datasets)
 
@@ -412,5 +446,6 @@ def test_j2_crawlers(doctor: Doctor, line: str, outcome: str) -> None:
     )
     around = ("unshare", "--mount", "sh", "-e", "-c", f"cd {doctor.folder}; {script}", "-")
     found = doctor(around=around)["updatedb"]
+
     assert found["outcome"] == outcome
     assert outcome == "ok" or "PRUNEFS" in found["advice"]

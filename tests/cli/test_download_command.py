@@ -63,6 +63,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         return begun[-1]
 
     yield begin
+
     for process in begun:
         if process.poll() is None:
             process.kill()
@@ -93,14 +94,17 @@ def test_d1_everything_lands_once(
 ) -> None:
     server, out = serving(SMALL), tmp_path / "out"
     code, said, _ = download(server, "small", out, role=role)
+
     assert (code, said) == (
         0,
         f"{out}: 60 of 60 files, 150 kB of 150 kB of images, 35 API requests\n",
     )
     assert files_below(out) == images_and_notes(server, server.organization["small"])
     assert sorted(os.listdir(out)) == ["annotations", "images"]
+
     before = Spent(server)
     code, said, _ = download(server, "small", out, role=role)
+
     assert (code, said.strip().endswith("1 API request"), before.storage) == (0, True, [])
 
 
@@ -109,8 +113,11 @@ def test_json(download: Download, serving: Serving, tmp_path: Path) -> None:
     lost = next(iter(server.organization["small"].images.values()))
     server.faults.add(Fault(on=Match(path=lost.id), do=error(404, "not_found")))
     code, said, err = download(server, "small", out, "--json", "--mode", "images_only")
+
     assert (code, err) == (1, "")
+
     *progress, result = objects(said)
+
     assert all(each["state"] in {"listing", "looking", "fetching", "done"} for each in progress)
     assert {
         name: result[name]
@@ -130,13 +137,17 @@ def test_json(download: Download, serving: Serving, tmp_path: Path) -> None:
         "annotations_downloaded": 0,
         "success": False,
     }
+
     (failure,) = result["failures"]
+
     assert (failure["kind"], failure["path"]) == (
         "image",
         f"images{lost.directory_path}/{lost.filename}",
     )
+
     server.faults.clear()
     code, said, _ = download(server, "small", out, "--json", "--mode", "images_only")
+
     assert (code, objects(said)[-1]["images_downloaded"]) == (0, 1)
 
 
@@ -147,8 +158,11 @@ def test_d6_failures_are_told_at_the_end(
     lost = list(server.organization["small"].images.values())[4]
     server.faults.add(Fault(on=Match(path=lost.id), do=error(404, "not_found")))
     code, said, _ = download(server, "small", tmp_path / "out")
+
     assert code == 1
+
     first, *failures = said.splitlines()
+
     assert "58 of 60 files" in first
     assert "2 failed" in first
     assert [line.split(":")[0].strip() for line in failures] == [
@@ -200,26 +214,35 @@ def test_d3_kill_9_at_any_moment(
     server.faults.add(Fault(on=Match("storage"), do=Delay(0.02)))
     wanted = images_and_notes(server, server.organization["dataset-0"])
     workers, kills = 4, 0
+
     for share in (0.1, 0.3, 0.5, 0.7):
         process = start(server, "dataset-0", out, "--json", "--workers", str(workers))
         assert process.stdout is not None
+
         for line in process.stdout:
             if json.loads(line)["files_done"] > share * 400:
                 break
+
         process.kill()
         process.wait()
         kills += 1
         for path, data in files_below(out).items():
             assert path.startswith(".pictofs-download/") or data == wanted[path], path
+
     code, _, _ = download(server, "dataset-0", out, "--workers", str(workers))
+
     assert code == 0
     assert files_below(out) == wanted
     assert sorted(os.listdir(out)) == ["annotations", "images"]
     # What was under way is lost, no more: in each run at most a file of each worker, of both kinds.
     assert len(server.log.requests(host="storage")) <= 200 + kills * workers
+
     notes = server.log.requests(host="api", route="/annotations/{image_id:uuid}/file")
+
     assert len(notes) <= 200 + kills * workers
+
     others = len(server.log.requests(host="api")) - len(notes)
+
     # The list of datasets, that of exports and a batch of URLs each; one listing.
     assert others <= 5 + 3 * kills
 
@@ -233,16 +256,22 @@ def test_d3_ctrl_c(
         tmp_path / "out",
     )
     process = start(server, "dataset-0", out, "--mode", "images_only", "--workers", "4", "--json")
+
     assert process.stdout is not None
+
     for line in process.stdout:
         if json.loads(line)["files_done"] > 20:
             break
+
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
+
     assert (process.returncode, err) == (130, STOPPED)
     assert sorted(os.listdir(out)) == ["images"]
+
     server.switches.storage_latency = 0
     code, said, _ = download(server, "dataset-0", out, "--mode", "images_only", "--json")
+
     assert (code, objects(said)[-1]["missing"]) == (0, 0)
     assert len(server.log.requests(host="storage")) <= 2004
 
@@ -308,17 +337,23 @@ def test_a_bar_on_a_terminal(serving: Serving, tmp_path: Path) -> None:
     )
     os.close(theirs)
     shown = b""
+
     while True:
         try:
             piece = os.read(ours, 65536)
         except OSError:
             break
+
         if not piece:
             break
         shown += piece
+
     os.close(ours)
+
     assert process.wait(30) == 0
+
     text = shown.decode()
+
     assert "fetching" in text
     assert "━" in text
     assert "60 of 60 files" in text
@@ -336,13 +371,19 @@ def test_d3_a_full_disk_is_one_line(download: Download, serving: Serving, tmp_pa
         assert [line for line in err.splitlines() if not line.startswith("fetching")] == [
             f"pictofs: {disk}/out: writing failed: No space left on device"
         ]
+
         landed = files_below(disk / "out/images")
+
         assert f"{len(landed)} of 60 files" in said
+
         wanted = images_and_notes(server, server.organization["dataset-0"])
+
         assert 20 < len(landed) < 60
         assert all(data == wanted[f"images/{name}"] for name, data in landed.items())
+
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         code, said, err = download(server, "dataset-0", disk / "out", "--mode", "images_only")
+
         assert (code, said, err.count("\n")) == (1, "", 1)
         assert "Read-only file system" in err
     finally:
@@ -361,21 +402,29 @@ def test_d1_it_equals_the_vendors_download(
         ("same.jpg", "/cam1"),
         ("same.jpg", "/cam2"),
     ]
+
     for number, (name, directory) in enumerate(places):
         organization.add_image(
             signs, name, directory, size=14_000 + number, annotation_count=number
         )
+
     server = serving(organization)
+
     assert download(server, "road signs", tmp_path / "ours")[0] == 0
+
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
     with pictograph.Client(server.keys["viewer"], base_url=server.api_url) as client:
         # One at a time: two of one name would also take each other's temporary file away.
         report = client.datasets.download("road signs", tmp_path / "theirs", max_workers=1)
+
     assert report.success
+
     by_name: dict[str, list[bytes]] = {}
     for path, data in files_below(tmp_path / "ours").items():
         by_name.setdefault(os.path.basename(path), []).append(data)
     theirs = files_below(tmp_path / "theirs")
+
     assert theirs.keys() == by_name.keys()
     assert all(data in by_name[name] for name, data in theirs.items())
     assert len(files_below(tmp_path / "ours")) == 8 > len(theirs) == 6
@@ -387,9 +436,14 @@ def test_two_at_once(start: Start, download: Download, serving: Serving, tmp_pat
         tmp_path / "out",
     )
     first = start(server, "dataset-0", out, "--mode", "images_only", "--workers", "2", "--json")
+
     assert first.stdout is not None
+
     first.stdout.readline()
     code, _, err = download(server, "dataset-0", out)
+
     assert (code, "another pictofs download" in err) == (5, True)
+
     first.send_signal(signal.SIGINT)
+
     assert first.wait(20) == 130

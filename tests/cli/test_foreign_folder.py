@@ -47,10 +47,13 @@ class Trap:
         self.folder.mkdir()
         self._mark = folder / "mark"
         names = imported()
+
         assert {"msgspec", "trio", "httpx", "typer"} <= names
+
         for name in names:
             code = f"open({str(self._mark)!r}, 'a').write(__name__ + ' ')\nraise ImportError('a trap')\n"
             (self.folder / f"{name}.py").write_text(code)
+
         for name in PROGRAMS:
             program = self.folder / name
             program.write_text(f"#!/bin/sh\necho {name} >> {self._mark}\nexit 1\n")
@@ -120,21 +123,28 @@ def test_k7_a_mount_and_its_worker(
         stderr=subprocess.PIPE,
         text=True,
     )
+
     try:
         assert process.stdout is not None
         assert process.stdout.readline(), process.communicate()
+
         for path in sorted((place / "datasets/small/images").rglob("*.jpg")):
             path.read_bytes()
         tasks = Path(f"/proc/{process.pid}/task").iterdir()
+
         assert [child for task in tasks for child in (task / "children").read_text().split()]
+
         done = subprocess.run(
             [*program, "unmount", place], cwd=trap.folder, env=environ, capture_output=True
         )
+
         assert done.returncode == 0, done.stderr
+
         _, said = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
+
     assert trap.sprung == ""
     assert "a trap" not in said
 
@@ -168,5 +178,6 @@ def test_k7_a_notebook(trap: Trap, environ: dict[str, str], tmp_path: Path, path
         text=True,
         timeout=90,
     )
+
     assert done.stdout == "['small']\n", done.stderr
     assert trap.sprung == ""

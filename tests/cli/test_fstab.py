@@ -54,6 +54,7 @@ class Machine:
                 f"#!{sys.executable}\nimport sys\nfrom {entry} import main\nsys.exit(main())\n"
             )
             program.chmod(0o755)
+
         self.helpers = helpers
         self.options = f"base_url={server.api_url},api_key_file={self.key},cache_dir={folder}/cache"
         self.environ = {
@@ -147,6 +148,7 @@ def test_fstab(machine: Machines, kind: str) -> None:
         'findmnt -n -o FSTYPE "$PLACE"; umount "$PLACE"\n'
         f'mount -T {table} "$PLACE"; ls "$PLACE/datasets"; umount "$PLACE"\n'
     )
+
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.split() == ["fuse.pictofs", "small"]
 
@@ -156,6 +158,7 @@ def test_fstab(machine: Machines, kind: str) -> None:
 def test_what_mount_says_when_it_fails(machine: Machines, server: StandIn) -> None:
     here = machine("mount.pictofs")
     mount = 'mount -t pictofs pictofs "$PLACE" -o'
+
     assert "there is no option 'cachedir': did you mean cache_dir?" in here.fails(
         1, f"{mount} cachedir=/x"
     )
@@ -163,7 +166,9 @@ def test_what_mount_says_when_it_fails(machine: Machines, server: StandIn) -> No
     assert "write offline alone, without a value" in here.fails(1, f"{mount} offline=1")
     assert "write umask=..." in here.fails(1, f"{mount} umask")
     assert "--umask: '9' won't do" in here.fails(1, f"{mount} {here.options},umask=9")
+
     said = here.fails(1, f"{mount} api_key={SECRET}")
+
     assert "everyone who can read /etc/fstab" in said
     assert "5ec2e7" not in said
     assert "no API key" in here.fails(32, f"{mount} ro")
@@ -171,7 +176,9 @@ def test_what_mount_says_when_it_fails(machine: Machines, server: StandIn) -> No
     assert "write pictofs in the place of 'lab'" in here.fails(
         1, 'mount -t fuse.pictofs lab "$PLACE"'
     )
+
     here.key.write_text(SECRET)
+
     assert "the API key was refused" in here.fails(32, f"{mount} {here.options}")
 
 

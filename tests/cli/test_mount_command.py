@@ -133,6 +133,7 @@ def test_m1_m2_mount_use_unmount(
     assert sorted(os.listdir(place / "datasets")) == ["small"]
 
     code, facts = prompt.status(place)
+
     assert (code, facts["mountpoint"], facts["state"]) == (0, str(place), "live")
     assert facts["status"]["base_url"] == server.api_url
     assert server.api_url in prompt.good("status", place)
@@ -142,8 +143,10 @@ def test_m1_m2_mount_use_unmount(
 
     assert "is unmounted" in prompt.good("unmount", place)
     assert mount_table.mount_at(place) is None
+
     wait_for(lambda: not processes_of(place))
     log = "".join(file.read_text() for file in (tmp_path / "cache/log").iterdir())
+
     assert prompt.key not in log
     assert "is not mounted" in prompt.fails(4, "unmount", place)
 
@@ -181,15 +184,19 @@ def test_m3_after_kill_9(prompt: Prompt, place: Path) -> None:
     prompt.good("mount", place)
     kill(place)
     code, facts = prompt.status(place)
+
     assert (code, facts["state"], facts["status"]) == (1, "stale", None)
     assert "stale" in prompt.run("status", place)[1]
 
     code, _, err = prompt.run("mount", place)
+
     assert (code, "was left over" in err) == (0, True)
     assert os.listdir(place / "datasets")
     assert len([mount for mount in mount_table.all_mounts() if mount.path == place]) == 1
+
     kill(place)
     prompt.good("unmount", place)
+
     assert mount_table.mount_at(place) is None
 
 

@@ -35,6 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: StandIn) -> It
     for name in list(os.environ):
         if name.upper().startswith(("PICTO", "XDG_")):
             monkeypatch.delenv(name)
+
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -46,6 +47,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: StandIn) -> It
     left = [mount.path for mount in mount_table.all_mounts() if mount.path.is_relative_to(tmp_path)]
     for path in left:
         mounting.detach(path, lazy=True)
+
     assert left == []
     assert list(temporary.iterdir()) == []
 
@@ -133,11 +135,13 @@ def test_keys_of_files_and_profiles(
     key = server.keys["viewer"]
     (home / "key").write_text(key)
     (home / "key").chmod(0o644)
+
     with (
         pytest.warns(UserWarning, match="holds a key and is open to other users"),
         pictofs.mounted(api_key_file="~/key") as root,
     ):
         assert names(root) == ["small"]
+
     (home / ".pictograph").mkdir()
     (home / ".pictograph/config.toml").write_text(
         f'[lab]\napi_key = "{key}"\nbase_url = "{server.api_url}"\n'
@@ -159,7 +163,9 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command(
     monkeypatch.setenv("PICTOGRAPH_API_KEY", "pk_live_" + "0" * 64)
     with pytest.raises(Unauthorized, match="key") as caught:
         pictofs.mounted().__enter__()
+
     assert caught.value.exit_code == 2
+
     monkeypatch.delenv("PICTOGRAPH_API_KEY")
     with pytest.raises(Unauthorized, match=r"^no API key; set PICTOGRAPH_API_KEY"):
         pictofs.mounted().__enter__()
@@ -189,6 +195,7 @@ def test_an_interruption_while_it_mounts_leaves_nothing(server: StandIn) -> None
     """As a notebook interrupts a cell: its process alone gets the signal."""
     hold = Hold()
     server.faults.add(Fault(on=Match(path="/datasets/"), do=hold))
+
     try:
         program = "import pictofs; pictofs.mounted().__enter__()"
         process = subprocess.Popen(
@@ -197,12 +204,15 @@ def test_an_interruption_while_it_mounts_leaves_nothing(server: StandIn) -> None
             text=True,
             start_new_session=True,
         )
+
         assert hold.waiting.wait(30)
+
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     finally:
         hold.open()
         server.faults.clear()
+
     assert said.splitlines()[-1] == "KeyboardInterrupt"
 
 

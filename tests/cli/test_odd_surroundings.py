@@ -64,9 +64,11 @@ class Shell:
             text=True,
             timeout=90,
         )
+
         assert "bug" not in done.stderr, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         assert "Exception ignored" not in done.stderr, done.stderr
+
         return done
 
     def works(self, script: str, *around: str) -> str:

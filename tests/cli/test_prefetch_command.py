@@ -69,11 +69,14 @@ def test_a_shuffled_epoch_comes_from_the_cache(
     code, out, err = prefetch(
         mount, mount.root, "--order", "-", "--ahead", "8", input=joined(order)
     )
+
     assert (code, err) == (0, "")
     assert out == "72 images will be fetched in this order, up to 8 ahead of the reader\n"
+
     for path in order:
         settled(mount, 8)
         Path(path).read_bytes()
+
     assert (mount.status()["cache"]["hits"], mount.status()["cache"]["misses"]) == (72, 0)
     assert len(before.storage) == 72
     assert [each.partition("?")[0] for each in before.api] == ["/datasets/{dataset}/download"]
@@ -91,6 +94,7 @@ def test_paths_may_be_relative_absolute_or_ended_by_nul(
     link = tmp_path / "data"
     link.symlink_to(folder)
     listing = tmp_path / "listing"
+
     for paths, end, place, where in (
         (every, "\n", mount.root, "/"),
         (relative, "\n", folder, "/"),
@@ -110,11 +114,14 @@ def test_what_is_no_image_is_told(mounted: Mounting, serving: Serving) -> None:
     note = str(mount.datasets / "dataset-0/annotations/part-000/image-000000.jpg.json")
     lines = joined(["none.jpg", "/etc/passwd", note, *images(mount)]) + b"\xff.jpg\n\n"
     code, out, err = prefetch(mount, mount.root, "--order", "-", input=lines)
+
     assert code == 0
     assert out.startswith("72 images")
     assert "3 paths lead to no image of this mount, the first of them none.jpg" in err
     assert "1 annotation files are left out" in err
+
     code, out, err = prefetch(mount, mount.root, "--order", "-", input=b"none.jpg\n")
+
     assert (code, out) == (4, "")
     assert "names no image" in err
     assert orders(mount) == []
@@ -165,6 +172,7 @@ def test_a_million_paths(mounted: Mounting, serving: Serving, tmp_path: Path) ->
     listing.write_bytes(joined(every * 50))
     before = resident(mount)
     code, out, _ = prefetch(mount, mount.root, "--order", listing, "--ahead", "64")
+
     assert code == 0
     assert out.startswith("1,000,000 images")
     assert resident(mount) - before < 40_000_000

@@ -97,9 +97,11 @@ def test_k8_what_a_server_says(environ: dict[str, str], server: StandIn) -> None
         {"error": {"code": NAME, "message": WORDS, "detail": WORDS}, "detail": WORDS}
     ).encode()
     headers = {"content-type": "application/json", "x-request-id": "id"}
+
     for status in (400, 402, 403, 404, 409, 422, 500):
         server.faults.clear()
         server.faults.add(Fault(Match("api"), Respond(status, body, headers)))
+
         for command in (("dataset", "list"), ("dataset", "show", NAME), ("doctor", "/nowhere")):
             printed = said(environ, *command)
             assert harmless(printed), printed
@@ -116,7 +118,9 @@ def test_k8_a_mount_and_its_log(mount: Mount) -> None:
     mount.expected.append("")
     (folder,) = mount.datasets.iterdir()
     (image,) = (folder / "images").rglob("*.jpg")
+
     assert len(image.read_bytes()) == 1000
+
     for command in (
         ("status",),
         ("top", "--once", mount.root),
@@ -131,8 +135,11 @@ def test_k8_a_mount_and_its_log(mount: Mount) -> None:
         assert printed
         assert harmless(printed), printed
         assert not re.search("^(2026|second)", printed, re.MULTILINE)
+
     assert json.loads(said(mount.environ, "status", "--json"))  # for programs a name is exact
+
     mount.unmount()
+
     assert harmless(mount.log())
     assert not re.search("^2026-01-01", mount.log(), re.MULTILINE)
 
@@ -148,6 +155,7 @@ def test_k8_tracebacks_in_a_log() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     first, *others = done.stdout.splitlines()
+
     assert harmless(done.stdout)
     assert " ERROR root: " in first
     assert others

@@ -60,8 +60,10 @@ def test_k9_its_user_can_not_look_into_it(serving: Serving) -> None:
         env=environ,
         stdout=subprocess.DEVNULL,
     )
+
     try:
         assert held.waiting.wait(60)
+
         for name in ("environ", "mem", "maps"):
             done = subprocess.run(
                 [*AS_NOBODY, "head", "-c", "10", f"/proc/{command.pid}/{name}"], capture_output=True

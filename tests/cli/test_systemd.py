@@ -33,9 +33,12 @@ def test_m1_m2_a_mount_in_the_foreground_tells_systemd(
         server = serving(PRESETS["small"]())
         mount = mounted(server)
         words = f"STATUS={server.api_url} is mounted at {mount.root}"
+
         assert systemd.recv(4096).decode().splitlines() == ["READY=1", words]
         assert os.listdir(mount.datasets) == ["small"]
+
         mount.unmount()  # SIGTERM, and exit code 0
+
         assert systemd.recv(4096) == b"STOPPING=1"
 
 
@@ -46,6 +49,7 @@ def test_a_mount_in_the_background_tells_nobody(
     mount = mounted(serving(PRESETS["small"]()))
     place = tmp_path / "second"
     place.mkdir()
+
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.setblocking(False)
@@ -76,4 +80,5 @@ def test_the_unit_file(tmp_path: Path) -> None:
     done = subprocess.run(
         ["systemd-analyze", "verify", "--user", unit], env=environ, capture_output=True, text=True
     )
+
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

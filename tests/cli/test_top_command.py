@@ -73,14 +73,17 @@ class Terminal:
         while self.process.poll() is None:
             if select.select([self._ours], [], [], 0.05)[0]:
                 self.seen += os.read(self._ours, 65536).decode(errors="replace")
+
         self.seen += (
             os.read(self._ours, 65536).decode()
             if select.select([self._ours], [], [], 0.2)[0]
             else ""
         )
+
         assert termios.tcgetattr(self.theirs) == self.before
         assert "\x1b[?1049l" in self.seen  # the screen of before is back
         assert "Traceback" not in self.seen
+
         return self.process.returncode
 
 
@@ -94,8 +97,11 @@ def test_one_frame(mounted: Mounting, serving: Serving) -> None:
     files_below(mount.datasets)
     spent = Spent(server)
     done = top(mount, str(mount.datasets / "small"), "--once", "--interval", "0.2")
+
     assert (done.returncode, done.stderr) == (0, "")
+
     lines = done.stdout.splitlines()
+
     assert len(lines) == 24
     assert max(map(len, lines)) <= 80
     assert str(mount.root)[-20:] in lines[0]
@@ -113,8 +119,11 @@ def test_it_counts_nothing_itself(mounted: Mounting, serving: Serving) -> None:
         terminal.wait_for(r"operations .*/s")
     # The looks of this test at the status: each an open and a read, and the getattr between them.
     after = sum(each["ended"] for each in mount.status()["operations"].values())
+
     assert after - before <= 6
+
     terminal.press("q")
+
     assert terminal.end() == 0
 
 
@@ -145,6 +154,7 @@ def test_reads_show_and_a_new_size_is_used(mounted: Mounting, serving: Serving) 
     terminal.press("x")
     terminal.wait_for("q quits")
     terminal.press("q")
+
     assert terminal.end() == 0
 
 
@@ -162,6 +172,7 @@ def test_it_survives_a_mount_that_ends_and_shows_the_next_one(
     again.kill()
     terminal.wait_for("its process is gone")
     terminal.press("q")
+
     assert terminal.end() == 0
 
 
@@ -195,11 +206,15 @@ def test_the_only_mount_is_meant_and_several_are_named(monkeypatch: pytest.Monke
         )
 
     there_are("/a")
+
     assert choose(None) == Path("/a")
+
     there_are("/a", "/b")
     with pytest.raises(Invalid, match="name one of the mounts: /a, /b"):
         choose(None)
+
     assert choose(Path("/b/datasets/x")) == Path("/b")
+
     there_are()
     with pytest.raises(NoSuchEntry, match="nothing is mounted"):
         choose(None)

@@ -53,6 +53,7 @@ def status(**changes: Any) -> Status:
 def busy(seconds: int) -> tuple[History, Status]:
     """A mount that was looked at each second while it was read in waves."""
     history, document = History(), status(started_at=1.0)
+
     for second in range(seconds):
         wave = int(1e6 * (2 + math.sin(second / 9)))
         document = deepcopy(document)
@@ -60,13 +61,16 @@ def busy(seconds: int) -> tuple[History, Status]:
             counts.ended += wave // 10_000
 
         assert document.bytes is not None
+
         document.bytes.storage += wave
         document.bytes.read += 3 * wave
 
         assert document.cache is not None
+
         document.cache.hits = second * 9
         document.cache.misses = second
         history.add(float(second), document)
+
     return history, document
 
 
@@ -105,6 +109,7 @@ def test_a_frame_says_what_is_going_on() -> None:
     history, document = busy(100)
     lines = drawn(frame(history, document, 99.0), 100, 24)
     text = "\n".join(lines)
+
     for words in (
         "/home/me/picto",
         "  online  up ",
@@ -122,6 +127,7 @@ def test_a_frame_says_what_is_going_on() -> None:
         "q quits",
     ):
         assert words in text.replace("1,000,000", "1 MB"), (words, text)
+
     assert "10 MB/s┤" in text
     assert "1,000/s┤" in text
 
@@ -166,15 +172,22 @@ def test_offline_and_failures_show() -> None:
 def test_a_mount_that_ends_leaves_a_gap_and_comes_back() -> None:
     history, document = busy(10)
     history.add(10.0, None)
+
     assert history.last is None
+
     text = "\n".join(drawn(frame(history, document, 10.0, "the mount has ended"), 80, 24))
+
     assert "the mount has ended" in text
     assert "operations -" in text
+
     # A new process counts from 0: the fall is no rate.
     fresh = status(pid=8)
     history.add(11.0, fresh)
+
     assert history.last is None
+
     history.add(12.0, fresh)
+
     assert history.last is not None
     assert history.last.total == 0
     assert [sample is None for _, sample in history.samples()][-2:] == [True, False]
@@ -207,6 +220,7 @@ def test_a_line_breaks_where_nothing_is_known() -> None:
 
     whole = columns([(float(x), 1.0) for x in range(-60, 1)])
     broken = columns([(float(x), None if -40 < x < -20 else 1.0) for x in range(-60, 1)])
+
     assert broken < whole
     assert len(whole) - len(broken) > 10
 

@@ -52,14 +52,21 @@ def test_everything_lands_and_is_read_without_a_request(
     mount = mounted(server)
     folder = mount.datasets / "small"
     code, out, _ = warm(mount, folder)
+
     assert code == 0
     assert re.search(r"60 of 60 files, 150 kB of 150 kB of images, 34 API requests$", out.strip())
+
     before = Spent(server)
+
     assert files_below(folder) == expected(server, server.organization["small"])
     assert before.all == []
+
     code, out, _ = warm(mount, "--check", mount.root)
+
     assert (code, out) == (0, f"{mount.root}: all 60 files are cached\n")
+
     code, out, _ = warm(mount, folder)
+
     assert (code, "0 API requests" in out) == (0, True)
 
 
@@ -67,12 +74,15 @@ def test_dry_run_then_run(mounted: Mounting, serving: Serving) -> None:
     server = serving(SMALL)
     mount = mounted(server)
     code, out, _ = warm(mount, "--dry-run", mount.datasets)
+
     assert code == 0
     assert "images: 30 files, 30 missing, 150 kB" in out
     assert "annotations: 30 files, 30 missing" in out
     assert "requests: 31 (1 for signed URLs, 30 for annotations)" in out
     assert "it allows all of them now" in out
+
     before = Spent(server)
+
     assert warm(mount, mount.datasets)[0] == 0
     assert len(before.api) == 31
 
@@ -82,8 +92,11 @@ def test_json(mounted: Mounting, serving: Serving) -> None:
     code, out, err = warm(
         mount, "--json", "--images", mount.datasets / "small/annotations/part-001"
     )
+
     assert (code, err) == (0, "")
+
     *progress, result = objects(out)
+
     assert all(each["state"] in {"listing", "looking", "fetching", "done"} for each in progress)
     assert (result["state"], result["files"], result["missing"], result["failures"]) == (
         "done",
@@ -98,11 +111,16 @@ def test_check_and_evict(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(server)
     folder = mount.datasets / "small"
     code, out, _ = warm(mount, "--check", folder)
+
     assert (code, "60 of 60 files are missing" in out) == (1, True)
+
     warm(mount, folder)
     code, out, _ = warm(mount, "--evict", folder / "images")
+
     assert (code, "dropped 30 files" in out) == (0, True)
+
     code, out, _ = warm(mount, "--check", folder)
+
     assert (code, "30 of 60 files are missing" in out, "images: 30 files, 30 missing" in out) == (
         1,
         True,
@@ -161,13 +179,17 @@ def test_it_says_until_when_it_waits(mounted: Mounting, serving: Serving) -> Non
     server = serving(SMALL, hourly_limit=65)
     mount = mounted(server)
     process = start(mount, mount.datasets)
+
     assert process.stderr is not None
+
     for line in process.stderr:
         if re.match(r"waiting for the request budget until \d\d:\d\d:\d\d: ", line):
             break
     else:
         raise AssertionError("it did not wait")
+
     process.send_signal(signal.SIGINT)
+
     assert process.wait(20) == 130
 
 
@@ -175,18 +197,26 @@ def test_ctrl_c_ends_the_mount_s_side_too(mounted: Mounting, serving: Serving) -
     server = serving(Spec.uniform(images=2000, size=500), storage_latency=0.05)
     mount = mounted(server)
     process = start(mount, "--images", "--workers", "4", "--json", mount.datasets)
+
     assert process.stdout is not None
+
     for line in process.stdout:
         if json.loads(line)["files_done"] > 20:
             break
+
     process.send_signal(signal.SIGINT)
+
     assert process.wait(20) == 130
+
     time.sleep(1.5)
     before = Spent(server)
     time.sleep(0.5)
+
     assert before.all == []
+
     code, out, _ = warm(mount, "--images", "--json", mount.datasets)
     result = objects(out)[-1]
+
     assert (code, result["missing"]) == (0, 0)
     assert len(server.log.requests(host="storage")) <= 2005
 
@@ -203,17 +233,23 @@ def test_a_bar_on_a_terminal(mounted: Mounting, serving: Serving) -> None:
     )
     os.close(theirs)
     shown = b""
+
     while True:
         try:
             piece = os.read(ours, 65536)
         except OSError:
             break
+
         if not piece:
             break
         shown += piece
+
     os.close(ours)
+
     assert process.wait(30) == 0
+
     text = shown.decode()
+
     assert "fetching" in text
     assert "━" in text
     assert "60 of 60 files" in text
@@ -224,13 +260,16 @@ def test_bulk_annotations(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(server, key=server.keys["admin"])
     before = Spent(server)
     code, out, _ = warm(mount, "--annotations", "--bulk-annotations", mount.datasets)
+
     assert code == 0
     assert "500 of 500 files" in out
     assert len(before.api) <= 9
     assert server.organization.exports == {}
+
     folder = mount.datasets / "dataset-0/annotations"
     files = {f"annotations/{name}": data for name, data in files_below(folder).items()}
     everything = expected(server, server.organization["dataset-0"])
+
     assert files == {
         name: data for name, data in everything.items() if name.startswith("annotations/")
     }
@@ -253,6 +292,9 @@ def test_reads_in_bulk(mounted: Mounting, serving: Serving) -> None:
     before = Spent(server)
     for name in names:
         (folder / name).read_bytes()
+
     assert before.api == []
+
     fetched = server.log.requests(host="api", route="/annotations/{image_id:uuid}/file")
+
     assert len(fetched) == 4

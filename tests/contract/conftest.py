@@ -31,6 +31,7 @@ def house() -> Organization:
         ("with space.jpg", "/", 0),
         ("deep.jpg", "/cam1/night shift", 2),
     ]
+
     for number, (name, directory, count) in enumerate(places):
         organization.add_image(
             signs,
@@ -43,6 +44,7 @@ def house() -> Organization:
             split=("train", "val", "test", None, "train")[number],
             created_at=EPOCH + number,
         )
+
     organization.add_directory(signs, "/empty/below")
     other = organization.add_dataset("Ünï 画像 second", classes=CLASSES, created_at=EPOCH + 1)
     organization.add_image(other, "b.jpg", size=20_000, created_at=EPOCH)

@@ -64,13 +64,18 @@ def test_save_replaces_and_reads_back(client: pictograph.Client, standin: StandI
     image = the(standin, "/cam1", "a.jpg")
     before = client.datasets.get(NAME).updated_at
     result = client.annotations.save(NAME, "cam1/a.jpg", ALL)
+
     assert (result.image_id, result.previous_count, result.new_count) == (image.id, 4, 5)
     assert result.status == "new"
+
     read = client.annotations.get(NAME, image.id)
+
     assert [each.id for each in read] == [each.id for each in ALL]
     assert read[2].bounding_box == BoundingBox(x=0, y=0, w=9, h=9)
     assert read[0].attributes == {"größe": "groß"}
+
     row = client.images.get(NAME, image.id)
+
     assert (row.annotation_count, row.min_confidence, row.status) == (5, 0.25, "new")
     assert client.datasets.get(NAME).updated_at == before
 
@@ -108,6 +113,7 @@ def test_rename_class(client: pictograph.Client) -> None:
     )
     assert client.annotations.get(NAME, "cam2/a.jpg")[0].name == "vehicle"
     assert "vehicle" in {each.name for each in client.datasets.get(NAME).classes}
+
     client.datasets.update(
         NAME, classes=[{"name": "a", "type": "box"}, {"name": "b", "type": "box"}]
     )

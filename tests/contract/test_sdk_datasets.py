@@ -46,9 +46,11 @@ def test_embed_carries_whole_rows_in_pages(client: pictograph.Client, standin: S
     truth = standin.organization[NAME]
     rows = client.datasets.get(NAME, include_images=True, images_limit=3).images
     rest = client.datasets.get(NAME, include_images=True, images_limit=3, images_offset=3).images
+
     assert rows is not None
     assert rest is not None
     assert [each.id for each in rows + rest] == list(reversed(truth.images))
+
     for row in rows + rest:
         image = truth.images[row.id]
         assert (row.filename, row.directory_path) == (image.filename, image.directory_path)
@@ -110,19 +112,29 @@ def test_archive_hides_and_unarchive_shows(client: pictograph.Client) -> None:
 
 def test_freeze_and_restore(client: pictograph.Client) -> None:
     assert client.datasets.storage_status(NAME).storage_class == "standard"
+
     transition = client.datasets.freeze(NAME)
+
     assert transition.storage_state == "freezing"
     assert client.jobs.get(transition.job_id).type == "dataset_freeze"
+
     cold = client.datasets.wait_for_storage(NAME, poll_interval=0.01, sleep=lambda _: None)
+
     assert (cold.storage_class, cold.cold_image_count) == ("coldline", 5)
     assert cold.restore_estimate is not None
     assert client.datasets.get(NAME).storage_class == "coldline"
+
     with pytest.raises(ConflictError) as refused:
         client.exports.create(NAME, "cold")
+
     assert refused.value.code == "dataset_cold"
+
     back = client.datasets.restore(NAME)
+
     assert back.quoted_micro_usd == cold.restore_estimate.total_micro_usd
+
     warm = client.datasets.wait_for_storage(NAME, poll_interval=0.01, sleep=lambda _: None)
+
     assert (warm.storage_class, warm.restore_estimate) == ("standard", None)
 
 
@@ -147,25 +159,31 @@ def test_download_gives_the_truth(
     there."""
     organization = standin.organization
     twin = organization[NAME].at("/cam2", "a.jpg")
+
     assert twin is not None
+
     organization.rename_image(twin, "b.jpg")
     report = client.datasets.download(NAME, tmp_path, mode=mode)  # type: ignore[arg-type]
+
     assert report.success
     assert report.dataset_id == organization[NAME].id
     assert report.images_downloaded == (0 if mode == "annotations_only" else 5)
     assert report.annotations_downloaded == (0 if mode == "images_only" else 5)
+
     for image in organization[NAME].images.values():
         if mode != "annotations_only":
             assert (tmp_path / image.filename).read_bytes() == image.body().read(0, image.size)
         if mode != "images_only":
             text = (tmp_path / f"{image.filename}.json").read_text()
             wrapped = json.loads(text)
+
             assert wrapped["annotations"] == organization.annotations(image)
             assert (wrapped["image_uuid"], wrapped["image_path"]) == (
                 image.id,
                 image.directory_path,
             )
             assert text == json.dumps(wrapped, indent=2)
+
     assert standin.log.count(host="storage") == report.images_downloaded
     assert all(each.has_key for each in standin.log.requests(host="api"))
 

@@ -20,7 +20,9 @@ def test_list_all_and_by_parent(client: pictograph.Client) -> None:
         "cam2",
         "empty",
     }
+
     below = client.directories.list(NAME, parent_path="/cam1")
+
     assert [each.name for each in below] == ["night shift"]
 
 

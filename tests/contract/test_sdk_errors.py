@@ -40,6 +40,7 @@ def test_401_for_unknown_and_revoked_keys(standin: StandIn) -> None:
 def test_403_by_role(standin: StandIn) -> None:
     with with_key(standin, standin.keys["viewer"]) as viewer:
         assert viewer.images.list(NAME)
+
         for attempt in (
             lambda: viewer.datasets.create("x"),
             lambda: viewer.directories.create(NAME, "/x"),
@@ -48,9 +49,12 @@ def test_403_by_role(standin: StandIn) -> None:
         ):
             with pytest.raises(ForbiddenError):
                 attempt()
+
     with with_key(standin, standin.keys["member"]) as member:
         assert member.datasets.create("x").id
+
         member.images.delete(NAME, "with space.jpg")
+
         for attempt in (
             lambda: member.datasets.delete("x"),
             lambda: member.datasets.archive("x"),
@@ -136,6 +140,7 @@ def test_retry_after_in_all_spellings(client: pictograph.Client, standin: StandI
         with pytest.raises(RateLimitError) as refused:
             client.datasets.list()
         got = refused.value.retry_after
+
         assert got is parsed if parsed is None else got is not None
         assert got == parsed or (parsed == 1e9 and got is not None and got > 1e9)
 
@@ -154,6 +159,7 @@ def test_broken_answers_are_errors(client: pictograph.Client, standin: StandIn) 
         standin.faults.add(Fault(Match("api", "GET", "/datasets/"), action, times=1))
         with pytest.raises(expected):
             client.datasets.list()
+
     standin.log.clear()
 
 
@@ -174,7 +180,10 @@ def test_307_is_never_followed() -> None:
     ):
         with pytest.raises(ApiError) as refused:
             client._transport.request("GET", "/api/v1/developer/datasets")
+
         assert refused.value.status_code == 307
+
         with pytest.raises(ApiError) as refused:
             client._transport.request("GET", "/api/v1/developer/datasets/small/")
+
         assert refused.value.status_code == 307

@@ -99,13 +99,17 @@ def test_bundle(client: pictograph.Client, standin: StandIn, tmp_path: Path) -> 
 def test_upload_then_read_back(client: pictograph.Client, standin: StandIn, tmp_path: Path) -> None:
     path = picture(tmp_path / "fresh.png")
     made = client.images.upload(NAME, path, directory_path="/up/loaded")
+
     assert (made.filename, made.directory_path) == ("fresh.png", "/up/loaded")
     assert (made.width, made.height, made.file_size) == (32, 24, path.stat().st_size)
     assert (made.status, made.annotation_count, made.content_type) == ("new", 0, "image/png")
+
     back = client.images.download(NAME, "up/loaded/fresh.png", tmp_path / "back")
+
     assert back.read_bytes() == path.read_bytes()
     assert {each.full_path for each in client.directories.list(NAME)} >= {"/up", "/up/loaded"}
     assert client.images.list(NAME)[0].id == made.id
+
     with pytest.raises(ConflictError):
         client.images.upload(NAME, path, directory_path="/up/loaded")
     standin.switches.duplicate_status = 400
@@ -154,10 +158,14 @@ def test_review_split_and_tags(client: pictograph.Client, standin: StandIn) -> N
     assert image.review_note == "look again"
     assert client.images.set_split(NAME, "cam1/a.jpg", "test") == "test"
     assert client.images.set_split(NAME, "cam1/a.jpg", None) is None
+
     ids = [image.id, the(standin, "/cam2", "a.jpg").id]
+
     assert client.images.bulk_tag(NAME, ids, ["night", "rain"]) == 2
     assert client.images.get(NAME, image.id).tags == ["night", "rain"]
+
     client.images.bulk_tag(NAME, ids, ["rain"], add=False)
+
     assert client.images.get(NAME, image.id).tags == ["night"]
 
 
@@ -194,8 +202,11 @@ def test_batch_copy(
         duplicate_handling=handling,  # type: ignore[arg-type]
         copy_annotations=True,
     )
+
     assert (result.processed, len(result.failed)) == (processed, 1 - processed)
+
     found = client.images.list(NAME, directory_path="/cam1")
+
     assert {each.filename for each in found if each.filename.startswith("a")} == names
     assert (present.id in standin.organization.images) is (handling != "overwrite")
 
@@ -206,14 +217,21 @@ def test_copies_share_bytes_and_labels(
     source = the(standin, "/cam1", "a.jpg")
     client.datasets.create("target", classes=[])
     result = client.batch.copy_to_dataset(NAME, [source.id], "target", target_directory_path="/in")
+
     assert (result.processed, result.target_dataset) == (1, "target")
     assert sorted(result.classes_added) == ["car", "lake", "lane", "nose"]
+
     row = client.images.list("target")[0]
+
     assert row.id != source.id
     assert (row.split, row.status, row.annotation_count) == (source.split, source.status, 4)
+
     out = client.images.download("target", "in/a.jpg", tmp_path / "copy")
+
     assert out.read_bytes() == source.body().read(0, source.size)
+
     copied = client.annotations.get("target", "in/a.jpg")
+
     assert copied == client.annotations.get(NAME, "cam1/a.jpg")
 
 

@@ -119,18 +119,22 @@ async def answers(path: Path, message: Request) -> list[dict[str, Any]]:
 async def talk(path: Path, sent: bytes) -> list[dict[str, Any]]:
     """What the server says to raw bytes, until it closes."""
     stream = await trio.open_unix_socket(str(path))
+
     async with stream:
         try:
             await stream.send_all(sent)
             await stream.send_eof()
         except trio.BrokenResourceError:
             pass
+
         said = b""
+
         try:
             async for chunk in stream:
                 said += chunk
         except trio.BrokenResourceError:
             pass
+
     return [json.loads(line) for line in said.splitlines()]
 
 
@@ -282,13 +286,17 @@ async def test_j7_idle_clients_make_way(tmp_path: Path) -> None:
         streams = [
             await trio.open_unix_socket(str(path)) for _ in range(5 * server.MAX_CONNECTIONS)
         ]
+
         with trio.fail_after(20):
             assert await answers(path, Echo())
+
             # Ours, and the server's ends of a few of them.
             most = before + len(streams) + server.MAX_CONNECTIONS + 5
             while len(os.listdir("/proc/self/fd")) > most:  # noqa: ASYNC110 - only looking tells
                 await trio.sleep(0.01)
+
             assert await streams[0].receive_some(1) == b""
+
         for stream in streams:
             await stream.aclose()
 
@@ -305,7 +313,9 @@ async def test_too_many_clients(tmp_path: Path) -> None:
         for stream, event in zip(streams, WAITING, strict=True):
             event.set()
             assert json.loads(await stream.receive_some(100)) == {"done": True}
+
         assert await answers(path, Echo())
+
         for stream in streams:
             await stream.aclose()
 
@@ -339,6 +349,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
 def rude(tmp_path: Path) -> Iterator[tuple[Path, list[bytes]]]:
     """A server that answers any request with the bytes in the list, and closes."""
     answers: list[bytes] = []
+
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         listening.listen()
@@ -390,17 +401,21 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime.mkdir()
     mountpoint = Path("/m")
     first = place.new_socket(mountpoint, cache, {"XDG_RUNTIME_DIR": str(runtime)})
+
     assert first.parent == runtime / "pictofs"
     assert first.parent.stat().st_mode & 0o777 == 0o700
     assert str(os.getpid()) in first.name
+
     for environ in (
         {},
         {"XDG_RUNTIME_DIR": "relative"},
         {"XDG_RUNTIME_DIR": str(tmp_path / "gone")},
     ):
         assert place.new_socket(mountpoint, cache, environ).parent == cache / "run"
+
     monkeypatch.setattr(place, "SHORT", tmp_path / "short")
     far = place.new_socket(mountpoint, tmp_path / ("x" * 100), {})
+
     assert far.parent == tmp_path / "short"
     assert place.new_socket(Path("/n"), cache, {}) != place.new_socket(mountpoint, cache, {})
 

@@ -124,10 +124,12 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
     known = {item.flag for item in declared(MountSettings)}
     root = typer.main.get_command(app)
     pending = [root]
+
     while pending:
         command = pending.pop()
         known |= {flag for parameter in command.params for flag in parameter.opts}
         pending += getattr(command, "commands", {}).values()
+
     # Of other programs, or named as missing.
     known |= {
         "--device",
@@ -141,6 +143,7 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
         "--security-opt",
         "--set",
     }
+
     for page in PAGES:
         found = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text()))
         assert found <= known, page.name
@@ -163,7 +166,9 @@ def test_messages_are_those_of_the_code() -> None:
     messages = re.findall(
         r"`([^`]+)`", "\n".join(re.findall(r"^\| (`.*?) \| ", rows, re.MULTILINE))
     )
+
     assert len(messages) > 25
+
     for message in messages:
         if message == "pictofs: ...":
             continue

@@ -31,9 +31,11 @@ def test_the_training_loop(
     marked = sum(image.annotation_count for image in signs.images.values())
 
     done = train(tmp_path)
+
     assert done == [f"epoch {epoch}: 240 images, {marked} annotations" for epoch in range(2)]
 
     spent = Spent(server)
+
     assert train(tmp_path) == done
     assert spent.all == []
 
@@ -48,6 +50,7 @@ def test_the_order_told(
     loop, told, _ = blocks("howto.md", "python")
     ending = "for epoch in range(2):\n    print(sum(len(pixels) for pixels, _ in loader))\n"
     (tmp_path / "train.py").write_text(loop.partition("if __name__")[0] + told + ending)
+
     assert train(tmp_path) == ["240", "240"]
     assert mount.status()["prefetch"]["fetched"] > 50
 
@@ -91,6 +94,7 @@ def test_browsing_and_going_offline(
             ]
         )
     )
+
     assert 'user.pictograph.split="' in said
     assert re.search(r'^ +80       "name": "road",$', said, re.MULTILINE)
     assert "all 480 files are cached" in said
@@ -133,13 +137,16 @@ def prompt(serving: Callable[..., StandIn], tmp_path: Path) -> Iterator[Callable
             text=True,
             timeout=110,
         )
+
         assert done.returncode == 0, done.stdout + done.stderr
+
         return done.stdout
 
     yield run
     left = mount_table.mount_at(tmp_path / "picto")
     if left:
         mounting.detach(left.path, lazy=True)
+
     assert left is None
 
 

@@ -29,6 +29,7 @@ def content(seed: str, size: int) -> bytes:
 def look(root: Path, rng: random.Random) -> str:
     """One operation; what it was. Wrong bytes are an AssertionError."""
     folder = root / rng.choice(os.listdir(root)) / rng.choice(("images", "annotations"))
+
     while True:
         entries = os.listdir(folder)
         if not entries:
@@ -37,7 +38,9 @@ def look(root: Path, rng: random.Random) -> str:
         if not path.is_dir():
             break
         folder = path
+
     kind = rng.choice(("ls", "stat", "read", "read", "mmap"))
+
     if kind == "stat":
         path.stat()
     elif kind == "read":
@@ -47,6 +50,7 @@ def look(root: Path, rng: random.Random) -> str:
             start = rng.randrange(len(view))
             assert len(view[start : start + 4096]) == min(4096, len(view) - start)
             check(path, view[:])
+
     return kind
 
 

@@ -71,6 +71,7 @@ def test_w3_w5_w6_many_users_and_a_server_that_fails(
         dataset = organization.add_dataset(name)
         for number in range(3):
             organization.add_image(dataset, f"{number}.jpg", size=300)
+
     server = serving(organization)
     mounts = [
         mounted(
@@ -89,18 +90,23 @@ def test_w3_w5_w6_many_users_and_a_server_that_fails(
     for user in users:
         user.join()
     server.faults.clear()
+
     assert [sum(user.outcomes.values()) for user in users] == [
         STEPS
     ] * USERS  # no assertion ended one
     assert {code for user in users for _, code in user.outcomes} <= EXPECTED | {0}
     assert sum(user.outcomes["make", 0] for user in users) > 50
+
     there = sorted(each.name for each in organization.datasets.values())
+
     assert len(set(there)) == len(there)
     assert len(organization.images) == 3 * len(KEPT)
+
     for mount in mounts:
         mount.expected = [r" WARNING pictofs\."]
         eventually(lambda: sorted(os.listdir(mount.datasets)), there)  # noqa: B023 - within the round
         mount.pictofs("refresh", mount.root)
+
         for path in mount.datasets.iterdir():
             images = organization[path.name].images.values()
             assert sorted(os.listdir(path / "images")) == sorted(image.filename for image in images)

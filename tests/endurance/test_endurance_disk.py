@@ -46,6 +46,7 @@ def swap(path: Path) -> None:
 def test_b4_damage_between_mounts_is_fetched_again(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server, home="one")
     assert files_below(mount.datasets / "small") == truth(server)
+
     mount.unmount()
     damaged = blobs(mount)[::2]
     for place, path in enumerate(damaged):
@@ -53,6 +54,7 @@ def test_b4_damage_between_mounts_is_fetched_again(mounted: Mounting, server: St
     before = Spent(server)
     mount = mounted(server, home="one")
     mount.expected.append(DROPPED)
+
     assert files_below(mount.datasets / "small") == truth(server)
     assert len([each for each in before.all if "/datasets/?" not in each]) <= len(damaged) + 2
     assert "removed 0 damaged files" in mount.pictofs("cache", "verify")
@@ -88,6 +90,7 @@ def test_c7_a_catalog_that_can_not_be_read_is_put_aside(mounted: Mounting, serve
     mount = mounted(server, home="one")
     files_below(mount.datasets / "small")
     aside: list[Path] = []
+
     for harm in (scribble, tear, age):
         mount.unmount()
         (catalog,) = (mount.cache / "catalog").glob("*.db")
@@ -95,10 +98,13 @@ def test_c7_a_catalog_that_can_not_be_read_is_put_aside(mounted: Mounting, serve
         before = Spent(server)
         mount = mounted(server, home="one")
         mount.expected.append("can't be used")
+
         assert files_below(mount.datasets / "small") == truth(server)
         assert before.storage == []  # the images were there all the time
+
         before_that = aside
         aside = [path for path in (mount.cache / "catalog").iterdir() if "broken" in path.name]
+
         assert len(aside) == 1  # the last one
         assert aside != before_that
         assert {path.stat().st_mode & 0o777 for path in aside} == {0o600}
@@ -109,15 +115,20 @@ def test_c4_a_full_disk_is_read_past(small_disk: Path, mounted: Mounting, servin
     mount = mounted(server, "--prefetch", "off", "--min-free", "0", cache=small_disk / "cache")
     mount.expected += ["reading past the cache", "catalog"]
     images = mount.datasets / "dataset-0/images"
+
     assert len(os.listdir(images)) == 40
+
     fill(small_disk / "ballast")
     want = expected(server, server.organization["dataset-0"])
+
     assert {f"images/{name}" for name in os.listdir(images)} <= set(want)
     assert all(data == want[f"images/{name}"] for name, data in files_below(images).items())
     assert mount.log().count("reading past the cache") == 1
     assert mount.status()["bugs"] == 0
+
     # With room again, it is used again; not at once.
     (small_disk / "ballast").unlink()
+
     assert all(data == want[f"images/{name}"] for name, data in files_below(images).items())
 
 
@@ -134,10 +145,13 @@ def test_c2_what_is_to_stay_free_stays_free(
     # Without prefetching one file is in flight: what is fetched together is looked at one by one.
     mount = mounted(server, "--min-free", "20%", "--prefetch", "off", cache=small_disk / "cache")
     mount.expected.append("reading past the cache")
+
     for _ in range(2):
         assert len(files_below(mount.datasets / "dataset-0/images")) == 60
+
         disk = os.statvfs(small_disk)
         free = disk.f_bavail / disk.f_blocks
+
         assert (
             free >= 0.2
             or taken(mount.cache / "catalog") / disk.f_frsize / disk.f_blocks >= 0.2 - free

@@ -106,14 +106,19 @@ def test_e1_a_fault_that_lasts_fails_its_own_file_alone(
         stderr=subprocess.PIPE,
         timeout=200,
     )
+
     assert copied.returncode == 1
+
     failed = copied.stderr.decode().splitlines()
+
     assert len(failed) == 2
     assert all("Input/output error" in line and image.filename in line for line in failed)
+
     place = f"{image.directory_path.strip('/')}/{image.filename}"
     right = expected(server, server.organization["dataset-0"])
     for name in (f"images/{place}", f"annotations/{place}.json"):
         del right[name]
+
     assert {
         name: data for name, data in files_below(tmp_path / "copy").items() if name in right
     } == right

@@ -45,6 +45,7 @@ def stalled(mount: Mount, server: StandIn) -> Iterator[subprocess.Popen[bytes]]:
     path = images(mount)[-1]
     fault = server.faults.add(Fault(on=Match(host="storage"), do=Hang()))
     reader = subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
     try:
         eventually(lambda: fault.hits > 0, True)
         yield reader
@@ -57,13 +58,16 @@ def stalled(mount: Mount, server: StandIn) -> Iterator[subprocess.Popen[bytes]]:
 def test_t1_a_stalled_read_fails_and_all_else_goes_on(mount: Mount, server: StandIn) -> None:
     known = images(mount)
     start = time.monotonic()
+
     with stalled(mount, server) as reader:
         assert len(known[0].read_bytes()) == 500
         assert images(mount) == known
         assert "pictofs" in run("df", mount.root)
         assert mount.status()["bugs"] == 0
         assert reader.poll() is None  # all that was while it waited
+
         _, said = reader.communicate(timeout=ENOUGH)
+
     assert b"timed out" in said
     assert time.monotonic() - start < ENOUGH
     # The same file, once storage answers: nobody was left waiting for the one that failed.

@@ -90,6 +90,7 @@ def test_k2_the_key_of_a_background_mount_is_nowhere(mounted: Mounting, server: 
     place = lent.root.parent / "daemon"
     place.mkdir()
     lent.pictofs("mount", "--log-level", "debug", "--metadata-ttl", "0", place)
+
     try:
         files_below(place / "datasets")
         # A server that repeats what it was sent.
@@ -101,23 +102,33 @@ def test_k2_the_key_of_a_background_mount_is_nowhere(mounted: Mounting, server: 
         said += fails(lent, "mount", "--cache-dir", lent.cache / "new", place.parent / "none")
         said += fails(lent, "mount", "--cache-dir", lent.cache / "new", lent.root.parent)
         os.mkdir(place.parent / "free")
+
         for options in (["--foreground"], []):
             said += fails(
                 lent, "mount", "--cache-dir", lent.cache / "new", *options, place.parent / "free"
             )
+
         said += lent.pictofs("status") + lent.pictofs("status", "--json")
+
         assert secret not in said.encode()
         assert secret not in (place / ".pictofs/status.json").read_bytes()
+
         cmdlines = [path / "cmdline" for path in Path("/proc").iterdir() if path.name.isdigit()]
+
         assert not [path for path in cmdlines if path.exists() and secret in _read(path)]
+
         server.faults.clear()
     finally:
         lent.pictofs("unmount", place)
+
     logs = [path for path in walk(lent.cache / "log") if path.stat().st_size]
+
     assert logs
+
     holders = [
         path for path in walk(lent.root.parent) if lent.root not in path.parents and path.is_file()
     ]
+
     assert not [path for path in holders if secret in path.read_bytes() or secret in bytes(path)]
 
 
@@ -151,9 +162,11 @@ def test_k1_hosts_that_the_server_names_get_no_key(
     )
     server.faults.add(Fault(on=Match(path="/datasets/{dataset}/download"), do=with_fields(**urls)))
     mount.expected += ["there is none", "no such", "404"]
+
     for path in walk(mount.datasets / "small"):
         with suppress(OSError):  # they are not there, of course
             path.read_bytes()
+
     assert elsewhere.heads
     assert not [
         head for head in elsewhere.heads if secret_of(mount).decode() in head or "-Key" in head
@@ -178,6 +191,7 @@ def test_k4_everything_is_closed_to_others(mounted: Mounting, server: StandIn) -
     place, cache = lent.root.parent / "daemon", lent.root.parent / "other cache"
     place.mkdir()
     lent.pictofs("mount", "--cache-dir", cache, place)
+
     try:
         files_below(place / "datasets/small")
         for base, folders, names in os.walk(cache):
@@ -185,8 +199,11 @@ def test_k4_everything_is_closed_to_others(mounted: Mounting, server: StandIn) -
                 folders, 0o700
             )
             assert {name: mode(Path(base, name)) for name in names} == dict.fromkeys(names, 0o600)
+
         assert mode(cache) == 0o700
+
         socket = Path(json.loads((place / ".pictofs/status.json").read_bytes())["control_socket"])
+
         assert socket.is_socket()
         assert (mode(socket.parent), mode(socket)) == (0o700, 0o600)
     finally:
@@ -218,6 +235,7 @@ def test_k4_a_link_in_the_place_of_a_private_folder_is_refused(
     for folder in (trap, cache):
         folder.mkdir(mode=0o755)
     (cache / name).symlink_to(trap)
+
     assert "link" in refused(mount, cache)
     assert os.listdir(trap) == []
     assert mode(trap) == 0o755
@@ -242,6 +260,7 @@ def test_k5_another_user_reads_nothing(
     path = next(walk(mount.datasets / "small/images"))
     data = path.read_bytes()
     nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+
     if option:
         assert run(*nobody, "cksum", path) == run("cksum", path)
     else:
@@ -250,6 +269,7 @@ def test_k5_another_user_reads_nothing(
             assert done.returncode != 0
             assert b"Permission denied" in done.stderr
             assert data not in done.stdout
+
     for closed in ("content", "catalog", "run"):
         assert (
             subprocess.run([*nobody, "ls", mount.cache / closed], capture_output=True).returncode

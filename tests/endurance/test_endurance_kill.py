@@ -27,6 +27,7 @@ def kill_rounds(rounds: int, mounted: Mounting, serving: Serving, cache: Path) -
     other = mounted(server, *OPTIONS, home="other", cache=cache)
     held = open(some_image(other, server, random.Random(0)), "rb")  # noqa: SIM115 - across all rounds
     front = held.read(10)
+
     for number in range(rounds):
         # One in five starts with no bytes, the others with what is left of the one before.
         rng = random.Random(f"kill {number}")
@@ -39,6 +40,7 @@ def kill_rounds(rounds: int, mounted: Mounting, serving: Serving, cache: Path) -
         readers = start_readers(mount, rng)
         await_requests(server, rng.randrange(120), readers)
         mount.kill()
+
         assert all(reader.wait(30) is not None for reader in readers)
 
         mount = mounted(server, *OPTIONS, home="one", cache=cache)
@@ -48,9 +50,12 @@ def kill_rounds(rounds: int, mounted: Mounting, serving: Serving, cache: Path) -
         check_sample(other, server, rng)
         check_cache(mount)
         mount.unmount()
+
     held.seek(0)
+
     assert held.read(10) == front
     assert len(held.read()) == SIZE - 10
+
     held.close()
 
 
@@ -90,11 +95,14 @@ def check_sample(mount: Mount, server: StandIn, rng: random.Random) -> None:
 def check_cache(mount: Mount) -> None:
     said = mount.pictofs("cache", "verify")
     assert "removed 0 damaged files" in said
+
     eventually(
         lambda: [name for name in names_below(mount.cache / "content") if TEMP_MARK in name], []
     )
     catalogs = [path for path in (mount.cache / "catalog").iterdir() if path.suffix == ".db"]
+
     assert not [name for name in os.listdir(mount.cache / "catalog") if "broken" in name]
+
     for path in catalogs:
         with sqlite3.connect(path) as db:
             assert db.execute("PRAGMA quick_check").fetchone() == ("ok",)

@@ -21,12 +21,15 @@ def test_o5_offline_never_asks(mounted: Mounting, serving: Serving) -> None:
     before = Spent(server)
     mount = mounted(server, "--offline", "--metadata-ttl", "0", home="one")
     mount.expected += ["offline", "network", "no signed URLs"]
+
     assert known.read_bytes() == data
     assert len(os.listdir(known.parent)) == 12
+
     with pytest.raises(OSError, match="Network is unreachable"):
         unread.read_bytes()
     with pytest.raises(AssertionError, match=r"."):
         mount.pictofs("refresh", mount.root)
+
     assert before.all == []
 
 
@@ -53,15 +56,21 @@ def test_o3_the_same_mount_finds_the_server_again(mounted: Mounting, serving: Se
     listed = sorted(walk(mount.datasets / "small"))
     started = time.time()
     fault = server.faults.add(Fault(on=Match(), do=error(503)))
+
     for path in listed[:2]:
         with pytest.raises(OSError, match=r"Input/output error|Network"):
             path.read_bytes()
+
     os.listdir(mount.datasets)
     eventually(lambda: os.listdir(mount.datasets) and mount.status()["online"], False)
     since = mount.status()["offline_since"]
+
     assert started - 1 <= since <= time.time() + 1
     assert "offline for" in mount.pictofs("status", mount.root)
+
     server.faults.remove(fault)
+
     assert files_below(mount.datasets / "small") == truth
+
     # One look each 15 s asks again.
     eventually(lambda: os.listdir(mount.datasets) and mount.status()["online"], True)

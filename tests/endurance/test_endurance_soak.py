@@ -53,6 +53,7 @@ class World:
         dataset = rng.choice(list(organization.datasets.values()))
         image = rng.choice(active(dataset))
         kind = rng.randrange(6)
+
         if kind == 0:
             self.upload(dataset)
         elif kind == 1 and len(active(dataset)) > FILES // 4:
@@ -118,11 +119,14 @@ def soak(seconds: float, mounted: Mounting, serving: Serving) -> Counter[str]:
         for number in range(READERS)
     ]
     end = time.monotonic() + seconds
+
     while time.monotonic() < end:
         world.change()
         gauge.sample()
         time.sleep(0.1)  # a change ten times a second, for the time that the soak takes
+
     counts: Counter[str] = Counter()
+
     for reader in readers:
         out, said = reader.communicate(timeout=60)
         assert reader.returncode == 0, said.decode()
@@ -133,12 +137,17 @@ def soak(seconds: float, mounted: Mounting, serving: Serving) -> Counter[str]:
     # One file in flight may lie beside the bound; folders are not counted.
     assert max(gauge.disk) <= LIMIT + 2 * SIZE
     assert mount.status()["bugs"] == 0
+
     eventually(lambda: mount.status()["open_files"] <= 1, True)  # status.json itself
+
     # What stays open beyond the start: kept connections, at most 16 to the API and 64 to storage,
     # and a few locks.
     assert gauge.descriptors() <= before + 90
+
     middle = len(gauge.memory) // 2
+
     assert max(gauge.memory[middle:]) <= 1.25 * max(gauge.memory[:middle]) + 10_000_000
+
     return counts
 
 

@@ -107,16 +107,20 @@ def test_l2_r1_gos_test_of_read_only_file_systems(
     }
     run(str(GO), "build", "-o", program, source, env=cache)
     organization = Organization()
+
     for name in ("one", "other"):
         dataset = organization.add_dataset(name)
         for number in reversed(
             range(12)
         ):  # the newest is listed first, and Go wants folders in order
             organization.add_image(dataset, f"{number:03d}.jpg", f"/part-{number % 3}", size=5000)
+
     # Go compares what a folder says of a file with what the file says once it is open.
     mount = mounted(serving(organization), "--annotation-sizes", "exact")
     names = [str(path.relative_to(mount.datasets)) for path in walk(mount.datasets)]
+
     assert len(names) == 48
+
     run(program, mount.datasets, *names)
     with pytest.raises(AssertionError):
         run(program, mount.datasets, "one/images/that-is-not-there.jpg")

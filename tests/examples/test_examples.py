@@ -29,7 +29,9 @@ def run(name: str, *arguments: str | Path, **environ: str) -> list[str]:
         text=True,
         timeout=110,
     )
+
     assert (done.returncode, done.stderr) == (0, "")
+
     return done.stdout.splitlines()
 
 
@@ -58,14 +60,19 @@ def test_training(mounted: Mounting, serving: Serving, name: str, ending: str) -
     images = server.organization["street-signs"].images.values()
     learned = sum(image.split == "train" for image in images)
     tested = sum(image.split in ("val", "test") for image in images)
+
     assert lines[0].startswith(
         f"{learned} images to learn from, {tested} to test; classes: crossing, speed limit"
     )
+
     first, last = losses(lines)
+
     assert last < first
     assert re.fullmatch(ending, lines[-1]), lines[-1]
     assert mount.status()["prefetch"]["fetched"] > 50
+
     spent = Spent(server)
+
     assert losses(run(name, mount.datasets / "street-signs", "--epochs", "1"))
     assert spent.all == []
 
@@ -80,6 +87,7 @@ def test_the_notebook(serving: Serving, tmp_path: Path) -> None:
         "XDG_CACHE_HOME": "",
     }
     lines = run("notebook.py", **environ)
+
     assert lines[:3] == ["aerial tiles: 12 images, 0.5 MB", "empty: 0 images, 0.0 MB", lines[2]]
     assert lines[2].startswith("street-signs: 240 images, ")
     assert "street-signs/images/cam1/frame-0000.jpg: 640 x 480, mean color " in lines[5]

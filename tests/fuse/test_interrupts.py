@@ -90,13 +90,18 @@ async def test_t3_a_request_is_given_up_once_its_signal_has_waited(stopped: Stop
     interrupts.enter(unknown, 0)
     told.send_signal(signal.SIGTERM)
     interrupts.look()
+
     assert not mine.cancel_called  # it may be about to be delivered
+
     interrupts.look()
+
     assert [scope.cancel_called for scope in (mine, others, unknown)] == [True, False, False]
     assert [interrupts.leave(scope) for scope in (mine, others, unknown)] == [True, False, False]
+
     # The kernel goes on asking for the rest of a long read(), and no look comes between.
     more = trio.CancelScope()
     interrupts.enter(more, told.pid)
+
     assert more.cancel_called
     assert interrupts.leave(more)
 
@@ -107,13 +112,19 @@ async def test_t3_nobody_looks_while_nobody_asks(autojump_clock: trio.testing.Mo
         nursery.start_soon(interrupts.watch)
         await trio.testing.wait_all_tasks_blocked()
         before = trio.lowlevel.current_statistics().seconds_to_next_deadline
+
         assert before == float("inf")
+
         scope = trio.CancelScope()
         interrupts.enter(scope, os.getpid())
         await trio.sleep(5)
+
         assert not interrupts.leave(scope)
+
         await trio.sleep(1)
+
         assert trio.lowlevel.current_statistics().seconds_to_next_deadline == float("inf")
+
         nursery.cancel_scope.cancel()
 
 

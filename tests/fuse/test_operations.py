@@ -135,6 +135,7 @@ async def test_e1_no_exception_leaves_a_handler(
 ) -> None:
     made = Operations(cast(Tree, Exploding()), timeout=5, uid=0, gid=0, umask=0, writable=True)
     arguments = arguments_of(name)
+
     if name in QUIET - {"forget"}:
         assert await getattr(made, name)(*arguments) is None
     elif name == "forget":
@@ -147,7 +148,9 @@ async def test_e1_no_exception_leaves_a_handler(
         if name not in vars(Operations):  # pyfuse3's own says that there is none
             assert caught.value.errno == errno.ENOSYS
             return
+
         assert caught.value.errno == errno.EIO
+
     assert made.bugs == 1
     assert "please report this" in caplog.text
 

@@ -15,6 +15,7 @@ from pictofs.fuse.request_loop import ReadLock, _Trio
 async def test_t2_what_can_be_read_is_read_without_a_turn() -> None:
     shim = _Trio()
     ours, theirs = socket.socketpair()
+
     with ours, theirs:
         theirs.send(b"a request that nobody takes")
         await shim.lowlevel.wait_readable(ours.fileno())
@@ -40,6 +41,7 @@ async def test_t2_other_tasks_have_their_turn_though_requests_never_end(
     monkeypatch.setattr(request_loop, "SLICE_S", 0.0001)
     shim = _Trio()
     ours, theirs = socket.socketpair()
+
     with ours, theirs, trio.fail_after(5):
         theirs.send(b"a request that nobody takes")
         had_a_turn = trio.Event()
@@ -56,6 +58,7 @@ async def test_t2_other_tasks_have_their_turn_though_requests_never_end(
 async def test_m2_a_wait_ends_when_the_session_does() -> None:
     shim = _Trio()
     ours, theirs = socket.socketpair()
+
     with ours, theirs, trio.fail_after(5):
         async with trio.open_nursery() as nursery:
 

@@ -36,9 +36,12 @@ def test_the_packages_are_whole(wheel: zipfile.ZipFile) -> None:
         text=True,
     ).stdout.split()
     there = {name for name in kept if (ROOT / name).exists()}
+
     assert "pictofs/store/catalog/schema.sql" in there
     assert "pictofs/py.typed" in there
+
     brought = {name for name in wheel.namelist() if ".dist-info/" not in name}
+
     assert brought == there
 
 

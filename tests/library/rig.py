@@ -125,14 +125,19 @@ class Mount:
     async def rest(self, opened: OpenFile, piece: int = 1 << 17) -> bytes:
         """Every byte of an open file."""
         size, data = opened.attributes.size, bytearray()
+
         while len(data) < size:
             asked = min(piece, size - len(data))
             more = await self.tree.read(opened.handle, len(data), asked)
+
             assert len(more) == asked, (
                 "a read came back short before the end, where the kernel ends the file"
             )
+
             data += more
+
         assert await self.tree.read(opened.handle, size, 1) == b""
+
         return bytes(data)
 
     async def list(self, path: str) -> dict[str, Attributes]:
@@ -143,6 +148,7 @@ class Mount:
     async def entries(self, folder: int) -> dict[str, Attributes]:
         handle = self.tree.open_folder(folder)
         found: dict[str, Attributes] = {}
+
         try:
             cookie = 0
             while batch := await self.tree.read_folder(handle, cookie):
@@ -151,6 +157,7 @@ class Mount:
                     found[name] = attributes
         finally:
             self.tree.close_folder(handle)
+
         return found
 
     async def walk(self, path: str = "/datasets", *, read: bool = True) -> dict[str, bytes | None]:
@@ -165,7 +172,9 @@ class Mount:
         for name, listed in (await self.entries(folder)).items():
             below = f"{path}/{name}"
             found = await self.tree.lookup(folder, name)
+
             assert (found.inode, found.mode) == (listed.inode, listed.mode), below
+
             if stat.S_ISDIR(found.mode):
                 yield below, found, None
                 async for each in self._walked(below, found.inode, read):
@@ -220,6 +229,7 @@ class Rig:
             self.cache / "blobs", limit=cache_size, reserve=FreeSpace(), clock=self.clock
         )
         catalog = Catalog(self.cache / "catalog.db")
+
         try:
             async with (
                 self._doors(doors, key, request_stats, timeout, max_retries) as (api, storage),
@@ -258,6 +268,7 @@ class Rig:
                     nursery,
                 )
                 nursery.cancel_scope.cancel()
+
             tree.close_all()  # an open that was about to return does so in spite of being cancelled
         finally:
             catalog.close()
@@ -275,6 +286,7 @@ class Rig:
         if doors is not None:
             yield doors
             return
+
         api = Api(
             self.standin.api_url,
             ApiKey(key or self.standin.keys["viewer"]),
@@ -314,6 +326,7 @@ def expected(standin: StandIn) -> dict[str, bytes | None]:
     """Path -> content of everything there is, for an organization of plain names without
     clashes."""
     found: dict[str, bytes | None] = {}
+
     for dataset in standin.organization.datasets.values():
         if dataset.is_archived:
             continue
@@ -330,6 +343,7 @@ def expected(standin: StandIn) -> dict[str, bytes | None]:
                 place = f"{image.directory_path.rstrip('/')}/{image.filename}"
                 found[f"{top}/images{place}"] = image_bytes(image)
                 found[f"{top}/annotations{place}.json"] = annotation_bytes(standin, image)
+
     return found
 
 

@@ -76,8 +76,11 @@ async def test_f9_an_edit_that_shows_nowhere_shows_after_the_time_to_live(rig: R
         inode = (await mount.look(path_of(image))).inode
         edit(rig, image)
         mount.clock.advance(990)
+
         assert await mount.read(path_of(image)) == before
+
         mount.clock.advance(20)
+
         assert await mount.read(path_of(image)) == annotation_bytes(rig.standin, image) != before
         assert (await mount.look(path_of(image))).inode != inode
         assert mount.asked.count(FILE) == 2
@@ -88,12 +91,14 @@ async def test_f9_the_same_bytes_keep_the_inode_and_count_anew(rig: Rig) -> None
     async with rig.mount(annotation_ttl=1000.0) as mount:
         await mount.read(path_of(image))
         inode = (await mount.look(path_of(image))).inode
+
         for renewals in range(1, 4):
             mount.clock.advance(1001)
             for _ in range(3):
                 await mount.read(path_of(image))
             assert (await mount.look(path_of(image))).inode == inode
             assert mount.asked.count(FILE) == 1 + renewals
+
         assert told(mount)["renewals"] == {"made": 3, "held_back": 0}
 
 
@@ -124,6 +129,7 @@ async def test_f8_o5_frozen_and_offline_renew_nothing(rig: Rig, how: str) -> Non
 async def test_f9_a_moved_dataset_makes_its_files_due_once(rig: Rig) -> None:
     rig.standin.switches.updated_at_bumps |= {"annotations"}
     first, second = images(rig)[:2]
+
     async with rig.mount(ttl=50) as mount:
         for image in (first, second):
             await mount.read(path_of(image))
@@ -131,9 +137,11 @@ async def test_f9_a_moved_dataset_makes_its_files_due_once(rig: Rig) -> None:
         edit(rig, first)
         mount.clock.advance(51)
         mount.forget_log()
+
         for _ in range(3):
             for image in (first, second):
                 assert await mount.read(path_of(image)) == annotation_bytes(rig.standin, image)
+
         assert mount.asked.count(FILE) == 2
 
 
@@ -141,6 +149,7 @@ async def test_f9_what_was_fetched_after_the_move_is_not_due(rig: Rig) -> None:
     """The list is read 300 s later and tells of a move before the fetch: the server's times say
     so."""
     image = images(rig)[0]
+
     async with rig.mount(ttl=300) as mount:
         await mount.look(path_of(image))
         mount.clock.advance(10)
@@ -149,6 +158,7 @@ async def test_f9_what_was_fetched_after_the_move_is_not_due(rig: Rig) -> None:
         await mount.read(path_of(image))
         mount.clock.advance(301)
         await mount.read(path_of(image))
+
         assert mount.asked.count(FILE) == 1
 
 
@@ -157,15 +167,18 @@ async def test_f9_another_clock_of_the_server_makes_no_storm(rig: Rig, ahead: fl
     """A dataset whose time lies far off, in the past or the future, makes files due once for each
     move."""
     dataset, image = rig.standin.organization["small"], images(rig)[0]
+
     async with rig.mount(ttl=50) as mount:
         await mount.read(path_of(image))
         mount.clock.advance(10)
         dataset.touch(rig.clock.wall() + ahead)
         mount.clock.advance(51)
         mount.forget_log()
+
         for _ in range(5):
             await mount.read(path_of(image))
             mount.clock.advance(51)
+
         assert mount.asked.count(FILE) == 1
 
 
@@ -203,12 +216,15 @@ async def test_f9_o1_the_old_version_serves_where_it_can_t_be_renewed(rig: Rig, 
         mount.clock.advance(1001)
         fault = rig.fault(do, "api", FILE[4:])
         mount.forget_log()
+
         assert len(await read_old(mount, rig)) == 30
         assert mount.asked.count(FILE) <= (1 if do != error(404) else 30)
         assert told(mount)["renewals"]["held_back"] == 30
+
         rig.standin.faults.remove(fault)
         mount.clock.advance(901)
         await read_all(mount, rig)
+
         assert told(mount)["renewals"]["held_back"] == 0
 
 
@@ -219,9 +235,12 @@ async def test_f9_a_silent_server_holds_up_one_reader_for_five_seconds(rig: Rig)
         mount.clock.advance(1001)
         rig.fault(Hang(), "api", FILE[4:])
         began = trio.current_time()
+
         assert await mount.read(path_of(images(rig)[0])) == before
+
         waited = trio.current_time() - began
         await mount.read(path_of(images(rig)[1]))
+
         assert 4.5 < waited < 15
         assert mount.asked.count(FILE) <= 3
 
@@ -235,11 +254,14 @@ async def test_f9_q6_renewals_leave_the_reserve(rig: Rig) -> None:
         mount.forget_log()
         await read_old(mount, rig)
         spent = len(mount.asked)
+
         assert mount.request_stats.remaining is not None
         assert mount.request_stats.remaining >= mount.request_stats.reserve - 1
         assert spent <= 50
+
         for _ in range(3):
             await read_old(mount, rig)
+
         assert mount.request_stats.remaining >= mount.request_stats.reserve - 1
 
 
@@ -253,6 +275,7 @@ async def test_f9_what_can_t_be_renewed_is_told_once(
         for _ in range(2):
             await read_old(mount, rig)
         warned = [each for each in caplog.records if "longer than --annotation-ttl" in each.message]
+
         assert len(warned) == 1
         assert warned[0].levelno == logging.WARNING
         assert told(mount)["oldest_age"] == pytest.approx(7200, abs=30)
@@ -288,10 +311,15 @@ async def test_q5_an_export_that_is_there_serves_a_viewer_for_three_requests(rig
         for name in paths[:3]:
             await mount.read(f"/datasets/small/annotations/part-000/{name}")
         await mount.settle()
+
         assert sorted(mount.asked) == sorted([FILE] * 3 + [LIST, URL, FILE])
+
         await read_all(mount, rig)
+
         assert len(mount.asked) == 6
+
         facts = told(mount)
+
         assert facts["from"] == {"requests": 4, "exports": 26}
         assert [each["name"] for each in facts["exports"]] == ["nightly"]
         assert facts["oldest_age"] == pytest.approx(3600, abs=5)
@@ -310,6 +338,7 @@ async def test_f9_what_an_export_brought_is_as_old_as_the_export(rig: Rig) -> No
         mount.forget_log()
         await read_old(mount, rig)
         await mount.settle()
+
         assert mount.asked.count(FILE) == 26
 
 
@@ -322,6 +351,7 @@ async def test_f9_a_newer_export_renews_what_is_due(rig: Rig) -> None:
         made(rig)
         mount.forget_log()
         await read_all(mount, rig)
+
         assert (
             mount.asked.count(FILE) == 3
         )  # two alone, and the one to compare: the third waits for the archive
@@ -347,6 +377,7 @@ async def test_q5_an_export_that_does_not_serve_is_left_alone(
 ) -> None:
     made(rig, **fields)
     export = next(iter(rig.standin.organization.exports.values()))
+
     if why == "old":
         rig.clock.advance(DAY)
     elif why == "changed since":
@@ -357,10 +388,12 @@ async def test_q5_an_export_that_does_not_serve_is_left_alone(
         export.format = "coco"
     elif why == "no date":
         export.created_at = 0
+
     async with rig.mount() as mount:
         await read_all(mount, rig)
         await mount.settle()
         await read_all(mount, rig)
+
         assert (mount.asked.count(FILE), mount.asked.count(LIST), mount.asked.count(URL)) == (
             30,
             1,
@@ -419,12 +452,14 @@ async def test_f4_a_file_whose_count_is_another_by_now_comes_from_the_api(rig: R
     image = next(each for each in images(rig)[4:] if each.annotation_count > 1)
     org = rig.standin.organization
     org.set_annotations(image, org.annotations(image)[1:])
+
     async with rig.mount() as mount:
         for each in images(rig)[:3]:
             await mount.read(path_of(each))
         await mount.settle()
         mount.forget_log()
         await read_all(mount, rig)
+
         assert mount.asked == [FILE]
 
 
@@ -468,11 +503,13 @@ async def test_s3_exact_sizes_come_in_bulk(rig: Rig, there: bool) -> None:
         made(rig)
     rig.standin.switches.export_polls = 0
     key = rig.standin.keys["viewer" if there else "admin"]
+
     async with rig.mount(exact=True, bulk_annotations=not there, key=key) as mount:
         await mount.list("/datasets/small/annotations/part-000")
         mount.forget_log()
         for image in images(rig):
             assert await stat(mount, image) == len(annotation_bytes(rig.standin, image))
+
         assert mount.asked.count(FILE) == 1
         assert len(mount.asked) == (3 if there else 6)
 
@@ -507,8 +544,10 @@ async def test_q7_the_price_counts_an_export_that_is_there(
         planned = await warm(mount, "look", bulk=bulk)
         mount.forget_log()
         done = await warm(mount, bulk=bulk)
+
         assert done["missing"] == 0
         assert len(mount.asked) == planned["requests_needed"]["total"], mount.asked
+
         await read_all(mount, rig)
 
 
@@ -542,6 +581,7 @@ async def test_e1_a_row_of_an_export_that_makes_no_sense_is_left_out(rig: Rig) -
         return body
 
     rig.standin.faults.add(Fault(Match("api", None, "/exports/"), Mutate(spoil)))
+
     async with rig.mount() as mount:
         await read_all(mount, rig)
         assert await error_of(lambda: mount.read("/datasets/small/images/nothing.jpg"))

@@ -169,8 +169,10 @@ async def test_an_export_that_is_under_way_brings_them(rig: Rig) -> None:
         with trio.fail_after(20):  # the exports that are there are looked through first
             while not readers.mount.library.exports.is_running(images[0].dataset):  # noqa: ASYNC110
                 await trio.sleep(0.005)
+
         held.open()
         await readers.open(images[3])
         await readers.mount.quiet()
         await readers.read(images[4:])
+
         assert readers.requests <= 5 + SPARE

@@ -46,8 +46,11 @@ def test_t2_a_call_that_panics_holds_up_no_other() -> None:
                 async with trio.open_nursery() as calls:
                     for work in (panic, list, panic, dict):
                         calls.start_soon(call, work)
+
             nursery.cancel_scope.cancel()
+
         return found
 
     found = trio.run(main)
+
     assert sorted(map(str, found)) == sorted(map(str, [Panic, [], Panic, {}]))

@@ -113,10 +113,13 @@ async def test_d1_d5_a_dataset_costs_its_listing_one_batch_and_its_annotations(
         assert (result["dataset"], result["truncated"]) == ("small", False)
         assert result["dataset_id"] == rig.standin.organization["small"].id
         assert tree(out) == {**whole(rig), "images/empty": None, "annotations/empty": None}
+
         rig.standin.log.clear()
         again = await landed(mount, out)
+
         assert mount.asked == LISTING[:1]
         assert (again["requests"], again["images_downloaded"]) == (1, 0)
+
     async with rig.mount() as mount:
         mount.forget_log()
         assert (await landed(mount, out))["requests"] == 1
@@ -226,9 +229,11 @@ async def test_d1_a_choice_makes_no_folder_for_nothing(
     async with rig.mount() as mount:
         result = await landed(mount, out, status=status, split=split)
         assert result["files"] == 2 * len(chosen) > 0
+
         files = {
             path for path, data in tree(out).items() if data is not None and path[:6] == "images"
         }
+
         assert files == {f"images{image.directory_path}/{image.filename}" for image in chosen}
         assert not (out / "images/empty").exists()
 
@@ -243,6 +248,7 @@ async def test_a_dataset_by_name_entry_and_id(rig: Rig, out: Path) -> None:
     organization = Organization()
     dataset = organization.add_dataset("a/b")
     organization.add_image(dataset, "x.jpg", size=500)
+
     with StandIn(organization) as standin:
         rig = Rig(standin, rig.cache)
         async with rig.mount() as mount:
@@ -269,6 +275,7 @@ async def test_d2_what_is_not_right_is_fetched_again(rig: Rig, out: Path) -> Non
         os.utime(note, ns=(time, time))
         rig.standin.log.clear()
         result = await landed(mount, out)
+
         assert (result["images_downloaded"], result["annotations_downloaded"]) == (3, 1)
         assert sorted(mount.asked) == sorted([LISTING[0], FILE])
         assert tree(out).items() >= whole(rig).items()
@@ -289,6 +296,7 @@ async def test_d2_f9_old_annotations_and_those_of_a_moved_dataset_are_fetched_ag
             rig.clock.advance(400 if moves else 1001)
             mount.forget_log()
             await landed(mount, out, kinds={"annotations"})
+
             assert mount.asked.count(FILE) == 30
             assert (
                 tree(out).items()
@@ -303,15 +311,20 @@ async def test_d2_f9_old_annotations_and_those_of_a_moved_dataset_are_fetched_ag
 async def test_d5_an_export_that_is_there_is_taken(rig: Rig, out: Path) -> None:
     rig.clock.advance(60)
     finished_export(rig.standin, "small", "nightly")
+
     async with rig.mount() as mount:
         await landed(mount, out, kinds={"annotations"})
         assert sorted(mount.asked) == sorted(
             [*LISTING, EXPORTS, "GET /exports/{export:path}/download", FILE]
         )
+
         wanted = {path: data for path, data in whole(rig).items() if path.startswith("annotations")}
+
         assert tree(out).items() >= wanted.items()
+
         mount.forget_log()
         await landed(mount, out, kinds={"annotations"}, refresh=True)
+
         assert mount.asked.count(FILE) == 30
 
 
@@ -328,6 +341,7 @@ async def test_d2_annotations_whose_row_has_changed_are_fetched_again(rig: Rig, 
         rig.clock.advance(301)
         mount.forget_log()
         await landed(mount, out)
+
         assert sorted(mount.asked) == sorted([*LISTING, FILE, FILE])
         assert tree(out).items() >= whole(rig).items()
 
@@ -343,8 +357,11 @@ async def test_d2_edits_that_no_listing_shows_need_a_refresh(rig: Rig, out: Path
         rig.clock.advance(301)
         await landed(mount, out)
         file = out / f"annotations{image.directory_path}/{image.filename}.json"
+
         assert b"renamed" not in file.read_bytes()
+
         await landed(mount, out, refresh=True)
+
         assert b"renamed" in file.read_bytes()
         assert tree(out).items() >= whole(rig).items()
 
@@ -372,13 +389,16 @@ async def test_d4_what_is_no_file_is_not_replaced(rig: Rig, out: Path, tmp_path:
     os.mkfifo(folder / "image-000006.jpg")
     (out / "images/part-001").symlink_to(elsewhere / "folder")
     (out / "images/part-002").write_bytes(b"a file where a folder should be")
+
     async with rig.mount() as mount:
         run = await download(mount, out)
         result = run.result()
+
         assert run.error is None
         assert (result["success"], result["missing"], result["failed"]) == (False, 23, 25)
         assert Counter(each["kind"] for each in result["failures"]) == {"image": 23, "folder": 2}
         assert all("in the way" in each["error"] for each in result["failures"])
+
     assert (elsewhere / "file").read_bytes() == b"precious"
     assert os.listdir(elsewhere / "folder") == []
     assert (folder / "image-000000.jpg/below").is_dir()
@@ -395,6 +415,7 @@ async def test_d4_nothing_is_written_elsewhere_whatever_the_names(rig: Rig, out:
             for name in await mount.list("/datasets"):
                 await download(mount, out / name, name)
                 assert tree(out / name) == shown(mounted, name), name
+
         assert sorted(os.listdir(out)) == sorted(os.listdir(out.parent / "out"))
         assert os.listdir(out.parent) == ["out"]
 
@@ -406,11 +427,13 @@ async def test_twins_that_change_places(rig: Rig, out: Path) -> None:
     dataset = organization["small"]
     old = organization.add_image(dataset, "twin.jpg", size=700, created_at=1_700_000_000.0)
     organization.add_image(dataset, "twin.jpg", size=700, created_at=1_700_000_001.0)
+
     async with rig.mount() as mount:
         await landed(mount, out)
         first = (out / "images/twin.jpg").read_bytes()
         organization.remove_image(old)
         await landed(mount, out)
+
         assert (out / "images/twin.jpg").read_bytes() != first
         assert tree(out).items() >= whole(rig).items()
 
@@ -425,6 +448,7 @@ async def test_d1_d2_large_and_lying_sizes(rig: Rig, out: Path) -> None:
     organization.add_image(dataset, "lied.bin", size=9_000_000, file_size=10)
     organization.add_image(dataset, "unknown.jpg", size=20_000, file_size=0)
     organization.add_image(dataset, "empty.jpg", size=0)
+
     with StandIn(organization) as standin:
         rig = Rig(standin, rig.cache)
         async with rig.mount() as mount:
@@ -437,12 +461,14 @@ async def test_d1_d2_large_and_lying_sizes(rig: Rig, out: Path) -> None:
 async def test_d3_a_large_image_goes_on_where_it_broke(rig: Rig, out: Path) -> None:
     organization = Organization()
     organization.add_image(organization.add_dataset("small"), "large.bin", size=20_000_000)
+
     with StandIn(organization) as standin:
         rig = Rig(standin, rig.cache)
         async with rig.mount() as mount:
             rig.fault(Close(after=12_000_000), "storage", times=1)
             await landed(mount, out, kinds={"images"})
             first, second = standin.log.requests("storage")
+
             assert first.range is None
             assert second.range == "bytes=12000000-"
             assert tree(out).items() <= whole(rig).items()
@@ -452,14 +478,17 @@ async def test_d3_a_large_image_goes_on_where_it_broke(rig: Rig, out: Path) -> N
 async def test_d3_wrong_bytes_never_get_a_name(rig: Rig, out: Path, size: int) -> None:
     organization = Organization()
     organization.add_image(organization.add_dataset("small"), "one.jpg", size=size)
+
     with StandIn(organization) as standin:
         rig = Rig(standin, rig.cache)
         async with rig.mount(max_retries=1) as mount:
             fault = rig.fault(Corrupt(at=size // 2), "storage")
             result = (await download(mount, out, kinds={"images"})).result()
+
             assert (result["success"], result["failed"], fault.hits) == (False, 1, 2)
             assert "another checksum" in result["failures"][0]["error"]
             assert os.listdir(out / "images") == []
+
             standin.faults.clear()
             await landed(mount, out)
 
@@ -473,14 +502,19 @@ async def test_d6_one_bad_image_is_told_and_the_rest_lands(rig: Rig, out: Path) 
         rig.fault(error(404, "not_found"), path=lost.id)
         run = await download(mount, out)
         result = run.result()
+
         assert run.error is None
         assert (result["success"], result["failed"], result["missing"]) == (False, 2, 2)
+
         where = f"{lost.directory_path}/{lost.filename}"
+
         assert sorted((each["kind"], each["path"]) for each in result["failures"]) == [
             ("annotation", f"annotations{where}.json"),
             ("image", f"images{where}"),
         ]
+
         rig.standin.faults.clear()
+
         assert (await landed(mount, out))["images_downloaded"] == 1
 
 
@@ -560,10 +594,12 @@ async def test_d5_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig, out
         # was under way when the run ended was counted, and has no answer.
         assert mount.request_stats.reserve == 50
         assert 47 <= (mount.request_stats.remaining or 0) <= 50 + 4
+
         rig.standin.organization.switches.hourly_limit = None
         done = len(mount.asked)
         rig.clock.advance(4000)
         await landed(mount, out)
+
         # Those that had come are not asked for again; the listing is.
         assert mount.asked.count(FILE) == 30
         assert len(mount.asked) - done <= 30 - (done - 5) + 5
@@ -575,9 +611,11 @@ async def test_d5_it_waits_for_the_budget_and_images_don_t(
 ) -> None:
     """Neither the files one by one nor their export holds up an image."""
     rig.standin.organization.switches.hourly_limit = limit
+
     async with rig.mount(key=rig.standin.keys["admin"]) as mount:
         seen: list[dict[str, Any]] = []
         sleep = rig.clock.sleep
+
         with Folder(out) as folder:
             run = DownloadJob(mount.library, folder, DownloadRequest("small", bulk=bulk))
 
@@ -589,8 +627,11 @@ async def test_d5_it_waits_for_the_budget_and_images_don_t(
 
             rig.clock.sleep = noting  # type: ignore[method-assign]
             await run.run()
+
         assert run.result()["success"]
+
         waiting = [each for each in seen if each["state"] == "waiting"]
+
         assert waiting
         assert all(each["until"] > 0 for each in waiting)
         assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
@@ -623,11 +664,14 @@ async def test_d3_a_run_that_is_cancelled_keeps_what_has_come(rig: Rig, out: Pat
                 while run.progress()["files_done"] < 5:  # noqa: ASYNC110 - nothing tells it
                     await trio.sleep(0.005)
                 run.cancel()
+
         assert run.finished.is_set()
         assert 5 <= 30 - run.missing < 30
         assert not run.result()["success"]
+
         rig.standin.organization.switches.storage_latency = 0
         await landed(mount, out)
+
         assert len(rig.standin.log.requests("storage")) <= 30 + 2
         assert tree(out).items() >= whole(rig).items()
 
@@ -639,12 +683,18 @@ async def test_d3_a_disk_that_fills_ends_the_run(rig: Rig, out: Path, small_disk
             run = await download(mount, small_disk / "out", "dataset-0", kinds={"images"})
             assert isinstance(run.error, DiskFull)
             assert "No space left" in str(run.error)
+
             result = run.result()
+
             assert "bytes are missing" in result["notice"]
             assert 20 <= result["files_done"] < 60
+
             files = tree(small_disk / "out/images")
+
             assert len(files) == result["files_done"]
+
             wanted = whole(rig, "dataset-0")
+
             assert all(data == wanted[f"images/{name}"] for name, data in files.items())
 
 
@@ -661,6 +711,7 @@ async def test_b7_d3_a_file_has_the_length_that_came_whatever_was_listed(
     org.add_image(org["small"], "odd.jpg", size=3_000_000, file_size=listed)
     rig.standin.switches.storage_framing = framing
     rig.standin.switches.hash_header = hashed
+
     async with rig.mount(max_retries=0) as mount:
         await landed(mount, out, kinds={"images"})
         assert (
@@ -668,8 +719,10 @@ async def test_b7_d3_a_file_has_the_length_that_came_whatever_was_listed(
             >= {k: v for k, v in whole(rig).items() if k.startswith("images/")}.items()
         )
         assert rig.standin.log.count("storage") <= 30 + 3
+
         mount.forget_log()
         await landed(mount, out, kinds={"images"})
+
         assert rig.standin.log.count("storage") == 0
 
 
@@ -709,6 +762,7 @@ async def test_b5_d3_an_image_that_is_replaced_while_it_comes_is_never_mixed(
         await exchange.close()
 
     rig.fault(replaced, "storage", image.id, times=1)
+
     async with rig.mount() as mount:
         await landed(mount, out, kinds={"images"})
         assert tree(out)["images/odd.jpg"] == image.body().read(0, 3_000_000)

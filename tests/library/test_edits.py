@@ -69,6 +69,7 @@ async def test_w6_a_list_that_was_asked_for_before_takes_no_change_back(
     mount.clock.advance(301)
     late = Late()
     mount.standin.faults.add(Fault(Match(path="/datasets/", method="GET"), late, times=1))
+
     async with (
         rig.mount(writable=True, key=mount.standin.keys["admin"]) as other,
         trio.open_nursery() as nursery,
@@ -78,6 +79,7 @@ async def test_w6_a_list_that_was_asked_for_before_takes_no_change_back(
         await work(other.library.edits)
         assert await shown(other) == names
         late.let_go.set()
+
     assert await shown(mount) == names
     assert sorted(each.name for each in mount.standin.organization.datasets.values()) == names
 
@@ -128,6 +130,7 @@ async def test_w3_the_answer_must_be_about_this_dataset(mount: Mount) -> None:
         return {"data": body["data"] | {"id": empty.id, "image_count": 0}}
 
     mount.standin.faults.add(Fault(Match(method="GET", path="/datasets/{dataset}"), Mutate(other)))
+
     assert isinstance(
         await error_of(lambda: mount.tree.remove_folder(DATASETS, "one")), InvalidResponse
     )
@@ -147,6 +150,7 @@ async def test_w5_a_refusal_costs_one_request_and_says_why(rig: Rig, mount: Moun
     async with rig.mount(writable=True, key=mount.standin.keys["viewer"]) as viewer:
         await shown(viewer)
         mount.forget_log()
+
         for work in (
             lambda: viewer.tree.make_folder(DATASETS, "new"),
             lambda: viewer.tree.rename(DATASETS, "one", DATASETS, "new"),
@@ -155,8 +159,10 @@ async def test_w5_a_refusal_costs_one_request_and_says_why(rig: Rig, mount: Moun
             refused = await error_of(work)
             assert isinstance(refused, Forbidden)
             assert "use a key with a higher role" in str(refused)
+
         assert await shown(viewer) == ["one"]
         assert viewer.library.connectivity.error is None
+
     assert mount.standin.log.count(method="GET") == 3  # rmdir looks first
 
 
@@ -182,9 +188,12 @@ async def test_w1_a_change_takes_one_request_and_rmdir_four(mount: Mount) -> Non
     mount.forget_log()
     await mount.tree.make_folder(DATASETS, "new")
     await mount.tree.rename(DATASETS, "new", DATASETS, "newer")
+
     assert mount.asked == ["POST /datasets/", "PATCH /datasets/{dataset}"]
+
     mount.forget_log()
     await mount.tree.remove_folder(DATASETS, "newer")
+
     assert mount.asked == [
         "GET /datasets/{dataset}",
         "GET /images/",
@@ -217,10 +226,13 @@ async def test_w6_a_list_that_is_always_too_old_is_left_to_the_next_look(mount: 
     mount.clock.advance(301)
     mount.forget_log()
     await mount.library.listing.datasets()
+
     assert mount.asked == ["GET /datasets/"] * 3
     assert mount.catalog.dataset_by_entry("one")
+
     mount.standin.faults.remove(fault)
     mount.forget_log()
+
     assert await shown(mount) == ["one"]
     assert mount.asked == ["GET /datasets/"]
 
@@ -229,12 +241,18 @@ async def test_w6_a_list_that_is_always_too_old_is_left_to_the_next_look(mount: 
 async def test_o6_a_change_asks_where_reads_were_just_refused(mount: Mount, do: Any) -> None:
     edits = mount.library.edits
     assert edits is not None
+
     await mount.list("/datasets")
     fault = mount.standin.faults.add(Fault(Match("api"), do))
+
     assert await error_of(lambda: mount.list("/datasets/one/images")) is not None
+
     asked = len(mount.asked)
+
     assert await error_of(lambda: mount.list("/datasets/one/images")) is not None
     assert len(mount.asked) == asked
+
     mount.standin.faults.remove(fault)
     await edits.create("new")
+
     assert mount.asked[asked] == "POST /datasets/"

@@ -115,13 +115,17 @@ async def test_q5_5_000_annotations_cost_at_most_20_requests(
         async with rig.mount(key=standin.keys[role], timeout=100.0) as mount:
             await mount.library.listing.datasets()
             row = mount.catalog.dataset_by_entry("dataset-0")
+
             assert row is not None
+
             await mount.library.exports.fetch(row.key)
+
             for image in standin.organization["dataset-0"].images.values():
                 path = (
                     f"/datasets/dataset-0/annotations{image.directory_path}/{image.filename}.json"
                 )
                 assert await mount.read(path) == annotation_bytes(standin, image)
+
             assert len(mount.asked) == 11, mount.asked
             assert fetched(mount) == 1
             assert mount.asked.count(REMOVE) == 1
@@ -198,10 +202,12 @@ async def test_r2_an_export_that_fails_leaves_nothing_behind(
         assert isinstance(await export(mount), kind)
         assert exports_left(rig) == 0
         assert litter(rig) == []
+
         rig.standin.faults.clear()
         mount.forget_log()
         rig.clock.advance(4000)
         await all_right(mount, rig)
+
         assert fetched(mount) == 30
 
 
@@ -307,10 +313,14 @@ async def test_b2_a_bad_archive_stores_nothing_wrong(
     ) as mount:
         rig.fault(Repack(change), "storage", ZIPS)
         assert await export(mount) is None
+
         mount.forget_log()
         await all_right(mount, rig)
+
         assert fetched(mount) == missing
+
         warned = [each for each in caplog.records if "left out" in each.message]
+
         assert len(warned) == (missing not in (0, 30) or name in {"no-json", "bomb"})
 
 
@@ -322,6 +332,7 @@ async def test_counts_of_what_is_left_out(rig: Rig, caplog: pytest.LogCaptureFix
     async with rig.mount(key=member(rig)) as mount:
         rig.fault(Repack(change), "storage", ZIPS)
         assert await export(mount) is None
+
     assert (
         "left out 3 of 31 files, 1 malformed, 1 of another shape, 1 of unknown images"
         in caplog.text
@@ -354,10 +365,13 @@ async def test_b2_files_that_the_api_would_send_otherwise_are_refused(
         rig.fault(Repack(change), "storage", ZIPS)
         failure = await export(mount)
         probes = fetched(mount)
+
         assert probes <= 2
         assert isinstance(failure, InvalidResponse) or probes == 0
+
         mount.forget_log()
         await all_right(mount, rig)
+
         assert fetched(mount) == 30 - probes
 
 
@@ -390,6 +404,7 @@ class Meanwhile:
 async def test_what_was_heard_of_since_the_export_began_is_newer(rig: Rig, heard: str) -> None:
     image = list(rig.standin.organization["small"].images.values())[7]
     path = f"/datasets/small/annotations{image.directory_path}/{image.filename}.json"
+
     async with rig.mount(key=member(rig)) as mount, trio.open_nursery() as nursery:
         await mount.list("/datasets/small/annotations/part-000")
         meanwhile = Meanwhile()
@@ -397,15 +412,18 @@ async def test_what_was_heard_of_since_the_export_began_is_newer(rig: Rig, heard
         nursery.start_soon(export, mount)
         await trio.to_thread.run_sync(meanwhile.begun.wait)
         rig.standin.organization.set_annotations(image, [])
+
         if heard == "by a reader":
             assert await mount.read(path) == annotation_bytes(rig.standin, image)
         else:
             rig.clock.advance(4000)
             await mount.library.listing.all_images(small(mount))
+
         meanwhile.go.set()
         await mount.settle()
         mount.forget_log()
         await all_right(mount, rig)
+
         assert fetched(mount) == (heard == "by a listing")
 
 
@@ -458,12 +476,16 @@ async def test_reads_go_on_where_none_may_be_made(
 async def test_an_export_leaves_the_reserve(rig: Rig) -> None:
     """What reads begin stops before what is kept for a person; the removal is owed all the same."""
     rig.standin.organization.switches.hourly_limit = 70
+
     async with rig.mount(key=rig.standin.keys["admin"], bulk_annotations=True) as mount:
         images = list(rig.standin.organization["small"].images.values())
         await mount.list("/datasets/small/annotations/part-000")
+
         for image in images[:25]:
             await mount.read(
                 f"/datasets/small/annotations{image.directory_path}/{image.filename}.json"
             )
+
         await mount.settle()
+
         assert exports_left(rig) == 0

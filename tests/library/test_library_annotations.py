@@ -171,9 +171,12 @@ async def test_o1_in_doubt_and_without_a_server_the_old_version_serves(
         edit(rig)
         await mount.library.refresh(None)
         fault = rig.fault(do)
+
         assert await mount.read(NOTE) == before
+
         rig.standin.faults.remove(fault)
         mount.clock.advance(PROBE_LIMIT_S + 1)  # a refusal is believed for a while (O6)
+
         assert await mount.read(NOTE) == annotation_bytes(rig.standin, image_of(rig))
 
 
@@ -241,6 +244,7 @@ async def test_o1_everything_that_was_read_is_read_again_without_a_server(rig: R
     ports = [int(url.rpartition(":")[2]) for url in (rig.standin.api_url, rig.standin.storage_url)]
     rig.standin.stop()
     mount = None
+
     async with rig.mount(ttl=50, max_retries=1) as mount:
         mount.clock.advance(60)
         assert await mount.walk() == first
@@ -248,6 +252,7 @@ async def test_o1_everything_that_was_read_is_read_again_without_a_server(rig: R
         assert isinstance(
             await error_of(lambda: mount.read("/datasets/small/images/nothing.jpg")), PictofsError
         )
+
         with StandIn(rig.standin.organization, api_port=ports[0], storage_port=ports[1]) as again:
             again.organization.add_dataset("meanwhile")
             mount.clock.advance(16)
@@ -259,12 +264,14 @@ async def test_o2_what_was_never_read_has_an_errno_without_a_server(rig: Rig) ->
     async with rig.mount() as mount:
         await mount.walk(read=False)
     rig.standin.stop()
+
     async with rig.mount(max_retries=1) as mount:
         counts = []
         for _ in range(3):
             for path in (NOTE, "/datasets/small/images/part-000/image-000000.jpg"):
                 assert await error_of(lambda path=path: mount.read(path))
             counts.append(descriptors(rig))
+
         assert counts == counts[:1] * 3
         assert mount.tree.open_files == 0
 
@@ -296,6 +303,7 @@ async def test_q5_files_that_come_together_are_kept_together(
 
         assert sum(written) == len(paths) == 12
         assert len(written) < len(paths)
+
         for number in range(12):
             expected = annotation_bytes(rig.standin, image_of(rig, number))
             (path,) = (each for each in paths if f"image-{number:06d}." in each)
@@ -314,6 +322,7 @@ async def test_c4_files_that_come_together_are_read_though_none_can_be_kept(
 
         monkeypatch.setattr(mount.library.images, "learn_annotations", full)
         monkeypatch.setattr(mount.blob_cache, "put", full)
+
         async with trio.open_nursery() as nursery:
             for path in paths:
                 nursery.start_soon(mount.read, path)

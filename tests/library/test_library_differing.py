@@ -62,8 +62,10 @@ async def test_l6_what_was_found_out_is_remembered_for_a_week(rig: Rig, how: str
             mount.forget_log()
             await mount.list(SMALL)
             assert mount.asked == asked
+
     differ(rig, embedded_listing="full")
     rig.clock.advance(8 * 86_400.0)
+
     async with rig.mount() as mount:
         mount.forget_log()
         await mount.list(SMALL)
@@ -140,6 +142,7 @@ async def test_l7_a_listing_whose_pages_repeat_ends(tmp_path: Path, total: int |
             return body
 
         rig.fault(Mutate(endless), "api", "/images/")
+
         async with rig.mount() as mount:
             assert len(await mount.list("/datasets/dataset-0/images")) == 1000
             assert mount.asked.count(IMAGES) <= 8
@@ -156,6 +159,7 @@ async def test_l7_an_absurd_total_costs_no_more(tmp_path: Path, embedded: str) -
             return body
 
         rig.fault(Mutate(absurd), "api", "/images/")
+
         async with rig.mount() as mount:
             assert len(await mount.list("/datasets/dataset-0/images")) == 1500
             assert mount.asked.count(IMAGES) + mount.asked.count(DATASET) <= 12
@@ -172,6 +176,7 @@ async def test_l7_pages_of_bad_rows_alone_end(tmp_path: Path) -> None:
             return body
 
         rig.fault(Mutate(bad), "api", "/images/")
+
         async with rig.mount() as mount:
             assert await mount.list("/datasets/dataset-0/images") == {}
             assert mount.asked.count(IMAGES) <= 6
@@ -191,6 +196,7 @@ async def test_l7_a_listing_that_never_ends_is_an_error(tmp_path: Path) -> None:
             return body
 
         rig.fault(Mutate(more), "api", "/images/")
+
         async with rig.mount() as mount:
             await mount.list("/datasets")
             (dataset,) = mount.catalog.datasets_after(0, 9)
@@ -230,11 +236,14 @@ async def test_l6_without_signed_urls_too_they_come_by_path(rig: Rig, status: in
     for name in ("with space.jpg", "100%.jpg", "hash#?.jpg", "ünï 画像.jpg", "plus+and&amp;.jpg"):
         org.add_image(org["small"], name, "/with space/ünï #%")
     rig.fault(Mutate(lambda body: {"data": {"items": []}}), "api", DOWNLOAD[4:])
+
     async with rig.mount() as mount:
         assert listed(await mount.walk()) == listed(expected(rig.standin))
         assert mount.asked.count(BY_ID) == 1
         assert mount.asked.count(BY_PATH) == 17
+
     rig.clock.advance(60)
+
     async with rig.mount() as mount:
         org.add_image(org["small"], "new.jpg")
         await mount.library.refresh(None)
@@ -262,10 +271,12 @@ async def test_l6_a_path_that_is_not_the_images_alone_is_not_read(rig: Rig) -> N
         for name in ("metadata", "‛..", "twin.jpg"):
             error = await nowhere(rig, mount, f"{SMALL}/part-000/{name}")
             assert isinstance(error, PictofsError), name
+
         first: Image = dataset.at("/part-000", "image-000000.jpg")
         org.remove_image(first)
         org.add_image(dataset, "image-000000.jpg", "/part-000", size=first.size)
         error = await nowhere(rig, mount, f"{SMALL}/part-000/image-000000.jpg")
+
         assert isinstance(error, NoSuchEntry)
         assert mount.asked.count(BY_PATH) == 0
 
@@ -289,14 +300,18 @@ async def test_l6_a_deleted_image_is_gone_and_not_the_route(rig: Rig) -> None:
 async def test_l6_without_metadata_by_id_links_find_what_is_listed(rig: Rig, status: int) -> None:
     differ(rig, metadata_by_id=status)
     images = list(rig.standin.organization["small"].images.values())
+
     async with rig.mount() as mount:
         await mount.look(f"{SMALL}/part-000/{images[0].filename}")
         mount.forget_log()
+
         for _ in range(3):
             error = await error_of(lambda: mount.look(f"/by-id/{images[1].id}"))
             assert isinstance(error, NoSuchEntry)
+
         assert mount.asked.count("GET /images/{image_id:uuid}/metadata") <= 2
         assert mount.library.traits.all()["metadata"] == "absent"
+
         await mount.list(f"{SMALL}/part-000")
         await mount.look(f"/by-id/{images[1].id}")
 
@@ -348,11 +363,14 @@ async def test_v8_a_readme_is_a_file(rig: Rig) -> None:
         assert isinstance(
             await error_of(lambda: mount.look("/datasets/small/README.md")), NoSuchEntry
         )
+
         for text in ("# Ünï\n", "# Other\n"):
             dataset.readme = text
             mount.clock.advance(11)
             assert "README.md" in await mount.list("/datasets/small")
             assert await mount.read("/datasets/small/README.md") == text.encode()
+
         dataset.readme = None
         mount.clock.advance(11)
+
         assert "README.md" not in await mount.list("/datasets/small")

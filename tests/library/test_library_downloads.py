@@ -121,7 +121,9 @@ async def test_e2_storage_that_fails_for_one_image_fails_it_alone(rig: Rig, name
         for number in range(2, 12):
             path = f"/datasets/small/images/part-{number % 3:03d}/image-{number:06d}.jpg"
             assert await mount.read(path) == right(rig, path)
+
         rig.standin.faults.remove(fault)
+
         assert await mount.read(SECOND) == right(rig, SECOND)
 
 
@@ -159,9 +161,11 @@ async def test_many_readers_of_a_broken_image_share_its_failure(rig: Rig) -> Non
         rig.fault(error(503), "api", KEYED[4:])
         rig.fault(error(503), "storage")
         mount.forget_log()
+
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(error_of, lambda: mount.tree.open(inode))
+
         assert rig.standin.log.count() <= 3
 
 
@@ -220,6 +224,7 @@ async def test_m2_unmounting_does_not_wait_for_a_server_that_hangs(rig: Rig) -> 
             rig.standin.log.clear()
             while not rig.standin.log.count():  # noqa: ASYNC110 - the server is in another thread
                 await trio.sleep(0.001)
+
     assert [path for path in blobs(rig) if "~" in path.name] == []
 
 
@@ -230,13 +235,18 @@ async def test_m2_unmounting_does_not_wait_for_a_server_that_hangs(rig: Rig) -> 
 async def test_s1_s4_the_size_is_exact_whatever_the_listing_says(rig: Rig, listed: int) -> None:
     image_at(rig, SECOND).file_size = listed
     rig.standin.organization["small"].touch()
+
     async with rig.mount() as mount:
         await mount.read(FIRST)
         opened = await mount.open(SECOND)
+
         assert opened.attributes.size == 20_000
+
         mount.tree.close(opened.handle)
+
         assert await mount.read(SECOND) == right(rig, SECOND)
         assert (await mount.look(SECOND)).size == 20_000
+
     async with rig.mount() as mount:
         assert (await mount.look(SECOND)).size == 20_000
 
@@ -254,13 +264,17 @@ async def test_b3_without_signed_urls_a_cut_answer_fails_rather_than_be_wrong(ri
         await mount.list("/datasets/small/images/part-000")
         cut = rig.fault(Truncate(5000), "api", KEYED[4:])
         down = rig.fault(error(503), "api", BATCH[4:])
+
         for path in (FIRST, SECOND):
             failure = await error_of(lambda path=path: mount.read(path))
             assert failure is not None
             assert failure.errno == errno.EIO
+
         assert list(blobs(rig)) == []
+
         for each in (cut, down):
             rig.standin.faults.remove(each)
+
         assert await mount.read(FIRST) == right(rig, FIRST)
 
 
@@ -271,21 +285,27 @@ async def test_b3_signed_urls_that_could_not_be_had_are_asked_for_once_more(
     for path in LYING:
         image_at(rig, path).file_size = 7
     rig.standin.organization["small"].touch()
+
     async with rig.mount(max_retries=0) as mount:
         await mount.list("/datasets/small/images/part-000")
         down = rig.fault(do, "api", BATCH[4:])
         await mount.read(FIRST)
         await mount.read(SECOND)  # by the API's route: the batch fails
+
         assert mount.asked.count(BATCH) == 1
+
         for _ in range(3):
             failure = await error_of(lambda: mount.read(LYING[0]))
             assert failure is not None
             assert failure.errno == errno.EIO
+
         assert mount.asked.count(BATCH) == 2  # and not for each answer that is not believed
+
         rig.clock.advance(11)
         rig.standin.faults.remove(down)
         for path in LYING:
             assert await mount.read(path) == right(rig, path)
+
         assert mount.asked.count(BATCH) == 3
 
 
@@ -398,6 +418,7 @@ async def test_q4_images_past_the_batch_are_read_by_their_status(tmp_path: Path)
             }
             for name in await mount.list(folder):
                 assert await mount.read(f"{folder}/{name}") == image_bytes(images[name])
+
             assert mount.asked.count(BATCH) <= 4
             assert mount.asked.count(KEYED) == 1
 
@@ -429,6 +450,7 @@ async def test_c5_readers_of_one_image_share_one_download(rig: Rig) -> None:
         async with trio.open_nursery() as nursery:
             for _ in range(16):
                 nursery.start_soon(read)
+
         assert got == [right(rig, SECOND)] * 16
         assert rig.standin.log.count("storage") == 1
 
@@ -466,10 +488,13 @@ async def test_b4_a_damaged_blob_is_fetched_again_and_never_served(
     for name in ("a.jpg", "b.jpg"):
         org.add_image(org["small"], name, size=size)
     images = {each.filename: each for each in org["small"].images.values()}
+
     async with rig.mount() as mount:
         for name in ("a.jpg", "b.jpg"):
             await mount.read(f"/datasets/small/images/{name}")
+
     first, second = (next(blobs_of(rig, images[name])) for name in ("a.jpg", "b.jpg"))
+
     if damage == "flip":
         flip(first)
     elif damage == "truncate":
@@ -480,6 +505,7 @@ async def test_b4_a_damaged_blob_is_fetched_again_and_never_served(
         first.write_bytes(second.read_bytes())
     else:
         first.unlink()
+
     async with rig.mount() as mount:
         for name in ("a.jpg", "b.jpg"):
             assert await mount.read(f"/datasets/small/images/{name}") == image_bytes(images[name])
@@ -509,14 +535,18 @@ async def test_c4_a_cache_that_takes_nothing_is_read_past(rig: Rig) -> None:
 async def test_c4_a_catalog_that_takes_no_more_does_not_keep_bytes_from_readers(rig: Rig) -> None:
     image_at(rig, SECOND).file_size = 7
     rig.standin.organization["small"].touch()
+
     async with rig.mount() as mount:
         await mount.list("/datasets/small/images/part-001")
         with mount.catalog.database.write() as db:
             db.execute("PRAGMA query_only = 1")
+
         assert await mount.read(SECOND) == right(rig, SECOND)
         assert await mount.read("/datasets/small/annotations/part-001/image-000001.jpg.json")
+
         opened = descriptors(rig)
         await mount.read(SECOND)
+
         assert descriptors(rig) == opened
 
 
@@ -529,14 +559,18 @@ async def test_t3_a_reader_that_gives_up_at_any_moment_leaves_nothing_behind(rig
         await mount.read(FIRST)
         await mount.read(SECOND)
         before = descriptors(rig)
+
         for number in range(2, 12):
             path = f"/datasets/small/images/part-{number % 3:03d}/image-{number:06d}.jpg"
             for steps in range(0, 40, 3):
                 await cancelled_after(mount, path, steps)
+
         await mount.settle()
+
         for number in range(12):
             path = f"/datasets/small/images/part-{number % 3:03d}/image-{number:06d}.jpg"
             assert await mount.read(path) == right(rig, path)
+
         assert mount.tree.open_files == 0
         assert descriptors(rig) == before
         assert [path for path in blobs(rig) if "~" in path.name] == []
@@ -591,6 +625,7 @@ async def test_m2_unmounting_at_any_moment_ends_and_leaves_no_descriptor(
                 mount.nursery.start_soon(mount.tree.open, inode)
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
+
     assert descriptors(rig) == before
 
 
@@ -602,8 +637,11 @@ async def test_c5_t2_another_process_that_stands_still_in_a_download_keeps_nobod
         image = mount.catalog.image(Inode.of((await mount.look(SECOND)).inode).key)
         name = mount.library.cache.image_blob_name(image)
         other = BlobCache(rig.cache / "blobs", limit=1 << 30, reserve=FreeSpace(), clock=rig.clock)
+
         with other.open_partial(name, 20_000):
             assert await mount.read(SECOND) == right(rig, SECOND)
             assert mount.library.downloads.is_kept(image)
+
         other.close()
+
         assert await mount.read(SECOND) == right(rig, SECOND)

@@ -71,12 +71,14 @@ async def test_b3_a_passing_fault_is_not_seen(
     if route == "api" and name in ("expired", "redirect"):
         pytest.skip("the API's own refusals are final")
     rig.standin.switches.storage_range = rig.standin.switches.api_range = ranges
+
     async with rig.mount() as mount:
         if route == "storage":
             await warm(mount)
         rig.fault(FAULTS[name], route, None if route == "storage" else KEYED, times=1)
         assert await mount.read(PATH) == image_bytes(large)
         assert rig.standin.log.key_leaks == []
+
     no_partial_blobs(rig)
 
 
@@ -132,6 +134,7 @@ async def test_b6_readers_all_over_a_file_are_right_and_cost_few_transfers(
 ) -> None:
     rig.standin.switches.storage_latency = 0.005
     right = image_bytes(large)
+
     async with rig.mount() as mount:
         await warm(mount)
         opened = await mount.open(PATH)
@@ -147,7 +150,9 @@ async def test_b6_readers_all_over_a_file_are_right_and_cost_few_transfers(
             async with trio.open_nursery() as nursery:
                 for number in range(10):
                     nursery.start_soon(read, (number * 7 % 10) * 1_200_000)
+
         assert rig.standin.log.count("storage") <= 40
+
     no_partial_blobs(rig)
 
 
@@ -168,7 +173,9 @@ async def test_many_who_open_a_large_file_at_once_share_one_transfer(
             async with trio.open_nursery() as nursery:
                 for _ in range(8):
                     nursery.start_soon(first_bytes)
+
         assert rig.standin.log.count("storage") == 1
+
         for opened in got:
             assert await mount.rest(opened) == image_bytes(large)
 
@@ -191,10 +198,13 @@ async def test_readers_that_leave_leave_no_descriptor(rig: Rig, large: Image, sh
         opened = await mount.open(PATH)
         await mount.tree.read(opened.handle, int(SIZE * share) - 100, 100)
         mount.tree.close(opened.handle)
+
         with trio.fail_after(5):
             while descriptors(rig) > before:  # noqa: ASYNC110 - the transfer ends by itself
                 await trio.sleep(0.001)
+
         assert await mount.read(PATH) == image_bytes(large)
+
     no_partial_blobs(rig)
 
 
@@ -218,6 +228,7 @@ async def test_b5_bytes_that_change_half_way_are_not_mixed(rig: Rig, large: Imag
             assert await mount.rest(opened) == before
         mount.tree.close(opened.handle)
         large.seed = large.id
+
         assert await mount.read(PATH) == before
 
 
@@ -258,14 +269,17 @@ async def test_a_reader_that_gives_up_leaves_nothing(rig: Rig, large: Image, ste
     async with rig.mount() as mount:
         await warm(mount)
         before = descriptors(rig)
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mount.read, PATH)
             for _ in range(steps):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
+
         with trio.move_on_after(5):
             while descriptors(rig) > before:  # noqa: ASYNC110 - the transfer ends by itself
                 await trio.sleep(0.001)
+
         assert descriptors(rig) == before
         assert await mount.read(PATH) == image_bytes(large)
 

@@ -55,19 +55,26 @@ async def test_b7_the_answer_tells_the_length(
     image = add(rig, 12 * MIB, listed)
     rig.standin.switches.storage_framing = framing
     rig.standin.switches.hash_header = hashed
+
     async with rig.mount() as mount:
         await warm(mount)
         opened = await mount.open(PATH)
+
         assert opened.attributes.size == 12 * MIB
         assert await mount.rest(opened) == image_bytes(image)
+
         mount.tree.close(opened.handle)
+
         # One; one more where the listing had it for a small file; and one that proves what no hash
         # does.
         assert asked(rig) <= 1 + (listed <= 8 * MIB) + (not hashed)
+
         mount.forget_log()
+
         assert await mount.read(PATH) == image_bytes(image)
         assert rig.standin.log.count() == 0
         assert (await mount.look(PATH)).size == 12 * MIB
+
     async with rig.mount() as mount:
         assert await mount.read(PATH) == image_bytes(image)
 
@@ -82,11 +89,14 @@ async def test_b7_the_answer_tells_the_length_by_the_keyed_route(
     rig.standin.switches.api_framing = framing
     rig.standin.switches.api_range = ranges
     without_urls(rig)
+
     async with rig.mount() as mount:
         await warm(mount)
         assert await mount.read(PATH) == image_bytes(image)
         assert asked(rig) <= 3
+
         mount.forget_log()
+
         assert await mount.read(PATH) == image_bytes(image)
         assert rig.standin.log.count() == 0
 
@@ -100,12 +110,16 @@ async def test_b7_the_answer_tells_the_length_past_the_cache(
     image = add(rig, 12 * MIB, listed)
     rig.standin.switches.storage_framing = framing
     rig.standin.switches.storage_range = ranges
+
     async with rig.mount(cache_size=2 * MIB) as mount:
         await warm(mount)
         opened = await mount.open(PATH)
+
         assert opened.attributes.size == 12 * MIB
         assert await mount.rest(opened) == image_bytes(image)
+
         mount.tree.close(opened.handle)
+
         assert asked(rig) <= 5
 
 
@@ -119,12 +133,16 @@ async def test_b7_small_files_have_the_length_that_came(
     image = add(rig, size, listed)
     rig.standin.switches.storage_framing = framing
     rig.standin.switches.hash_header = hashed
+
     async with rig.mount() as mount:
         await warm(mount)
         opened = await mount.open(PATH)
+
         assert opened.attributes.size == size
         assert await mount.rest(opened) == image_bytes(image)
+
         mount.tree.close(opened.handle)
+
         assert asked(rig) <= 2 + (listed > 8 * MIB)
 
 
@@ -204,10 +222,12 @@ async def test_c1_a_listing_that_says_far_too_much_evicts_nothing(rig: Rig) -> N
             await mount.read(f"/datasets/small/images/{image.filename}")
         await mount.read(PATH)
         mount.forget_log()
+
         for image in others:
             assert await mount.read(f"/datasets/small/images/{image.filename}") == image_bytes(
                 image
             )
+
         assert rig.standin.log.count("storage") == 0
 
 
@@ -251,8 +271,11 @@ async def test_b8_a_file_that_is_listed_too_large_is_fetched_once(
         await warm(mount)
         before = sum(mount.request_stats.bytes_in.values())
         opened = await mount.open(PATH)
+
         assert await mount.tree.read(opened.handle, 0, 100) == image_bytes(image)[:100]
+
         mount.tree.close(opened.handle)
+
         assert await quiet(mount) <= 2
         assert sum(mount.request_stats.bytes_in.values()) - before <= 19 * MIB
 
@@ -264,6 +287,7 @@ async def test_b8_answers_that_bring_nothing_new_come_to_an_end(
 ) -> None:
     add(rig, 12 * MIB, 12 * MIB)
     rig.standin.switches.storage_framing = framing
+
     async with rig.mount(
         max_retries=3, cache_size=64 * MIB if keep == "cached" else 2 * MIB
     ) as mount:
@@ -271,6 +295,7 @@ async def test_b8_answers_that_bring_nothing_new_come_to_an_end(
         rig.fault(Close(after=1 * MIB), "storage")
         before = sum(mount.request_stats.bytes_in.values())
         failure = await error_of(lambda: mount.read(PATH))
+
         assert failure is not None
         assert failure.errno == errno.EIO
         assert await quiet(mount) <= 9
@@ -283,6 +308,7 @@ async def test_b8_a_server_that_gives_a_byte_at_a_time_is_given_up(rig: Rig) -> 
     async def stingy(exchange) -> None:
         """A part of one byte, whatever was asked."""
         answer = await exchange.collect()
+
         if answer.status == 206:
             first = answer.header(b"content-range").split(b"-")[0].removeprefix(b"bytes ")
             answer.set_header(b"content-range", b"bytes %s-%s/%d" % (first, first, 12 * MIB))
@@ -291,6 +317,7 @@ async def test_b8_a_server_that_gives_a_byte_at_a_time_is_given_up(rig: Rig) -> 
             await exchange.write_raw(answer, answer.body[:1000])
             await exchange.close()
             return
+
         await exchange.answer(answer)
 
     async with rig.mount() as mount:
@@ -306,12 +333,15 @@ async def test_b8_nothing_is_asked_for_once_the_last_reader_has_left(rig: Rig) -
         await warm(mount)
         rig.fault(Close(after=8 * MIB), "storage")
         opened = await mount.open(PATH)
+
         assert (
             await mount.tree.read(opened.handle, 7 * MIB, 100)
             == image_bytes(image)[7 * MIB :][:100]
         )
+
         mount.tree.close(opened.handle)
         count = rig.standin.log.count()
+
         assert await quiet(mount) <= count
 
 
@@ -322,6 +352,7 @@ async def test_b8_without_ranges_a_file_past_the_cache_is_one_transfer(
     image = add(rig, 40 * MIB, 40 * MIB)
     rig.standin.switches.storage_range = False
     rig.standin.switches.storage_validators = validators
+
     async with rig.mount(cache_size=2 * MIB) as mount:
         await warm(mount)
         before = sum(mount.request_stats.bytes_in.values())
@@ -354,6 +385,7 @@ async def test_b5_a_file_that_is_replaced_while_it_is_read_is_never_mixed(
     rig.standin.switches.hash_header = False
     image.stored_at = 1_700_000_000.0
     old = image_bytes(image)
+
     async with rig.mount(
         cache_size=64 * MIB if where == "cached" else 2 * MIB, max_retries=1
     ) as mount:
@@ -366,21 +398,27 @@ async def test_b5_a_file_that_is_replaced_while_it_is_read_is_never_mixed(
         rig.standin.clock.advance(3)
         rig.standin.organization.replace_content(image, "another")
         new = image_bytes(image)
+
         with trio.fail_after(20):
             for offset in (1 * MIB, 20 * MIB, 9 * MIB, 0, 4 * MIB, 23 * MIB):
                 try:
                     seen[offset] = await mount.tree.read(opened.handle, offset, 100_000)
                 except PictofsError as error:
                     failures.append(error.errno)
+
         assert set(failures) <= {errno.EIO}
+
         pieces = seen.items()
+
         assert all(data == old[at : at + 100_000] for at, data in pieces) or all(
             data == new[at : at + 100_000] for at, data in pieces
         )
+
         mount.tree.close(opened.handle)
         rig.standin.faults.clear()
         with suppress(PictofsError):
             assert await mount.read(PATH) in (old, new)
+
         assert await mount.read(PATH) in (old, new)
 
 
@@ -393,12 +431,16 @@ async def test_b5_a_transfer_that_breaks_goes_on_where_the_bytes_are_the_same(
         1_700_000_000.0  # long ago: a time of change tells a version only if nothing changed lately
     )
     rig.standin.switches.storage_validators = TELLING[telling]
+
     async with rig.mount() as mount:
         await warm(mount)
         rig.fault(Close(after=16 * MIB), "storage", times=1)
         before = mount.request_stats.bytes_in["storage"]
+
         assert await mount.read(PATH) == image_bytes(image)
+
         moved = mount.request_stats.bytes_in["storage"] - before
+
         assert asked(rig) == 2
         assert moved <= (25 if telling in ("etag", "generation", "modified") else 41) * MIB
 
@@ -408,15 +450,19 @@ async def test_b6_seeks_past_the_cache_without_ranges_or_a_version_are_right(rig
     rig.standin.switches.storage_range = False
     rig.standin.switches.storage_validators = frozenset()
     right = image_bytes(image)
+
     async with rig.mount(cache_size=2 * MIB) as mount:
         await warm(mount)
         opened = await mount.open(PATH)
+
         for offset in (0, 39 * MIB, 17 * MIB, 3 * MIB, 38 * MIB, 40 * MIB - 5):
             assert (
                 await mount.tree.read(opened.handle, offset, 70_000)
                 == right[offset : offset + 70_000]
             )
+
         mount.tree.close(opened.handle)
+
         assert asked(rig) <= 5
 
 
@@ -426,16 +472,20 @@ async def test_b5_the_kernel_keeps_no_page_of_a_version_that_is_gone(
 ) -> None:
     image = add(rig, 24 * MIB, 24 * MIB)
     rig.standin.switches.storage_validators = TELLING[telling]
+
     async with rig.mount(cache_size=2 * MIB, max_retries=0) as mount:
         await warm(mount)
         opened = await mount.open(PATH)
         await mount.tree.read(opened.handle, 0, 1000)
         rig.standin.clock.advance(3)
         rig.standin.organization.replace_content(image, "another")
+
         for offset in (20 * MIB, 0, 23 * MIB):
             with suppress(PictofsError):
                 await mount.tree.read(opened.handle, offset, 1000)
+
         mount.tree.close(opened.handle)
         opened = await mount.open(PATH)
+
         assert not opened.keep
         assert await mount.rest(opened) == image_bytes(image)

@@ -141,6 +141,7 @@ async def test_f2_a_pass_that_began_before_a_change_is_not_taken_for_news(rig: R
     one = org.add_image(org["small"], "one.jpg", "/a", size=700)
     two = org.add_image(org["small"], "two.jpg", "/b", size=700)
     path = f"{IMAGES}/a/one.jpg"
+
     async with rig.mount(ttl=100) as mount:
         await mount.walk(read=False)
         org.add_image(org["small"], "three.jpg", "/a")
@@ -148,6 +149,7 @@ async def test_f2_a_pass_that_began_before_a_change_is_not_taken_for_news(rig: R
 
         held = Hold("include_images=true", made=True)
         rig.fault(held, "api")
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(mount.list, f"{IMAGES}/a")
             await trio.to_thread.run_sync(held.waiting.wait)
@@ -161,6 +163,7 @@ async def test_f2_a_pass_that_began_before_a_change_is_not_taken_for_news(rig: R
                 held.open()
 
             nursery.start_soon(release)
+
             assert await mount.read(path) == image_bytes(two)
 
 
@@ -214,6 +217,7 @@ async def test_f1_names_that_the_kernel_may_hold_are_told_when_they_are_gone(rig
         mount.clock.advance(11)
         await mount.list(f"{IMAGES}/part-000")
         told = {(gone.parent, gone.entry) for gone in drain(mount)}
+
         assert (folder, "image-000000.jpg") in told
 
 
@@ -249,14 +253,17 @@ async def test_f6_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
                     org.remove_image(newest)
                 else:
                     org.move_image(newest, "/moved")
+
                 await exchange.proceed()
 
         rig.fault(Between(), "api", "images_offset|/datasets/[0-9a-f-]{36}$", times=2)
+
         async with rig.mount(ttl=10) as mount:
             await mount.list("/datasets/dataset-0/images")
             mount.clock.advance(11)
             shown = await mount.list("/datasets/dataset-0/images")
             there = [each for each in dataset.images.values() if each.directory_path == "/"]
+
             assert sorted(shown) == sorted(each.filename for each in there) + ["moved"] * (
                 change == "move"
             )
@@ -273,6 +280,7 @@ async def test_a_key_that_sees_a_part_sees_that_part(rig: Rig) -> None:
     org = rig.standin.organization
     key = org.add_key("viewer", {org["small"].id: ("/part-001",)})
     org.add_dataset("not granted")
+
     async with rig.mount(key=key.secret) as mount:
         seen = listed(await mount.walk())
         assert seen == {
@@ -338,11 +346,14 @@ async def test_o1_a_lasting_fault_leaves_what_was_listed(rig: Rig, route: str, d
         first = listed(await mount.walk())
         fault = rig.fault(do, "api", route[4:])
         rig.standin.organization.add_image(rig.standin.organization["small"], "new.jpg")
+
         for _ in range(3):
             mount.clock.advance(60)
             assert listed(await mount.walk()) == first
+
         rig.standin.faults.remove(fault)
         mount.clock.advance(60)
+
         assert await mount.walk() == expected(rig.standin)
         assert mount.library.connectivity.offline_since is None
 
@@ -366,6 +377,7 @@ async def test_l4_one_bad_row_does_not_hide_its_neighbours(rig: Rig) -> None:
         f"{IMAGES}/bad.jpg",
         "/datasets/small/annotations/bad.jpg.json",
     }
+
     for lies in ({"filename": None}, {"id": None}, {"id": 7}, {"filename": ["x"]}):
         bad.lies = lies
         async with rig.mount(ttl=10) as mount:
@@ -395,12 +407,15 @@ async def test_o1_a_revoked_key_serves_the_cache_and_its_return_needs_no_remount
         for key in rig.standin.organization.keys.values():
             key.revoked = True
         mount.clock.advance(60)
+
         assert await mount.walk() == first
         assert isinstance(mount.library.connectivity.error, Unauthorized)
+
         for key in rig.standin.organization.keys.values():
             key.revoked = False
         mount.clock.advance(16)
         rig.standin.organization.add_dataset("meanwhile")
+
         assert await mount.walk() == expected(rig.standin)
 
 
@@ -441,6 +456,7 @@ async def test_f1_a_dataset_that_is_deleted_while_it_is_listed_is_gone(tmp_path:
         standin.faults.add(
             Fault(Match("api", None, "images_offset|/datasets/[0-9a-f-]{36}"), Delete(), times=1)
         )
+
         async with rig.mount(ttl=10) as mount:
             await error_of(lambda: mount.walk(read=False))
             mount.clock.advance(11)
@@ -465,6 +481,7 @@ async def test_f3_what_no_figure_tells_shows_after_twelve_ttls(rig: Rig) -> None
 async def test_f8_a_frozen_mount_asks_for_nothing_that_it_knows(rig: Rig) -> None:
     org = rig.standin.organization
     dataset = org["small"]
+
     async with rig.mount(frozen=True) as mount:
         first = await mount.walk()
         org.add_image(dataset, "new.jpg", "/part-000", size=300)
@@ -474,9 +491,12 @@ async def test_f8_a_frozen_mount_asks_for_nothing_that_it_knows(rig: Rig) -> Non
         org.changed(dataset, "images")
         rig.clock.advance(1e6)
         mount.forget_log()
+
         assert await mount.walk() == first
         assert rig.standin.log.requests() == []
+
         await mount.library.refresh(None)
+
         assert await mount.walk() == expected(rig.standin)
 
 
@@ -496,10 +516,13 @@ async def test_f7_what_is_known_is_shown_within_a_second_and_renewed_behind(
         mount.clock.advance(60)
         with trio.fail_after(4):
             assert await mount.walk(read=False) == first
+
         assert hold.waiting.is_set()
         assert mount.library.connectivity.offline_since is None
+
         hold.open()
         await mount.settle()
+
         # What came behind is there without another wait.
         assert set(await mount.walk(read=False)) == set(expected(rig.standin))
 
@@ -512,12 +535,17 @@ async def test_o3_a_server_that_has_not_answered_for_long_counts_as_away(rig: Ri
         mount.clock.advance(60)
         began = mount.clock.wall()
         await mount.walk(read=False)
+
         assert mount.library.connectivity.offline_since is None
+
         mount.clock.advance(6)
+
         assert mount.library.connectivity.offline_since == pytest.approx(began, abs=1)
         assert isinstance(mount.library.connectivity.error, TimedOut)
+
         hold.open()
         await mount.settle()
+
         assert mount.library.connectivity.offline_since is None
 
 

@@ -45,11 +45,13 @@ async def test_b5_what_was_open_is_opened_again_with_the_same_answer(rig: Rig) -
         first = await mount.tree._images.open(mount.tree._node(inode)[0])
         first.content.close()
         opened = mount.tree.reopen(inode)
+
         assert opened is not None
         assert (opened.attributes, opened.keep) == (first.attributes, True)
         assert not opened.renew_size
         assert not opened.direct
         assert mount.tree.read_at_once(opened.handle, 0, 1 << 20) == image_bytes(image_of(rig))
+
         mount.tree.close(opened.handle)
 
         assert mount.library.read_stats.hits == hits + 2
@@ -63,14 +65,18 @@ async def test_s8_not_once_the_catalog_has_another_size(rig: Rig) -> None:
         assert reopens(mount, inode)
 
         image = image_of(rig)
+
         async with rig.mount() as other:
             rig.standin.organization.update_image(image, file_size=21_000)
             await other.library.refresh("small")
             await other.list("/datasets/small/images/part-000")
 
         assert not reopens(mount, inode)
+
         opened = await mount.tree.open(inode)
+
         assert opened.renew_size
+
         mount.tree.close(opened.handle)
 
 
@@ -91,6 +97,7 @@ async def test_b4_not_once_its_blob_was_touched(rig: Rig, change: str) -> None:
         name = image_of(rig).id
         (blob,) = [path for path in blobs(rig) if name in path.name]
         data = blob.read_bytes()
+
         if change == "flipped":
             blob.write_bytes(bytes([data[0] ^ 1]) + data[1:])
         elif change == "cut":

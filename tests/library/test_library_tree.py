@@ -44,11 +44,13 @@ async def test_l2_images_of_a_renamed_directory_outlive_the_tree_that_is_read_af
     org = rig.standin.organization
     dataset = org["small"]
     image = org.add_image(dataset, "a.jpg", "/old", size=300)
+
     async with rig.mount() as mount:
         await mount.look("/datasets/small/images/old")
         org.rename_directory(dataset, "/old", "new")
         await mount.list("/datasets/small/images")  # names /new, which no directory is called yet
         rig.clock.advance(301)
+
         assert await mount.read("/datasets/small/images/new/a.jpg") == image_bytes(image)
         assert await mount.walk() == expected(rig.standin)
 
@@ -57,9 +59,11 @@ async def test_l1_a_directory_that_only_old_images_name_is_not_listed(rig: Rig) 
     org = rig.standin.organization
     dataset = org["small"]
     image = org.add_image(dataset, "a.jpg", "/old", size=300)
+
     async with rig.mount() as mount:
         await mount.look("/datasets/small/images/old")
         org.rename_directory(dataset, "/old", "new")
+
         for name in (
             "1",
             "2",
@@ -68,8 +72,10 @@ async def test_l1_a_directory_that_only_old_images_name_is_not_listed(rig: Rig) 
             assert isinstance(
                 await error_of(partial(mount.look, f"/datasets/small/images/{name}")), NoSuchEntry
             )
+
         org.move_image(image, "/", "a.jpg")
         org.remove_directory(dataset, "/new")
         rig.clock.advance(301)
+
         assert not {"old", "new"} & (await mount.list("/datasets/small/images")).keys()
         assert await mount.walk() == expected(rig.standin)

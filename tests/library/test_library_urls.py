@@ -92,14 +92,18 @@ async def test_b8_a_url_that_storage_refuses_costs_its_image_one_request(rig: Ri
     async with rig.mount() as mount:
         await read_all(mount, rig)
         assert costs(mount) == (1, 2, IMAGES - 2, 1)
+
         mount.blob_cache.clear()
         mount.forget_log()
         await read_all(mount, rig)
+
         assert costs(mount) == (0, 1, IMAGES - 1, 0)  # it is not tried again while the batch lives
+
         mount.clock.advance(1000)
         mount.blob_cache.clear()
         mount.forget_log()
         await read_all(mount, rig)
+
         assert costs(mount) == (1, 2, IMAGES - 2, 1)
 
 
@@ -125,10 +129,12 @@ async def test_b8_a_storage_that_refuses_everything_is_left_alone_for_a_minute(r
             0,
             3 + 1 + 3,
         )  # the third image is tried with its fresh URL, too
+
         mount.blob_cache.clear()
         mount.forget_log()
         await read_all(mount, rig, 10.0)
         batches, keyed, _, refused = costs(mount)
+
         assert keyed == IMAGES
         assert batches <= 1 + IMAGES * 10 / 60
         assert refused <= 4 * (batches + 1)
@@ -161,9 +167,11 @@ async def test_b8_urls_that_live_for_ten_seconds_cost_no_more_than_they_save(
     async with rig.mount(ttl=1e6) as mount:
         await read_all(mount, rig, apart)
         batches, keyed, _, refused = costs(mount)
+
         assert refused == 0
         assert batches <= 1 + IMAGES / 10 + IMAGES * apart / 60
         assert batches + keyed <= IMAGES + 1
+
         if apart == 0.2:
             assert (batches, keyed) == (2, 1)  # 10 s at 37 images for each batch
 
@@ -205,7 +213,9 @@ async def test_b8_a_refusal_that_comes_late_says_nothing_of_the_next_batch(rig: 
     async with rig.mount() as mount:
         await mount.library.listing.datasets()
         dataset = mount.catalog.dataset_by_entry("small")
+
         assert dataset is not None
+
         await mount.library.listing.all_images(dataset.key)
         (*_, folder) = mount.catalog.directory_keys(dataset.key)
         rows = mount.catalog.images_after(folder, 0, 6)
@@ -220,4 +230,5 @@ async def test_b8_a_refusal_that_comes_late_says_nothing_of_the_next_batch(rig: 
 
         for row in rows:
             assert await urls.find(dataset, row, FetchMode.STREAM) is not None
+
         assert mount.asked.count(BATCH) == 2

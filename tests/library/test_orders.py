@@ -92,6 +92,7 @@ async def test_paths_in_views_are_understood(rig: Rig) -> None:
             "datasets/small/by-split/train/x",
         ]
         answer = await ask(Orders(mount.library, mount.nursery), paths=[*paths, *odd], last=True)
+
         assert (answer["images"], answer["unknown"], answer["example"]) == (12, 3, odd[0])
 
 
@@ -118,6 +119,7 @@ async def test_every_name_that_was_escaped_is_understood(tmp_path: Path) -> None
                 if data is not None and path.split("/")[3] == "images"
             ]
             answer = await ask(Orders(mount.library, mount.nursery), paths=images, last=True)
+
             assert (answer["images"], answer["unknown"]) == (len(images), 0)
             assert len(images) > 20
 
@@ -126,13 +128,18 @@ async def test_an_order_comes_in_pieces(rig: Rig) -> None:
     async with rig.mount() as mount:
         orders, paths = Orders(mount.library, mount.nursery), listed(rig.standin)
         first = await ask(orders, paths=paths[:5], ahead=3)
+
         assert [(each["images"], each["keeps"], each["complete"]) for each in status(mount)] == [
             (5, 3, False)
         ]
+
         await ask(orders, order=first["order"], paths=paths[5:9])
         await ask(orders, order=first["order"], paths=paths[9:], last=True)
+
         assert [(each["images"], each["complete"]) for each in status(mount)] == [(12, True)]
+
         late = await error_of(lambda: ask(orders, order=first["order"], paths=paths))
+
         assert isinstance(late, Conflict)
 
 
@@ -207,17 +214,22 @@ async def test_an_order_ends_with_its_process(rig: Rig) -> None:
                 await ask(orders, by=name, last=True, **bound)
             await ask(orders, by="mine", paths=listed(rig.standin), ahead=1, last=True)
             await ask(orders, by="nobody's", **bound | {"peer": 0})
+
             assert len(status(mount)) == 4
+
             process.communicate(b"\n")
+
         with trio.fail_after(5):
             while len(status(mount)) > 2:  # noqa: ASYNC110 - it is the kernel's word that we wait for
                 await trio.sleep(0.005)
+
         assert orders._bound == {}
 
 
 async def test_a_long_order_goes_through_the_socket(tmp_path: Path) -> None:
     """20,000 paths are 1.2 MB: two dozen requests, none longer than the mount takes."""
     spec = Spec.uniform(images=20_000, size=2000, directories=3)
+
     with StandIn(spec) as standin:
         async with Rig(standin, tmp_path).mount() as mount:
             seen: list[int] = []
@@ -236,6 +248,7 @@ async def test_a_long_order_goes_through_the_socket(tmp_path: Path) -> None:
             heard = await trio.to_thread.run_sync(
                 lambda: told(socket, [*images, None, "x" * 70_000])
             )
+
             assert (heard.images, heard.unknown, heard.complete) == (20_000, 2, True)
             assert len(seen) > 20
             assert max(seen) < MAX_LINE

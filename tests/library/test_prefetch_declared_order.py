@@ -30,10 +30,13 @@ async def test_every_image_is_there_before_it_is_read(tmp_path: Path, mode: str)
         order = shuffled(await readers.images())
         readers.tell(order, ahead=20)
         await readers.mount.quiet()
+
         assert set(readers.there(order)) == set(order[:20])
+
         for at, image in enumerate(order):
             await readers.read([image])
             assert len(readers.there(order[at + 1 : at + 21])) == len(order[at + 1 : at + 21])
+
         assert readers.misses == 0
         assert readers.downloads == 300
         assert readers.prefetch.used == 300
@@ -69,6 +72,7 @@ async def test_what_the_cache_has_is_kept_for_its_turn(tmp_path: Path) -> None:
         readers.tell(order, ahead=30)
         await readers.mount.quiet()
         await readers.read(order)
+
         assert readers.misses == 40
         assert readers.downloads == before + 180
 
@@ -90,15 +94,18 @@ async def test_two_epochs_each_told(tmp_path: Path) -> None:
 async def test_several_workers_do_not_lose_the_place(tmp_path: Path, workers: int) -> None:
     """Each reads a batch of its own; the fastest is a batch ahead of the others."""
     batch = 10
+
     async with reading(tmp_path, Spec.uniform(images=640, size=SIZE), holds=400) as readers:
         order = shuffled(await readers.images())
         readers.tell(order)
         await readers.mount.quiet()
         batches = [order[at : at + batch] for at in range(0, len(order), batch)]
+
         for at in range(0, len(batches), workers):
             await readers.read(
                 image for row in zip(*batches[at : at + workers], strict=True) for image in row
             )
+
         assert readers.misses == 0
         assert readers.downloads == 640
 
@@ -111,10 +118,12 @@ async def test_more_workers_than_are_kept_ahead(tmp_path: Path) -> None:
         readers.tell(order, ahead=10)
         await readers.mount.quiet()
         batches = [order[at : at + 25] for at in range(0, 300, 25)]
+
         for at in range(0, len(batches), 4):
             await readers.read(
                 image for row in zip(*batches[at : at + 4], strict=True) for image in row
             )
+
         assert readers.downloads == 300
         assert readers.misses < 225
         assert readers.prefetch.status().orders == []
@@ -190,11 +199,13 @@ async def test_others_who_read_the_same_images_do_not_lead_it_astray(tmp_path: P
         readers.tell(order, ahead=40)
         await readers.mount.quiet()
         missed = 0
+
         for at in range(200):
             before = readers.misses
             await readers.read([order[at]])
             missed += readers.misses - before
             await readers.read(images[2 * at : 2 * at + 2])
+
         assert missed == 0
 
 
@@ -207,12 +218,17 @@ async def test_a_reader_who_has_overtaken_is_found_again(tmp_path: Path) -> None
         await readers.mount.quiet()
         told.rest_until = readers.mount.clock.monotonic() + 30
         await readers.read(order[:110])
+
         assert readers.misses >= 90
+
         readers.mount.clock.advance(31)
         await readers.read(order[110:111])
+
         assert len(readers.there(order[111:121])) == 10
+
         misses = readers.misses
         await readers.read(order[111:])
+
         assert readers.misses == misses
 
 
@@ -273,6 +289,7 @@ async def test_large_and_deleted_images_are_passed_over(tmp_path: Path) -> None:
         order = [small[0], *large, gone, *small[1:5]]
         readers.tell(order)
         await readers.mount.quiet()
+
         assert readers.there(order) == small[:5]
 
 
@@ -286,6 +303,7 @@ async def test_q6_an_image_without_a_url_is_fetched_by_the_request_that_it_would
         )
         readers.tell(order)
         await readers.mount.quiet()
+
         assert readers.there(order) == order
         assert readers.standin.log.count("storage") == 9
         assert readers.standin.log.count("api", route="/images/{image_id:uuid}") == 1
@@ -298,9 +316,12 @@ async def test_q6_it_waits_when_only_the_reserve_of_the_budget_is_left(tmp_path:
         asked = readers.standin.log.count("api")
         readers.tell(order)
         await readers.mount.quiet()
+
         assert readers.standin.log.count("api") == asked
         assert readers.downloads == 0
+
         await readers.read(order[:5])
+
         assert readers.misses == 5
         assert readers.standin.log.count("api", status=429) == 0
 
@@ -358,10 +379,15 @@ class TestTold:
             told.read(key)
         for key in range(1000, 1000 + OVERTAKEN - 1):
             told.read(key)
+
         assert told.take() == 0
+
         told.expect(0)
+
         assert told.read(0)
+
         told.read(2000)
+
         assert told.take() == 1
 
     def test_a_reader_far_ahead_does(self) -> None:

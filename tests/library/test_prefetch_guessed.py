@@ -33,11 +33,16 @@ async def test_an_order_is_followed(tmp_path: Path, order: str) -> None:
     async with reading(tmp_path, HUNDRED, holds=60) as readers:
         images = await readers.images(by=order)
         await readers.read(images[:5])
+
         assert readers.downloads == 5  # not sure yet
+
         await readers.read(images[5:6])
+
         assert readers.there(images) == images[: 6 + 15]
         assert readers.downloads == 21
+
         await readers.read(images[6:15])
+
         assert readers.there(images) == images[: 15 + 15]
         assert (readers.downloads, readers.misses) == (30, 6)
 
@@ -93,10 +98,15 @@ async def test_q6_shuffled_reads_fetch_all_of_what_fits(tmp_path: Path) -> None:
         images = await readers.images()
         shuffled = random.Random(7).sample(images, 100)
         await readers.read(shuffled[:3])
+
         assert readers.downloads == 3
+
         await readers.read(shuffled[3:40])
+
         assert readers.there(images) == images
+
         await readers.read(shuffled[40:])
+
         assert readers.downloads == 100
         assert [each.route for each in readers.standin.log.requests("api")].count(
             "/datasets/{dataset}/download"
@@ -175,10 +185,13 @@ async def test_a_reader_does_not_wait_behind_what_is_fetched_ahead(tmp_path: Pat
         )
         await readers.open(images[0])  # sets it off
         await wait_all_tasks_blocked(0.1)
+
         assert fault.hits >= 3
+
         hung = readers.downloads
         with trio.fail_after(5):
             await readers.open(wanted)
+
         assert readers.downloads == hung + 1
 
 
@@ -197,13 +210,18 @@ async def test_q6_it_rests_when_storage_fails_and_goes_on_later(tmp_path: Path) 
         await readers.open(images[0])  # by the keyed route
         fault = readers.standin.faults.add(Fault(Match("storage"), error(404)))
         await readers.mount.quiet()
+
         assert len(readers.there(images)) < 10
         assert fault.hits < 40
+
         readers.standin.faults.clear()
         await readers.read(images[:5])
+
         assert len(readers.there(images)) < 15
+
         readers.mount.clock.advance(31)
         await readers.read(images[5:6])
+
         assert len(readers.there(images)) > 60
 
 

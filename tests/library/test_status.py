@@ -34,6 +34,7 @@ async def test_its_fields_and_their_order(rig: Rig, tmp_path: Path) -> None:
         mount.library.fill_status(status, tmp_path)
 
     document = msgspec.to_builtins(status)
+
     assert " ".join(document) == OWN
     assert {name: " ".join(document[name]) for name in TABLES} == TABLES
     assert " ".join(document["annotations"]["renewals"]) == "made held_back"

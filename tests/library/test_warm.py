@@ -85,9 +85,12 @@ async def test_q7_a_dataset_costs_its_listing_one_batch_and_its_annotations(rig:
         assert sorted(mount.asked) == sorted([*LISTING, EXPORTS, BATCH, *[FILE] * 30])
         assert result["requests"] == 35
         assert (result["files"], result["bytes"], result["bytes_done"]) == (60, 15_000, 15_000)
+
         await all_read(mount, rig)
         again = await landed(mount)
+
         assert (again["requests"], again["files_done"]) == (0, 60)
+
     async with rig.mount() as mount:
         await landed(mount)
         assert mount.asked == []
@@ -107,7 +110,9 @@ async def test_more_images_than_a_page_of_mixed_status_cost_8_requests(rig: Rig)
                 "total": 4,
             }
             assert sorted(mount.asked) == sorted([*LISTING, LISTING[2]])
+
             await landed(mount, ("datasets",), kinds={"images"})
+
             assert len(mount.asked) == 8
 
 
@@ -137,6 +142,7 @@ async def test_q7_the_price_is_what_it_then_costs(rig: Rig, bulk: bool) -> None:
         await mount.read("/datasets/small/images/part-000/image-000000.jpg")
         await mount.read("/datasets/small/annotations/part-000/image-000003.jpg.json")
         price = (await warm(mount, mode="look", bulk=bulk)).result()
+
         assert price["images"] == {
             "files": 30,
             "missing": 29,
@@ -144,8 +150,10 @@ async def test_q7_the_price_is_what_it_then_costs(rig: Rig, bulk: bool) -> None:
             "bytes_missing": 14_500,
             "unsized": 0,
         }
+
         mount.forget_log()
         result = await landed(mount, bulk=bulk)
+
         assert (
             result["requests"]
             == len(mount.asked)
@@ -251,15 +259,22 @@ async def test_a_large_image_comes_whole(rig: Rig) -> None:
 async def test_check_and_evict(rig: Rig) -> None:
     async with rig.mount() as mount:
         assert (await warm(mount, mode="look")).missing == 60
+
         await landed(mount)
         mount.forget_log()
+
         assert (await warm(mount, mode="look")).missing == 0
+
         gone = await warm(mount, ("datasets", "small", "images", "part-001"), mode="evict")
+
         assert gone.result()["evicted"] == 10
+
         run = await warm(mount, mode="look")
+
         assert (run.missing, run.result()["images"]["missing"]) == (10, 10)
         assert mount.asked == []
         assert (await warm(mount, mode="evict")).result()["evicted"] == 50
+
         await landed(mount)
         await all_read(mount, rig)
 
@@ -301,13 +316,17 @@ async def test_one_bad_image_is_told_and_the_rest_lands(rig: Rig) -> None:
         rig.fault(error(404, "not_found"), path=lost.id)
         run = await warm(mount)
         result = run.result()
+
         assert run.error is None
         assert (result["failed"], result["missing"]) == (2, 2)
+
         where = f"{lost.directory_path}/{lost.filename}"
+
         assert sorted(each["path"] for each in result["failures"]) == [
             f"datasets/small/annotations{where}.json",
             f"datasets/small/images{where}",
         ]
+
         rig.standin.faults.clear()
         await landed(mount)
         await all_read(mount, rig)
@@ -324,11 +343,13 @@ async def test_an_image_that_goes_meanwhile_is_no_failure(rig: Rig) -> None:
                 await mount.library.refresh("small")
                 await mount.library.listing.datasets()
                 await mount.library.listing.all_images(image.dataset)
+
             await fetch(image)
 
         mount.library.downloads.fetch = removed  # type: ignore[method-assign]
         rig.fault(error(404, "not_found"), path=lost.id)
         result = (await warm(mount, kinds={"images"})).result()
+
         assert (result["files"], result["missing"], result["failures"]) == (29, 0, [])
 
 
@@ -385,13 +406,17 @@ async def test_q7_q6_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig) 
     async with rig.mount() as mount:
         planned = (await warm(mount, mode="look")).result()
         assert planned["budget"]["seconds"] > 3000
+
         run = await warm(mount, wait=False)
+
         assert isinstance(run.error, Throttled)
         assert run.error.exit_code == 8
         assert run.result()["until"] is None
+
         sent = sum(
             count for (host, *_), count in mount.request_stats.requests.items() if host == "api"
         )
+
         assert sent == 70 - mount.request_stats.reserve == 20  # all that may be, and not one more
         assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
 
@@ -409,9 +434,12 @@ async def test_it_waits_for_the_budget_and_says_until_when(rig: Rig) -> None:
 
         rig.clock.sleep = noting  # type: ignore[method-assign]
         await run.fetch()
+
         assert run.error is None
         assert run.missing == 0
+
         waiting = [each for each in seen if each["state"] == "waiting"]
+
         assert waiting
         assert all(each["until"] > 0 for each in waiting)
         assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
@@ -436,11 +464,14 @@ def test_seconds_of_budget() -> None:
     from pictofs.library.bulk.inventory import seconds_of_budget
 
     request_stats = RequestStats()
+
     assert seconds_of_budget(request_stats, 5, 0.0) is None
+
     request_stats.limits(
         {"x-ratelimit-limit": "1000", "x-ratelimit-remaining": "400", "x-ratelimit-reset": "600"},
         0.0,
     )
+
     assert seconds_of_budget(request_stats, 300, 0.0) == 0
     assert seconds_of_budget(request_stats, 301, 0.0) == 600
     assert seconds_of_budget(request_stats, 300 + 900, 0.0) == 600
@@ -463,12 +494,15 @@ async def test_a_run_that_is_cancelled_keeps_what_has_come(rig: Rig) -> None:
             while run.progress()["files_done"] < 5:  # noqa: ASYNC110 - nothing tells it
                 await trio.sleep(0.005)
             run.cancel()
+
         assert run.finished.is_set()
         assert 5 <= 30 - run.missing < 30
+
         await mount.settle()
         mount.forget_log()
         rig.standin.organization.switches.storage_latency = 0
         await landed(mount)
+
         assert len(rig.standin.log.requests("storage")) < 26
 
 
@@ -486,6 +520,7 @@ async def test_a_reader_shares_a_download_under_way(rig: Rig) -> None:
     async with rig.mount() as mount:
         image, hold = images(rig)[0], Hold()
         rig.fault(hold, "storage", image.id)
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(landed, mount)
             await trio.to_thread.run_sync(hold.waiting.wait, 20)
@@ -494,5 +529,7 @@ async def test_a_reader_shares_a_download_under_way(rig: Rig) -> None:
             )
             await trio.testing.wait_all_tasks_blocked()
             hold.open()
+
         fetched = [each.path for each in rig.standin.log.requests("storage")]
+
         assert len(fetched) == len(set(fetched)) == 30

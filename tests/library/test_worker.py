@@ -66,6 +66,7 @@ async def working(rig: Rig, *, cache_size: int = 1 << 30, **settings: Any) -> As
     )
     storage = Storage(clock=rig.clock, request_stats=request_stats)
     storage._dialer = None  # type: ignore[assignment]
+
     async with (
         api,
         storage,
@@ -101,9 +102,12 @@ async def all_landed(mount: Mount, rig: Rig) -> None:
     """Every image is there, is right, and was fetched once at the least."""
     run = await warm(mount)
     result = run.result()
+
     assert (run.error, result["missing"], result["failures"]) == (None, 0, [])
+
     before = len(rig.standin.log.requests("storage"))
     found = await mount.walk("/datasets/small/images")
+
     assert found == {
         path: data
         for path, data in expected(rig.standin).items()
@@ -181,17 +185,22 @@ async def test_c5_a_disk_that_takes_no_more_ends_the_run_and_no_reader(rig: Rig)
 async def test_a_worker_that_is_killed_costs_nothing_but_time(rig: Rig) -> None:
     before = children()
     rig.standin.faults.add(Fault(Match("storage"), Hang(), times=3))
+
     async with rig.mount(worker=setup(rig)) as mount:
         await begin(mount)
         (worker,) = children() - before
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(all_landed, mount, rig)
             with trio.fail_after(60):
                 while len(rig.standin.log.requests("storage")) < 3:  # noqa: ASYNC110 - only looking tells
                     await trio.sleep(0.01)
             os.kill(worker, signal.SIGKILL)
+
         await begin(mount)
+
         assert children() - before not in (set(), {worker})
+
     assert children() == before
 
 
@@ -206,27 +215,34 @@ async def test_t5_a_worker_that_stands_still_holds_nobody_up(rig: Rig) -> None:
     mount fetches."""
     before = children()
     rig.standin.faults.add(Fault(Match("storage"), Hang(), times=3))
+
     async with rig.mount(worker=setup(rig)) as mount:
         await begin(mount)
         worker = await worker_of(before)
+
         async with trio.open_nursery() as nursery:
             nursery.start_soon(all_landed, mount, rig)
             with trio.fail_after(60):
                 while len(rig.standin.log.requests("storage")) < 3:  # noqa: ASYNC110 - only looking tells
                     await trio.sleep(0.01)
             os.kill(worker, signal.SIGSTOP)
+
         assert worker not in children()
+
         await begin(mount)
+
     assert children() == before
 
 
 async def test_t5_more_jobs_than_it_takes(rig: Rig) -> None:
     """The socket is full, and everybody waits for it."""
     before = children()
+
     async with rig.mount(worker=setup(rig)) as mount:
         await begin(mount)
         os.kill(await worker_of(before), signal.SIGSTOP)
         worker, refused = mount.library.worker, []
+
         assert worker is not None
 
         async def ask(number: int) -> None:
@@ -237,6 +253,7 @@ async def test_t5_more_jobs_than_it_takes(rig: Rig) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(1000):
                 nursery.start_soon(ask, number)
+
         assert len(refused) == 1000
 
 
@@ -261,12 +278,16 @@ async def test_t5_a_worker(
     file, old, new = BROKEN[kind]
     shutil.copytree(Path(pictofs.__file__).parent, tmp_path / "other/pictofs")
     text = (tmp_path / "other" / file).read_text()
+
     assert old in text
+
     (tmp_path / "other" / file).write_text(text.replace(old, new, 1))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "other"))
+
     async with rig.mount(worker=setup(rig)) as mount:
         worker = mount.library.worker
         assert worker is not None
+
         for _ in range(2):
             with pytest.raises(NotTaken):
                 await worker.fetch("key", "http://127.0.0.1/", 1)
@@ -276,6 +297,9 @@ async def test_t5_a_worker(
                     if worker.ready:
                         with pytest.raises(NotTaken):
                             await worker.fetch("key", "http://127.0.0.1/", 1)
+
         await all_landed(mount, rig)
+
     said = [record for record in caplog.records if record.name == "pictofs.library.content.worker"]
+
     assert [record.levelname for record in said].count("WARNING") == 1, caplog.text

@@ -41,10 +41,12 @@ async def main() -> None:
         await outcome(disk, panic)
         await outcome(disk, pow, 3, 2)
         print(await in_thread(pow, 4, 2))
+
         try:
             await only_in_thread(pow, 5, 2)
         except NoThread:
             print("NoThread")
+
         nursery.cancel_scope.cancel()
 
 

@@ -148,12 +148,14 @@ class Hostile(World):
         if dataset is None or dataset.is_archived or len(dataset.images) > 30:
             return
         path = self.place(dataset, number // 5)
+
         for each in range(4 + number % 5):
             size = 500 + 1500 * (each + number) % 20_000
             message = (size // 4, size * 3, 0, size, size - 1, 1 << 20)[(each + number) % 6]
             self.org.add_image(
                 dataset, f"{self.fresh('many')}.jpg", path, size=size, file_size=message
             )
+
         self.happened()
 
     def list_another_size(self, number: int) -> None:
@@ -205,6 +207,7 @@ class Hostile(World):
         if dataset is None or dataset.is_archived or len(self.rig.standin.faults):
             return
         headers = {"X-API-Key": self.rig.standin.keys["admin"]}
+
         with httpx.Client(
             base_url=self.rig.standin.api_url + PREFIX, headers=headers, trust_env=False
         ) as api:
@@ -212,6 +215,7 @@ class Hostile(World):
             made = api.post("/exports/", json=wanted).raise_for_status().json()["data"]
             for _ in range(3):
                 api.get(f"/exports/{made['id']}").raise_for_status()
+
         assert self.org.exports[made["id"]].status == "completed"
 
     # Trouble.
@@ -261,6 +265,7 @@ class Hostile(World):
     async def walk_on(self, number: int) -> None:
         """Open a folder, or read a few more entries of one that is open."""
         walk: Walk | None = self.choose(self.walks, number) if number % 3 else None
+
         if walk is None:
             path = self.choose(self.folders(), number)
             if number % 2:  # where files are, rather
@@ -268,12 +273,14 @@ class Hostile(World):
                     self.choose([each.rpartition("/")[0] for each in self.files()], number // 6)
                     or path
                 )
+
             folder = await self.tried(path, lambda: self.kernel.open_folder(path))
             if folder is None:
                 return
             sure = not self.side.changed and not self.disturbed
             walk = Walk(self.side, folder, self.below(path) if sure else None)
             self.walks.append(walk)
+
         if self.disturbed:
             walk.expected = None
         try:
@@ -282,6 +289,7 @@ class Hostile(World):
             assert walk.expected is None, f"{walk.folder.path} can't be read on"
             await self.close_walk(walk)
             return
+
         if not found:
             if walk.expected is not None:  # else one that was removed and made anew may come twice
                 assert sorted(walk.folder.names) == sorted(walk.expected), walk.folder.path
@@ -308,6 +316,7 @@ class Hostile(World):
                 self.check(path, data)
 
         paths = [self.choose(self.files(), number + each * 7) for each in range(2 + number % 6)]
+
         async with trio.open_nursery() as nursery:
             for path in paths if self.files() else []:
                 nursery.start_soon(one, path)
@@ -316,13 +325,16 @@ class Hostile(World):
         """Every image is read, one after the other: no more batches than there are reasons for."""
         log = self.rig.standin.log
         before = len(log.requests())
+
         for path in [path for path in self.files() if path.split("/")[3] == "images"]:
             data = await self.tried(path, partial(self.kernel.content, path, 1 << 17))
             if data is not None:
                 self.check(path, data)
+
         batches = [
             each for each in log.requests()[before:] if each.route == "/datasets/{dataset}/download"
         ]
+
         # One for each dataset, one more where refusals made it give that up, and each tried twice.
         assert len(batches) <= 4 * len(self.org.datasets), f"{len(batches)} batches in one pass"
 
@@ -333,6 +345,7 @@ class Hostile(World):
         if dataset is None or dataset.is_archived:
             return
         side = self.sides[(self._current + 1) % len(self.sides)]
+
         with tempfile.TemporaryDirectory() as place:
             root = Path(place, "out")
             with Folder(root) as folder:
@@ -340,26 +353,33 @@ class Hostile(World):
                     side.mount.library, folder, DownloadRequest(dataset.name, wait=False)
                 )
                 await run.run()
+
             top = f"/datasets/{dataset.name}"
             landed = {f"{top}/{name}": data for name, data in _tree(root).items()}
+
         for path, data in landed.items():
             assert data is None or self.may_be(path, data), (
                 f"{path} was downloaded and never held that"
             )
+
         sure = (
             not self.offline and not self.faults and side.mount.library.connectivity.error is None
         )
+
         if sure and not side.changed and not self.was_spent:  # else it rests until the hour is over
             assert run.result()["success"], run.result()
+
             there = {
                 path
                 for path in self.now
                 if path.startswith(f"{top}/") and path.split("/")[3] in KINDS
             }
             there -= {f"{top}/{kind}" for kind in KINDS}
+
             assert {*landed} - {f"{top}/{kind}" for kind in KINDS} == there, (
                 "another tree was downloaded"
             )
+
             for path, data in landed.items():
                 if (
                     data is not None

@@ -129,25 +129,30 @@ class Kernel:
         if file.direct:
             with self._asks():
                 return await self.operations.read(file.handle, offset, length)
+
         known = await self._attributes(file.inode)
         end = min(offset + length, known.size)
         pages = self._pages.setdefault(file.inode, {})
         first, last = offset // PAGE, -(-end // PAGE)
         missing = [number for number in range(first, last) if number not in pages]
+
         if missing:
             await self._fill(file, missing[0] * PAGE, (missing[-1] + 1) * PAGE)
             end = min(end, self._known[file.inode].size)
+
         data = b"".join(pages.get(number, b"").ljust(PAGE, b"\0") for number in range(first, last))
         return data[offset - first * PAGE : max(0, end - first * PAGE)]
 
     async def content(self, path: str, piece: int) -> bytes:
         """What `cat` reads: to the end."""
         file = await self.open(path)
+
         try:
             parts, at = [], 0
             while part := await self.read(file, at, piece):
                 parts.append(part)
                 at += len(part)
+
             if not file.direct:
                 assert await self.size(file) == at, f"{path}: fstat and the content differ"
             return b"".join(parts)
@@ -185,13 +190,17 @@ class Kernel:
         """The entries of a folder, each of which comes once. 24: those of 4 KiB."""
         folder = await self.open_folder(path)
         found: list[tuple[str, int]] = []
+
         try:
             while batch := await self.read_folder(folder, most):
                 found += batch
         finally:
             await self.close_folder(folder)
+
         names = [name for name, _ in found]
+
         assert len(set(names)) == len(names), f"{path}: an entry came twice"
+
         return found
 
     async def walk(self, path: str = "/datasets") -> dict[str, bytes | None]:
@@ -309,6 +318,7 @@ class Kernel:
     async def _fill(self, file: File, start: int, stop: int) -> None:
         """Fetch pages. A short answer is the file's end, and its size from then on."""
         known, pages = self._known[file.inode], self._pages[file.inode]
+
         while start < stop:
             asked = min(stop - start, 1 << 17)
             with self._asks():
@@ -316,6 +326,7 @@ class Kernel:
             for place in range(0, len(data), PAGE):
                 pages[(start + place) // PAGE] = data[place : place + PAGE]
             start += asked
+
             if len(data) < asked:
                 known.size = min(known.size, start - asked + len(data))
                 return
@@ -339,6 +350,7 @@ def kernels() -> Iterator[None]:
     put["invalidate_entry"] = lambda folder, name, deleted=0: _interrupts.get().told_name(
         folder, name
     )
+
     try:
         yield
     finally:

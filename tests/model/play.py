@@ -221,6 +221,7 @@ class Story(Hostile):
             if announced and any(image.lies or not image.file_size for image in images):
                 return
             times = 1
+
         fault = self.rig.fault(do, host, times=times)
         if isinstance(do, BELIEVABLE):
             self.wrong.append(fault)
@@ -232,6 +233,7 @@ class Story(Hostile):
             return
         files = sorted(path for path in blobs(self.rig) if path.stat().st_size > 60)
         path = self.choose(files, number)
+
         if path is not None:
             data = bytearray(path.read_bytes())
             data[number % len(data)] ^= 1 << number % 8
@@ -302,6 +304,7 @@ class Story(Hostile):
             assert isinstance(failure, (AlreadyExists, NotEmpty, NoSuchEntry, type(None))), repr(
                 failure
             )
+
         if self.names() != before:
             self.happened()
             if failure is None:  # what the mount has done itself it shows
@@ -358,6 +361,7 @@ class Story(Hostile):
             return
         held = self.held.pop(number % len(self.held))
         data, kernel = bytearray(held.half), held.side.kernel
+
         try:
             while part := await kernel.read(held.file, len(data), 1 << 20):
                 data += part
@@ -368,12 +372,14 @@ class Story(Hostile):
             return
         finally:
             await kernel.close(held.file)
+
         assert self.may_be(held.path, bytes(data)), f"{held.path} is a mix of versions"
         assert len(data) == held.size, f"{held.path}: {len(data)} of {held.size} bytes"
 
     async def wait(self, number: int) -> None:
         seconds = (1.0, 16.0, 40.0, TTL + 1, 950.0, 2000.0)[number % 6]
         self.rig.clock.advance(seconds)
+
         if seconds > TTL and not self.offline and not self.faults:
             # A look that meets a silent connection shows after a second what is known (O3), and
             # renews behind it.
@@ -381,6 +387,7 @@ class Story(Hostile):
             if self.silent_at is not None and not any(each.host == "api" for each in asked):
                 return
             self.silent_at = None
+
             for side in self.sides:
                 side.changed = False  # the next look asks
                 if ANNOTATION_TTL is not None and seconds > ANNOTATION_TTL:
@@ -394,10 +401,13 @@ class Story(Hostile):
         self.side.changed = self.side.edited = False
         shown = await self.kernel.walk()
         self.check_whole(shown)
+
         assert self.mount.library.connectivity.error is None, (
             f"not reached: {self.mount.library.connectivity.error!r}"
         )
+
         self.known.clear()
+
         for path, data in shown.items():
             if data is not None:
                 self.note(path, data)
@@ -428,9 +438,11 @@ def invented(seed: int, length: int, dimensions: frozenset[str] = ENABLED) -> St
     user = [*USER, *(step for each in chosen for step in each.user * 2)]
     world = [*WORLD, *(step for each in chosen for step in each.world * 3)]
     trouble = [*TROUBLE, *(step for each in chosen for step in each.trouble * 3)]
+
     for _ in range(length):
         kind = chance.choices((user, world, trouble), (6, 3, 1 + bool(chosen)))[0]
         steps.append((chance.choice(kind), chance.randrange(10_000)))
+
     return steps
 
 
@@ -447,6 +459,7 @@ async def play(steps: Steps, standin: StandIn, doors: tuple[Api, Storage], cache
         Rig(standin, cache), doors, mounts=2 if any(name == "switch" for name, _ in steps) else 1
     )
     pending = list(steps)
+
     while pending:
         async with story.opened():
             while pending:
@@ -457,4 +470,5 @@ async def play(steps: Steps, standin: StandIn, doors: tuple[Api, Storage], cache
                 await story.step(name, number)
             else:
                 await story.step("refresh", 0)
+
     return story

@@ -136,6 +136,7 @@ class World:
                     made = self.rig.mount(cache_size=self.cache_size, **options)
                     mount = await stack.enter_async_context(made)
                     self.sides.append(Side(mount, Kernel(mount), changed, edited))
+
                 yield
                 for held in self.held:
                     await held.side.kernel.close(held.file)
@@ -144,6 +145,7 @@ class World:
                 self.held.clear()
                 self.walks.clear()
                 self._flags = [(side.changed, side.edited) for side in self.sides]
+
             self.sides.clear()
 
     @property
@@ -211,15 +213,18 @@ class World:
     def happened(self, *, shows: bool = True) -> None:
         """The organization has changed."""
         self.now = expected(self.rig.standin)
+
         for path, data in self.now.items():
             if data is not None:
                 self.paths[path] = None
+
         for dataset in self.org.datasets.values():
             self.documents.add(document(dataset_row(dataset, self.org)))
         for image in self.org.images.values():
             self.called[image.filename].add(image.id)
             self.had["images", image.id].add(image_bytes(image))
             self.had["annotations", image.id].add(annotation_bytes(self.rig.standin, image))
+
         self.known = {path: data for path, data in self.known.items() if self.now.get(path) == data}
         for walk in self.walks:
             walk.expected = None
@@ -232,17 +237,20 @@ class World:
     async def tried(self, path: str, work: Callable[[], Any]) -> Any:
         """The result of `work`; None where it fails as it may."""
         unknown = self.side.changed
+
         try:
             return await work()
         except pyfuse3.FUSEError as failure:
             self.errors += 1
             name = errno.errorcode[failure.errno]
+
             if failure.errno in (errno.ENOENT, errno.ESTALE):
                 assert unknown or self.disturbed or path not in self.now, (
                     f"{path} is not shown: {name}"
                 )
             elif not self.disturbed:
                 raise AssertionError(f"{path} fails while nothing is wrong: {name}") from failure
+
         return None
 
     def ids(self, path: str) -> set[str]:
@@ -286,6 +294,7 @@ class World:
             if not (self.is_replaced(path) and self.may_be(path, shown[path] or b""))
         ]
         missing, more = there.keys() - shown.keys(), shown.keys() - there.keys()
+
         assert (wrong, missing, more) == ([], set(), set()), (
             f"missing {missing}, too many {more}, wrong {wrong}"
         )
@@ -320,10 +329,12 @@ class World:
             made = log.requests()[before:]
             requests = STEP_REQUESTS + FILE_REQUESTS * len(self.files()) * whole
             size = sum(each.bytes for each in made if each.host == "storage")
+
             if len(made) > requests or size > STEP_BYTES + TIMES * everything:
                 return (
                     f"{name}: work without a bound: {len(made)} requests, {size} bytes from storage"
                 )
+
             return None
 
         found: str | None = None
@@ -341,9 +352,12 @@ class World:
                 if result is not None:
                     await result
                 nursery.cancel_scope.cancel()
+
         assert found is None, found
         assert not timer.cancelled_caught, f"{name}: the step does not end"
+
         found = excess()
+
         assert found is None, found
 
     async def close_walk(self, walk: Walk) -> None:

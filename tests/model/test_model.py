@@ -56,6 +56,7 @@ async def shortened(
 ) -> Steps:
     """The steps without those that the failure does not need."""
     place, kind = 0, reason(failure)
+
     while place < len(steps):
         fewer = steps[:place] + steps[place + 1 :]
         try:
@@ -64,7 +65,9 @@ async def shortened(
             if reason(other) == kind:
                 steps = fewer
                 continue
+
         place += 1
+
     return steps
 
 

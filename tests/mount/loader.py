@@ -38,6 +38,7 @@ def main(folder: str, context: str, epochs: str) -> None:
         multiprocessing_context=context,
         persistent_workers=True,
     )
+
     for _ in range(int(epochs)):
         read = [pair for names, digests in loader for pair in zip(names, digests, strict=True)]
         print(json.dumps(read), flush=True)

@@ -45,19 +45,24 @@ def test_m3_an_aborted_connection_is_an_error(
 ) -> None:
     mount = mounted(serving(PRESETS["small"]()))
     abort(connections, mount.root)
+
     assert mount.ended() == 1
     assert [WORDS in line for line in mount.surprises()][:1] == [True]
     assert "unmounted" not in mount.log()
     assert "Traceback" not in mount.log()
+
     with pytest.raises(OSError, match="not connected") as broken:
         os.listdir(mount.root)
+
     assert broken.value.errno == errno.ENOTCONN
+
     subprocess.run(
         [sys.executable, "-m", "pictofs", "unmount", mount.root],
         env=mount.environ,
         check=True,
         timeout=60,
     )
+
     assert mount_table.mount_at(mount.root) is None
 
 
@@ -73,10 +78,14 @@ def test_m3_an_aborted_connection_in_the_background_is_in_its_log(
     pid = json.loads((folder / ".pictofs/status.json").read_bytes())["pid"]
     abort(connections, folder)
     pidfd = os.pidfd_open(pid)
+
     assert select.select([pidfd], [], [], 30)[0]
+
     os.close(pidfd)
+
     assert log.read_text().count(WORDS) == 1
     assert "ERROR" in next(line for line in log.read_text().splitlines() if WORDS in line)
+
     mounting.detach(folder, lazy=True)
 
 
@@ -96,6 +105,7 @@ def test_m3_a_forced_unmount_of_a_mount_in_use_breaks_it(
 ) -> None:
     mount: Mount = mounted(serving(PRESETS["small"]()))
     held = os.open(mount.root, os.O_RDONLY)
+
     try:
         assert subprocess.run(
             ["umount", "-f", mount.root], capture_output=True, timeout=30

@@ -43,18 +43,26 @@ def test_j4_each_operation_of_a_copy_is_a_line(
 
     paths = {f"/datasets/small/{path.relative_to(copy)}": path for path in copy.rglob("*")}
     opened = Counter(each["path"] for each in found if each["operation"] == "open")
+
     assert {path for path, copied in paths.items() if copied.is_file()} <= opened.keys()
+
     read: Counter[str] = Counter()
+
     for each in found:
         if each["operation"] == "read":
             read[each["path"]] += each["bytes"]
+
     for path, copied in paths.items():
         if copied.is_file():
             assert read[path] == copied.stat().st_size, path
+
     listed = {each["path"] for each in found if each["operation"] == "readdir"}
+
     assert {path for path, copied in paths.items() if copied.is_dir()} <= listed
+
     # The status came after the last line, and counts its own open.
     logged = Counter(each["operation"] for each in found)
+
     assert all(
         abs(counted[name] - logged[name]) <= 2 for name in ("open", "read", "readdir", "opendir")
     ), logged
@@ -62,7 +70,9 @@ def test_j4_each_operation_of_a_copy_is_a_line(
     assert {each["errno"] for each in found} <= {"OK", "ENOENT", "ENODATA", "EOPNOTSUPP"}
     assert all(each["seconds"] >= 0 for each in found)
     assert not any("?" in each["path"] for each in found)
+
     now = datetime.now(UTC)
+
     assert all(
         now - timedelta(minutes=5) < datetime.fromisoformat(each["time"]) <= now for each in found
     )
@@ -82,7 +92,9 @@ def test_k2_neither_log_holds_the_key_or_a_signed_url(
     mount.pictofs("cache", "clear")
     with pytest.raises(OSError, match="error"):
         next(mount.datasets.glob("small/images/*/*")).read_bytes()
+
     assert "WARNING pictofs.fuse.operations: open: 127.0.0.1 answered HTTP 500" in mount.log()
+
     for text in (mount.log(), file.read_text()):
         assert mount.key not in text
         assert "X-Goog-Signature" not in text
@@ -95,14 +107,19 @@ def test_j4_failures_names_and_lines_for_people(
     file = tmp_path / "access.log"
     mount = mounted(serving(SMALL), "--access-log", str(file))
     odd = 'no\n"such" \\ thing'
+
     assert not (mount.datasets / odd).exists()
     assert not os.path.exists(os.fsencode(mount.datasets) + b"/\xff")
+
     (mount.root / ".pictofs/metrics").read_bytes()
     (mount.datasets / "small/dataset.json").read_bytes()
     link = next((mount.root / "by-id").iterdir())
+
     assert link.resolve() == mount.datasets / "small"
+
     text = file.read_text()
     shape = re.compile(r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [a-z]+ [A-Z]+ \d+\.\d{3}ms \d+B ".*"')
+
     assert all(map(shape.fullmatch, text.splitlines()))
     assert re.search(r'lookup ENOENT \S+ 0B "/datasets/no\\n\\"such\\" \\\\ thing"', text)
     assert re.search(r'lookup ENOENT \S+ 0B "/datasets/\\\\xff"', text)
@@ -136,6 +153,7 @@ def test_j3_json_is_an_object_a_line_with_exceptions_in_it(
     with pytest.raises(OSError, match="error"):
         next(mount.datasets.glob("*")).joinpath("images/part-000/x").stat()
     found = [json.loads(line) for line in mount.log().splitlines()]
+
     assert all(each.keys() >= {"time", "level", "logger", "message"} for each in found)
     assert any(each["message"].startswith("mounted ") and each["level"] == "INFO" for each in found)
     assert any(each["level"] == "WARNING" for each in found)
@@ -157,12 +175,15 @@ def test_m1_an_access_log_that_can_t_be_written(
 ) -> None:
     mount = mounted(serving(SMALL))
     done = started(mount, tmp_path / "one", "--access-log", "/proc/no/file")
+
     assert (done.returncode, done.stderr) == (
         6,
         "pictofs: can't log to /proc/no/file: No such file or directory; name another place by --access-log\n",
     )
+
     both = tmp_path / "log"
     done = started(mount, tmp_path / "two", "--access-log", both, "--log-file", both)
+
     assert (done.returncode, done.stderr) == (
         6,
         f"pictofs: {both} is the log: name another file by --access-log\n",

@@ -71,6 +71,7 @@ def test_i1_inode_numbers_survive_a_rename_of_the_dataset(
         path.replace("datasets/renamed", "datasets/small"): number
         for path, number in inodes(mount).items()
     }
+
     # Another name is another content of dataset.json, and so another number.
     assert after.pop("datasets/small/dataset.json") != before.pop("datasets/small/dataset.json")
     assert after == before
@@ -87,13 +88,16 @@ def test_s6_modes_owner_links_and_blocks(mount: Mount, server: StandIn) -> None:
     image = server.organization["small"].images[next(iter(server.organization["small"].images))]
     path = mount.datasets / "small/images" / image.directory_path.strip("/") / image.filename
     found = path.stat()
+
     assert stat.filemode(found.st_mode) == "-rw-r--r--"
     assert (found.st_uid, found.st_gid) == (os.getuid(), os.getgid())
     assert (found.st_size, found.st_blocks) == (image.size, -(-image.size // 512))
     assert found.st_mtime == found.st_ctime == image.created_at
     assert found.st_blksize >= 4096
+
     for folder in (mount.root, mount.datasets, mount.datasets / "small", path.parent):
         assert stat.filemode(folder.stat().st_mode) == "drwxr-xr-x"
+
     assert (mount.datasets / "small").stat().st_mtime == server.organization["small"].created_at
 
 
@@ -146,17 +150,22 @@ def test_s1_s4_a_wrong_size_is_exact_from_open_on(mounted: Mounting, serving: Se
     server = serving(_liar(0, 1, 9_000, 31_000, 9_000_000))
     mount = mounted(server, home="one")
     folder = mount.datasets / "lies/images"
+
     for image in server.organization.images.values():
         path = folder / image.filename
         assert path.stat().st_size == (image.file_size or 1 << 30)
+
         with open(path, "rb") as file:
             assert os.fstat(file.fileno()).st_size == ACTUAL
             assert file.read() == image_bytes(image)
             assert file.seek(-10, os.SEEK_END) == ACTUAL - 10
+
         assert path.stat().st_size == ACTUAL
         assert subprocess.check_output(["cat", path]) == image_bytes(image)
+
     mount.unmount()
     again = mounted(server, home="one").datasets / "lies/images"
+
     assert {path.stat().st_size for path in again.iterdir()} == {ACTUAL}
 
 

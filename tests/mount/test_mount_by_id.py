@@ -23,17 +23,20 @@ def server(module_serving: Serving) -> StandIn:
 def test_v2_programs_follow_links(mounted: Mounting, server: StandIn, role: str) -> None:
     mount = mounted(server, key=server.keys[role])
     dataset, by_id = server.organization["small"], mount.root / "by-id"
+
     assert os.listdir(by_id) == [dataset.id]
     assert os.readlink(by_id / dataset.id) == "../datasets/small"
     assert run("readlink", "-e", by_id / dataset.id.upper()).strip() == str(
         mount.datasets / "small"
     )
+
     for image in active(dataset):
         place = Path(image.directory_path.strip("/"), image.filename)
         assert os.readlink(by_id / image.id) == f"../datasets/small/images/{place}"
         assert (by_id / image.id).read_bytes() == image_bytes(image)
         assert run("cat", by_id / f"{image.id}.json").encode() == annotation_bytes(server, image)
         assert os.path.samefile(by_id / image.id, mount.datasets / "small/images" / place)
+
     assert run("find", mount.root, "-type", "l").splitlines() == [str(by_id / dataset.id)]
 
 
@@ -45,15 +48,18 @@ def test_v3_one_id_in_100_000_images_costs_one_request_more_than_its_path(
     image = list(server.organization.images.values())[54_321]
     before = Spent(server)
     path = os.path.realpath(mount.root / "by-id" / image.id)
+
     assert os.path.exists(path)
     assert [each.partition("?")[0] for each in before.api] == [
         "/images/{image_id:uuid}/metadata",
         "/directories/{dataset}/tree",
         "/images/",
     ]
+
     for _ in range(20):
         assert not os.path.lexists(mount.root / "by-id" / NOBODY)
         assert not os.path.lexists(mount.root / "by-id" / "not an id")
+
     assert len(before.api) == 4
 
 

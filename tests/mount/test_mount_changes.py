@@ -92,12 +92,17 @@ def test_w1_the_vendor_s_client_sees_what_the_mount_changes(
     new = mount.datasets / "new"
     run("mkdir", new)
     made = client.datasets.get("new")
+
     assert (made.image_count, sorted(os.listdir(new))[:1]) == (0, ["annotations"])
+
     run("setfattr", "-n", DESCRIPTION, "-v", "Größer", new)
     run("mv", new, mount.datasets / "newer")
     renamed = client.datasets.get("newer")
+
     assert (renamed.id, renamed.description) == (made.id, "Größer")
+
     run("rmdir", mount.datasets / "newer")
+
     assert [each.name for each in client.datasets.list()] == ["signs"]
 
 
@@ -106,14 +111,19 @@ def test_w1_the_mount_shows_what_the_vendor_s_client_changes(
 ) -> None:
     mount = writable(mounted, server, "--metadata-ttl", "1")
     assert os.listdir(mount.datasets) == ["signs"]
+
     client.datasets.create("theirs")
     eventually(lambda: sorted(os.listdir(mount.datasets)), ["signs", "theirs"])
     client.datasets.update("theirs", new_name="still theirs", description="x")
     eventually(lambda: sorted(os.listdir(mount.datasets)), ["signs", "still theirs"])
     path = mount.datasets / "still theirs"
+
     assert os.getxattr(path, DESCRIPTION) == b"x"
+
     path.rename(mount.datasets / "ours")
+
     assert client.datasets.get("ours").description == "x"
+
     client.datasets.delete("ours")
     eventually(lambda: os.listdir(mount.datasets), ["signs"])
 
@@ -189,6 +199,7 @@ def test_w1_w5_changes_by_role(mounted: Mounting, server: StandIn, role: str) ->
     for cell, (least, work, code) in CELLS.items():
         before = there(server)
         allowed = LADDER.index(role) >= LADDER.index(least)
+
         if code or not allowed:
             with refused(code if allowed else errno.EACCES):
                 work(mount.datasets)
@@ -196,7 +207,9 @@ def test_w1_w5_changes_by_role(mounted: Mounting, server: StandIn, role: str) ->
         else:
             work(mount.datasets)
             assert there(server) != before, cell
+
     shown = {each.name for each in organization.datasets.values() if not each.is_archived}
+
     assert set(os.listdir(mount.datasets)) == shown
 
 
@@ -228,12 +241,17 @@ def test_w2_names_are_sent_unescaped(
     path = shared.datasets / entry
     path.mkdir()
     inode = path.stat().st_ino
+
     assert names(shared_server) == sorted(["signs", name])
     assert sorted(os.listdir(shared.datasets)) == sorted(["signs", entry])
+
     path.rename(shared.datasets / "plain")
     (shared.datasets / "plain").rename(path)
+
     assert (names(shared_server), path.stat().st_ino) == (sorted(["signs", name]), inode)
+
     path.rmdir()
+
     assert names(shared_server) == ["signs"]
 
 
@@ -295,13 +313,18 @@ def test_w3_what_is_not_empty_stays(
     path = mount.datasets / "new"
     path.mkdir()
     dataset = server.organization["new"]
+
     assert os.listdir(path / "images") == []
+
     fill(server.organization, dataset)
+
     for remove in (["rmdir", path], ["rm", "-r", "-f", path], ["rm", "-r", "-f", mount.datasets]):
         done = subprocess.run(remove, capture_output=True)
         assert done.returncode != 0
+
     with refused(errno.ENOTEMPTY):
         path.rmdir()
+
     assert server.organization.datasets.get(dataset.id) is dataset
     assert server.log.count(method="DELETE") == 0
     assert path.is_dir()
@@ -328,6 +351,7 @@ def test_w3_an_image_that_comes_between_two_attempts_stays(mount: Mount, server:
     server.faults.add(Fault(Match(method="DELETE"), refuse, times=1))
     with refused(errno.ENOTEMPTY):
         (mount.datasets / "new").rmdir()
+
     assert "new" in names(server)
 
 
@@ -339,6 +363,7 @@ def test_w4_nothing_is_replaced(mount: Mount, server: StandIn) -> None:
     one.mkdir()
     two.mkdir()
     before = there(server)
+
     for flags, code in (
         (0, errno.EEXIST),
         (RENAME_NOREPLACE, errno.EEXIST),
@@ -347,9 +372,12 @@ def test_w4_nothing_is_replaced(mount: Mount, server: StandIn) -> None:
     ):
         with refused(code):
             renameat2(one, two, flags)
+
     assert subprocess.run(["mv", "-T", one, two], capture_output=True).returncode != 0
     assert there(server) == before
+
     renameat2(one, mount.datasets / "three", RENAME_NOREPLACE)
+
     assert names(server) == ["signs", "three", "two"]
 
 
@@ -357,6 +385,7 @@ def test_w4_datasets_stay_in_their_folder(mount: Mount, server: StandIn, tmp_pat
     one = mount.datasets / "one"
     one.mkdir()
     before = there(server)
+
     for target in (
         mount.root / "one",
         mount.datasets / "signs/one",
@@ -365,6 +394,7 @@ def test_w4_datasets_stay_in_their_folder(mount: Mount, server: StandIn, tmp_pat
         with refused(errno.EOPNOTSUPP):
             one.rename(target)
         assert subprocess.run(["mv", one, target], capture_output=True).returncode != 0
+
     with refused(errno.EXDEV):
         one.rename(tmp_path / "one")
     for source in (
@@ -374,6 +404,7 @@ def test_w4_datasets_stay_in_their_folder(mount: Mount, server: StandIn, tmp_pat
     ):
         with refused(errno.EROFS):
             source.rename(mount.datasets / "new")
+
     assert there(server) == before
 
 
@@ -415,7 +446,9 @@ def test_w5_a_server_that_fails_once(
     (folder / "one").mkdir()
     server.faults.add(Fault(Match(method=METHODS[change]), fault, times=1))
     attempt(change, folder)
+
     assert sorted(os.listdir(folder)) == names(server) == AFTER[change]
+
     if change == "setxattr":
         assert os.getxattr(folder / "one", DESCRIPTION) == b"new"
     server.faults.clear()
@@ -456,9 +489,12 @@ def test_w5_a_server_that_says_nothing(mounted: Mounting, server: StandIn, chang
     server.faults.add(Fault(Match(method=METHODS[change]), hold))
     with refused(errno.ETIMEDOUT):
         attempt(change, mount.datasets)
+
     assert names(server) == ["one", "signs"]
+
     hold.open()
     eventually(lambda: sorted(os.listdir(mount.datasets)), AFTER[change])
+
     assert names(server) == AFTER[change]
 
 
@@ -469,11 +505,14 @@ def test_w5_while_one_waits_what_is_cached_is_read(mount: Mount, server: StandIn
     server.faults.add(Fault(Match(method="POST"), hold))
     maker = threading.Thread(target=(mount.datasets / "new").mkdir)
     maker.start()
+
     assert hold.waiting.wait(20)
     assert path.read_bytes() == data
     assert os.statvfs(mount.root).f_files == 3
+
     hold.open()
     maker.join(30)
+
     assert (mount.datasets / "new").is_dir()
 
 
@@ -487,11 +526,16 @@ def test_w6_a_change_is_shown_at_once(mount: Mount, server: StandIn) -> None:
         assert not path.exists()  # looked up: an answer that must not be kept
     (datasets / "a").mkdir()
     inode = (datasets / "a").stat().st_ino
+
     assert (datasets / "a").exists()
+
     (datasets / "a").rename(datasets / "b")
+
     assert not (datasets / "a").exists()
     assert (datasets / "b").stat().st_ino == inode
+
     (datasets / "b").rmdir()
+
     assert not (datasets / "b").exists()
     assert [each.partition("?")[0] for each in spent.api] == [
         "/datasets/",
@@ -547,9 +591,13 @@ def test_w6_dataset_json_is_that_of_the_change(mount: Mount, client: pictograph.
     path = path.rename(mount.datasets / "renamed")
     after = json.loads((path / "dataset.json").read_text())
     there = client.datasets.get("renamed")
+
     assert (after["id"], after["name"], after["description"]) == (there.id, "renamed", "new")
+
     held.seek(0)
+
     assert held.read() == before
+
     held.close()
 
 
@@ -582,6 +630,7 @@ def test_w6_of_two_mounts_that_make_one_name_one_does(
         writable(mounted, server),
         *(writable(mounted, server, cache=tmp_path / "shared") for _ in range(2)),
     ]
+
     for number in range(5):
         outcomes: list[object] = []
         barrier = threading.Barrier(len(several))
@@ -599,9 +648,12 @@ def test_w6_of_two_mounts_that_make_one_name_one_does(
             thread.start()
         for thread in threads:
             thread.join(60)
+
         assert sorted(outcomes) == ["made", "there", "there"]
+
         for each in several:  # who heard that it is there sees it
             assert (each.datasets / f"new-{number}").is_dir()
+
     assert len(names(server)) == 6
 
 
@@ -703,6 +755,7 @@ def test_w7_of_other_users_only_the_owner_may_change(mounted: Mounting, server: 
             lambda folder: os.mkdir("signs/images/new", dir_fd=folder),
             lambda folder: os.open("signs/images/cam1/0.jpg", os.O_WRONLY, dir_fd=folder),
         ]
+
         assert [as_user(user, mount.datasets, work) for work in works] == codes
 
 
@@ -711,6 +764,7 @@ def as_user(user: int, folder: Path, work: Callable[[int], object]) -> int:
     that user)."""
     handle = os.open(folder, os.O_RDONLY)
     child = os.fork()
+
     if child == 0:
         code = 255
         try:
@@ -723,6 +777,7 @@ def as_user(user: int, folder: Path, work: Callable[[int], object]) -> int:
             code = error.errno or 255
         finally:
             os._exit(code)
+
     os.close(handle)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
@@ -753,6 +808,7 @@ def test_w8_flags(mount: Mount, server: StandIn) -> None:
     with refused(errno.EEXIST):
         os.setxattr(new, DESCRIPTION, b"y", os.XATTR_CREATE)
     os.setxattr(new, DESCRIPTION, b"z", os.XATTR_REPLACE)
+
     assert server.organization["new"].description == "z"
 
 

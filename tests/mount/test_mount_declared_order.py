@@ -52,6 +52,7 @@ def test_two_epochs_each_told(mounted: Mounting, serving: Serving, context: str,
     mount = mounted(server, "--prefetch", "off", "--cache-size", str(160 * 32_768))
     script = Path(__file__).with_name("ordered_loader.py")
     images = mount.datasets / "dataset-0/images"
+
     with subprocess.Popen(
         [sys.executable, "-W", "error:the order of reading", script, images, context, kind, "2"],
         stdin=subprocess.PIPE,
@@ -59,18 +60,25 @@ def test_two_epochs_each_told(mounted: Mounting, serving: Serving, context: str,
     ) as training:
         assert training.stdin is not None
         assert training.stdout is not None
+
         fetched = 0
+
         for _ in range(2):
             read = json.loads(training.stdout.readline())
             assert len(read) == (150 if kind == "distributed" else 300)
             assert all(truth[name] == digest for name, digest in read)
+
             facts = mount.status()["prefetch"]
+
             assert facts["orders"] == []
             assert facts["fetched"] > fetched + 20
+
             fetched = facts["fetched"]
             training.stdin.write(b"\n")
             training.stdin.flush()
+
         training.communicate()
+
     assert training.returncode == 0
 
 
@@ -108,6 +116,7 @@ def test_a_new_epoch_takes_the_place_of_one_that_was_left(
     for _ in range(3):
         assert next(iter(told)) == 0
     next(iter(other))
+
     assert [order["images"] for order in mount.status()["prefetch"]["orders"]] == [40, 20]
 
 

@@ -33,14 +33,19 @@ def test_l4_absurd_rows_are_shown_and_copied(
         image for image in active(dataset) if not (image.lies or {}).keys() & {"id", "filename"}
     ]
     found = run("find", folder / "images", "-type", "f").splitlines()
+
     assert len(found) == len(images)
+
     run("cp", "-r", folder / "images", folder / "annotations", tmp_path)
     copied = files_below(tmp_path / "images")
+
     assert sorted(copied.values()) == sorted(image_bytes(image) for image in images)
     assert len(files_below(tmp_path / "annotations")) == len(images)
+
     for path in found:
         names = os.listxattr(path)
         assert all(os.getxattr(path, name) is not None for name in names)
+
     assert max(map(len, map(os.fsencode, found))) < 4096
     assert b"absurd" in (folder / "dataset.json").read_bytes()
     assert os.statvfs(mount.root).f_blocks > 0
@@ -57,14 +62,18 @@ def test_l6_l7_a_mount_of_a_server_that_differs_everywhere(
     mount = mounted(server)
     mount.expected.append("this server differs: ")
     folder = mount.datasets / "small"
+
     assert files_below(folder / "images") | files_below(folder / "annotations") == {
         path.partition("/")[2]: data for path, data in images_and_notes(server, dataset).items()
     }
+
     mount.unmount()
     spent = Spent(server)
     again = mounted(server, cache=mount.cache)
+
     assert len(files_below(again.datasets / "small/images")) == 12
     assert not [each for each in spent.api if "include_images" in each or "image_id:uuid}?" in each]
+
     again.unmount()
 
 

@@ -42,14 +42,17 @@ def changed(server: StandIn, before: bytes, *, alike: bool) -> bytes:
     `before`."""
     organization = server.organization
     dataset = organization["small"]
+
     for number in count():
         dataset.description = "x" * (number % 5_000)
         organization.changed(dataset, "dataset")
         truth = document_bytes(server, dataset)
+
         if len(truth) != len(before) and alike == (
             (zlib.crc32(truth) ^ zlib.crc32(before)) % 256 == 0
         ):
             return truth
+
     raise AssertionError
 
 
@@ -58,15 +61,20 @@ def test_v1_no_program_sees_an_old_one(mounted: Mounting, server: StandIn) -> No
     mount = mounted(server)
     path = mount.datasets / "small/dataset.json"
     before = path.read_bytes()
+
     for alike in (False, True, True, False, True):
         with open(path, "rb") as held:
             held.read(10)
             truth = changed(server, before, alike=alike)
             mount.pictofs("refresh", mount.datasets / "small")
+
             assert path.stat().st_size == len(truth)
             assert mapped(path) == path.read_bytes() == truth
+
             held.seek(0)
+
             assert held.read() == before
+
         before = truth
 
 

@@ -22,6 +22,7 @@ def test_d1_diff_r_with_a_mount(mounted: Mounting, serving: Serving, tmp_path: P
     server = serving(PRESETS["nasty"](), cold_reads=True)
     mount = mounted(server)
     mount.expected += ["malformed", "could not be completed"]
+
     for folder in mount.datasets.iterdir():
         out = tmp_path / "out" / folder.name
         run_pictofs("download", folder.name, out, env=mount.environ)
@@ -29,6 +30,7 @@ def test_d1_diff_r_with_a_mount(mounted: Mounting, serving: Serving, tmp_path: P
             run("diff", "-r", folder / kind, out / kind)
         shown = [path for path in (folder / "images").rglob("*") if path.is_file()]
         kept = [out / path.relative_to(folder) for path in shown]
+
         assert [path.stat().st_mtime_ns for path in kept] == [
             path.stat().st_mtime_ns for path in shown
         ]

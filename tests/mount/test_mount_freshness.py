@@ -137,12 +137,16 @@ def test_f5_every_change_is_seen_at_once_by_refresh(mounted: Mounting, server: S
 def test_f1_datasets_come_go_and_change_names(mounted: Mounting, server: StandIn) -> None:
     mount = mounted(server, "--metadata-ttl", "1")
     organization = server.organization
+
     assert os.listdir(mount.datasets) == ["small"]
+
     other = organization.add_dataset("other")
     eventually(lambda: sorted(os.listdir(mount.datasets)), ["other", "small"])
     organization.rename_dataset(small(server), "new name")
     eventually(lambda: sorted(os.listdir(mount.datasets)), ["new name", "other"])
+
     assert len(files_below(mount.datasets / "new name/images")) == 12
+
     organization.remove_dataset(other)
     eventually(lambda: os.listdir(mount.datasets), ["new name"])
     organization.archive_dataset(organization["new name"])
@@ -155,11 +159,14 @@ def test_f1_two_datasets_that_trade_names(mounted: Mounting, serving: Serving) -
     organization.add_image(one, "a.jpg", size=500)
     organization.add_image(other, "b.jpg", size=500)
     mount = mounted(serving(organization))
+
     assert os.listdir(mount.datasets / "one/images") == ["a.jpg"]
+
     organization.rename_dataset(one, "between")
     organization.rename_dataset(other, "one")
     organization.rename_dataset(one, "other")
     mount.pictofs("refresh", mount.root)
+
     assert os.listdir(mount.datasets / "one/images") == ["b.jpg"]
     assert os.listdir(mount.datasets / "other/images") == ["a.jpg"]
 
@@ -171,13 +178,18 @@ def test_f4_an_annotation_that_changed_is_read_anew_after_the_ttl(
     image = first(server)
     path = note_of(mount, image)
     before = annotation_bytes(server, image)
+
     assert path.read_bytes() == before
+
     number = path.stat().st_ino
     note_annotations(server, image)
     after = annotation_bytes(server, image)
+
     assert after != before
+
     os.listdir(path.parent)
     eventually(lambda: os.listdir(path.parent) and subprocess.check_output(["cat", path]), after)
+
     assert path.stat().st_ino != number
     assert path.stat().st_size == len(after)
 
@@ -196,8 +208,11 @@ def test_f4_f5_refresh_shows_an_annotation_that_nothing_else_told_of(
         for place, each in enumerate(server.organization.annotations(image))
     ]
     server.organization.set_annotations(image, changed)
+
     assert path.read_bytes() != annotation_bytes(server, image)
+
     mount.pictofs("refresh", mount.datasets / "small")
+
     assert subprocess.check_output(["cat", path]) == annotation_bytes(server, image)
 
 
@@ -209,14 +224,19 @@ def test_b5_an_open_file_keeps_the_version_it_was_opened_with(
     path = note_of(mount, image)
     before = annotation_bytes(server, image)
     path.read_bytes()
+
     with open(path, "rb") as held:
         assert held.read(10) == before[:10]
+
         note_annotations(server, image)
         after = annotation_bytes(server, image)
         mount.pictofs("refresh", mount.datasets / "small")
+
         assert subprocess.check_output(["cat", path]) == after
         assert held.read() == before[10:]
+
         held.seek(0)
+
         assert held.read() == before
         assert os.fstat(held.fileno()).st_size == len(before)
         assert path.read_bytes() == after
@@ -229,12 +249,16 @@ def test_b5_a_removed_image_that_is_open_is_read_to_its_end(
     mount = mounted(server)
     image = first(server)
     path = mount.datasets / "small/images" / image.directory_path.strip("/") / image.filename
+
     with open(path, "rb") as held:
         held.read(10)
         server.organization.remove_image(image)
         mount.pictofs("refresh", mount.datasets / "small")
+
         assert not path.exists()
+
         held.seek(0)
+
         assert held.read() == image_bytes(image)
 
 
@@ -251,15 +275,20 @@ def test_b5_bytes_that_are_replaced_under_one_id_are_never_mixed(
 
     with open(path, "rb") as held:
         assert held.read(1000) == before[:1000]
+
         server.organization.replace_content(image, "another")
         after = image_bytes(image)
+
         assert after != before
+
         mount.pictofs("cache", "clear")
 
         assert path.read_bytes() == after
         assert held.read() == before[1000:]
         assert path.read_bytes() == after
+
         held.seek(0)
+
         assert held.read() == before
 
     assert path.read_bytes() == after
@@ -297,8 +326,11 @@ def test_f5_refresh_of_one_dataset_asks_for_that_one(mounted: Mounting, serving:
     for name in ("one", "other"):
         os.listdir(mount.datasets / name / "images")
     before = Spent(server)
+
     assert "one is fresh" in mount.pictofs("refresh", mount.datasets / "one")
     assert len(before.api) == 3  # the datasets, its directories, its images
+
     before = Spent(server)
     os.listdir(mount.datasets / "other/images")
+
     assert before.all == []

@@ -124,4 +124,5 @@ def test_i4_the_handle_of_what_is_gone_is_stale(mount: Mount, server: StandIn, r
     forget()
     with pytest.raises(OSError, match="Stale") as stale:
         opened(root, handle)
+
     assert stale.value.errno == errno.ESTALE

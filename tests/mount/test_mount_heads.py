@@ -41,6 +41,7 @@ def test_q6_looking_at_heads_downloads_what_is_looked_at(
     for path in paths[:READ]:
         assert len(head(path)) == 64
     eventually(lambda: mount.status()["prefetch"]["under_way"], 0)
+
     assert downloads(server, spent) == READ
     assert mount.status()["prefetch"]["fetched"] == 0
 

@@ -110,6 +110,7 @@ def test_s8_a_walker_with_a_small_buffer_does_not_shorten_an_open_file(
     slow = walker(folder)
     first = slow.more()
     ahead = folder / f"{len(first) + 10:03}.jpg"
+
     with open(ahead, "rb", buffering=0) as reader:
         assert ahead.name in slow.rest()
         assert os.fstat(reader.fileno()).st_size == ACTUAL
@@ -127,6 +128,7 @@ def test_s8_what_a_walker_read_ahead_does_not_shorten_the_next_open(
     for path in ahead:
         assert read_plainly(path) == truth(server, path)
     slow.rest()
+
     for path in ahead:
         assert path.stat().st_size == ACTUAL
         assert read_plainly(path) == truth(server, path)
@@ -158,7 +160,9 @@ def test_s8_a_download_beside_the_mount_has_learned_the_sizes(
     server = serving(lies())
     mount = mounted(server, "--prefetch", "off")
     folder = mount.datasets / "lies/images"
+
     assert {path.stat().st_size for path in folder.iterdir()} == {5_000}
+
     paths = sorted(folder.iterdir())
     mount.pictofs("download", "lies", tmp_path / "out")
     for path in paths[::2]:
@@ -176,7 +180,9 @@ def test_s8_a_listing_is_renewed_to_the_right_size(
     server = serving(lies())
     one, two = sharing(mounted, server, tmp_path / "cache")
     folder = one.datasets / "lies/images"
+
     assert {path.stat().st_size for path in folder.iterdir()} == {5_000}
+
     paths = sorted(folder.iterdir())
     for image in server.organization.images.values():
         image.file_size = ACTUAL
@@ -198,12 +204,15 @@ def test_s8_an_image_went_and_came_back_with_another_size(
         assert {path.stat().st_size for path in folder.iterdir()} == {5_000}
     paths = sorted(folders[0].iterdir())
     dataset = server.organization["lies"]
+
     for archived, size in ((True, 5_000), (False, ACTUAL)):
         for image in server.organization.images.values():
             image.file_size = size
         server.organization.archive_dataset(dataset, archived)
         relist(two)
+
     assert {path.stat().st_size for path in folders[1].iterdir()} == {ACTUAL}
+
     for path in paths:
         assert read_plainly(path) == truth(server, path)
 
@@ -230,12 +239,15 @@ def test_s8_programs_that_never_ask_for_the_size_get_the_whole_file(
     actual = ACTUAL + large
     server = serving(lies(said + large, 4, actual))
     folder = mounted(server, "--prefetch", "off").datasets / "lies/images"
+
     assert {path.stat().st_size for path in folder.iterdir()} == {said + large}
+
     send, mapped = sorted(folder.iterdir())[:2]
 
     fd = os.open(send, os.O_RDONLY)
     got = bytearray()
     left, right = socket.socketpair()
+
     with left, right:
         left.setblocking(False)
         while sent := os.sendfile(left.fileno(), fd, None, 1 << 16):
@@ -243,7 +255,9 @@ def test_s8_programs_that_never_ask_for_the_size_get_the_whole_file(
                 piece = right.recv(sent)
                 got += piece
                 sent -= len(piece)
+
     os.close(fd)
+
     assert len(got) == actual
     assert got == truth(server, send)
 
@@ -254,10 +268,13 @@ def test_s8_programs_that_never_ask_for_the_size_get_the_whole_file(
     )
     os.close(fd)
     child = os.fork()
+
     if not child:  # SIGBUS would end us
         ok = ctypes.string_at(address, actual) == truth(server, mapped)
         os._exit(0 if ok else 1)
+
     assert os.waitpid(child, 0)[1] == 0
+
     _libc.munmap(ctypes.c_void_p(address), ctypes.c_size_t(actual))
 
 
@@ -295,12 +312,15 @@ def test_s8_an_annotation_of_a_row_that_went_and_came_back(
     before = {path: path.read_bytes() for path in folder.iterdir()}
     list((two.datasets / "lies/images").iterdir())
     dataset = server.organization["lies"]
+
     for archived in (True, False):
         server.organization.archive_dataset(dataset, archived)
         relist(two)
+
     for image in server.organization.images.values():
         server.organization.set_annotations(image, [{"name": "one", "more": "x" * 3_000}])
     list((two.datasets / "lies/images").iterdir())
+
     for path, old in before.items():
         new = read_plainly(path)
         assert new != old

@@ -89,11 +89,13 @@ def test_first_bytes_are_readable_long_before_the_last(
     path = mounted(server).datasets / "large/images/one.jpg"
     valve = Valve(first=8 * MB)
     server.faults.add(Fault(on=Match(path=BYTES), do=valve))
+
     with open(path, "rb", buffering=0) as file:
         assert file.read(64 * 1024) == part(server, 0, 64 * 1024)
         assert os.fstat(file.fileno()).st_size == SIZE
         assert valve.sent <= 9 * MB
         valve.open()
+
     assert md5sum(path) == digest(server)
 
 
@@ -105,14 +107,18 @@ def test_b6_a_far_seek_does_not_wait_for_what_lies_before(
     path = mount.datasets / "large/images/one.jpg"
     valve = Valve(first=8 * MB)
     server.faults.add(Fault(on=Match(path=BYTES), do=valve))
+
     with open(path, "rb", buffering=0) as file:
         for start in (SIZE - 1000, 100 * MB, 150 * MB):
             file.seek(start)
             assert file.read(1000) == part(server, start, 1000)
         assert valve.sent <= 40 * MB
         valve.open()
+
     assert md5sum(path) == digest(server)
+
     before = Spent(server)
+
     assert md5sum(path) == digest(server)
     assert before.all == []
 
@@ -122,14 +128,18 @@ def test_b6_a_far_seek_without_ranges_gets_the_right_bytes(
 ) -> None:
     server = serving(one_image(40 * MB + 7), storage_range=False)
     path = mounted(server).datasets / "large/images/one.jpg"
+
     with open(path, "rb", buffering=0) as file:
         for start in (40 * MB - 1000, 100, 20 * MB):
             file.seek(start)
             assert file.read(1000) == part(server, start, 1000)
+
     assert md5sum(path) == digest(server)
+
     sent = sum(
         each.bytes for each in server.log.requests() if each.path.endswith(image_of(server).id)
     )
+
     assert sent <= 3 * 40 * MB
 
 
@@ -142,6 +152,7 @@ def test_b6_mmap_of_a_large_file(mounted: Mounting, serving: Serving) -> None:
         "    print(view[-5:].hex(), view[100_000_000:100_000_005].hex(), hashlib.md5(view).hexdigest())\n"
     )
     last, middle, whole = run(sys.executable, "-c", script, path).split()
+
     assert bytes.fromhex(last) == part(server, SIZE - 5, 5)
     assert bytes.fromhex(middle) == part(server, 100_000_000, 5)
     assert whole == digest(server)
@@ -182,9 +193,12 @@ def test_b3_wrong_bytes_are_never_given_as_a_whole_file(
     server.faults.add(Fault(on=Match(host="storage"), do=Corrupt(at=15 * MB)))
     mount.expected.append("read: .*another checksum")
     failed = subprocess.run(["cat", path], capture_output=True, timeout=60)
+
     assert failed.returncode != 0
     assert len(failed.stdout) < 20 * MB
+
     server.faults.clear()
+
     assert md5sum(path) == digest(server)
 
 
@@ -238,5 +252,6 @@ def test_b7_a_file_without_a_length_that_comes_too_slowly_is_there_later(
     server.faults.clear()
     # What is on its way has a "~" in its name.
     eventually(lambda: ["~" in each.name for each in mount.cache.glob("content/??/*")], [False])
+
     assert path.read_bytes() == part(server, 0, 12 * MB)
     assert server.log.count("storage") == 1

@@ -48,12 +48,15 @@ def test_f7_first_names_come_with_the_first_page(mounted: Mounting, serving: Ser
     server = serving(Spec.uniform(images=25_000, size=20_000, annotations=0))
     later_pages = Hold(r"images_offset=[12]0000")
     server.faults.add(Fault(on=Match(path=EMBED), do=later_pages))
+
     with os.scandir(mounted(server).datasets / "dataset-0/images") as entries:
         first = [entry.name for entry in itertools.islice(entries, 9_900)]
         assert later_pages.waiting.wait(30)
         later_pages.open()
         rest = [entry.name for entry in entries]
+
     truth = [f"image-{number:06d}.jpg" for number in range(25_000)]
+
     assert len(first) == 9_900
     assert sorted(first + rest) == truth
 
@@ -150,9 +153,11 @@ def test_f6_rows_that_shift_between_pages_are_neither_lost_nor_doubled(
     folder = mounted(server, "--metadata-ttl", "1").datasets / "dataset-0/images"
     shown = Counter(names_in(folder))
     stayed = {image.filename for image in active(dataset) if before.get(image.id) == image.filename}
+
     assert stayed - {"image-010019.jpg"} <= shown.keys()
     assert set(shown.values()) == {1}
     assert between.struck
+
     truth = [
         os.path.join(image.directory_path.strip("/"), image.filename) for image in active(dataset)
     ]
@@ -171,6 +176,7 @@ def test_f6_a_row_sent_twice_is_shown_once(mounted: Mounting, serving: Serving) 
 def test_what_does_not_exist_is_enoent(mounted: Mounting, serving: Serving) -> None:
     datasets = mounted(serving(PRESETS["small"]())).datasets
     some = next(walk(datasets / "small/images"))
+
     for path in (
         datasets / "no",
         datasets / "small/no",
@@ -179,6 +185,7 @@ def test_what_does_not_exist_is_enoent(mounted: Mounting, serving: Serving) -> N
     ):
         with pytest.raises(FileNotFoundError):
             path.stat()
+
     note = datasets / "small/annotations" / some.relative_to(datasets / "small/images")
     with pytest.raises(FileNotFoundError):
         note.stat()
@@ -218,18 +225,23 @@ def test_l2_n2_every_nasty_annotation_is_reached_once(nasty: tuple[StandIn, Moun
         if image.filename not in UNUSABLE
     }
     found: list[str] = []
+
     for dataset in mount.datasets.iterdir():
         for path in walk(dataset / "annotations"):
             data = path.read_bytes()
             image = truth[json.loads(data)["image_uuid"]]
             found.append(image.id)
+
             assert data == annotation_bytes(server, image)
             assert path.stat().st_size == len(data)
             assert path.name.endswith(".json")
+
             _check_name(path.name[:-5], image.filename)
             shown = dataset.name if "‛~" in dataset.name else unescape(dataset.name)
             name = server.organization.datasets[image.dataset_id].name
+
             assert shown == name or ("‛~" in dataset.name and len(name.encode()) > 255)
+
     assert sorted(found) == sorted(truth)
 
 
@@ -245,9 +257,11 @@ def _check_name(entry: str, filename: str) -> None:
 def test_l2_n2_every_nasty_image_has_its_bytes(nasty: tuple[StandIn, Mount]) -> None:
     server, mount = nasty
     wanted, read = Counter[bytes](), Counter[bytes]()
+
     for image in all_images(server.organization):
         if image.filename not in UNUSABLE:
             wanted[image_bytes(image)] += 1
+
     for dataset in mount.datasets.iterdir():
         for path in walk(dataset / "images"):
             if dataset.name == "frozen":
@@ -256,22 +270,29 @@ def test_l2_n2_every_nasty_image_has_its_bytes(nasty: tuple[StandIn, Mount]) -> 
                 assert caught.value.errno == errno.EBUSY
                 wanted[image_bytes(server.organization["frozen"].at("/", path.name))] -= 1  # type: ignore[arg-type]
                 continue
+
             data = path.read_bytes()
+
             assert path.stat().st_size == len(data)
+
             read[data] += 1
+
     assert read == +wanted
 
 
 def test_n2_nasty_datasets_are_there(nasty: tuple[StandIn, Mount]) -> None:
     server, mount = nasty
     shown = names_in(mount.datasets)
+
     assert (
         len(shown)
         == len(set(shown))
         == sum(not each.is_archived for each in server.organization.datasets.values())
     )
     assert {"‛..", "‛.", "with‛sslash", "Case", "case", "100%", "hash#?&"} <= set(shown)
+
     (shaped,) = [name for name in shown if re.fullmatch(r"[0-9a-f]{8}-[0-9a-f-]{27}", name)]
+
     for name in ("‛..", shaped):
         image = next(
             iter(
@@ -282,6 +303,7 @@ def test_n2_nasty_datasets_are_there(nasty: tuple[StandIn, Mount]) -> None:
                 ).images.values()
             )
         )
+
         assert (mount.datasets / name / "images/sub/one.jpg").read_bytes() == image_bytes(image)
 
 

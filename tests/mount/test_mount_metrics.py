@@ -60,15 +60,19 @@ def test_j1_figures_are_those_of_what_was_done(mounted: Mounting, serving: Servi
     spent = Spent(server)
     contents = files_below(mount.datasets)
     before = scrape(mount)
+
     assert files_below(mount.datasets) == contents  # from the kernel's pages: opens, and no reads
+
     after = scrape(mount)
 
     assert after("pictofs_operations_total", operation="open", errno="OK") >= 160
     assert after("pictofs_cache_misses_total") == 80
     assert after("pictofs_cache_hits_total") == 80
     assert after("pictofs_read_bytes_total") >= sum(map(len, contents.values()))
+
     # The list of datasets was asked for before `spent` began to count.
     foreground = [each for each in spent.api if not each.startswith("/exports/")]
+
     assert (
         after("pictofs_api_requests_total", status="200", purpose="foreground")
         == len(foreground) + 1
@@ -84,10 +88,13 @@ def test_j1_figures_are_those_of_what_was_done(mounted: Mounting, serving: Servi
         "process_start_time_seconds"
     )
     assert after("pictofs_rate_limit_requests") > after("pictofs_rate_remaining_requests") > 0
+
     with open(next(mount.datasets.glob("small/images/*/*"))):
         eventually(lambda: scrape(mount)("pictofs_open_files"), 1)
+
     assert after("pictofs_operations_in_flight") == 1  # the scrape's own
     assert after("pictofs_bugs_total") == 0
+
     for each in before.samples():
         if each.name.endswith(("_total", "_bucket", "_count", "_sum")) and each.name.startswith(
             "pictofs_"
@@ -98,20 +105,26 @@ def test_j1_figures_are_those_of_what_was_done(mounted: Mounting, serving: Servi
 def test_j1_histograms_count_every_operation(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(SMALL))
     files_below(mount.datasets)
+
     assert not (mount.root / "nothing").exists()
+
     figures = scrape(mount)
     name = "pictofs_operation_duration_seconds"
     kinds = {each.labels["operation"] for each in figures.samples() if each.name == f"{name}_count"}
+
     assert {"lookup", "getattr", "opendir", "readdir", "open", "read"} <= kinds
+
     for kind in kinds:
         counts = [
             each.value
             for each in figures.families[name].samples
             if each.name == f"{name}_bucket" and each.labels["operation"] == kind
         ]
+
         assert counts == sorted(counts)
         assert counts[-1] == figures(f"{name}_count", operation=kind)
         assert counts[-1] == figures("pictofs_operations_total", operation=kind)
+
     assert figures("pictofs_operations_total", operation="lookup", errno="ENOENT") == 1
 
 
@@ -122,10 +135,13 @@ def test_j1_asks_nobody_and_names_no_file(mounted: Mounting, serving: Serving) -
     server.faults.add(Fault(Match(), error(503)))
     spent = Spent(server)
     text = (mount.root / ".pictofs/metrics").read_text()
+
     assert spent.all == []
     assert mount.key not in text
     assert "small" not in text
+
     names = {family.name for family in text_string_to_metric_families(text)}
+
     assert all(name.startswith(("pictofs_", "process_")) for name in names)
 
 
@@ -138,6 +154,7 @@ def test_j1_failures_show(mounted: Mounting, serving: Serving) -> None:
     with pytest.raises(OSError, match="Input/output error"):
         image.read_bytes()
     figures = scrape(mount)
+
     assert figures("pictofs_operations_total", operation="open", errno="EIO") == 1
     assert figures("pictofs_api_requests_total", status="500") == 2
     assert figures("pictofs_request_retries_total") == 1
@@ -168,6 +185,7 @@ def test_j1_what_is_fetched_ahead_counts_too(mounted: Mounting, serving: Serving
     made = [each for each in server.log.requests() if each.host == "storage"]
     eventually(lambda: scrape(mount)("pictofs_storage_requests_total", status="200"), len(made))
     figures = scrape(mount)
+
     assert figures("pictofs_storage_requests_total", purpose="background") > 50
     assert figures("pictofs_prefetch_fetched_total", kind="images") > 50
     assert figures("pictofs_cache_evictions_total") >= 80
@@ -177,13 +195,18 @@ def test_j1_served_at_a_port(mounted: Mounting, serving: Serving) -> None:
     port = free_port()
     mount = mounted(serving(SMALL), "--prefetch", "off", "--metrics-port", str(port))
     files_below(mount.datasets)
+
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         served = Figures(answer.read().decode())
+
     assert served("pictofs_cache_misses_total") == scrape(mount)("pictofs_cache_misses_total") == 80
     assert served.families.keys() == scrape(mount).families.keys()
+
     listening = Path(f"/proc/{mount.pid}/net/tcp").read_text()
+
     assert f" 0100007F:{port:04X} 00000000:0000 0A" in listening
+
     mount.unmount()
     with closing(socket.create_server(("127.0.0.1", port))):
         pass  # it is free again
@@ -196,6 +219,7 @@ def test_m1_j1_a_port_that_is_taken(
     mount = mounted(serving(SMALL))
     place = tmp_path / "other"
     place.mkdir()
+
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(
@@ -216,6 +240,7 @@ def test_m1_j1_a_port_that_is_taken(
             text=True,
             timeout=60,
         )
+
     assert done.returncode == 5
     assert done.stderr.splitlines()[-1] == (
         f"pictofs: metrics can't be served at 127.0.0.1:{port}: Address already in use; "
@@ -239,24 +264,30 @@ def test_j7_idle_connections_take_nothing_away(mounted: Mounting, serving: Servi
     port = free_port()
     mount = mounted(server, "--metrics-port", str(port))
     before = len(os.listdir(f"/proc/{mount.pid}/fd"))
+
     with ExitStack() as stack:
         for number in range(300):
             idle = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
             if number % 2:
                 idle.sendall(b"GET /metrics HTTP/1.1\r\nX-Slow: ")
+
         eventually(lambda: len(os.listdir(f"/proc/{mount.pid}/fd")) <= before + 20, True)
         url = f"http://127.0.0.1:{port}/metrics"
         figures = Figures(urllib.request.urlopen(url, timeout=10).read().decode())
+
         assert figures("pictofs_server_reachable") == 1
+
         idle.settimeout(20)
         with suppress(ConnectionResetError):  # the last one is let go by its time
             assert idle.recv(1) == b""
+
     assert len(files_below(mount.datasets)) == 81
 
 
 def test_j7_what_is_no_scrape(mounted: Mounting, serving: Serving) -> None:
     port = free_port()
     mounted(serving(SMALL), "--metrics-port", str(port))
+
     for request, status in (
         (b"GET /secret HTTP/1.1\r\n\r\n", b"404"),
         (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),

@@ -39,11 +39,14 @@ def test_t4_a_mount_reads_on_when_every_connection_has_died(
     mount = mounted(server, "--prefetch", "off", "--metadata-ttl", "1")
     paths = images(mount.root)
     (dataset,) = server.organization.datasets.values()
+
     with ThreadPoolExecutor(16) as pool:
         got = list(pool.map(Path.read_bytes, paths[: FILES // 2]))
         server.faults.add(Fault(Match(), Silent()))
         got += pool.map(Path.read_bytes, paths[FILES // 2 :])
+
     assert set(got) == contents(dataset)
+
     server.faults.add(Fault(Match(), Silent()))
     server.organization.add_dataset("new")
     eventually(lambda: "new" in os.listdir(mount.datasets), True)
@@ -72,8 +75,10 @@ def test_f7_what_is_known_is_shown_before_the_server_has_answered(
     before = files_below(mount.datasets)
     fault = server.faults.add(Fault(on=Match("api"), do=do))  # type: ignore[arg-type]
     eventually(lambda: fault.hits > 0 or not os.listdir(mount.datasets), True)
+
     # An attempt may take 100 s: whoever waited for one would not be back in time.
     assert set(files_below(mount.datasets)) == set(before)
+
     server.faults.remove(fault)
 
 
@@ -87,17 +92,21 @@ def test_o6_a_spent_limit_is_not_asked_for_at_each_open(
     cached = paths[0].read_bytes()
     server.faults.add(Fault(on=Match("api"), do=throttled(3598)))
     spent = Spent(server)
+
     for _ in range(2):
         for path in paths[1:]:
             with pytest.raises(OSError, match="busy") as caught:
                 path.read_bytes()
             assert caught.value.errno == Throttled.errno
         assert paths[0].read_bytes() == cached
+
     assert os.listdir(mount.datasets)
     # One that was refused, and one a minute that looks.
     assert 1 <= len(spent.api) <= 3
+
     server.faults.clear()
     mount.pictofs("refresh", mount.datasets)
+
     assert paths[1].read_bytes()
 
 
@@ -135,4 +144,5 @@ def test_k6_a_hostile_server_gets_nothing_from_this_machine(
     wanted = {image.filename: image_bytes(image) for image in dataset.images.values()}
     for path in paths:  # by the API's own route, where a URL is not taken
         assert path.read_bytes() == wanted[path.name]
+
     assert "no server can be at 169.254.169.254" in mount.log()

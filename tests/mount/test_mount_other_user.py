@@ -28,6 +28,7 @@ AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "-
 def as_user(work: Callable[[], object]) -> int:
     """The errno with which `work` fails where that user does it, 0 where it does not fail."""
     child = os.fork()
+
     if child == 0:
         code = 255
         try:
@@ -42,6 +43,7 @@ def as_user(work: Callable[[], object]) -> int:
             code = 254
         finally:
             os._exit(code)
+
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -89,6 +91,7 @@ def test_s6_a_copy_belongs_to_whoever_made_it(
 ) -> None:
     source, target = mount.datasets / "small", place / "copies"
     assert as_user(target.mkdir) == 0
+
     if command is None:
         assert as_user(lambda: shutil.copytree(source, target / "small")) == 0
     elif shutil.which(command[0]) is None:
@@ -101,9 +104,12 @@ def test_s6_a_copy_belongs_to_whoever_made_it(
         for path, data in images_and_notes(server, server.organization["small"]).items()
     }
     found = files_below(target)
+
     assert {path: found[path] for path in wanted} == wanted
     assert as_user(lambda: change_copy(target / next(iter(wanted)))) == 0
+
     run(*AS_USER, "rm", "-r", target)
+
     assert not target.exists()
 
 
@@ -139,6 +145,7 @@ def test_w7_the_owner_hears_erofs(
     before = subprocess.run(
         [*AS_USER, "find", folder, "-ls"], capture_output=True, check=True
     ).stdout
+
     assert as_user(lambda: change(folder)) == errno.EROFS
     assert (
         subprocess.run([*AS_USER, "find", folder, "-ls"], capture_output=True, check=True).stdout

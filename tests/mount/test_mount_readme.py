@@ -94,10 +94,14 @@ def test_w9_programs_write_it(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     folder = mount.datasets / "signs"
     path = folder / "README.md"
+
     assert path.read_text() == TEXT
+
     shell(command, folder)
     dataset = server.organization["signs"]
+
     assert dataset.readme == text
+
     if text:
         assert path.read_bytes() == text.encode()
         assert path.stat().st_size == len(text.encode())
@@ -123,30 +127,40 @@ def test_w9_a_text_costs_one_request_and_an_unchanged_one_none(
 ) -> None:
     path = mount.datasets / "signs/README.md"
     shell("echo new > README.md", path.parent)
+
     assert changes(server) == ["PATCH /datasets/{dataset}"]
+
     shell("echo new > README.md", path.parent)
     with open(path, "r+") as file:
         file.read()
     os.utime(path)
     path.chmod(0o644)
+
     assert changes(server) == ["PATCH /datasets/{dataset}"]
 
 
 def test_w9_a_handle_sees_what_it_has_written(mount: Mount, server: StandIn) -> None:
     path = mount.datasets / "signs/README.md"
     before = path.read_bytes()
+
     with open(path, "r+b", buffering=0) as file, open(path, "rb") as reader:
         file.seek(2)
         file.write(b"WORDS")
         file.seek(0)
+
         assert file.read() == before[:2] + b"WORDS" + before[7:]
+
         file.truncate(4)
+
         assert os.pread(file.fileno(), 100, 0) == before[:2] + b"WO"
+
         file.seek(8)
         file.write(b"!")
+
         assert os.pread(file.fileno(), 100, 0) == before[:2] + b"WO\0\0\0\0!"
         assert reader.read() == path.read_bytes() == before  # of others nobody does
         assert server.organization["signs"].readme == TEXT
+
     assert path.read_bytes() == before[:2] + b"WO\0\0\0\0!"
 
 
@@ -154,6 +168,7 @@ def test_w9_every_reader_has_the_new_one_at_once(mount: Mount, server: StandIn) 
     """By `open`, `stat` and a listing; who has the old one open keeps it."""
     path = mount.datasets / "signs/README.md"
     before = path.read_bytes()
+
     for number in range(20):
         text = f"# {'x' * (number * 700 % 9000)} {number}".encode()
         with open(path, "rb") as held:
@@ -161,10 +176,14 @@ def test_w9_every_reader_has_the_new_one_at_once(mount: Mount, server: StandIn) 
             assert path.stat().st_size == len(text)
             assert path.read_bytes() == text
             assert subprocess.check_output(["cat", path]) == text
+
             (entry,) = (each for each in os.scandir(path.parent) if each.name == "README.md")
+
             assert entry.stat().st_size == len(text)
             assert held.read() == before
+
         before = text
+
     assert server.organization["signs"].readme == before.decode()
     assert os.getxattr(path.parent, "user.pictograph.readme") == before
 
@@ -181,12 +200,16 @@ def test_w9_fsync_sends_and_close_sends_the_rest(mount: Mount, server: StandIn) 
     dataset = server.organization["signs"]
     with open(mount.datasets / "signs/README.md", "wb", buffering=0) as file:
         assert dataset.readme == TEXT  # not the emptiness
+
         file.write(b"one")
         os.fsync(file.fileno())
+
         assert dataset.readme == "one"
         assert (mount.datasets / "signs/README.md").read_bytes() == b"one"
+
         os.fsync(file.fileno())
         file.write(b" two")
+
     assert dataset.readme == "one two"
     assert changes(server) == ["PATCH /datasets/{dataset}"] * 2
 
@@ -244,15 +267,20 @@ def test_w9_close_says_what_the_server_says(
         server.faults.add(Fault(Match("api", "PATCH"), fault))
     path = mount.datasets / "signs/README.md"
     (tmp_path / "new.md").write_text("new")
+
     for work in (lambda: path.write_text("new"), lambda: os.truncate(path, 3)):
         with refused(code):
             work()
         assert path.read_text() == server.organization["signs"].readme == TEXT
         assert path.stat().st_size == len(TEXT.encode())
+
     assert subprocess.run(["cp", tmp_path / "new.md", path], capture_output=True).returncode == 1
+
     with refused(code):
         (mount.datasets / "bare/README.md").write_text("new")
+
     assert "README.md" not in os.listdir(mount.datasets / "bare")
+
     with open(path, "r+b", buffering=0) as file:
         file.write(b"new")
         with refused(code):
@@ -260,6 +288,7 @@ def test_w9_close_says_what_the_server_says(
         server.faults.clear()
         if fault is None:
             os.dup2(os.open(os.devnull, os.O_RDONLY), file.fileno())  # which tells nothing
+
     expected = TEXT if fault is None else "new" + TEXT[3:]
     eventually(lambda: server.organization["signs"].readme, expected)
 
@@ -275,7 +304,9 @@ def test_w9_what_is_no_text_is_refused(mount: Mount, server: StandIn) -> None:
 def test_w9_a_text_that_is_too_long_is_refused(mount: Mount, server: StandIn) -> None:
     path = mount.datasets / "signs/README.md"
     path.write_text("x" * LIMIT)
+
     assert path.stat().st_size == len(path.read_bytes()) == LIMIT
+
     for work in (
         lambda: path.write_text("y" * (LIMIT + 1)),
         lambda: os.truncate(path, LIMIT + 1),
@@ -283,7 +314,9 @@ def test_w9_a_text_that_is_too_long_is_refused(mount: Mount, server: StandIn) ->
     ):
         with refused(errno.EFBIG):
             work()
+
     path.write_text(TEXT)
+
     assert path.read_text() == TEXT
 
 
@@ -298,11 +331,14 @@ def test_w9_while_it_is_sent_others_go_on(mount: Mount, server: StandIn) -> None
     server.faults.add(Fault(Match(method="PATCH"), hold))
     writer = threading.Thread(target=path.write_text, args=("new",))
     writer.start()
+
     assert hold.waiting.wait(20)
     assert path.read_text() == TEXT
     assert "images" in os.listdir(path.parent)
+
     hold.open()
     writer.join(30)
+
     assert path.read_text() == "new"
 
 

@@ -24,14 +24,19 @@ def test_q1_c6_a_second_reading_costs_no_request_at_all(
     server = serving(PRESETS["small"]())
     truth = expected(server, server.organization["small"])
     mount = mounted(server, home="one")
+
     assert files_below(mount.datasets / "small") == truth
+
     before = Spent(server)
+
     assert files_below(mount.datasets / "small") == truth
     assert before.all == []
+
     mount.unmount()
     # One request tells whether the key is still good, unless that is known for the TTL.
     before = Spent(server)
     mount = mounted(server, home="one")
+
     assert files_below(mount.datasets / "small") == truth
     assert len(before.all) <= 1
 
@@ -44,14 +49,19 @@ def test_o1_offline_everything_cached_is_listed_and_read(
     # Nothing stays fresh: each look would ask, if anybody answered.
     mount = mounted(server, "--metadata-ttl", "0", "--max-retries", "0", home="one")
     mount.expected.append(AWAY)
+
     assert files_below(mount.datasets / "small") == truth
+
     server.stop()
     for _ in range(2):
         assert files_below(mount.datasets / "small") == truth
+
     assert not mount.status()["online"]
+
     mount.unmount()
     mount = mounted(server, "--metadata-ttl", "0", "--max-retries", "0", home="one")
     mount.expected.append(AWAY)
+
     assert files_below(mount.datasets / "small") == truth
     assert (mount.datasets / "small/images").is_dir()
     assert not (mount.datasets / "nothing of that name").exists()
@@ -73,6 +83,7 @@ def test_o2_offline_what_is_not_cached_fails_by_a_network_error(
         (mount.datasets / "dataset-0/annotations" / known[0].relative_to(images)).with_suffix(
             ".jpg.json"
         ).read_bytes()
+
     assert known[0].read_bytes() == data
     assert sorted(walk(images)) == known
 
@@ -100,6 +111,7 @@ def test_t1_t2_a_server_that_hangs_is_a_timeout_and_the_cache_stays_readable(
     server.faults.add(Fault(on=Match(), do=Hang()))
     with pytest.raises(TimeoutError):
         known[1].read_bytes()
+
     assert known[0].read_bytes() == data
     assert sorted(walk(mount.datasets / "dataset-0/images")) == known
 
@@ -136,6 +148,7 @@ def test_c7_a_killed_mount_leaves_a_cache_that_is_right(
         os.listdir(mount.datasets)
     mount = mounted(server, home="one")
     mount.expected.append("was left over by a mount that died")
+
     assert files_below(mount.datasets / "dataset-0") == truth
 
 
@@ -148,9 +161,12 @@ def test_c5_two_mounts_share_one_cache(mounted: Mounting, serving: Serving, tmp_
         subprocess.Popen(["cp", "-r", mount.datasets / "dataset-0", tmp_path / name])
         for mount, name in ((one, "one"), (two, "two"))
     ]
+
     assert [reader.wait(60) for reader in readers] == [0, 0]
     assert files_below(tmp_path / "one") == files_below(tmp_path / "two") == truth
+
     sent = [each.path.rpartition("/")[2] for each in server.log.requests() if each.bytes == 30_000]
+
     assert len(sent) == len(set(sent)) == 150
 
 
@@ -160,10 +176,13 @@ def test_c6_the_second_mount_on_a_cache_needs_no_download(
     server = serving(PRESETS["small"]())
     truth = expected(server, server.organization["small"])
     one = mounted(server, cache=tmp_path / "shared")
+
     assert files_below(one.datasets / "small") == truth
+
     before = Spent(server)
     # Another key has a catalog of its own, and the same bytes.
     two = mounted(server, cache=tmp_path / "shared", key=server.keys["member"])
+
     assert files_below(two.datasets / "small") == truth
     assert before.storage == []
     assert not [each for each in before.api if each.startswith("/images/{image_id")]
@@ -203,6 +222,7 @@ def test_k2_the_key_is_nowhere_on_disk_and_in_no_command_line(
     files_below(mount.datasets / "small")
     mount.pictofs("status", mount.root)
     secret = mount.key.removeprefix("pk_live_").encode()
+
     for path in walk(mount.root.parent):
         if mount.root not in path.parents and path.is_file():
             assert secret not in path.read_bytes()
@@ -211,11 +231,13 @@ def test_k2_the_key_is_nowhere_on_disk_and_in_no_command_line(
     second = mount.root.parent / "second"
     second.mkdir()
     command = [sys.executable, "-m", "pictofs", "mount", "--foreground", second]
+
     with subprocess.Popen(command, env=mount.environ, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
         mount.pictofs("unmount", second)
+
     assert b"--foreground" in words
     assert not [word for word in words if secret in word]
 

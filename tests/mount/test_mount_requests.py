@@ -59,33 +59,44 @@ def test_q1_find_reads_and_a_remount_of_10_000_images(mounted: Mounting, serving
     server = serving(Spec.uniform(images=10_000, size=500, directories=50))
     mount = mounted(server, home="one")
     before = Spent(server)
+
     assert find(mount) == 2 * 10_000 + 2 * 50 + 2
     assert len(before.api) <= 4
 
     before = Spent(server)
     listed = subprocess.check_output(["ls", "-lR", mount.datasets / "dataset-0/annotations"])
+
     assert listed.count(b".json") == 10_000
     assert len(before.all) == 1  # Q5: whether an export is there that tells the sizes
 
     before = Spent(server)
     subprocess.check_output(["ls", "-lR", mount.datasets / "dataset-0/annotations/part-007"])
+
     assert before.all == []
 
     chosen = files(server, mount)[::33][:300]
     before = Spent(server)
     read(chosen)
+
     assert len(before.api) <= 2
+
     before = Spent(server)
     read(chosen)
+
     assert before.api == []
 
     mount.unmount()
     before = Spent(server)
     mount = mounted(server, home="one")
+
     assert find(mount) == 2 * 10_000 + 2 * 50 + 2
+
     read(chosen)
+
     assert len(before.api) <= 2
+
     fetched = [each.path for each in server.log.requests(host="storage")]
+
     assert len(fetched) == len(set(fetched))
 
 
@@ -97,12 +108,17 @@ def test_q3_one_path_in_100_000_images_costs_3_requests(
     before = Spent(server)
     mount = mounted(server)
     mounting = len(before.api)
+
     assert mounting == 1
+
     path, image = files(server, mount)[54_321]
+
     assert path.stat().st_size == image.size
     assert len(before.api) - mounting <= 3
+
     before = Spent(server)
     read([(path, image)])
+
     assert len(before.api) <= 1
 
 
@@ -149,6 +165,7 @@ def test_q4_expired_urls_are_replaced_by_one_batch(mounted: Mounting, serving: S
     server.faults.clear()
     read(chosen[::3])
     refused = [each for each in server.log.requests(host="storage") if each.status == 403]
+
     assert len([each for each in before.api if each.startswith(URLS)]) <= 2
     assert len(refused) <= 40
     assert len(before.api) <= 10
@@ -185,12 +202,15 @@ def test_q5_annotations_cost_one_request_each_and_then_none(
     server = serving(Spec.uniform(images=40, size=500))
     mount = mounted(server)
     folder = mount.datasets / "dataset-0/annotations"
+
     for _ in range(2):
         for image in server.organization["dataset-0"].images.values():
             assert (folder / f"{image.filename}.json").read_bytes() == annotation_bytes(
                 server, image
             )
+
     fetched = server.log.requests(host="api", route="/annotations/{image_id:uuid}/file")
+
     assert len(fetched) == len({each.path for each in fetched}) == 40
 
 
@@ -204,7 +224,9 @@ def test_e1_a_spent_budget_is_ebusy_and_heals(mounted: Mounting, serving: Servin
     fault = server.faults.add(Fault(on=Match(host="api"), do=throttled(retry_after=3000)))
     with pytest.raises(OSError, match="busy") as caught:
         chosen[0][0].read_bytes()
+
     assert caught.value.errno == errno.EBUSY
+
     server.faults.remove(fault)
     mount.pictofs(
         "refresh", mount.root
@@ -243,6 +265,7 @@ def test_e2_a_dataset_that_storage_has_lost_one_image_of(
     chosen = files(server, mount, "some")
     lost = chosen[3][1]
     server.faults.add(Fault(on=Match(path=lost.id), do=error(404, "not_found")))
+
     for path, image in chosen:
         if image is lost:
             with pytest.raises(OSError, match=r"No such file|Input"):
@@ -262,9 +285,12 @@ def test_images_that_no_batch_reaches_keep_nobody_waiting(
     chosen = files(server, mount)
     before = Spent(server)
     read(chosen[:60])
+
     assert len(before.api) <= 62
+
     before = Spent(server)
     read(chosen[600:660])
+
     assert before.api == []
     assert "trying again" not in mount.log()
     assert "fetching nothing ahead" not in mount.log()

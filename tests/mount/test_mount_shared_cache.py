@@ -51,7 +51,9 @@ def test_c9_a_process_that_is_stopped_with_the_ledger_holds_nobody_up(
     mount.expected.append("reading past the cache|lock is held")
     cached = min(name for name in truth if name.endswith(".jpg"))
     folder = mount.datasets / "dataset-0"
+
     assert (folder / cached).read_bytes() == truth[cached]
+
     with stopped(mount.cache / "content/usage", mount.cache / "content/eviction"):
         assert files_below(folder) == truth  # 60 images and 60 annotation files, none in the cache
         assert mount.status()["cache"]["files"] >= 1
@@ -95,11 +97,15 @@ def test_c10_a_cache_folder_that_was_removed_is_used_again(
         return sum(TEMP_MARK not in path.name for path in content.glob("??/*"))
 
     assert first.read_bytes() == truth[f"images/{first.name}"]
+
     shutil.rmtree(mount.cache)
+
     assert second.read_bytes() == truth[f"images/{second.name}"]
     assert kept() == 1
     assert mount.status()["cache"]["files"] == 1
+
     content.rename(content.with_name("elsewhere"))
+
     assert third.read_bytes() == truth[f"images/{third.name}"]
     assert kept() == 1
     assert content.stat().st_mode & 0o777 == 0o700
@@ -115,15 +121,18 @@ def test_c11_as_many_cached_files_are_open_as_the_hard_limit_allows(
     server = serving(Spec.uniform(images=400, size=500))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+
     try:
         mount = mounted(server)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
     images = sorted(walk(mount.datasets / "dataset-0/images"))
     whole = [path.read_bytes() for path in images]
     before = Spent(server)
     with ExitStack() as stack:
         assert hold_open(stack, images) == whole
+
     assert before.all == []
 
 
@@ -140,5 +149,6 @@ def test_c11_a_limit_that_is_reached_is_named_and_nothing_is_fetched_again(
     resource.prlimit(mount.pid, resource.RLIMIT_NOFILE, (files + 20, files + 20))
     with ExitStack() as stack, pytest.raises(OSError, match="Too many open files in system"):
         hold_open(stack, images)
+
     assert [path.read_bytes() for path in images] == whole
     assert before.all == []

@@ -84,13 +84,18 @@ def test_m6_in_the_background_the_logs_are_opened_anew(daemon: Daemon) -> None:
         file.rename(f"{file}.old")
     os.kill(process, signal.SIGHUP)
     eventually(lambda: daemon.log.exists() and "goes on" in daemon.log.read_text(), True)
+
     assert daemon.log.stat().st_mode & 0o777 == 0o600
     assert os.readlink(f"/proc/{process}/fd/2") == str(daemon.log)
+
     (daemon.root / "datasets/nothing").exists()
+
     assert "/datasets/nothing" in accesses.read_text()
     assert "/datasets/nothing" not in Path(f"{accesses}.old").read_text()
+
     os.kill(process, signal.SIGTERM)
     eventually(lambda: mount_table.mount_at(daemon.root), None)
+
     assert "unmounted" in daemon.log.read_text()
     assert "unmounted" not in Path(f"{daemon.log}.old").read_text()
 
@@ -110,12 +115,17 @@ def test_m6_nohup_holds(daemon: Daemon) -> None:
     process = subprocess.Popen(
         ["nohup", *daemon.command("--foreground")], env=daemon.environ, stdout=subprocess.PIPE
     )
+
     try:
         assert process.stdout is not None
         assert process.stdout.readline()
+
         process.send_signal(signal.SIGHUP)
+
         assert os.listdir(daemon.root / "datasets") == ["small"]
+
         process.send_signal(signal.SIGTERM)
+
         assert process.wait(30) == 0
     finally:
         process.kill()
@@ -128,9 +138,11 @@ def test_m5_one_mount_point_one_mount(daemon: Daemon, background: bool) -> None:
     command = daemon.command(*([] if background else ["--foreground"]))
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     started = [subprocess.Popen(command, env=daemon.environ, text=True, **pipes) for _ in range(4)]
+
     try:
         lost = _ended(started, 4 if background else 3)
         said = [each.communicate()[1] for each in lost if each.returncode]
+
         assert len(said) == 3
         assert {each.returncode for each in lost if each.returncode} == {5}
         assert all("is mounted already" in each for each in said), said

@@ -135,13 +135,18 @@ def test_j6_status_and_metrics_tell_the_age_of_labels(server: StandIn, mounted: 
     finished_export(server, "small", "nightly")
     mount = mounted(server, "--prefetch", "off", "--annotation-ttl", "7200")
     files = files_below(mount.datasets / "small/annotations")
+
     assert len(files) == 12
+
     facts = mount.status()["annotations"]
+
     assert facts["ttl"] == 7200
     assert 0 <= facts["oldest_age"] < 60
     assert facts["renewals"] == {"made": 0, "held_back": 0}
     assert facts["from"]["exports"] + facts["from"]["requests"] == 12
+
     metrics = (mount.root / ".pictofs/metrics").read_text()
+
     assert "pictofs_annotation_oldest_age_seconds" in metrics
     assert "nightly" not in metrics
     assert "oldest label" in mount.pictofs("status", mount.root)

@@ -47,6 +47,7 @@ def _organization() -> Organization:
         (f"frame-{number:02d}.jpg", "/cam1" if number % 3 else "/cam2") for number in range(24)
     ]
     places += [("same.jpg", "/cam1"), ("same.jpg", "/cam2"), ("large.jpg", "/cam2")]
+
     for number, (name, directory) in enumerate(places):
         organization.add_image(
             signs,
@@ -57,6 +58,7 @@ def _organization() -> Organization:
             annotation_count=number % 5,
             created_at=EPOCH + number,
         )
+
     organization.add_directory(signs, "/empty/below")
     return organization
 
@@ -94,16 +96,21 @@ def test_b2_cp_r_equals_the_vendors_download(
     assert (tmp_path / "copy/images/empty/below").is_dir()
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
     with pictograph.Client(server.keys["viewer"], base_url=server.api_url) as client:
         # One at a time: two of one name would also take each other's temporary file away.
         report = client.datasets.download(NAME, tmp_path / "flat", max_workers=1)
+
     assert report.success
+
     flat = files_below(tmp_path / "flat")
     by_name: dict[str, list[bytes]] = {}
+
     for path, data in truth.items():
         if "/" not in path:
             continue  # dataset.json, which the vendor's download does not write
         by_name.setdefault(os.path.basename(path), []).append(data)
+
     assert flat.keys() == by_name.keys()
     assert sorted(name for name in flat if len(by_name[name]) > 1) == ["same.jpg", "same.jpg.json"]
     # Of equal names the vendor's flat folder keeps one; the mount keeps both.
@@ -125,9 +132,12 @@ def test_rsync_copies_and_then_transfers_nothing(
     # Sizes that were not known when rsync listed them are known once it has read the files.
     subprocess.run(["rsync", "-a", source, tmp_path / "copy"], capture_output=True, timeout=60)
     run("rsync", "-a", source, tmp_path / "copy")
+
     assert files_below(tmp_path / "copy") == truth
+
     before = Spent(server)
     again = run("rsync", "-a", "--itemize-changes", source, tmp_path / "copy")
+
     assert again == ""
     assert run("rsync", "-a", "--checksum", "--itemize-changes", source, tmp_path / "copy") == ""
     assert before.all == []
@@ -148,10 +158,13 @@ def test_q1_ls_l_shows_sizes_without_fetching(mounted: Mounting, server: StandIn
     listed = run("ls", "-l", mount.datasets / NAME / "images/cam2").splitlines()[1:]
     sizes = {line.split()[-1]: int(line.split()[4]) for line in listed}
     truth = server.organization[NAME].images.values()
+
     assert sizes == {
         image.filename: image.size for image in truth if image.directory_path == "/cam2"
     }
+
     noted = run("ls", "-l", mount.datasets / NAME / "annotations/cam2").splitlines()[1:]
+
     assert len(noted) == len(listed)
     assert all(int(line.split()[4]) > 0 for line in noted)
     assert before.storage == []
@@ -183,12 +196,14 @@ def test_gnu_tar_of_annotations_with_exact_sizes(
 def _check_tar(folder: Path, what: str, truth: dict[str, bytes]) -> None:
     packed = subprocess.run(["tar", "-cf", "-", what], cwd=folder, capture_output=True, timeout=60)
     assert (packed.returncode, packed.stderr) == (0, b"")
+
     with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
         got = {
             os.path.normpath(member.name): archive.extractfile(member).read()  # type: ignore[union-attr]
             for member in archive
             if member.isfile()
         }
+
     assert got == {
         path: data for path, data in truth.items() if what == "." or path.startswith(what)
     }
@@ -212,12 +227,14 @@ def test_pythons_tarfile(
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(folder / part, part)
     packed.seek(0)
+
     with tarfile.open(fileobj=packed) as archive:
         got = {
             os.path.normpath(member.name): archive.extractfile(member).read()  # type: ignore[union-attr]
             for member in archive
             if member.isfile()
         }
+
     assert got == {
         path: data for path, data in truth.items() if part == "." or path.startswith(part)
     }
@@ -279,6 +296,7 @@ def test_b6_mmap(mounted: Mounting, server: StandIn, truth: dict[str, bytes]) ->
     said = run(
         sys.executable, "-c", script, *names, cwd=mounted(server).datasets / NAME
     ).splitlines()
+
     assert said == [f"{len(truth[name])} {hashlib.md5(truth[name]).hexdigest()}" for name in names]
 
 
@@ -313,7 +331,9 @@ def test_b6_reads_at_offsets(
     folder, data = mounted(server).datasets / NAME, truth[path]
     raw = {"cwd": folder, "capture_output": True, "timeout": 60, "check": True}
     tail = subprocess.run(["tail", "-c", "100", path], **raw).stdout  # type: ignore[call-overload]
+
     assert tail == data[-100:]
+
     middle = len(data) // 2
     dd = [
         "dd",
@@ -323,8 +343,11 @@ def test_b6_reads_at_offsets(
         "iflag=skip_bytes,count_bytes",
         "bs=64",
     ]
+
     assert subprocess.run(dd, **raw).stdout == data[middle : middle + 333]  # type: ignore[call-overload]
+
     beyond = ["dd", f"if={path}", f"skip={len(data) + 5}", "iflag=skip_bytes", "bs=64"]
+
     assert subprocess.run(beyond, **raw).stdout == b""  # type: ignore[call-overload]
 
 
@@ -337,17 +360,24 @@ def test_cmp(signs: Path, truth: dict[str, bytes], tmp_path: Path) -> None:
 def test_q3_cat_of_a_known_path_lists_nothing(mounted: Mounting, server: StandIn) -> None:
     image = server.organization[NAME].at("/cam1", "same.jpg")
     assert image is not None
+
     mount = mounted(server)
     before = Spent(server)
     folder = mount.datasets / NAME
+
     assert subprocess.check_output(["cat", folder / "images/cam1/same.jpg"]) == image_bytes(image)
+
     routes = [each.partition("?")[0] for each in before.all]
+
     assert routes == ["/directories/{dataset}/tree", "/images/", "/images/{image_id:uuid}"]
+
     before = Spent(server)
+
     assert subprocess.check_output(
         ["cat", folder / "annotations/cam1/same.jpg.json"]
     ) == annotation_bytes(server, image)
     assert [each.partition("?")[0] for each in before.all] == ["/annotations/{image_id:uuid}/file"]
+
     before = Spent(server)
     run(
         "cat",
@@ -355,4 +385,5 @@ def test_q3_cat_of_a_known_path_lists_nothing(mounted: Mounting, server: StandIn
         folder / "annotations/cam1/same.jpg.json",
         stdout=None,
     )
+
     assert before.all == []

@@ -29,6 +29,7 @@ def test_two_shuffled_epochs_of_four_workers(
         for image in dataset.images.values()
     }
     mount = mounted(server)
+
     with subprocess.Popen(
         [
             sys.executable,
@@ -42,21 +43,30 @@ def test_two_shuffled_epochs_of_four_workers(
     ) as training:
         assert training.stdin is not None
         assert training.stdout is not None
+
         orders = []
+
         for epoch in range(2):
             before = Spent(server)
             if epoch:
                 training.stdin.write(b"\n")
                 training.stdin.flush()
+
             read = json.loads(training.stdout.readline())
             orders.append(read)
+
             assert len(read) == len(truth)
             assert dict(read) == truth
+
         assert before.all == []
         assert orders[0] != orders[1]
+
         training.communicate(b"\n")
+
     assert training.returncode == 0
+
     api = [
         each for each in server.log.requests(host="api") if each.route == "/images/{image_id:uuid}"
     ]
+
     assert len(server.log.requests(host="storage")) + len(api) == len(truth)

@@ -32,6 +32,7 @@ def _organization() -> Organization:
     """Classes as directories, as a training of a classifier has them, and some of no class."""
     made = Organization()
     signs = made.add_dataset("signs")
+
     for place in range(80):
         folder = ("/stop", "/yield", "/speed/30", "/")[place % 4]
         made.add_image(
@@ -43,6 +44,7 @@ def _organization() -> Organization:
             status=STATUSES[place // 4 % 4],
             split=SPLITS[place // 5 % 4],
         )
+
     made.add_directory(signs, "/none of them")
     return made
 
@@ -95,11 +97,15 @@ def test_v4_find_and_ls_see_what_was_chosen(mount: Mount, server: StandIn) -> No
     signs = mount.datasets / "signs"
     assert run("ls", signs / "by-split").split() == ["test", "train", "unassigned", "val"]
     assert sorted(os.listdir(signs / "by-status")) == sorted(STATUSES)
+
     found = run("find", "by-split/train/images", "-type", "f", cwd=signs).splitlines()
+
     assert sorted(found) == sorted(
         f"by-split/train/images/{place(image)}" for image in split(server, "train")
     )
+
     folders = run("find", "by-split/train/images", "-type", "d", cwd=signs).splitlines()
+
     assert sorted(folders)[1:] == [
         f"by-split/train/images/{name}" for name in ("speed", "speed/30", "stop", "yield")
     ]
@@ -146,11 +152,14 @@ def test_v4_a_file_of_a_view_is_the_original(mount: Mount, server: StandIn) -> N
     signs = mount.datasets / "signs"
     image = split(server, "test")[0]
     view, original = signs / "by-split/test/images" / place(image), signs / "images" / place(image)
+
     assert os.path.samefile(view, original)
     assert os.getxattr(view, "user.pictograph.split") == b"test"
+
     original.read_bytes()
     before = Spent(server)
     misses = mount.status()["cache"]["misses"]
+
     assert view.read_bytes() == image_bytes(image)
     assert (before.all, mount.status()["cache"]["misses"]) == ([], misses)
     assert view.parent.stat().st_ino != original.parent.stat().st_ino
@@ -160,13 +169,17 @@ def test_v6_a_view_costs_the_listing_once(mounted: Mounting, serving: Serving) -
     server = serving(Spec.uniform(images=12_500, size=500, directories=50))
     mount = mounted(server)
     before = Spent(server)
+
     assert (mount.datasets / "dataset-0/by-status").is_dir()
     assert before.api == []
+
     count = 0
+
     for name in STATUSES:
         view = mount.datasets / "dataset-0/by-status" / name
         if view.exists():
             count += len(run("find", view / "images", "-type", "f").splitlines())
+
     assert count == 12_500
     assert (
         len(run("find", mount.datasets / "dataset-0/images", "-type", "f").splitlines()) == 12_500
@@ -188,16 +201,20 @@ def test_v7_a_new_status_moves_the_file(mounted: Mounting, serving: Serving) -> 
     old, new = (
         signs / f"by-status/{name}/images" / place(image) for name in ("annotate", "review")
     )
+
     with open(old, "rb") as held:
         number = os.fstat(held.fileno()).st_ino
         server.organization.update_image(image, status="review")
         mount.pictofs("refresh", signs)
+
         assert not old.exists()
         assert new.stat().st_ino == number
         assert held.read() == new.read_bytes() == image_bytes(image)
+
     for each in active(server.organization["signs"]):
         server.organization.update_image(each, status="complete")
     mount.pictofs("refresh", signs)
+
     assert os.listdir(signs / "by-status") == ["complete"]
     assert not (signs / "by-status/review").exists()
 

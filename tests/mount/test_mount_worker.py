@@ -45,13 +45,16 @@ def reading(server: StandIn, mounted: Mounting) -> tuple[Mount, int]:
 def test_k1_it_knows_no_key_and_goes_with_the_mount(mounted: Mounting, serving: Serving) -> None:
     server = serving(SPEC)
     mount, worker = reading(server, mounted)
+
     for name in ("environ", "cmdline"):
         shown = Path(f"/proc/{worker}/{name}").read_bytes()
         assert mount.key.encode() not in shown
         assert b"PICTO" not in shown.upper().replace(b"PICTOFS.LIBRARY", b"").replace(
             str(mount.root.parent).upper().encode(), b""
         )
+
     assert b"X-Goog" not in Path(f"/proc/{worker}/cmdline").read_bytes()
+
     mount.unmount()
     eventually(lambda: is_there(worker), False)
 

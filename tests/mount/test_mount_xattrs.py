@@ -40,16 +40,20 @@ def dumped(path: Path) -> dict[str, str]:
 def test_x1_getfattr_shows_every_field(mount: Mount, server: StandIn) -> None:
     dataset = server.organization["small"]
     found = dumped(mount.datasets / "small")
+
     assert found["id"] == dataset.id
     assert found["image_count"] == str(dataset.counts().images)
     assert {name for name, _ in os_xattrs(mount.datasets / "small").items()} == {
         PREFIX + name for name in found
     }
+
     run("find", mount.datasets)  # lists it
     before = Spent(server)
+
     for image in active(dataset):
         place = Path(image.directory_path.strip("/"), image.filename)
         found = dumped(mount.datasets / "small/images" / place)
+
         assert (found["id"], found["dataset_id"]) == (image.id, dataset.id)
         assert (found["status"], found.get("split")) == (image.status, image.split)
         assert (found["filename"], found["directory_path"]) == (
@@ -61,6 +65,7 @@ def test_x1_getfattr_shows_every_field(mount: Mount, server: StandIn) -> None:
             str(image.annotation_count),
         )
         assert dumped(mount.datasets / "small/annotations" / f"{place}.json") == found
+
     # A look at an annotation file of unknown size asks once an hour which exports there are (Q5).
     assert [each for each in before.all if not each.startswith("/exports/")] == []
 
@@ -91,6 +96,7 @@ def test_x3_ls_asks_a_device_once_for_each_name(mount: Mount) -> None:
         check=True,
     ).stderr
     asked = re.findall(r'getxattr\(".*", "(.*?)",.* (E\w+) \(', said)
+
     assert len(asked) == len({name for name, _ in asked}) <= 2
     assert {code for _, code in asked} <= {"EOPNOTSUPP"}
 

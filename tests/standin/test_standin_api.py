@@ -130,10 +130,13 @@ def test_grants_narrow_what_a_key_sees(api: httpx.Client, standin: StandIn) -> N
     small = organization["small"]
     key = organization.add_key("viewer", {small.id: ("/part-001",)})
     api.headers["X-API-Key"] = key.secret
+
     assert [each["name"] for each in api.get("/datasets/").json()["data"]] == ["small"]
     assert api.get("/datasets/other").status_code == 404
     assert api.get(f"/images/{hidden.id}/metadata").status_code == 404
+
     page = api.get("/images/?dataset=small").json()
+
     assert page["pagination"]["total"] == 4
     assert {row["directory_path"] for row in page["data"]} == {"/part-001"}
     assert [row["full_path"] for row in api.get("/directories/small").json()] == ["/part-001"]
@@ -144,11 +147,14 @@ def test_grants_narrow_what_a_key_sees(api: httpx.Client, standin: StandIn) -> N
 def test_keyed_bytes_and_their_range_switch(api: httpx.Client, standin: StandIn) -> None:
     url, asked = "/images/small/part-000/image-000000.jpg", {"Range": "bytes=5-9"}
     whole = api.get(url)
+
     assert (whole.status_code, len(whole.content)) == (200, 20_000)
     assert whole.headers["content-type"] == "image/jpeg"
     assert api.get(url, headers=asked).status_code == 200
+
     standin.switches.api_range = True
     part = api.get(url, headers=asked)
+
     assert (part.status_code, part.content) == (206, whole.content[5:10])
     assert api.get(url, headers={"Range": "bytes=20000-"}).status_code == 416
     assert api.get(f"/images/{next(iter(standin.organization.images))}").content == whole.content
@@ -186,9 +192,12 @@ def test_updated_at_policy(api: httpx.Client, standin: StandIn) -> None:
         return bool(api.get("/datasets/small").json()["data"]["updated_at"] != before)
 
     path = "small/part-000/image-000000.jpg"
+
     assert not moved(f"/annotations/{path}", {"annotations": []})
     assert moved(f"/images/{path}/split", {"split": "val"})
+
     standin.switches.updated_at_bumps = frozenset({"annotations"})
+
     assert moved(f"/annotations/{path}", {"annotations": []})
     assert not moved(f"/images/{path}/split", {"split": None})
 
@@ -197,19 +206,28 @@ def test_someone_else_edits(api: httpx.Client, standin: StandIn) -> None:
     organization, small = standin.organization, standin.organization["small"]
     added = organization.add_image(small, "new.jpg", "/fresh")
     rows = api.get("/images/?dataset=small").json()["data"]
+
     assert (rows[0]["id"], len(rows)) == (added.id, 13)
+
     organization.rename_image(added, "newer.jpg")
     organization.update_image(added, status="review", tags=("x",))
     organization.set_annotations(added, [{"id": "1", "confidence": 0.5}])
     row = api.get("/images/?dataset=small&filename=newer.jpg").json()["data"][0]
+
     assert (row["status"], row["tags"], row["annotation_count"]) == ("review", ["x"], 1)
+
     organization.archive_image(added)
+
     assert api.get("/images/?dataset=small").json()["pagination"]["total"] == 12
+
     organization.remove_image(added)
     organization.rename_dataset(small, "renamed")
+
     assert api.get("/datasets/small").status_code == 404
     assert api.get("/datasets/renamed").json()["data"]["image_count"] == 12
+
     organization.remove_dataset(small)
+
     assert api.get("/datasets/").json()["data"] == []
 
 
@@ -237,22 +255,29 @@ def test_nasty_names_are_reachable(nasty: StandIn) -> None:
     with nasty, httpx.Client(headers={"X-API-Key": nasty.keys["viewer"]}) as client:
         base = nasty.api_url + API
         names = nasty.organization["names"]
+
         for image in names.images.values():
             assert client.get(f"{base}/images/{image.id}").status_code == 200
+
             path = quote(f"{image.directory_path}/{image.filename}".lstrip("/"))
             expected = (
                 404
                 if "\n" in image.filename or image.filename in ("metadata", "data-bundle")
                 else 200
             )
+
             assert client.get(f"{base}/images/names/{path}").status_code == expected, image.filename
+
         embed = client.get(f"{base}/datasets/names?include_images=true").json()["data"]["images"]
+
         assert len(embed) == len(names.images)
+
         twins = {
             row["filename"]
             for row in embed
             if unicodedata.normalize("NFC", row["filename"]) == "café.jpg"
         }
+
         assert len(twins) == 2
 
 
@@ -263,14 +288,17 @@ def test_nasty_datasets_by_id_and_by_name(nasty: StandIn) -> None:
             assert (
                 client.get(f"{base}/datasets/{dataset.id}").json()["data"]["name"] == dataset.name
             )
+
         assert client.get(f"{base}/datasets/with%2Fslash").status_code == 404
         assert client.get(f"{base}/datasets/..").status_code == 404
         assert client.get(f"{base}/datasets/100%25").json()["data"]["name"] == "100%"
+
         odd = next(
             d
             for d in nasty.organization.datasets.values()
             if len(d.name) == 36 and d.name[8] == "-"
         )
+
         assert client.get(f"{base}/datasets/{odd.name}").status_code == 404
 
 

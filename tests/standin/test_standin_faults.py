@@ -127,15 +127,24 @@ def test_redirect_and_html(standin: StandIn, api: httpx.Client) -> None:
 def test_rows_are_changed(standin: StandIn, api: httpx.Client) -> None:
     rows = api.get(PAGE).json()["data"]
     put(standin, faults.duplicated(2), "api", times=1)
+
     assert len(api.get(PAGE).json()["data"]) == 13
+
     put(standin, faults.dropped(0), "api", times=1)
+
     assert api.get(PAGE).json()["data"] == rows[1:]
+
     put(standin, faults.without("file_size"), "api", times=1)
+
     assert all("file_size" not in row for row in api.get(PAGE).json()["data"])
+
     put(standin, faults.with_fields(status="odd"), "api", times=1)
     embed = api.get("/datasets/small?include_images=true").json()["data"]["images"]
+
     assert {row["status"] for row in embed} == {"odd"}
+
     put(standin, faults.Mutate(lambda body: body["data"]), "api", times=1)
+
     assert isinstance(api.get(PAGE).json(), list)
 
 

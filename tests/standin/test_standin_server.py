@@ -48,14 +48,22 @@ def test_command_line(stop: signal.Signals) -> None:
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+
         told = json.loads(process.stdout.readline())
+
         assert set(told["keys"]) == {"viewer", "member", "admin"}
+
         headers = {"X-API-Key": told["keys"]["viewer"]}
         answer = httpx.get(f"{told['api']}/api/v1/developer/datasets/", headers=headers)
+
         assert answer.headers["x-ratelimit-limit"] == "7"
+
         rows = answer.json()["data"]
+
         assert (rows[0]["image_count"], rows[0]["total_size"]) == (5, 10_000)
+
         process.send_signal(stop)
+
         assert process.wait(timeout=5) == 0
 
 
@@ -68,6 +76,7 @@ def test_stopping_ends_requests_quietly(caplog: pytest.LogCaptureFixture) -> Non
     running.faults.add(Fault(Match("api", path="/notifications"), faults.Delay(60)))
     headers = {"X-API-Key": running.keys["viewer"]}
     base = f"{running.api_url}/api/v1/developer"
+
     with httpx.Client(headers=headers) as client:
         request = client.build_request("GET", f"{base}/images/small/large.jpg")
         streaming = client.send(request, stream=True)
@@ -83,8 +92,11 @@ def test_stopping_ends_requests_quietly(caplog: pytest.LogCaptureFixture) -> Non
             time.sleep(0.001)
         begun = time.monotonic()
         running.stop()
+
         assert time.monotonic() - begun < 1
+
         for thread in waiting:
             thread.join()
         streaming.close()
+
     assert not caplog.records or {each.name for each in caplog.records} <= {"httpx"}

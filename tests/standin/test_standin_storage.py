@@ -34,13 +34,16 @@ def test_urls_look_like_googles(one: tuple[str, str], standin: StandIn) -> None:
 def test_whole_object(standin: StandIn, storage: httpx.Client, one: tuple[str, str]) -> None:
     answer = storage.get(one[1])
     image = standin.organization.images[one[0]]
+
     assert answer.content == truth(standin, one[0])
     assert answer.headers["content-type"] == "image/jpeg"
     assert answer.headers["accept-ranges"] == "bytes"
     assert answer.headers["x-goog-hash"] == image.crc32c().decode()
     assert answer.headers["etag"] == image.body().etag()
     assert answer.headers["x-goog-generation"]
+
     head = storage.head(one[1])
+
     assert head.content == b""
     assert {**head.headers, "date": ""} == {**answer.headers, "date": ""}
 
@@ -91,11 +94,15 @@ def test_large_objects_are_streamed(
     image = organization.add_image(organization["small"], "large.jpg", size=30_000_000)
     url = api.get("/datasets/small/download?limit=1").json()["data"]["items"][0]["image_url"]
     crc = size = 0
+
     with storage.stream("GET", url) as answer:
         for chunk in answer.iter_bytes():
             crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+
     assert (size, crc) == (image.size, zlib.crc32(image.body().read(0, image.size)))
+
     tail = storage.get(url, headers={"Range": "bytes=29999990-"})
+
     assert tail.content == image.body().read(29_999_990, 30_000_000)
 
 
@@ -117,7 +124,9 @@ def test_signatures(standin: StandIn, storage: httpx.Client, signed: dict[str, s
         answer = storage.get(wrong)
         assert answer.status_code == 403
         assert "<Code>SignatureDoesNotMatch</Code>" in answer.text
+
     longer = url.replace("Expires=900", "Expires=9000")
+
     assert storage.get(longer).status_code == 403
     assert storage.put(url, content=b"x").status_code == 403
 
@@ -163,15 +172,18 @@ def test_upload_type_must_be_the_declared_one(api: httpx.Client, storage: httpx.
         "content_type": "image/png",
     }
     url = api.post("/images/upload-url", json=body).json()["data"]["upload_url"]
+
     assert storage.put(url, content=b"x", headers={"Content-Type": "image/jpeg"}).status_code == 403
     assert storage.get(url).status_code == 403
     assert storage.put(
         url, content=io.BytesIO(b"x" * 100_000).read(), headers={"Content-Type": "image/png"}
     )
+
     row = {key: body[key] for key in ("dataset", "filename", "content_type")} | {
         "file_size": 100_000
     }
     made = api.post("/images/register", json=row)
+
     assert (made.status_code, made.json()["data"]["file_size"]) == (201, 100_000)
 
 
@@ -203,6 +215,7 @@ def test_a_stream_nobody_reads_is_given_up(
         assert next(answer.iter_raw())
     with httpx.Client(timeout=1) as another:
         assert another.head(url).status_code == 200
+
     assert {each.name for each in caplog.records} <= {"httpx", "httpcore"}
 
 

@@ -35,6 +35,7 @@ def fetch(blob_cache: BlobCache, key: str) -> str:
         if blob is not None:
             with blob:
                 return "hit" if blob.pread(0, 1 << 20) == content(key) else "WRONG"
+
         try:
             with blob_cache.open_partial(key, None) as draft:
                 data = content(key)
@@ -49,16 +50,19 @@ def fetch(blob_cache: BlobCache, key: str) -> str:
 def step(blob_cache: BlobCache, chance: random.Random) -> str:
     key = f"{chance.randrange(60):08x}"
     action = chance.random()
+
     try:
         if action < 0.4:
             blob_cache.put(key, content(key), None).close()
             return "put"
+
         if action < 0.5:
             return f"removed {blob_cache.remove(key)}"
         if action < 0.55:
             with blob_cache.open_partial(key, 20_000) as draft:
                 draft.write(0, b"never published")
             return "abandoned"
+
         return fetch(blob_cache, key)
     except Busy:
         return "busy"

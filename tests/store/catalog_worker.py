@@ -22,9 +22,11 @@ def main(path: str, seed: str, rounds: str) -> None:
     if seed == "hold":
         hold(Catalog(Path(path)), int(rounds))
         return
+
     number = int(seed)
     world = World(Catalog(Path(path)))
     print("open", flush=True)
+
     for turn in range(int(rounds)):
         world.dataset = dataset(f"own-{number}", number)
         world.catalog.put_datasets(
@@ -35,6 +37,7 @@ def main(path: str, seed: str, rounds: str) -> None:
         world.table.put(world.key, world.dataset.id, rows, seen, moves=True)
         world.table.sweep(world.key, seen, directory=None, signature=str(turn), at=1.0)
         print(turn, flush=True)
+
     world.catalog.close()
 
 
@@ -51,6 +54,7 @@ def hold(catalog: Catalog, number: int) -> None:
             with catalog.database.write():
                 print("begun", flush=True)
                 sys.stdin.readline()
+
     catalog.close()
 
 

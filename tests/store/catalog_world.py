@@ -125,27 +125,35 @@ class World:
     def shown(self) -> dict[str, dict[str, str]]:
         """Path of a folder -> entry in images/ -> id of the image, or path of the directory."""
         found: dict[str, dict[str, str]] = {}
+
         for row in self.all_directories():
             below = self.catalog.directories_after(row.key, 0, MANY)
             entries = [(each.entry, each.path) for each in below]
             entries += [
                 (each.entry, each.id) for each in self.catalog.images_after(row.key, 0, MANY)
             ]
+
             assert len(dict(entries)) == len(entries), entries
+
             found[row.path] = dict(entries)
+
         return found
 
     def expected(self) -> dict[str, dict[str, str]]:
         """The same, by the rules of names alone."""
         paths = {"/", *self.directories, *(each.directory for each in self.images.values())}
+
         for path in list(paths):
             while path != "/":
                 path = path.rpartition("/")[0] or "/"  # noqa: PLW2901
                 paths.add(path)
+
         found: dict[str, dict[str, str]] = {path: {} for path in paths}
+
         for path in paths - {"/"}:
             above, _, name = path.rpartition("/")
             found[above or "/"][plain_or_tagged(name, path)] = path
+
         rivals = defaultdict(list)
         for each in self.images.values():
             rivals[each.directory, plain_or_tagged(each.filename, each.id)].append(each)
@@ -155,6 +163,7 @@ class World:
             for place, each in enumerate(group):
                 plain = place == 0 and free
                 found[path][entry if plain else tagged(each.filename, each.id)] = each.id
+
         return found
 
     # The kernel.
@@ -184,6 +193,7 @@ class World:
         if row is None:
             return found
         found[DATASETS, row.entry] = number(Kind.DATASET, row.key)
+
         for each in self.all_directories():
             for kind, file in ((Kind.IMAGES, Kind.IMAGE), (Kind.ANNOTATIONS, Kind.ANNOTATION)):
                 folder = number(kind, each.key)
@@ -194,6 +204,7 @@ class World:
                     assert (folder, name) not in found, f"two entries are called {name!r}"
                     assert entry_fits(name), name
                     found[folder, name] = number(file, image_row.key)
+
         return found
 
 

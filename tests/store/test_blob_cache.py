@@ -81,6 +81,7 @@ def on_disk(root: Path) -> int:
 def flip(path: Path, offset: int) -> None:
     """Flip one bit and put the times back, as failing hardware does."""
     before = path.stat()
+
     while (
         path.stat().st_ctime_ns == before.st_ctime_ns
     ):  # the clock of some kernels ticks every 4 ms
@@ -88,6 +89,7 @@ def flip(path: Path, offset: int) -> None:
         data[offset] ^= 1
         path.write_bytes(data)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
         if path.stat().st_ctime_ns == before.st_ctime_ns:
             data[offset] ^= 1
             path.write_bytes(data)
@@ -107,11 +109,15 @@ def test_any_key_reads_back_exactly_and_the_footer_is_never_served(key, data, of
         blob_cache = reopened(Path(folder) / "s")
         with blob_cache.put(key, data, google_crc32c.value(data)) as fresh:
             assert fresh.pread(offset, length) == data[offset : offset + length]
+
         assert blob_cache.open(key + "0") is None
+
         again = reopened(Path(folder) / "s")
+
         with again.open(key) as blob:
             assert (blob.blob_name, blob.size) == (key, len(data))
             assert blob.pread(offset, length) == data[offset : offset + length]
+
         blob_cache.close()
         again.close()
 
@@ -172,12 +178,17 @@ def test_b4_a_flipped_bit_anywhere_is_found_though_it_was_verified_before(
 ):
     data = os.urandom(5000)
     store(blob_cache, KEY, data)
+
     assert read(blob_cache, KEY) == data
+
     flip(file_of(root, KEY), offset)
+
     assert blob_cache.open(KEY) is None
     assert not file_of(root, KEY).exists()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
     store(blob_cache, KEY, data)
+
     assert read(blob_cache, KEY) == data
 
 
@@ -229,9 +240,12 @@ def test_what_is_no_file_is_not_served_and_hangs_nobody(blob_cache, root, kind, 
         "pipe": lambda: os.mkfifo(path),
         "folder": path.mkdir,
     }[kind]()
+
     assert blob_cache.open(KEY) is None
+
     blob_cache.recount()
     blob_cache.verify(lambda _: None)
+
     assert (tmp_path / "secret").read_bytes() == b"secret"
 
 
@@ -283,11 +297,15 @@ def test_c5_one_download_of_a_key_at_a_time(blob_cache, root):
             with pytest.raises(Busy):
                 rival.open_partial(KEY, 4)
             assert rival.open(KEY) is None
+
         partial_blob.write(0, b"data")
         partial_blob.commit(4, None).close()
+
     with pytest.raises(Busy):
         other.open_partial(KEY, 4)
+
     assert read(other, KEY) == b"data"
+
     other.close()
 
 
@@ -310,6 +328,7 @@ def test_a_download_in_any_order_of_pieces_reads_back(data, cuts, order, known):
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     pieces = list(pairwise(edges))
     order.shuffle(pieces)
+
     with tempfile.TemporaryDirectory() as folder:
         blob_cache = reopened(Path(folder) / "s")
         with blob_cache.open_partial(KEY, len(data) if known else None) as partial_blob:
@@ -318,7 +337,9 @@ def test_a_download_in_any_order_of_pieces_reads_back(data, cuts, order, known):
                 assert partial_blob.pread(start, end - start) == data[start:end]
             with partial_blob.commit(len(data), google_crc32c.value(data)) as blob:
                 assert blob.pread(0, 4000) == data
+
         assert blob_cache.usage().bytes == on_disk(Path(folder) / "s")
+
         blob_cache.close()
 
 
@@ -382,13 +403,18 @@ def test_c3_the_least_used_go_first_and_the_rest_stay(root, clock):
     for number in range(20):
         clock.now += 1000
         store(blob_cache, f"{number:02x}", b"data")
+
     clock.now += 1000
+
     assert read(blob_cache, "00") == b"data"
+
     with blob_cache.put("ff", b"new", None) as newest:
         kept = [number for number in range(20) if blob_cache.open(f"{number:02x}")]
         assert kept == [0, *range(4, 20)]
         assert newest.pread(0, 3) == read(blob_cache, "ff") == b"new"
+
     assert blob_cache.usage().bytes == on_disk(root) == 18 * 4096
+
     blob_cache.close()
 
 
@@ -468,13 +494,17 @@ def test_verify_removes_the_damaged_and_the_litter_and_keeps_the_rest(blob_cache
     os.truncate(file_of(root, "04"), 3)
     (root / BlobPath.of_name("05").path).with_name("stray name").write_bytes(b"?")
     file_of(root, "06").with_name("06~dead").write_bytes(b"half")
+
     with blob_cache.open_partial("aa", 4) as alive:
         seen: list[int] = []
         audit = blob_cache.verify(lambda counts: seen.append(counts.blobs))
+
         assert audit == Audit(blobs=21, bytes=18 * 4 + len(BIG), damaged=2, litter=2)
         assert len(seen) == 256
+
         alive.write(0, b"live")
         alive.commit(4, None).close()
+
     assert [number for number in range(20) if not blob_cache.open(f"{number:02x}")] == [3, 4]
     assert blob_cache.usage().bytes == on_disk(root)
 
@@ -507,7 +537,9 @@ def test_a_cache_whose_disk_vanished_fails_by_name(tmp_path, clock):
     root = tmp_path / "disk/pictofs/content"
     blob_cache = BlobCache(root, limit=100 << 20, reserve=FreeSpace(), clock=clock)
     shutil.rmtree(tmp_path / "disk")
+
     assert blob_cache.open(KEY) is None
+
     for call in (
         lambda: blob_cache.open_partial(KEY, 4),
         lambda: blob_cache.put(KEY, b"data", None),
@@ -516,7 +548,9 @@ def test_a_cache_whose_disk_vanished_fails_by_name(tmp_path, clock):
     ):
         with pytest.raises(CacheUnusable):
             call()
+
     assert not (tmp_path / "disk").exists()
     assert issubclass(CacheUnusable, PictofsError)
+
     blob_cache.flush_uses()
     blob_cache.close()

@@ -72,20 +72,26 @@ def test_c1_the_bound_holds_at_every_moment_and_the_count_is_exact(tmp_path):
     root = tmp_path / "cache"
     workers = [work("churn", root, seed) for seed in range(3)]
     words: Counter[str] = Counter()
+
     for line in workers[0].stdout:
         words[line.strip()] += 1
         with frozen(root):
             assert on_disk(root) <= LIMIT
+
     for worker in workers[1:]:
         words.update(worker.communicate()[0].splitlines())
+
     assert [worker.wait() for worker in workers] == [0, 0, 0]
     assert words.total() == 900
     assert words["WRONG"] == 0
     assert words["put"] > 200
+
     blob_cache = cache_at(root)
+
     assert damaged_or_wrong(blob_cache) == []
     assert blob_cache.usage().bytes == on_disk(root)
     assert not list(root.glob("??/*~*"))
+
     blob_cache.close()
 
 
@@ -93,20 +99,26 @@ def test_c1_the_bound_holds_at_every_moment_and_the_count_is_exact(tmp_path):
 def test_c7_kill_9_at_any_moment_leaves_litter_but_never_a_lie(tmp_path, seed):
     root = tmp_path / "cache"
     workers = [work("forever", root, seed * 10 + number) for number in range(2)]
+
     for worker in workers:
         for _ in range(40 + 37 * seed):
             assert worker.stdout.readline().strip() != "WRONG"
         worker.kill()
+
     for worker in workers:
         worker.communicate()
     blob_cache = cache_at(root)
+
     # Too high is safe and passes with the next count; too low would break the bound.
     assert on_disk(root) <= blob_cache.usage().bytes <= LIMIT
     assert damaged_or_wrong(blob_cache) == []
+
     blob_cache.recount()
+
     assert blob_cache.usage().bytes == on_disk(root)
     assert blob_cache.usage().files == len(list(root.glob("??/*")))
     assert not list(root.glob("??/*~*"))
+
     blob_cache.close()
 
 
@@ -121,8 +133,10 @@ def test_threads_of_one_process_share_the_bound_too(tmp_path):
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(put, keys))
+
     assert damaged_or_wrong(blob_cache) == []
     assert blob_cache.usage().bytes == on_disk(root)
+
     blob_cache.close()
 
 
@@ -130,45 +144,61 @@ def test_a_dead_downloads_key_is_free_and_its_litter_swept(tmp_path):
     root = tmp_path / "cache"
     blob_cache = cache_at(root)
     worker = work("hold", root, 0)
+
     assert worker.stdout.readline() == "holding\n"
+
     with pytest.raises(Busy):
         blob_cache.open_partial("aa", 4)
+
     assert blob_cache.recount() == 0, "a live download was swept"
     assert on_disk(root) == blob_cache.usage().bytes > 0
+
     worker.kill()
     worker.communicate()
+
     with blob_cache.open_partial("aa", None) as partial_blob:
         partial_blob.write(0, b"x")
         with partial_blob.commit(1, None) as blob:
             assert blob.pread(0, 10) == b"x"
+
     assert on_disk(root) == blob_cache.usage().bytes
 
     worker = work("hold", root, 0)
     worker.communicate()  # Busy: the key is here by now
     blob_cache.remove("aa")
     worker = work("hold", root, 0)
+
     assert worker.stdout.readline() == "holding\n"
+
     worker.kill()
     worker.communicate()
+
     assert blob_cache.recount() == 1
     assert on_disk(root) == blob_cache.usage().bytes == 0
+
     blob_cache.close()
 
 
 def test_c5_eviction_spares_a_live_download_and_takes_a_dead_one(tmp_path):
     root = tmp_path / "cache"
     worker = work("hold", root, 0)
+
     assert worker.stdout.readline() == "holding\n"
+
     blob_cache = cache_at(root, limit=10 * 4096)
     for number in range(20):
         blob_cache.put(f"{number:02x}", b"data", None).close()
+
     assert len(list(root.glob("??/*~"))) == 1
+
     worker.kill()
     worker.communicate()
     for number in range(20, 40):
         blob_cache.put(f"{number:02x}", b"data", None).close()
+
     assert list(root.glob("??/*~")) == []
     assert on_disk(root) == blob_cache.usage().bytes <= 10 * 4096
+
     blob_cache.close()
 
 
@@ -176,18 +206,25 @@ def test_a_stopped_process_that_holds_the_locks_delays_no_read(tmp_path):
     root = tmp_path / "cache"
     blob_cache = cache_at(root)
     blob_cache.put("aa", b"data", None).close()
+
     with frozen(root):
         with blob_cache.open("aa") as blob:
             assert blob.pread(0, 4) == b"data"
+
         assert blob_cache.open("bb") is None
+
         descriptor = os.open(root, os.O_RDONLY)
+
         with (
             pytest.raises(CacheUnusable, match="held too long"),
             Lock(descriptor, "usage", patience=0.01),
         ):
             pass
+
         os.close(descriptor)
+
     assert blob_cache.usage().files == 1
+
     blob_cache.close()
 
 
@@ -233,16 +270,20 @@ def test_c2_c4_a_disk_filled_by_others_fails_downloads_and_keeps_reads(small_dis
     blob_cache = cache_at(root, limit=1 << 30)
     blob_cache.put("aa", b"data", None).close()
     partial_blob = blob_cache.open_partial("bb", None)
+
     with open(small_disk / "foreign", "wb", buffering=0) as foreign, suppress(OSError):
         while foreign.write(bytes(4096)):
             pass
+
     with partial_blob, pytest.raises(DiskFull):
         partial_blob.write(0, bytes(50_000))
     with pytest.raises(DiskFull):
         blob_cache.put("cc", bytes(50_000), None)
     with blob_cache.open("aa") as blob:
         assert blob.pread(0, 4) == b"data"
+
     assert blob_cache.usage().bytes == on_disk(root)
+
     blob_cache.close()
 
 
@@ -257,6 +298,7 @@ def test_c4_a_read_only_disk_serves_what_it_has(small_disk):
     with blob_cache.open("aa") as blob:
         assert blob.pread(0, 4) == b"data"
     blob_cache.flush_uses()
+
     for call in (
         lambda: blob_cache.open_partial("cc", 4),
         lambda: blob_cache.put("cc", b"data", None),
@@ -266,7 +308,9 @@ def test_c4_a_read_only_disk_serves_what_it_has(small_disk):
     ):
         with pytest.raises(CacheUnusable):
             call()
+
     assert blob_cache.open("cc") is None
+
     with blob_cache.open("bb") as blob:
         assert blob.pread(0, 4) == b"data"
     blob_cache.close()

@@ -104,10 +104,14 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
         gone = world.catalog.put_changed(row)
         one = entries(world)
         lost = {name for each, name in before.items() if one[each] != name}
+
         assert {each.entry for each in gone if each.parent == DATASETS} == lost
         assert RemovedDentry(number(Kind.DATASET, key_of(row.id)), "dataset.json") in gone
+
         world.catalog.put_datasets(there.values(), 2.0)
+
         assert entries(world) == one
+
     assert world.catalog.drop_dataset(key_of("d-3")) == [
         RemovedDentry(DATASETS, "a‛sb"),
         RemovedDentry(DATASETS, tagged("a/b", "d-5")),
@@ -268,13 +272,16 @@ def test_a_pass_over_one_folder_leaves_the_others_alone(world: World) -> None:
     world.put(image(1, "a", "/x"), image(2, "b", "/x"), image(3, "c", "/y"))
     del world.images["i-1"]
     gone = world.list_folder("/x")
+
     assert {each for entries in world.shown().values() for each in entries.values()} == {
         "/x",
         "/y",
         "i-2",
         "i-3",
     }
+
     folder = world.directory("/x").key
+
     assert gone == [
         RemovedDentry(number(Kind.IMAGES, folder), "a"),
         RemovedDentry(number(Kind.ANNOTATIONS, folder), "a.json"),
@@ -355,6 +362,7 @@ def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
 def test_i2_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: World) -> None:
     world.put(image(1, "a.jpg"))
     key = key_of("i-1")
+
     assert [
         world.table.learn_annotations([Learned(key, 5, crc)], crc, 0.0) for crc in (1, 1, 2, 2, 1)
     ] == [

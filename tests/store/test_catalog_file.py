@@ -136,10 +136,13 @@ def test_processes_that_make_it_at_once_share_it(tmp_path: Path) -> None:
 def test_c5_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     workers = [worker(path, seed, 15) for seed in (1, 2, 3)]
+
     for each in workers:
         _, said = each.communicate(timeout=60)
         assert each.returncode == 0, said
+
     catalog = Catalog(path)
+
     for row in catalog.datasets_after(0, MANY):
         if row.entry in ("own-1", "own-2", "own-3"):
             found = [
@@ -148,7 +151,9 @@ def test_c5_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
                 if (folder := catalog.directory_by_path(row.key, f"/p{n}"))
                 for each in catalog.images_after(folder.key, 0, MANY)
             ]
+
             assert sorted(found) == sorted(f"{n + 14}.jpg" for n in range(40))
+
     catalog.close()
 
 
@@ -158,6 +163,7 @@ def test_c7_killed_at_any_moment_it_opens_again(tmp_path: Path, rounds: int) -> 
     for turn in range(rounds):
         victim = worker(path, 1 + turn % 3, 10_000)
         assert victim.stdout is not None
+
         for _ in range(chance.randrange(1, 12)):
             victim.stdout.readline()
         victim.kill()
@@ -165,5 +171,7 @@ def test_c7_killed_at_any_moment_it_opens_again(tmp_path: Path, rounds: int) -> 
         catalog = Catalog(path)
         checked = catalog.database.reader.execute("PRAGMA integrity_check").fetchone()
         catalog.close()
+
         assert checked == ("ok",)
+
     assert aside(path) == []

@@ -57,12 +57,14 @@ def moments(tmp_path_factory: pytest.TempPathFactory) -> list[Files]:
     path = tmp_path_factory.mktemp("live") / "c.db"
     world = World.at(path)
     taken = []
+
     for moment in range(MOMENTS):
         world.images = {each.id: each for each in listing(moment)}
         world.list_dataset(size=300)
         if moment == MOMENTS // 2:
             world.catalog.database.reader.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         taken.append(snapshot(path))
+
     world.catalog.close()
     return [*taken, snapshot(path)]
 
@@ -73,6 +75,7 @@ def torn(moments: list[Files], seed: int) -> Files:
     early, late = sorted(chance.sample(range(len(moments)), 2))
     files = dict(moments[late])
     kind = seed % 6
+
     if kind == 0:  # `cp` while it was written to
         cut = chance.randrange(len(moments[early]["c.db"]) // PAGE) * PAGE
         files["c.db"] = moments[early]["c.db"][:cut] + files["c.db"][cut:]
@@ -84,9 +87,11 @@ def torn(moments: list[Files], seed: int) -> Files:
     elif kind == 3:  # a power cut: some pages had been written, and some had not
         old, new = moments[early]["c.db"], files["c.db"]
         pages = [new[at : at + PAGE] for at in range(0, len(new), PAGE)]
+
         for number in range(len(pages)):
             if chance.random() < 0.3 and number * PAGE < len(old):
                 pages[number] = old[number * PAGE :][:PAGE]
+
         files["c.db"] = b"".join(pages)
     elif kind == 4:  # blocks that were given out, and never written
         data = bytearray(files["c.db"])
@@ -95,6 +100,7 @@ def torn(moments: list[Files], seed: int) -> Files:
         files["c.db"] = bytes(data[: chance.randrange(start, len(data)) + 1])
     else:
         files["c.db-wal"] = files.get("c.db-wal", b"")[: chance.randrange(1, 1 << 20)]
+
     files.pop("c.db-shm", None)
     return files
 
@@ -108,6 +114,7 @@ def lies(catalog: Catalog) -> list[str]:
         {(each.directory, each.filename): each.id for each in listing(n)} for n in range(MOMENTS)
     ]
     told: dict[tuple[str, str], str] = {}
+
     for folder in catalog.directories_of(row.key) if row else []:
         for name in {name for path, name in truths[-1] if path == folder.path}:
             by_name = catalog.image_by_entry(folder.key, name)
@@ -115,9 +122,11 @@ def lies(catalog: Catalog) -> list[str]:
                 told[folder.path, name] = by_name.id
                 if by_name.entry != name or key_of(by_name.id) != by_name.key:
                     found.append(f"{name} is shown as {by_name.entry}, {by_name.id}")
+
         listed = {each.entry for each in catalog.images_after(folder.key, 0, MANY)}
         if listed != {name for path, name in told if path == folder.path}:
             found.append(f"{folder.path}: listing and look-ups differ")
+
     if row and row.listed_at is not None and told not in truths:
         found.append("what is listed was so at no moment")
     return found
@@ -136,7 +145,9 @@ def test_c7_a_torn_copy_is_not_believed(
         (tmp_path / name).write_bytes(data)
 
     catalog = Catalog(path)
+
     assert lies(catalog) == []
+
     catalog.close()
 
 
@@ -157,13 +168,17 @@ def test_c7_a_killed_catalog_in_whose_place_an_old_copy_was_put_is_not_believed(
     path = tmp_path / "c.db"
     kill_writer(path)
     shutil.copytree(tmp_path, tmp_path / "copy")
+
     for each in list(tmp_path.iterdir()):
         if each.is_file():
             each.unlink()
+
     for each in (tmp_path / "copy").iterdir():  # ext4 gives out the very inodes again
         shutil.copy2(each, tmp_path)
     catalog = Catalog(path)
+
     assert catalog.datasets_after(0, MANY) == []
+
     catalog.close()
 
 
@@ -243,9 +258,11 @@ def test_c8_processes_that_start_together_share_one_catalog(tmp_path: Path, foun
         if found is not None:
             found(path)
         workers = [worker(path, "hold", number) for number in range(8)]
+
         for each in workers:
             assert each.stdout is not None
             assert each.stdout.readline() == f"open {path}\n"
+
         for (
             each
         ) in workers:  # all have it open; now each writes a dataset, and sees those of the others
@@ -254,26 +271,35 @@ def test_c8_processes_that_start_together_share_one_catalog(tmp_path: Path, foun
             each.stdin.flush()
             assert each.stdout is not None
             each.stdout.readline()
+
         for each in workers:
             said, _ = each.communicate("count\n", timeout=60)
             assert said == "8\n"
+
         assert len(aside(path)) == (found is not None)
 
 
 def test_c8_a_file_of_another_version_is_left_to_those_who_have_it_open(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     holder = worker(path, "hold", 1)
+
     assert holder.stdout is not None
+
     holder.stdout.readline()
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 77")
     db.close()
     catalog = Catalog(path)
+
     assert catalog.database.path == tmp_path / "c-2.db"
+
     catalog.put_datasets([dataset("mine", 7)], 1.0)
     said, _ = holder.communicate("write\ncount\n", timeout=60)
+
     assert said == "written\n1\n"
+
     catalog.close()
+
     assert aside(path) == []
 
 
@@ -297,32 +323,44 @@ def test_c8_a_locked_catalog_is_not_a_broken_one(tmp_path: Path) -> None:
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
     other.execute("BEGIN EXCLUSIVE")
     opened = worker(path, "hold", 1)  # in another process: SQLite's locks are a process's
+
     assert opened.stdout is not None
     assert opened.stdout.readline() == f"open {tmp_path / 'c-2.db'}\n"
+
     opened.communicate()
     other.close()
+
     assert aside(path) == []
 
 
 def test_c9_a_stopped_process_in_a_write_holds_up_one_write_alone(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     holder = worker(path, "hold", 1)
+
     assert holder.stdout is not None
     assert holder.stdin is not None
+
     holder.stdout.readline()
     holder.stdin.write("begin\n")
     holder.stdin.flush()
+
     assert holder.stdout.readline() == "begun\n"
+
     os.kill(holder.pid, signal.SIGSTOP)
     catalog = Catalog(path)  # opening waits for no write
+
     for _ in range(40):  # 10 s each would be 400 s
         with pytest.raises(DiskFull, match="locked"):
             catalog.put_datasets([], 1.0)
+
     assert catalog.datasets_after(0, 1) == []
+
     os.kill(holder.pid, signal.SIGCONT)
     holder.communicate("\n", timeout=60)
     catalog.put_datasets([dataset("d")], 1.0)
+
     assert catalog.counts()[0] == 1
+
     catalog.close()
 
 

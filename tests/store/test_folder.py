@@ -31,6 +31,7 @@ def folder(root: Path) -> Iterator[Folder]:
 def test_a_file_has_its_content_and_time(folder: Folder, root: Path) -> None:
     folder.put(("images", "x", "a.jpg"), b"abc", TIME)
     path = root / "images/x/a.jpg"
+
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (b"abc", TIME)
     assert folder.holds(("images", "x", "a.jpg"), 3, TIME)
     assert not folder.holds(("images", "x", "a.jpg"), 4, TIME)
@@ -38,7 +39,9 @@ def test_a_file_has_its_content_and_time(folder: Folder, root: Path) -> None:
     assert folder.holds_content(("images", "x", "a.jpg"), 3, google_crc32c.value(b"abc"))
     assert not folder.holds_content(("images", "x", "a.jpg"), 3, google_crc32c.value(b"abd"))
     assert not folder.holds_content(("images", "x", "a.jpg"), 2, google_crc32c.value(b"ab"))
+
     folder.put(("images", "x", "a.jpg"), b"other", 0)
+
     assert path.read_bytes() == b"other"
 
 
@@ -86,11 +89,14 @@ def test_d4_links_and_folders_are_in_the_way(folder: Folder, root: Path, tmp_pat
     (root / "link").symlink_to(elsewhere)
     (root / "dangling").symlink_to(tmp_path / "nothing")
     (root / "file").write_bytes(b"x")
+
     for path in (("link", "f"), ("dangling", "f"), ("dangling",), ("link",), ("file", "f")):
         with pytest.raises(AlreadyExists, match="in the way"):
             folder.put(path, b"data", 0)
+
     with pytest.raises(AlreadyExists):
         folder.make(("link",))
+
     assert os.listdir(elsewhere) == []
     assert os.listdir(root / os.fsdecode(PARTIAL)) == []
 

@@ -56,10 +56,13 @@ def test_s6_a_copy_can_be_changed_and_removed(
     run(*command, f"{dataset(mount)}/", copy)
     there = next(iter(server.organization.datasets.values()))
     found = {path: data for path, data in files_below(copy).items() if path != "dataset.json"}
+
     assert found == images_and_notes(server, there)
+
     next(walk(copy / "images")).write_bytes(b"mine")
     (copy / "images" / "new").mkdir()
     run("rm", "-r", copy)
+
     assert not copy.exists()
 
 
@@ -91,6 +94,7 @@ def test_m1_a_folder_of_roots_gets_one_line(mount: Mount, tmp_path: Path) -> Non
         done = subprocess.run(
             list(map(str, command)), env=mount.environ, capture_output=True, text=True, timeout=60
         )
+
         assert done.returncode != 0
         assert len(done.stderr.strip().splitlines()) == 1, done.stderr
         assert str(folder) in done.stderr

@@ -33,6 +33,7 @@ def main() -> None:
         Path(sys.executable).resolve(),
     ):
         expose(path)
+
     open_device(Path("/dev/fuse"))
     os.setgroups([])
     os.setresgid(int(gid), int(gid), int(gid))
@@ -72,6 +73,7 @@ def cover(folder: Path, kept: list[Path]) -> None:
     """Put an empty folder in a folder's place, open to all, with some of what it held."""
     held = [(path, os.open(path, os.O_PATH | os.O_NOFOLLOW)) for path in kept]
     mount("pictofs-test", folder, "tmpfs", 0, "mode=0755")
+
     for path, fd in held:
         mode = os.fstat(fd).st_mode
         if stat.S_ISLNK(mode):
@@ -79,6 +81,7 @@ def cover(folder: Path, kept: list[Path]) -> None:
         elif stat.S_ISDIR(mode) or stat.S_ISREG(mode):
             path.mkdir() if stat.S_ISDIR(mode) else path.touch()
             mount(f"/proc/self/fd/{fd}", path, None, BIND)
+
         os.close(fd)
 
 

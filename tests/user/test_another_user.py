@@ -162,7 +162,11 @@ def test_m1_as_another_user(home: Path, part: str) -> None:
     ]
     options += ["-p", "no:cacheprovider", "-p", "no:xdist", "--basetemp", home / "tests"]
     done = as_user(home, sys.executable, "-m", "pytest", *options, *chosen)
+
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
     passed = re.search(r"(\d+) passed", done.stdout)
+
     assert passed is not None, done.stdout
+
     print(done.stdout.splitlines()[-1])

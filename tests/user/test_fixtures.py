@@ -57,5 +57,6 @@ def test_what_lies_in_closed_folders_is_shown_to_a_user_alone(tmp_path: Path, cl
         str(wanted),
     ]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(AS_USER.parent)})
+
     assert (wanted.parent / "secret").read_text() == "not needed"
     assert callable(expose)

@@ -58,11 +58,14 @@ async def test_v2_ids_lead_to_datasets_images_and_annotation_files(mount: Mount)
     assert (
         await link(mount, dataset.id) == await link(mount, dataset.id.upper()) == "/datasets/small"
     )
+
     for image in dataset.images.values():
         path = await link(mount, image.id.upper())
         assert path == f"/datasets/small/images{place(image)}"
         assert await mount.read(path) == image_bytes(image)
+
         note = await link(mount, f"{image.id}.json")
+
         assert note == f"/datasets/small/annotations{place(image)}.json"
         assert await mount.read(note) == annotation_bytes(mount.standin, image)
 
@@ -153,8 +156,10 @@ async def test_v2_a_link_follows_what_it_leads_to(mount: Mount) -> None:
     organization.move_image(image, "/else where", "moved.jpg")
     organization.rename_dataset(organization["small"], "renamed")
     await mount.library.refresh(None)
+
     assert await link(mount, image.id) == "/datasets/renamed/images/else where/moved.jpg"
     assert (await mount.look(f"/by-id/{image.id}")).inode == number
+
     organization.remove_image(image)
     await mount.library.refresh(None)
     with pytest.raises(NoSuchEntry):
@@ -177,6 +182,7 @@ async def test_v2_of_two_images_of_one_name_each_has_its_own(tmp_path: Path) -> 
     twins = [
         organization.add_image(dataset, "a.jpg", size=500 + n, created_at=1e9 + n) for n in range(3)
     ]
+
     with StandIn(organization) as standin:
         for number, image in enumerate(twins):
             async with Rig(standin, tmp_path / str(number)).mount() as mount:

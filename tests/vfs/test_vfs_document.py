@@ -53,16 +53,24 @@ async def test_v1_another_object_is_another_file(mount: Mount) -> None:
     small(mount).description = "ä, and more\nlines"
     organization.clock.advance(60)
     organization.changed(small(mount), "dataset")
+
     assert await mount.read(PATH) == before  # the listing is fresh still
+
     await mount.library.refresh("small")
+
     assert await mount.read(PATH) == current(mount) != before
+
     attributes = await mount.look(PATH)
+
     assert attributes.inode != number
     assert attributes.mtime_ns == time_ns(json.loads(current(mount))["updated_at"]) > 0
+
     with pytest.raises(Stale):
         await mount.tree.open(number)
+
     assert await mount.rest(held) == before
     assert (await mount.tree.attributes(number)).size == len(before)
+
     mount.tree.close(held.handle)
     with pytest.raises(Stale):
         await mount.tree.attributes(number)

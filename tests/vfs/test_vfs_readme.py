@@ -70,12 +70,15 @@ async def test_w9_it_is_sent_when_it_is_saved_and_once(mount: Mount) -> None:
     file = await opened(mount)
     before = (await mount.look(PATH)).inode
     mount.forget_log()
+
     assert mount.tree.write(file.handle, 2, b"Lights") == 6
     assert mount.tree.write(file.handle, 8, b"!\n") == 2
     assert mount.asked == []
+
     for _ in range(2):
         await mount.tree.save(file.handle)
     await mount.tree.finish(file.handle)
+
     assert signs(mount).readme == signs(mount).description == "# Lights!\n"
     assert mount.asked == [CHANGE]
     assert await mount.read(PATH) == b"# Lights!\n"
@@ -107,13 +110,17 @@ async def test_w9_a_text_that_is_cut_off_at_open_is_not_sent_before_it_is_writte
     """A shell closes the first descriptor of `> README.md` before the program writes."""
     file = await opened(mount, truncate=True)
     await mount.tree.save(file.handle)
+
     assert (signs(mount).readme, await mount.read(PATH)) == ("# Signs\n", b"# Signs\n")
+
     mount.tree.write(file.handle, 0, b"new")
     await mount.tree.save(file.handle)
     await mount.tree.finish(file.handle)
+
     assert (signs(mount).readme, mount.asked.count(CHANGE)) == ("new", 1)
 
     await mount.tree.finish((await opened(mount, truncate=True)).handle)
+
     assert signs(mount).readme == ""
     assert isinstance(await error_of(lambda: mount.look(PATH)), NoSuchEntry)
 
@@ -126,15 +133,22 @@ async def test_w9_each_handle_has_a_text_of_its_own(mount: Mount) -> None:
     )
     mount.tree.write(first.handle, 0, b"1")
     mount.tree.write(second.handle, 0, b"the second")
+
     assert await mount.tree.read(first.handle, 0, 100) == b"1 Signs\n"
     assert await mount.tree.read(second.handle, 0, 100) == b"the second"
+
     number = reader.attributes.inode
+
     assert (await mount.tree.attributes(number)).size == 8  # whose pages the kernel keeps
+
     await mount.tree.save(second.handle)
     await mount.tree.save(first.handle)
+
     assert signs(mount).readme == "1 Signs\n"
     assert await mount.rest(reader) == b"# Signs\n"
+
     mount.tree.close(reader.handle)
+
     assert (await mount.tree.attributes(number)).size == 10
 
 
@@ -181,6 +195,7 @@ async def test_w9_no_utf_8_and_too_many_bytes(mount: Mount) -> None:
     file = await opened(mount, truncate=True)
     mount.tree.write(file.handle, 0, b"caf\xe9")
     refused = await error_of(lambda: mount.tree.save(file.handle))
+
     assert isinstance(refused, Invalid)
     assert "byte 3" in str(refused)
 
@@ -190,12 +205,15 @@ async def test_w9_no_utf_8_and_too_many_bytes(mount: Mount) -> None:
         await mount.tree.resize(number, DESCRIPTION_MAX_BYTES + 1, file.handle)
     with pytest.raises(TooLarge):
         mount.tree.write(file.handle, DESCRIPTION_MAX_BYTES, b"x")
+
     assert isinstance(
         await error_of(lambda: mount.tree.save(file.handle)), TooLarge
     )  # never half of a text
+
     await mount.tree.resize(number, 3, file.handle)
     mount.tree.write(file.handle, 0, b"fit")
     await mount.tree.save(file.handle)
+
     assert signs(mount).readme == "fit"
 
 
@@ -222,6 +240,7 @@ async def test_w9_a_server_that_gives_no_readme_back(
 async def test_r1_w7_what_can_t_be_written(rig: Rig, mount: Mount) -> None:
     folder = (await mount.look("/datasets/signs")).inode
     document = (await mount.look("/datasets/signs/dataset.json")).inode
+
     async with rig.mount() as frozen:
         readme = (await frozen.look(PATH)).inode
         for tree, number, parent, name in (

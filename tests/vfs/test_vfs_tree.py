@@ -49,6 +49,7 @@ async def test_l2_b1_every_image_is_there_once_with_its_bytes(mount: Mount) -> N
         not in ("null-name.jpg", "number-name.jpg", "null-id.jpg")  # rows that are no rows
     ]
     shown = [await mount.read(path) for path in (await every_file(mount, Kind.IMAGE)).values()]
+
     assert sorted(shown) == sorted(there)
 
 

@@ -32,6 +32,7 @@ def organization() -> Organization:
     made = Organization()
     dataset = made.add_dataset("signs")
     made.add_directory(dataset, "/empty/below")
+
     for place in range(60):
         folder = ("/", "/a", "/a/b", "/c/d/e")[place % 4]
         made.add_image(
@@ -43,6 +44,7 @@ def organization() -> Organization:
             status=STATUSES[place % 3 if folder == "/a" else 3],
             split=SPLITS[place // 4 % 4],
         )
+
     return made
 
 
@@ -56,17 +58,21 @@ async def mount(tmp_path: Path) -> AsyncIterator[Mount]:
 def chosen(mount: Mount, takes: Callable[[Image], bool]) -> dict[str, bytes | None]:
     """Path below the view -> content of everything that it must show; None for folders."""
     found: dict[str, bytes | None] = {}
+
     for image in mount.standin.organization["signs"].images.values():
         if image.is_archived or not takes(image):
             continue
         folders = [part for part in image.directory_path.split("/") if part]
+
         for part in ("images", "annotations"):
             found |= {
                 "/".join(["", part, *folders[:depth]]): None for depth in range(len(folders) + 1)
             }
+
         place = "/".join(["", *folders, image.filename])
         found[f"/images{place}"] = image_bytes(image)
         found[f"/annotations{place}.json"] = annotation_bytes(mount.standin, image)
+
     return found
 
 
@@ -107,7 +113,9 @@ async def test_v4_files_are_the_same_and_folders_are_not(mount: Mount) -> None:
                 assert found == (await mount.tree.attributes(found.inode))._replace(
                     keep=found.keep, keep_entry=found.keep_entry
                 )
+
         assert part in await mount.list(f"{TOP}/{view}")
+
     for path in await mount.walk(TOP, read=False):
         assert (await mount.look(path)).inode not in numbers
 
@@ -153,6 +161,7 @@ async def test_v6_views_cost_the_listing_of_the_dataset_once(mount: Mount) -> No
 async def test_v6_many_who_look_at_once_cost_the_same(mount: Mount) -> None:
     await mount.list("/datasets")
     mount.forget_log()
+
     async with trio.open_nursery() as nursery:
         for view in (
             "by-status/complete/images/a",
@@ -161,6 +170,7 @@ async def test_v6_many_who_look_at_once_cost_the_same(mount: Mount) -> None:
         ):
             for _ in range(5):
                 nursery.start_soon(error_of, partial(mount.look, f"{TOP}/{view}"))
+
     assert sorted(mount.asked) == ["GET /datasets/{dataset}", "GET /directories/{dataset}/tree"]
 
 
@@ -181,14 +191,18 @@ async def test_v7_an_image_moves_at_the_next_listing(mount: Mount) -> None:
     before = await mount.look(old)
     org.update_image(image, status="review")
     await mount.library.refresh("signs")
+
     assert isinstance(await error_of(partial(mount.look, old)), NoSuchEntry)
     assert (await mount.look(new)).inode == before.inode
+
     for status in STATUSES:
         assert await shown(mount, f"by-status/{status}") == chosen(mount, of_status(status))
     for each in list(org.images.values()):
         if each.status == "review":
             org.update_image(each, status="new")
+
     await mount.library.refresh("signs")
+
     assert list(await mount.list(f"{TOP}/by-status")) == ["new", "annotate", "complete"]
     assert await shown(mount, "by-status/new") == chosen(mount, of_status("new"))
 
@@ -200,9 +214,11 @@ async def test_v7_the_kernel_is_told(mount: Mount) -> None:
     folder = (await mount.look(f"{TOP}/by-split/train/images/c/d/e")).inode
     await mount.tree.lookup(folder, "3.jpg")
     above = (await mount.look(f"{TOP}/by-split/train/images")).inode
+
     for each in list(org.images.values()):
         if each.directory_path == "/c/d/e" and each.split == "train" and each is not image:
             org.update_image(each, split="val")
+
     org.update_image(image, split="test")
     org.add_image(org["signs"], "another.jpg", "/a")  # shows in the figures of the list
     mount.clock.advance(301)
@@ -211,12 +227,15 @@ async def test_v7_the_kernel_is_told(mount: Mount) -> None:
         incoming.receive_nowait()
     await mount.list(f"{TOP}/by-split/train/images")
     told = {incoming.receive_nowait() for _ in range(incoming.statistics().current_buffer_used)}
+
     assert RemovedDentry(folder, "3.jpg") in told
     assert RemovedDentry(above, "c") in told
+
     kinds = {Kind.VIEW, Kind.VIEW_IMAGES, Kind.VIEW_ANNOTATIONS}
     looked = {(await mount.look(f"{TOP}/by-split/train{path}")).inode for path in ("", "/images")}
     looked |= {folder, (await mount.look(f"{TOP}/by-split")).inode}
     others = {each.parent for each in told if each.parent & 15 in kinds} - looked
+
     assert {number & 0xFF0 for number in others} <= {folder & 0xFF0}  # on the way to it
 
 
@@ -226,11 +245,15 @@ async def test_v7_directories_that_come_and_go(mount: Mount) -> None:
     org.add_image(org["signs"], "new.jpg", "/empty/below/deep", size=500, status="complete")
     org.rename_directory(org["signs"], "/c", "renamed")
     await mount.library.refresh("signs")
+
     assert await shown(mount, "by-status/complete") == chosen(mount, of_status("complete"))
+
     for each in list(org.images.values()):
         if each.directory_path.startswith("/renamed"):
             org.remove_image(each)
+
     await mount.library.refresh("signs")
+
     assert await shown(mount, "by-status/complete") == chosen(mount, of_status("complete"))
 
 
@@ -247,6 +270,7 @@ async def test_v7_an_image_that_was_found_by_its_id_shows(mount: Mount) -> None:
 async def test_v6_few_among_many_are_found_in_turns(tmp_path: Path) -> None:
     """The scan of a large directory lets others have their turn, and misses none."""
     images = 2 * SCAN + 10
+
     with StandIn(Spec.uniform(images=images, size=100, statuses="new")) as standin:
         org = standin.organization
         dataset = org["dataset-0"]
@@ -278,12 +302,15 @@ async def test_v4_nasty_names_are_the_same_in_views(tmp_path: Path) -> None:
             for dataset in await mount.list("/datasets"):
                 top = f"/datasets/{dataset}"
                 wanted = set()
+
                 for part in ("images", "annotations"):
                     for path in await mount.walk(f"{top}/{part}", read=False):
                         fields = await mount.tree.xattrs((await mount.look(path)).inode)
                         if fields and fields.get("user.pictograph.split", b"train") in SPLIT_BYTES:
                             wanted.add(path.removeprefix(top))
+
                 found: list[str] = []
+
                 for split in await mount.list(f"{top}/by-split"):
                     view = f"{top}/by-split/{split}"
                     found += [
@@ -291,6 +318,7 @@ async def test_v4_nasty_names_are_the_same_in_views(tmp_path: Path) -> None:
                         for path in await mount.walk(view, read=False)
                         if stat.S_ISREG((await mount.look(path)).mode)
                     ]
+
                 assert len(found) == len(set(found))
                 assert set(found) == wanted
 

@@ -99,6 +99,7 @@ async def test_x1_an_image_and_its_annotation_file_have_what_the_listing_says(mo
     }
     image = mount.standin.organization.images[wanted["id"]]
     wanted |= {"width": str(image.width), "height": str(image.height)}
+
     assert await xattrs(mount, "/datasets/signs/images/cam 1/a.jpg") == wanted
     assert await xattrs(mount, "/datasets/signs/annotations/cam 1/a.jpg.json") == wanted
 
@@ -137,14 +138,18 @@ async def test_x3_they_cost_what_stat_costs(mount: Mount) -> None:
 async def test_x1_they_are_as_fresh_as_the_listing(mount: Mount) -> None:
     organization = mount.standin.organization
     assert "description" in await xattrs(mount, "/datasets/signs")
+
     organization["signs"].description = ""
     organization.changed(organization["signs"], "dataset")
     await mount.library.refresh("signs")
+
     assert (await xattrs(mount, "/datasets/signs"))["description"] == ""
+
     (image,) = [each for each in organization.images.values() if each.filename == "a.jpg"]
     organization.update_image(image, split="test", tags=())
     await mount.library.refresh("signs")
     found = await xattrs(mount, "/datasets/signs/images/cam 1/a.jpg")
+
     assert (found["split"], found["tags"]) == ("test", "[]")
 
 
@@ -193,6 +198,7 @@ async def test_x1_of_what_is_gone_there_are_none(mount: Mount) -> None:
         await mount.tree.xattrs(note)
     organization.remove_dataset(organization["signs"])
     await mount.library.refresh(None)
+
     for inode in (folder, note):
         with pytest.raises(NoSuchEntry):
             await mount.tree.xattrs(inode)
