@@ -20,7 +20,7 @@ from pictofs.config import LibrarySettings
 from pictofs.errors import PictofsError
 from pictofs.library.content.worker import Setup
 from pictofs.library.library import Library
-from pictofs.library.prefetch.prefetcher import Mode
+from pictofs.library.prefetch.prefetcher import PrefetchMode
 from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.database import SCHEMA_VERSION
@@ -37,7 +37,7 @@ async def open_library(
     settings: LibrarySettings,
     api_key: ApiKey,
     *,
-    prefetch: Mode = "off",
+    prefetch: PrefetchMode = "off",
     frozen: bool = False,
     offline: bool = False,
     writable: bool = False,

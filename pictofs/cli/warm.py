@@ -17,7 +17,8 @@ from pictofs.cli.progress import Facts, outcome, requests_text, showing
 from pictofs.errors import Invalid
 
 if TYPE_CHECKING:
-    from pictofs.control.messages import Kind, Mode
+    from pictofs.control.messages import WarmMode
+    from pictofs.model.records import FileKind
 
 ANSWER_SECONDS = 60.0
 """How long the mount may say nothing. It tells its progress four times a second."""
@@ -70,7 +71,7 @@ def warm(
     if dry_run + check + evict > 1:
         raise Invalid("--dry-run, --check and --evict exclude each other")
 
-    mode: Mode = "fetch"
+    mode: WarmMode = "fetch"
     words = outcome
     if evict:
         mode = "evict"
@@ -107,8 +108,8 @@ def warm(
     return int(incomplete)
 
 
-def _kinds(images: bool, annotations: bool) -> list[Kind] | None:
-    named: dict[Kind, bool] = {"images": images, "annotations": annotations}
+def _kinds(images: bool, annotations: bool) -> list[FileKind] | None:
+    named: dict[FileKind, bool] = {"images": images, "annotations": annotations}
     return [kind for kind, wanted in named.items() if wanted] or None
 
 

@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from pictofs.errors import Invalid, InvalidResponse
+from pictofs.model.records import FileKind
 
 R = TypeVar("R", bound="Request")
 A = TypeVar("A")
 
-Kind = Literal["images", "annotations"]
-Mode = Literal["fetch", "look", "evict"]
+WarmMode = Literal["fetch", "look", "evict"]
 
 
 class Request(
@@ -70,8 +70,8 @@ class WarmRequest(Request, tag="warm"):
 
     paths: list[str]
     """Below the mount point; `.` is all of it."""
-    mode: Mode = "fetch"
-    kinds: list[Kind] | None = None
+    mode: WarmMode = "fetch"
+    kinds: list[FileKind] | None = None
     status: str | None = None
     split: str | None = None
     workers: int = 16

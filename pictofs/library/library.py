@@ -32,7 +32,7 @@ from pictofs.library.listing.edits import Edits
 from pictofs.library.listing.invalidation import DentryInvalidations
 from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, NO_DATASET, Listing
 from pictofs.library.listing.selections import Selections
-from pictofs.library.prefetch.prefetcher import Mode, Prefetcher
+from pictofs.library.prefetch.prefetcher import Prefetcher, PrefetchMode
 from pictofs.library.server_traits import ServerTraits
 from pictofs.library.single_flight import SingleFlight
 from pictofs.library.stats import ReadStats
@@ -79,7 +79,7 @@ class Library:
         annotation_ttl: float = ANNOTATION_TTL_S,
         max_retries: int,
         server: str,
-        prefetch: Mode,
+        prefetch: PrefetchMode,
         cache_size: int,
         frozen: bool = False,
         offline: bool = False,

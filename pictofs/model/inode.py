@@ -2,8 +2,8 @@
 
 | bits | meaning |
 |---|---|
-| 0-3 | the `Kind` |
-| 4-11 | for a file whose content changes, its version modulo 256; for a link, the `Kind` of its
+| 0-3 | the `NodeKind` |
+| 4-11 | for a file whose content changes, its version modulo 256; for a link, the `NodeKind` of its
          target; for a view, what it selects (model/selection.py); else 0 |
 | 12-62 | the item's key: 51 bits of a hash of its id |
 
@@ -24,7 +24,7 @@ ROOT = 1
 """FUSE's number of the root."""
 
 
-class Kind(enum.IntEnum):
+class NodeKind(enum.IntEnum):
     """What a node is. The value is part of the inode number and must not change."""
 
     FIXED = 1
@@ -53,7 +53,7 @@ class Kind(enum.IntEnum):
 class Inode(NamedTuple):
     """The parts of an inode number."""
 
-    kind: Kind
+    kind: NodeKind
     key: int
     version: int
 
@@ -61,12 +61,12 @@ class Inode(NamedTuple):
     def of(cls, number: int) -> Inode | None:
         """Take `number` apart. None if no node can have it."""
         try:
-            return cls(Kind(number & KIND_MASK), key_in(number), number >> 4 & 255)
+            return cls(NodeKind(number & KIND_MASK), key_in(number), number >> 4 & 255)
         except ValueError:
             return None
 
 
-def number(kind: Kind, key: int, version: int = 0) -> int:
+def number(kind: NodeKind, key: int, version: int = 0) -> int:
     """The inode number of a node."""
     return key << 12 | (version & 255) << 4 | kind
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+
+FileKind = Literal["images", "annotations"]
+"""The files that a dataset has, by the names of their folders."""
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):

@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     """Where readdir continues after this entry."""
 
 
-class Batch(NamedTuple):
+class EntryBatch(NamedTuple):
     """Some entries of a folder."""
 
     entries: list[Entry]
@@ -100,7 +100,7 @@ class NodeHandler(Protocol):
     async def lookup(self, inode: Inode, name: str) -> Attributes:
         """The attributes of the entry `name`. Raises NoSuchEntry, NotADirectory."""
 
-    async def entries(self, inode: Inode, cookie: int) -> Batch:
+    async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
         """Entries after `cookie`, 0 for the first; none at the end. Raises NotADirectory."""
 
     async def open(self, inode: Inode) -> Opening:
@@ -134,7 +134,7 @@ class FileHandler(PlainHandler):
         """Raises NotADirectory."""
         raise NotADirectory(f"{name!r} was looked up in a file")
 
-    async def entries(self, inode: Inode, cookie: int) -> Batch:
+    async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
         """Raises NotADirectory."""
         raise NotADirectory("a file was listed")
 

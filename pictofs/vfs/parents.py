@@ -4,12 +4,12 @@ and has forgotten the path."""
 from __future__ import annotations
 
 from pictofs.errors import NoSuchEntry
-from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.model.selection import AXES, SELECTIONS
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.vfs.nodes.fixed import BY_ID, DATASETS, fixed_parent
 
-_FOLDERS = {Kind.IMAGE: Kind.IMAGES, Kind.ANNOTATION: Kind.ANNOTATIONS}
+_FOLDERS = {NodeKind.IMAGE: NodeKind.IMAGES, NodeKind.ANNOTATION: NodeKind.ANNOTATIONS}
 """The kind of the folder that a file lies in, by the kind of the file."""
 
 
@@ -19,17 +19,17 @@ def parent_of(catalog: Catalog, inode: Inode) -> int:
     Raises NoSuchEntry if the catalog no longer has the node.
     """
     match inode.kind:
-        case Kind.FIXED:
-            return number(Kind.FIXED, fixed_parent(inode.key))
-        case Kind.LINK:
-            return number(Kind.FIXED, BY_ID)
-        case Kind.DATASET:
-            return number(Kind.FIXED, DATASETS)
-        case Kind.DOCUMENT | Kind.README:
-            return number(Kind.DATASET, inode.key)
-        case Kind.VIEW:
+        case NodeKind.FIXED:
+            return number(NodeKind.FIXED, fixed_parent(inode.key))
+        case NodeKind.LINK:
+            return number(NodeKind.FIXED, BY_ID)
+        case NodeKind.DATASET:
+            return number(NodeKind.FIXED, DATASETS)
+        case NodeKind.DOCUMENT | NodeKind.README:
+            return number(NodeKind.DATASET, inode.key)
+        case NodeKind.VIEW:
             return _above_view(inode)
-        case Kind.IMAGE | Kind.ANNOTATION:
+        case NodeKind.IMAGE | NodeKind.ANNOTATION:
             image = catalog.image(inode.key)
             if image is None:
                 raise NoSuchEntry("the image is gone")
@@ -42,14 +42,14 @@ def parent_of(catalog: Catalog, inode: Inode) -> int:
 def _above_view(inode: Inode) -> int:
     """The dataset for `by-status`; the folder `by-status` for `by-status/new`."""
     if inode.version in AXES:
-        return number(Kind.DATASET, inode.key)
+        return number(NodeKind.DATASET, inode.key)
 
     selection = SELECTIONS.get(inode.version)
     if selection is None:
         raise NoSuchEntry("there is no such view")
 
     axis = next(version for version, name in AXES.items() if name == selection.axis)
-    return number(Kind.VIEW, inode.key, axis)
+    return number(NodeKind.VIEW, inode.key, axis)
 
 
 def _above_directory(catalog: Catalog, inode: Inode) -> int:
@@ -60,7 +60,7 @@ def _above_directory(catalog: Catalog, inode: Inode) -> int:
         raise NoSuchEntry("the directory is gone")
     if row.parent is not None:
         return number(inode.kind, row.parent, inode.version)
-    if inode.kind in (Kind.VIEW_IMAGES, Kind.VIEW_ANNOTATIONS):
-        return number(Kind.VIEW, row.dataset, inode.version)
+    if inode.kind in (NodeKind.VIEW_IMAGES, NodeKind.VIEW_ANNOTATIONS):
+        return number(NodeKind.VIEW, row.dataset, inode.version)
 
-    return number(Kind.DATASET, row.dataset)
+    return number(NodeKind.DATASET, row.dataset)

@@ -11,7 +11,7 @@ import trio
 
 from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
-from pictofs.model.inode import Kind
+from pictofs.model.inode import NodeKind
 from pictofs.model.names import storable
 from pictofs.model.selection import AXIS_FOLDERS
 from pictofs.store.catalog.rows import DatasetRow
@@ -89,7 +89,7 @@ class Paths:
 
         if top != "datasets" or part not in PARTS:
             return Other.UNKNOWN
-        if PARTS[part] is Kind.ANNOTATIONS:
+        if PARTS[part] is NodeKind.ANNOTATIONS:
             return Other.ANNOTATION
 
         await self._library.listing.datasets()

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pictofs.library.bulk.scope import Choice, Item, Scope
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind
+from pictofs.model.inode import Inode, NodeKind
 from pictofs.store.catalog.datasets import DOCUMENT, README
 from pictofs.vfs.nodes.dataset import PARTS
 from pictofs.vfs.nodes.fixed import fixed_path
@@ -29,21 +29,21 @@ class Places:
         """The path of inode `number` as the catalog has it now: two reads of 20 us."""
         inode = Inode.of(number)
         match inode:
-            case Inode(Kind.FIXED, key):
+            case Inode(NodeKind.FIXED, key):
                 return fixed_path(key) or UNKNOWN
-            case Inode(Kind.DATASET, key):
+            case Inode(NodeKind.DATASET, key):
                 return self._dataset(key)
-            case Inode(Kind.DOCUMENT, key):
+            case Inode(NodeKind.DOCUMENT, key):
                 return f"{self._dataset(key)}/{DOCUMENT}"
-            case Inode(Kind.README, key):
+            case Inode(NodeKind.README, key):
                 return f"{self._dataset(key)}/{README}"
-            case Inode(Kind.IMAGES | Kind.ANNOTATIONS as kind, key):
+            case Inode(NodeKind.IMAGES | NodeKind.ANNOTATIONS as kind, key):
                 return self._directory(key, _PART[kind])
-            case Inode(Kind.IMAGE, key):
+            case Inode(NodeKind.IMAGE, key):
                 return self._file(key, "images")
-            case Inode(Kind.ANNOTATION, key):
+            case Inode(NodeKind.ANNOTATION, key):
                 return self._file(key, "annotations")
-            case Inode(Kind.LINK, key, kind):
+            case Inode(NodeKind.LINK, key, kind):
                 return self._link(key, kind)
 
         return UNKNOWN
@@ -67,6 +67,6 @@ class Places:
         return UNKNOWN if row is None else f"/{self._scope.path_of(Item(part, row))}"
 
     def _link(self, key: int, kind: int) -> str:
-        row = self._catalog.dataset(key) if kind == Kind.DATASET else self._catalog.image(key)
-        ending = ".json" if kind == Kind.ANNOTATION else ""
+        row = self._catalog.dataset(key) if kind == NodeKind.DATASET else self._catalog.image(key)
+        ending = ".json" if kind == NodeKind.ANNOTATION else ""
         return f"/by-id/{row.id.lower() if row else UNKNOWN}{ending}"

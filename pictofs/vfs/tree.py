@@ -11,7 +11,7 @@ from pictofs.errors import NoSuchEntry, NotSupported, ReadOnly
 from pictofs.library.content.content import CachedContent, Content
 from pictofs.library.library import Library
 from pictofs.library.listing.edits import Edits
-from pictofs.model.inode import KIND_MASK, Inode, Kind
+from pictofs.model.inode import KIND_MASK, Inode, NodeKind
 from pictofs.model.inode import number as number_of
 from pictofs.model.records import document
 from pictofs.store.catalog.datasets import DATASETS, DOCUMENT, README
@@ -93,26 +93,28 @@ class Tree:
         selections = SelectionRoot(library)
         images = ImagesDirectory(library)
         annotations = AnnotationsDirectory(library, exact)
-        objects = DatasetFile(library, Kind.DOCUMENT, DOCUMENT, document)
+        objects = DatasetFile(library, NodeKind.DOCUMENT, DOCUMENT, document)
         readmes = DatasetFile(
-            library, Kind.README, README, readme, written=library.edits is not None
+            library, NodeKind.README, README, readme, written=library.edits is not None
         )
 
-        self._handlers: Mapping[Kind, NodeHandler] = {
-            Kind.FIXED: FixedNodes(library, documents, links, started_ns),
-            Kind.LINK: links,
-            Kind.DATASET: DatasetDirectory(
+        self._handlers: Mapping[NodeKind, NodeHandler] = {
+            NodeKind.FIXED: FixedNodes(library, documents, links, started_ns),
+            NodeKind.LINK: links,
+            NodeKind.DATASET: DatasetDirectory(
                 library, {DOCUMENT: objects, README: readmes}, selections
             ),
-            Kind.VIEW: selections,
-            Kind.VIEW_IMAGES: FilteredDirectory(library, Kind.VIEW_IMAGES, images),
-            Kind.VIEW_ANNOTATIONS: FilteredDirectory(library, Kind.VIEW_ANNOTATIONS, annotations),
-            Kind.DOCUMENT: objects,
-            Kind.README: readmes,
-            Kind.IMAGES: images,
-            Kind.ANNOTATIONS: annotations,
-            Kind.IMAGE: self._images,
-            Kind.ANNOTATION: AnnotationFile(library, exact),
+            NodeKind.VIEW: selections,
+            NodeKind.VIEW_IMAGES: FilteredDirectory(library, NodeKind.VIEW_IMAGES, images),
+            NodeKind.VIEW_ANNOTATIONS: FilteredDirectory(
+                library, NodeKind.VIEW_ANNOTATIONS, annotations
+            ),
+            NodeKind.DOCUMENT: objects,
+            NodeKind.README: readmes,
+            NodeKind.IMAGES: images,
+            NodeKind.ANNOTATIONS: annotations,
+            NodeKind.IMAGE: self._images,
+            NodeKind.ANNOTATION: AnnotationFile(library, exact),
         }
         self._readme_writer = ReadmeWriter(library, readmes)
 
@@ -224,7 +226,7 @@ class Tree:
     def _forget_link(self, row: DatasetRow) -> None:
         """Have the kernel look up the target and the length of the dataset's link by id again."""
         self._library.invalidations.tell(
-            [RemovedDentry(number_of(Kind.FIXED, BY_ID), row.id.lower())]
+            [RemovedDentry(number_of(NodeKind.FIXED, BY_ID), row.id.lower())]
         )
 
     async def set_xattr(self, number: int, name: str, value: bytes) -> None:
@@ -236,9 +238,9 @@ class Tree:
         inode, _ = self._node(number)
         edits = self._library.edits
         # Not ReadOnly: at NotSupported `cp -p` falls back to setting the mode alone.
-        if edits is not None and inode.kind is Kind.README:
+        if edits is not None and inode.kind is NodeKind.README:
             raise NotSupported(f"{README} has no extended attributes")
-        if edits is None or inode.kind is not Kind.DATASET:
+        if edits is None or inode.kind is not NodeKind.DATASET:
             self.refuse()
         if name not in DESCRIPTIONS:
             raise NotSupported(f"{name!r} can't be set: of a dataset only {DESCRIPTIONS[0]} can")
@@ -326,13 +328,13 @@ class Tree:
 
         None if only `open` can tell.
         """
-        if number & KIND_MASK != Kind.IMAGE:
+        if number & KIND_MASK != NodeKind.IMAGE:
             return None
 
         opening = self._images.reopen(number)
-        return None if opening is None else self._opened(number, opening, Kind.IMAGE)
+        return None if opening is None else self._opened(number, opening, NodeKind.IMAGE)
 
-    def _opened(self, number: int, opening: Opening, kind: Kind) -> OpenFile:
+    def _opened(self, number: int, opening: Opening, kind: NodeKind) -> OpenFile:
         attributes, content, told_one_size = opening
 
         # No await from here on. The kernel drops an answer that was made before, which is older
@@ -351,7 +353,7 @@ class Tree:
             renew_pages=not told_one_size
             and not others
             and self._settled.get(number) != content.size,
-            direct=differs or kind is Kind.FIXED,
+            direct=differs or kind is NodeKind.FIXED,
             keep=self._pages.get(number) == content.version,
         )
         self._files[opened.handle] = opened
@@ -407,7 +409,7 @@ class Tree:
         """
         inode, _ = self._node(parent)
         edits = self._library.edits
-        if edits is None or inode.kind is not Kind.DATASET or name != README:
+        if edits is None or inode.kind is not NodeKind.DATASET or name != README:
             self.refuse()
 
         attributes, text = await self._readme_writer.create(
@@ -434,7 +436,7 @@ class Tree:
         """How to change a file, and its inode. Raises ReadOnly if it can't be changed."""
         inode, _ = self._node(number)
         edits = self._library.edits
-        if edits is None or inode.kind is not Kind.README:
+        if edits is None or inode.kind is not NodeKind.README:
             self.refuse()
         return edits, inode
 
@@ -533,14 +535,14 @@ class Tree:
     def _tell_skimmed(self, number: int) -> None:
         """Let the prefetcher know of a file that was not read to its end."""
         inode = self._node(number)[0]
-        if inode.kind not in (Kind.IMAGE, Kind.ANNOTATION):
+        if inode.kind not in (NodeKind.IMAGE, NodeKind.ANNOTATION):
             return
 
         row = self._library.catalog.image(inode.key)
         if row is None:
             return
 
-        if inode.kind is Kind.IMAGE:
+        if inode.kind is NodeKind.IMAGE:
             self._library.downloads.prefetch.skimmed(row)
         else:
             self._library.annotation_prefetch.skimmed(row)

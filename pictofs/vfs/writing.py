@@ -19,7 +19,7 @@ import trio
 from pictofs.errors import AlreadyExists, TooLarge
 from pictofs.library.library import Library
 from pictofs.library.listing.edits import DESCRIPTION_MAX_BYTES, Edits
-from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.store.catalog.datasets import README
 from pictofs.vfs.node import Attributes, exactly, file
 from pictofs.vfs.nodes.dataset_file import DatasetFile
@@ -160,7 +160,7 @@ class ReadmeWriter:
         found = self._readmes.of(row)
         if found is None:
             text = self._text(edits, dataset, b"", emptied=False, append=append)
-            new = file(number(Kind.README, dataset), 0, text.mtime_ns, keep=0.0, keep_entry=0.0)
+            new = file(number(NodeKind.README, dataset), 0, text.mtime_ns, keep=0.0, keep_entry=0.0)
             return new, text
 
         if exclusive:

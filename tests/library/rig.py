@@ -23,7 +23,7 @@ from pictofs.api.storage import Storage
 from pictofs.config import FreeSpace
 from pictofs.errors import PictofsError, Stale
 from pictofs.library.library import Library
-from pictofs.library.prefetch.prefetcher import Mode
+from pictofs.library.prefetch.prefetcher import PrefetchMode
 from pictofs.model.inode import ROOT
 from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.catalog.catalog import Catalog
@@ -216,7 +216,7 @@ class Rig:
         cache_size: int = 1 << 30,
         timeout: float = 5.0,
         exact: bool = False,
-        prefetch: Mode = "off",
+        prefetch: PrefetchMode = "off",
         key: str | None = None,
         doors: tuple[Api, Storage] | None = None,
         **library: Any,

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pictofs.model.inode import KEY_BITS, KEY_MASK, ROOT, Inode, Kind, key_of, number
+from pictofs.model.inode import KEY_BITS, KEY_MASK, ROOT, Inode, NodeKind, key_of, number
 
-KINDS = st.sampled_from(Kind)
+KINDS = st.sampled_from(NodeKind)
 KEYS = st.integers(0, KEY_MASK)
 VERSIONS = st.integers(0, 1 << 20)
 
 
 @given(KINDS, KEYS, VERSIONS)
 def test_i1_a_number_is_taken_apart_into_what_it_was_made_of(
-    kind: Kind, key: int, version: int
+    kind: NodeKind, key: int, version: int
 ) -> None:
     made = number(kind, key, version)
     assert Inode.of(made) == (kind, key, version % 256)
@@ -24,7 +24,7 @@ def test_i1_a_number_is_taken_apart_into_what_it_was_made_of(
 
 @given(KINDS, KINDS, KEYS, KEYS, st.integers(0, 255), st.integers(0, 255))
 def test_i1_numbers_of_two_nodes_differ(
-    kind: Kind, other: Kind, key: int, another: int, version: int, later: int
+    kind: NodeKind, other: NodeKind, key: int, another: int, version: int, later: int
 ) -> None:
     one, two = (kind, key, version), (other, another, later)
     assert (number(*one) == number(*two)) == (one == two)
@@ -37,18 +37,18 @@ def test_i1_numbers_of_two_nodes_differ(
 def test_a_number_that_nobody_made_is_taken_apart_or_refused(some: int) -> None:
     inode = Inode.of(some)
     if inode is None:
-        assert some & 15 not in list(Kind)
+        assert some & 15 not in list(NodeKind)
     else:
         assert inode.kind == some & 15
 
 
 def test_i1_the_root_is_the_first_of_the_fixed_nodes() -> None:
-    assert number(Kind.FIXED, 0) == ROOT
+    assert number(NodeKind.FIXED, 0) == ROOT
 
 
 def test_i1_kinds_keep_their_values() -> None:
     """They are part of numbers that backup programs remember."""
-    assert {kind.name: kind.value for kind in Kind if kind.value <= 6} == {
+    assert {kind.name: kind.value for kind in NodeKind if kind.value <= 6} == {
         "FIXED": 1,
         "DATASET": 2,
         "IMAGES": 3,
@@ -56,7 +56,7 @@ def test_i1_kinds_keep_their_values() -> None:
         "IMAGE": 5,
         "ANNOTATION": 6,
     }
-    assert max(Kind) < 16
+    assert max(NodeKind) < 16
 
 
 @given(st.text(st.characters(), max_size=80))

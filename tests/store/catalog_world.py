@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pictofs.model.inode import Kind, key_of, number
+from pictofs.model.inode import NodeKind, key_of, number
 from pictofs.model.names import entry_fits, escape, tagged
 from pictofs.model.records import Dataset, Directory, Image
 from pictofs.store.catalog.catalog import Catalog
@@ -192,15 +192,18 @@ class World:
         row: DatasetRow | None = self.catalog.dataset(self.key)
         if row is None:
             return found
-        found[DATASETS, row.entry] = number(Kind.DATASET, row.key)
+        found[DATASETS, row.entry] = number(NodeKind.DATASET, row.key)
 
         for each in self.all_directories():
-            for kind, file in ((Kind.IMAGES, Kind.IMAGE), (Kind.ANNOTATIONS, Kind.ANNOTATION)):
+            for kind, file in (
+                (NodeKind.IMAGES, NodeKind.IMAGE),
+                (NodeKind.ANNOTATIONS, NodeKind.ANNOTATION),
+            ):
                 folder = number(kind, each.key)
                 for below in self.catalog.directories_after(each.key, 0, MANY):
                     found[folder, below.entry] = number(kind, below.key)
                 for image_row in self.catalog.images_after(each.key, 0, MANY):
-                    name = image_row.entry if kind is Kind.IMAGES else image_row.annotation_name
+                    name = image_row.entry if kind is NodeKind.IMAGES else image_row.annotation_name
                     assert (folder, name) not in found, f"two entries are called {name!r}"
                     assert entry_fits(name), name
                     found[folder, name] = number(file, image_row.key)

@@ -10,7 +10,7 @@ import pytest
 from catalog_world import MANY, World, dataset, directory, image
 from msgspec import structs
 
-from pictofs.model.inode import Kind, key_of, number
+from pictofs.model.inode import NodeKind, key_of, number
 from pictofs.model.names import NAME_MAX_BYTES, tagged
 from pictofs.model.records import Dataset
 from pictofs.model.selection import selections_of
@@ -106,7 +106,7 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
         lost = {name for each, name in before.items() if one[each] != name}
 
         assert {each.entry for each in gone if each.parent == DATASETS} == lost
-        assert RemovedDentry(number(Kind.DATASET, key_of(row.id)), "dataset.json") in gone
+        assert RemovedDentry(number(NodeKind.DATASET, key_of(row.id)), "dataset.json") in gone
 
         world.catalog.put_datasets(there.values(), 2.0)
 
@@ -143,7 +143,7 @@ def test_n4_n5_an_image_gives_way_to_a_directory_and_gets_its_name_back(world: W
     world.directories["/x"] = directory("/x", 1)
     gone = world.tree()
     assert world.row(1).entry == tagged("x", "i-1")
-    assert RemovedDentry(number(Kind.IMAGES, folder), "x") in gone
+    assert RemovedDentry(number(NodeKind.IMAGES, folder), "x") in gone
     del world.directories["/x"]
     world.tree()
     world.list_dataset()
@@ -155,7 +155,7 @@ def test_n4_an_annotation_file_gives_way_to_a_directory(world: World) -> None:
     world.directories["/x.json"] = directory("/x.json", 1)
     gone = world.tree()
     assert (world.row(1).entry, world.row(1).annotation_name) == ("x", tagged("x.json", "i-1"))
-    assert RemovedDentry(number(Kind.ANNOTATIONS, world.directory("/").key), "x.json") in gone
+    assert RemovedDentry(number(NodeKind.ANNOTATIONS, world.directory("/").key), "x.json") in gone
 
 
 def test_an_image_gives_way_to_a_directory_that_only_images_name(world: World) -> None:
@@ -207,7 +207,7 @@ def test_i1_a_renamed_directory_keeps_its_number_and_its_images(world: World) ->
     world.directories = {"/new": directory("/new", 1)}
     gone = world.tree()
     assert world.directory("/new").key == before == world.row(1).directory
-    assert RemovedDentry(number(Kind.IMAGES, world.directory("/").key), "old") in gone
+    assert RemovedDentry(number(NodeKind.IMAGES, world.directory("/").key), "old") in gone
 
 
 def test_directories_swap_their_names(world: World) -> None:
@@ -226,7 +226,7 @@ def test_a_directory_without_a_row_lasts_as_long_as_its_images(world: World) -> 
     world.images.clear()
     gone = world.list_dataset()
     assert set(world.shown()) == {"/"}
-    assert RemovedDentry(number(Kind.ANNOTATIONS, world.directory("/").key), "x") in gone
+    assert RemovedDentry(number(NodeKind.ANNOTATIONS, world.directory("/").key), "x") in gone
 
 
 def test_a_directory_that_the_server_has_now_outlives_its_images(world: World) -> None:
@@ -283,8 +283,8 @@ def test_a_pass_over_one_folder_leaves_the_others_alone(world: World) -> None:
     folder = world.directory("/x").key
 
     assert gone == [
-        RemovedDentry(number(Kind.IMAGES, folder), "a"),
-        RemovedDentry(number(Kind.ANNOTATIONS, folder), "a.json"),
+        RemovedDentry(number(NodeKind.IMAGES, folder), "a"),
+        RemovedDentry(number(NodeKind.ANNOTATIONS, folder), "a.json"),
         *in_views(folder, "a", "new", None),
     ]
 
@@ -294,7 +294,10 @@ def in_views(folder: int, entry: str, status: str, split: str | None) -> list[Re
     return [
         RemovedDentry(number(kind, folder, version), name)
         for version in selections_of(status, split)
-        for kind, name in ((Kind.VIEW_IMAGES, entry), (Kind.VIEW_ANNOTATIONS, f"{entry}.json"))
+        for kind, name in (
+            (NodeKind.VIEW_IMAGES, entry),
+            (NodeKind.VIEW_ANNOTATIONS, f"{entry}.json"),
+        )
     ]
 
 
@@ -315,7 +318,7 @@ def test_i1_an_image_that_moved_is_told_and_keeps_its_number(world: World) -> No
     gone = world.put(image(1, "b", "/y"))
     after = world.row(1)
     assert (after.key, after.seq) == (before.key, before.seq)
-    assert RemovedDentry(number(Kind.IMAGES, before.directory), "a") in gone
+    assert RemovedDentry(number(NodeKind.IMAGES, before.directory), "a") in gone
 
 
 def test_images_swap_their_names_in_one_pass(world: World) -> None:
@@ -337,7 +340,7 @@ def test_an_answer_about_one_name_removes_what_had_it(world: World) -> None:
     del world.images["i-1"]
     gone = world.ask("/", "a.jpg")
     assert world.shown()["/"] == {"b.jpg": "i-2"}
-    assert RemovedDentry(number(Kind.IMAGES, world.directory("/").key), "a.jpg") in gone
+    assert RemovedDentry(number(NodeKind.IMAGES, world.directory("/").key), "a.jpg") in gone
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from pictofs.errors import (
     TooLarge,
 )
 from pictofs.library.listing.edits import DESCRIPTION_MAX_BYTES
-from pictofs.model.inode import Inode, Kind
+from pictofs.model.inode import Inode, NodeKind
 from pictofs.vfs.tree import OpenFile
 from standin import Organization, StandIn
 from standin.dataset import Dataset
@@ -262,7 +262,7 @@ async def test_i4_a_handle_of_a_forgotten_readme_leads_to_its_folder(mount: Moun
     assert above.inode == (await mount.look("/datasets/signs")).inode
     node = Inode.of(above.inode)
     assert node is not None
-    assert node.kind is Kind.DATASET
+    assert node.kind is NodeKind.DATASET
 
 
 async def test_w9_a_readme_that_goes_between_lookup_and_open_is_looked_up_again(

@@ -11,7 +11,7 @@ import pytest
 from rig import Mount, Rig, annotation_bytes, error_of, image_bytes
 
 from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
-from pictofs.model.inode import ROOT, Inode, Kind
+from pictofs.model.inode import ROOT, Inode, NodeKind
 from pictofs.model.names import NAME_MAX_BYTES
 from standin import PRESETS, StandIn
 
@@ -25,7 +25,7 @@ async def mount(tmp_path: Path) -> AsyncIterator[Mount]:
             yield mount
 
 
-async def every_file(mount: Mount, kind: Kind) -> dict[int, str]:
+async def every_file(mount: Mount, kind: NodeKind) -> dict[int, str]:
     """Inode number -> path of every file of a kind."""
     found: dict[int, str] = {}
     for path in await mount.walk(read=False):
@@ -48,7 +48,7 @@ async def test_l2_b1_every_image_is_there_once_with_its_bytes(mount: Mount) -> N
         and image.filename
         not in ("null-name.jpg", "number-name.jpg", "null-id.jpg")  # rows that are no rows
     ]
-    shown = [await mount.read(path) for path in (await every_file(mount, Kind.IMAGE)).values()]
+    shown = [await mount.read(path) for path in (await every_file(mount, NodeKind.IMAGE)).values()]
 
     assert sorted(shown) == sorted(there)
 
@@ -56,8 +56,8 @@ async def test_l2_b1_every_image_is_there_once_with_its_bytes(mount: Mount) -> N
 async def test_l2_b2_every_annotation_file_is_there_once_with_its_bytes(mount: Mount) -> None:
     org = mount.standin.organization
     wanted = {annotation_bytes(mount.standin, image) for image in org.images.values()}
-    files = await every_file(mount, Kind.ANNOTATION)
-    assert len(files) == len(await every_file(mount, Kind.IMAGE))
+    files = await every_file(mount, NodeKind.ANNOTATION)
+    assert len(files) == len(await every_file(mount, NodeKind.IMAGE))
     for path in files.values():
         assert await mount.read(path) in wanted
 

@@ -13,7 +13,7 @@ import trio
 from rig import Mount, Rig, annotation_bytes, error_of, image_bytes
 
 from pictofs.errors import NoSuchEntry
-from pictofs.model.inode import Kind, number
+from pictofs.model.inode import NodeKind, number
 from pictofs.model.selection import AXES, SELECTIONS, selections_of
 from pictofs.store.catalog.catalog import SCAN
 from pictofs.store.catalog.rows import RemovedDentry
@@ -231,7 +231,7 @@ async def test_v7_the_kernel_is_told(mount: Mount) -> None:
     assert RemovedDentry(folder, "3.jpg") in told
     assert RemovedDentry(above, "c") in told
 
-    kinds = {Kind.VIEW, Kind.VIEW_IMAGES, Kind.VIEW_ANNOTATIONS}
+    kinds = {NodeKind.VIEW, NodeKind.VIEW_IMAGES, NodeKind.VIEW_ANNOTATIONS}
     looked = {(await mount.look(f"{TOP}/by-split/train{path}")).inode for path in ("", "/images")}
     looked |= {folder, (await mount.look(f"{TOP}/by-split")).inode}
     others = {each.parent for each in told if each.parent & 15 in kinds} - looked
@@ -323,13 +323,15 @@ async def test_v4_nasty_names_are_the_same_in_views(tmp_path: Path) -> None:
                 assert set(found) == wanted
 
 
-@pytest.mark.parametrize("kind", [Kind.VIEW, Kind.VIEW_IMAGES, Kind.VIEW_ANNOTATIONS])
+@pytest.mark.parametrize("kind", [NodeKind.VIEW, NodeKind.VIEW_IMAGES, NodeKind.VIEW_ANNOTATIONS])
 @pytest.mark.parametrize("version", [0, 9, 15, 16, 17, 18, 255])
-async def test_a_view_that_nothing_has_is_not_found(mount: Mount, kind: Kind, version: int) -> None:
+async def test_a_view_that_nothing_has_is_not_found(
+    mount: Mount, kind: NodeKind, version: int
+) -> None:
     await mount.list("/datasets")
     dataset = mount.catalog.dataset_by_entry("signs")
     assert dataset is not None
-    key = dataset.key if kind is not Kind.VIEW else 12345
+    key = dataset.key if kind is not NodeKind.VIEW else 12345
     some = number(kind, key, version)
     for work in (mount.tree.attributes, partial(mount.tree.lookup, name="x"), mount.entries):
         assert isinstance(await error_of(partial(work, some)), NoSuchEntry)

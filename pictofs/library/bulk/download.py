@@ -12,8 +12,9 @@ import trio
 from pictofs.errors import DiskFull, NoSuchEntry, PictofsError
 from pictofs.library.bulk.folder_writer import FolderWriter
 from pictofs.library.bulk.job import Job, JobRequest
-from pictofs.library.bulk.scope import KINDS, Item, Kind
+from pictofs.library.bulk.scope import KINDS, Item
 from pictofs.library.library import Library
+from pictofs.model.records import FileKind
 from pictofs.store.catalog.rows import DatasetRow
 from pictofs.store.folder import Folder
 
@@ -39,7 +40,7 @@ class DownloadJob(Job):
 
     def __init__(self, library: Library, folder: Folder, request: DownloadRequest) -> None:
         # A lane for each kind: images that have their URLs need no budget.
-        lanes: dict[tuple[Kind, ...], int] = {
+        lanes: dict[tuple[FileKind, ...], int] = {
             ("images",): request.workers,
             ("annotations",): min(request.workers, ANNOTATION_WORKERS),
         }
@@ -50,7 +51,7 @@ class DownloadJob(Job):
         self._name = request.dataset
         self._refresh = request.refresh
         self._dataset: DatasetRow | None = None
-        self._downloaded: Counter[Kind] = Counter()
+        self._downloaded: Counter[FileKind] = Counter()
 
     def _is_there(self, item: Item) -> bool:
         place = self._scope.place_of(item)

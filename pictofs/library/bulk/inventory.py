@@ -14,9 +14,10 @@ import trio
 from pictofs.api.stats import RequestStats
 from pictofs.library.annotations.export import FEW, FOUND_REQUESTS
 from pictofs.library.annotations.export import REQUESTS as EXPORT_REQUESTS
-from pictofs.library.bulk.scope import KINDS, Item, Kind, Scope
+from pictofs.library.bulk.scope import KINDS, Item, Scope
 from pictofs.library.content.signed_urls import BATCH
 from pictofs.library.library import Library
+from pictofs.model.records import FileKind
 from pictofs.threads import in_thread
 
 ANNOTATION_SIZE_BYTES = 4096
@@ -102,8 +103,8 @@ class Unfetched:
 class Inventory:
     """Counts of everything in a scope."""
 
-    counts: dict[Kind, Count] = field(default_factory=lambda: {kind: Count() for kind in KINDS})
-    missing_rows: dict[Kind, array[int]] = field(
+    counts: dict[FileKind, Count] = field(default_factory=lambda: {kind: Count() for kind in KINDS})
+    missing_rows: dict[FileKind, array[int]] = field(
         default_factory=lambda: {kind: array("q") for kind in KINDS}
     )
     """Row ids of images whose file was missing when it was counted."""

@@ -24,9 +24,10 @@ from pictofs.library.annotations.export import FEW
 from pictofs.library.annotations.export import REQUESTS as EXPORT_REQUESTS
 from pictofs.library.bulk.budget import RequestBudget
 from pictofs.library.bulk.inventory import Inventory, inventory
-from pictofs.library.bulk.scope import Choice, Item, Kind, Scope
+from pictofs.library.bulk.scope import Choice, Item, Scope
 from pictofs.library.connectivity import UNAVAILABLE
 from pictofs.library.library import Library
+from pictofs.model.records import FileKind
 
 UNAVAILABLE_MAX = 20
 """Files in a row after which the server counts as gone or closed.
@@ -62,7 +63,7 @@ class JobRequest:
 class Lane:
     """Workers that fetch files of some kinds, one kind after the other, under one budget."""
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[FileKind, ...]
     workers: int
     budget: RequestBudget
     unavailable: int = 0
@@ -82,7 +83,7 @@ class Job(ABC):
         library: Library,
         request: JobRequest,
         purpose: str,
-        lanes: Mapping[tuple[Kind, ...], int],
+        lanes: Mapping[tuple[FileKind, ...], int],
     ) -> None:
         """`purpose`: what its requests are counted under. `lanes`: kinds, and how many workers."""
         self._library = library
@@ -271,7 +272,7 @@ class Job(ABC):
         except PictofsError as error:
             self._notice = self._notice or f"annotations come one by one, {failure}: {error}"
 
-    async def _work(self, lane: Lane, number: int, items: Iterator[tuple[Kind, int]]) -> None:
+    async def _work(self, lane: Lane, number: int, items: Iterator[tuple[FileKind, int]]) -> None:
         for kind, row_id in items:
             if lane.is_spent:
                 return
@@ -291,7 +292,7 @@ class Job(ABC):
 
             lane.begun.set()
 
-    async def _bring(self, kind: Kind, row_id: int) -> None:
+    async def _bring(self, kind: FileKind, row_id: int) -> None:
         # As it is now: it may have waited for long.
         image = self._library.catalog.image(row_id)
         if image is None:
@@ -302,7 +303,7 @@ class Job(ABC):
         await self._fetch(item)
         self._inventory.counts[kind].landed(item.size or 0)
 
-    def _fail(self, lane: Lane, kind: Kind, row_id: int, error: PictofsError) -> None:
+    def _fail(self, lane: Lane, kind: FileKind, row_id: int, error: PictofsError) -> None:
         if isinstance(error, (*UNAVAILABLE, Conflict, Forbidden)):
             lane.unavailable += 1
         else:

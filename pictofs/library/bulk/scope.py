@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pictofs.errors import Invalid, NoSuchEntry
 from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, Listing
+from pictofs.model.records import FileKind
 from pictofs.model.selection import AXIS_FOLDERS
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
 
-Kind = Literal["images", "annotations"]
-KINDS: tuple[Kind, ...] = ("images", "annotations")
+KINDS: tuple[FileKind, ...] = ("images", "annotations")
 
 PAGE = 128
 """Rows that are looked at before others have a turn: 4 ms."""
@@ -22,7 +22,7 @@ PAGE = 128
 class Item(NamedTuple):
     """A file: an image, or its annotation file."""
 
-    kind: Kind
+    kind: FileKind
     image: ImageRow
 
     @property
@@ -39,11 +39,11 @@ class Part:
 
     whole: bool = False
     """Whether a folder of it was named that holds everything else."""
-    folders: dict[Kind, dict[int, None]] = field(
+    folders: dict[FileKind, dict[int, None]] = field(
         default_factory=lambda: {kind: {} for kind in KINDS}
     )
     """Row ids of directories, in order."""
-    single: dict[tuple[Kind, int], None] = field(default_factory=dict)
+    single: dict[tuple[FileKind, int], None] = field(default_factory=dict)
     """Kind and row id of the image."""
 
 
@@ -51,7 +51,7 @@ class Part:
 class Choice:
     """What of the files below a path is meant. None: whatever there is."""
 
-    kinds: frozenset[Kind] | None = None
+    kinds: frozenset[FileKind] | None = None
     """None: what the path leads to, both below a dataset."""
     status: str | None = None
     split: str | None = None
@@ -107,7 +107,11 @@ class Scope:
             part.folders[kind] |= dict.fromkeys(self._catalog.directory_keys(dataset.key))
 
     async def _add_below(
-        self, dataset: DatasetRow, kinds: tuple[Kind, ...], path: tuple[str, ...], listing: Listing
+        self,
+        dataset: DatasetRow,
+        kinds: tuple[FileKind, ...],
+        path: tuple[str, ...],
+        listing: Listing,
     ) -> None:
         await listing.tree(dataset.key)
         found = self._catalog.directory_by_path(dataset.key, "/")
@@ -131,7 +135,12 @@ class Scope:
         return None
 
     async def _add_file(
-        self, dataset: DatasetRow, kind: Kind, directory: DirectoryRow, entry: str, listing: Listing
+        self,
+        dataset: DatasetRow,
+        kind: FileKind,
+        directory: DirectoryRow,
+        entry: str,
+        listing: Listing,
     ) -> None:
         find = listing.image if kind == "images" else listing.image_of_annotation
         row = await find(directory, entry)
@@ -141,7 +150,7 @@ class Scope:
         part = self.parts.setdefault(dataset.key, Part())
         part.single |= dict.fromkeys((each, row.key) for each in self._kinds((kind,)))
 
-    def _kinds(self, of_path: tuple[Kind, ...]) -> tuple[Kind, ...]:
+    def _kinds(self, of_path: tuple[FileKind, ...]) -> tuple[FileKind, ...]:
         wanted = self._choice.kinds
         if wanted is None:
             return of_path

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 import trio
 
-from pictofs.model.inode import Kind
+from pictofs.model.inode import NodeKind
 from pictofs.store.catalog.rows import RemovedDentry
 
 QUEUE = 100_000
 """Entries that may wait. More are dropped: the kernel's own timeouts end those later."""
 
-_SELECTION_KINDS = frozenset({Kind.VIEW, Kind.VIEW_IMAGES, Kind.VIEW_ANNOTATIONS})
+_SELECTION_KINDS = frozenset({NodeKind.VIEW, NodeKind.VIEW_IMAGES, NodeKind.VIEW_ANNOTATIONS})
 
 
 class DentryInvalidations:

@@ -11,7 +11,7 @@ from cachetools import LRUCache
 from pictofs.library.listing.invalidation import DentryInvalidations
 from pictofs.library.listing.listing import Listing
 from pictofs.library.single_flight import SingleFlight
-from pictofs.model.inode import Kind, number
+from pictofs.model.inode import NodeKind, number
 from pictofs.model.selection import AXIS_FOLDERS, SELECTIONS, selections_of
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.dentries import view_entries
@@ -100,4 +100,4 @@ def _emptied(dataset: int, before: _Known, bits: Mapping[int, int]) -> Iterator[
                 yield from view_entries(directory.parent, directory.entry, version)
             else:
                 axis = AXIS_FOLDERS[f"by-{selection.axis}"]
-                yield RemovedDentry(number(Kind.VIEW, dataset, axis), selection.folder)
+                yield RemovedDentry(number(NodeKind.VIEW, dataset, axis), selection.folder)

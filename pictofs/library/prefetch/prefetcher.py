@@ -31,7 +31,7 @@ from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["off", "auto", "all"]
+PrefetchMode = Literal["off", "auto", "all"]
 
 WORKERS = 24
 """Downloads at once.
@@ -107,7 +107,7 @@ class Prefetcher:
         fetcher: Fetcher,
         list_images: Callable[[int], Awaitable[None]],
         clock: Clock,
-        mode: Mode,
+        mode: PrefetchMode,
         limit: int,
         terms: PrefetchPolicy = IMAGES,
     ) -> None:

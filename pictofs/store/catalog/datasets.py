@@ -8,13 +8,13 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from pictofs.model.inode import Kind, key_of, number
+from pictofs.model.inode import NodeKind, key_of, number
 from pictofs.model.moment import time_ns
 from pictofs.model.names import entry_name, storable, tagged
 from pictofs.model.records import Dataset
 from pictofs.store.catalog.rows import RemovedDentry
 
-DATASETS = number(Kind.FIXED, 1)
+DATASETS = number(NodeKind.FIXED, 1)
 """Inode number of `/datasets`."""
 
 DOCUMENT = "dataset.json"
@@ -199,7 +199,7 @@ def _put(db: sqlite3.Connection, entry: str, dataset: Dataset) -> list[RemovedDe
 
 def documents(key: int) -> list[RemovedDentry]:
     """The files that a dataset's object is shown in."""
-    return [RemovedDentry(number(Kind.DATASET, key), name) for name in (DOCUMENT, README)]
+    return [RemovedDentry(number(NodeKind.DATASET, key), name) for name in (DOCUMENT, README)]
 
 
 def _delete(db: sqlite3.Connection, key: int) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pictofs.model.inode import Kind, number
+from pictofs.model.inode import NodeKind, number
 from pictofs.model.selection import SELECTIONS, selections_of
 from pictofs.store.catalog.rows import ImageRow, RemovedDentry
 
 
 def image_entries(row: ImageRow) -> Iterator[RemovedDentry]:
     """Every entry of an image and of its annotation file."""
-    yield RemovedDentry(number(Kind.IMAGES, row.directory), row.entry)
-    yield RemovedDentry(number(Kind.ANNOTATIONS, row.directory), row.annotation_name)
+    yield RemovedDentry(number(NodeKind.IMAGES, row.directory), row.entry)
+    yield RemovedDentry(number(NodeKind.ANNOTATIONS, row.directory), row.annotation_name)
     yield from _in_views(row, selections_of(row.status, row.split))
 
 
@@ -30,23 +30,23 @@ def moved_entries(old: ImageRow, new: ImageRow | None) -> Iterable[RemovedDentry
 
 def folder_entries(parent: int, entry: str) -> Iterator[RemovedDentry]:
     """Every entry of a directory. `parent`: the key of the directory above."""
-    yield RemovedDentry(number(Kind.IMAGES, parent), entry)
-    yield RemovedDentry(number(Kind.ANNOTATIONS, parent), entry)
+    yield RemovedDentry(number(NodeKind.IMAGES, parent), entry)
+    yield RemovedDentry(number(NodeKind.ANNOTATIONS, parent), entry)
     for version in SELECTIONS:
         yield from view_entries(parent, entry, version)
 
 
 def view_entries(parent: int, entry: str, version: int) -> Iterator[RemovedDentry]:
     """The entries of a directory in the views of one selection."""
-    yield RemovedDentry(number(Kind.VIEW_IMAGES, parent, version), entry)
-    yield RemovedDentry(number(Kind.VIEW_ANNOTATIONS, parent, version), entry)
+    yield RemovedDentry(number(NodeKind.VIEW_IMAGES, parent, version), entry)
+    yield RemovedDentry(number(NodeKind.VIEW_ANNOTATIONS, parent, version), entry)
 
 
 def _in_views(row: ImageRow, versions: Iterable[int]) -> Iterator[RemovedDentry]:
     for version in versions:
-        yield RemovedDentry(number(Kind.VIEW_IMAGES, row.directory, version), row.entry)
+        yield RemovedDentry(number(NodeKind.VIEW_IMAGES, row.directory, version), row.entry)
         yield RemovedDentry(
-            number(Kind.VIEW_ANNOTATIONS, row.directory, version), row.annotation_name
+            number(NodeKind.VIEW_ANNOTATIONS, row.directory, version), row.annotation_name
         )
 
 

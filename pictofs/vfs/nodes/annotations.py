@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from pictofs.errors import NoSuchEntry, Stale
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
 from pictofs.vfs.node import FOREVER_S, Attributes, FileHandler, Opening, exactly, file, unsized
 from pictofs.vfs.nodes.images import image_xattrs
@@ -26,7 +26,7 @@ VERSIONS = 256
 
 def annotation_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
     """Attributes of an annotation file, as far as they are known."""
-    inode = number(Kind.ANNOTATION, row.key, row.annotation_version)
+    inode = number(NodeKind.ANNOTATION, row.key, row.annotation_version)
     mtime_ns = row.annotation_ns or row.created_ns
     if row.annotation_size is None:
         placeholder = PLACEHOLDER + PLACEHOLDER_EACH * row.annotation_count
@@ -73,7 +73,7 @@ class ExactSizes:
 class AnnotationsDirectory(VirtualDirectory):
     """A virtual directory in `annotations/`."""
 
-    kind = Kind.ANNOTATIONS
+    kind = NodeKind.ANNOTATIONS
 
     def __init__(self, library: Library, exact: ExactSizes) -> None:
         super().__init__(library)

@@ -11,8 +11,8 @@ from pictofs.api.address import is_uuid
 from pictofs.errors import Invalid, NoSuchEntry
 from pictofs.library.bulk.scope import Choice, Item, Scope
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind, number
-from pictofs.vfs.node import BATCH, Attributes, Batch, Entry, FileHandler, Opening
+from pictofs.model.inode import Inode, NodeKind, number
+from pictofs.vfs.node import BATCH, Attributes, Entry, EntryBatch, FileHandler, Opening
 
 TARGET_MAX_BYTES = 4095
 """The longest target that a link can have on Linux, in bytes."""
@@ -30,7 +30,7 @@ class IdLink(FileHandler):
         if is_uuid(identity):
             dataset = await self._library.id_lookup.dataset(identity)
             if dataset is not None:
-                return self._link(Kind.DATASET, dataset.key)
+                return self._link(NodeKind.DATASET, dataset.key)
 
         bare = identity.removesuffix(".json")
         if not is_uuid(bare):
@@ -40,9 +40,9 @@ class IdLink(FileHandler):
         if image is None:
             raise NoSuchEntry(f"there is no image {bare}")
 
-        return self._link(Kind.IMAGE if bare == identity else Kind.ANNOTATION, image.key)
+        return self._link(NodeKind.IMAGE if bare == identity else NodeKind.ANNOTATION, image.key)
 
-    async def datasets(self, cookie: int) -> Batch:
+    async def datasets(self, cookie: int) -> EntryBatch:
         """Links to the datasets after `cookie`. There are too many images to list."""
         if cookie == 0:
             await self._library.listing.datasets()
@@ -51,12 +51,12 @@ class IdLink(FileHandler):
         while not entries and (rows := self._library.catalog.datasets_after(cookie, BATCH)):
             cookie = rows[-1].seq
             entries = [
-                Entry(row.id.lower(), self._link(Kind.DATASET, row.key), row.seq)
+                Entry(row.id.lower(), self._link(NodeKind.DATASET, row.key), row.seq)
                 for row in rows
                 if is_uuid(row.id)
             ]
 
-        return Batch(entries, None)
+        return EntryBatch(entries, None)
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Attributes of a link."""
@@ -78,14 +78,14 @@ class IdLink(FileHandler):
             raise NoSuchEntry("the path is longer than a symbolic link can be")
 
         return Attributes(
-            number(Kind.LINK, key, kind), stat.S_IFLNK | 0o777, size, 0, created_ns, keep, keep
+            number(NodeKind.LINK, key, kind), stat.S_IFLNK | 0o777, size, 0, created_ns, keep, keep
         )
 
     def _target(self, kind: int, key: int) -> tuple[str, int]:
         """Where a link leads, and when that was created, in nanoseconds since the epoch. Raises
         NoSuchEntry."""
         catalog = self._library.catalog
-        if kind == Kind.DATASET:
+        if kind == NodeKind.DATASET:
             dataset = catalog.dataset(key)
             if dataset is None:
                 raise NoSuchEntry("the dataset is gone")
@@ -96,5 +96,5 @@ class IdLink(FileHandler):
         if image is None:
             raise NoSuchEntry("the image is gone")
 
-        item = Item("images" if kind == Kind.IMAGE else "annotations", image)
+        item = Item("images" if kind == NodeKind.IMAGE else "annotations", image)
         return f"../{Scope(catalog, Choice()).path_of(item)}", image.created_ns

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.store.catalog.rows import DatasetRow
 from pictofs.vfs import xattrs
-from pictofs.vfs.node import Attributes, Batch, DirectoryHandler, Entry, folder
+from pictofs.vfs.node import Attributes, DirectoryHandler, Entry, EntryBatch, folder
 from pictofs.vfs.nodes.dataset_file import DatasetFile
 from pictofs.vfs.nodes.selected import SelectionRoot
 
-PARTS = {"images": Kind.IMAGES, "annotations": Kind.ANNOTATIONS}
+PARTS = {"images": NodeKind.IMAGES, "annotations": NodeKind.ANNOTATIONS}
 
 
 def dataset_folder(row: DatasetRow, keep: float) -> Attributes:
     """Attributes of a dataset's folder, which is as old as the dataset."""
-    return folder(number(Kind.DATASET, row.key), row.created_ns, keep)
+    return folder(number(NodeKind.DATASET, row.key), row.created_ns, keep)
 
 
 class DatasetDirectory(DirectoryHandler):
@@ -60,7 +60,7 @@ class DatasetDirectory(DirectoryHandler):
 
         return self._part(PARTS[name], row)
 
-    async def entries(self, inode: Inode, cookie: int) -> Batch:
+    async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
         """All entries but the views: a walk through the folder must meet each file once."""
         row = await self._library.listing.dataset(inode.key)
         found = {name: self._part(kind, row) for name, kind in PARTS.items()}
@@ -72,9 +72,9 @@ class DatasetDirectory(DirectoryHandler):
         entries = [
             Entry(name, attributes, at) for at, (name, attributes) in enumerate(found.items(), 1)
         ]
-        return Batch(entries[cookie:], None)
+        return EntryBatch(entries[cookie:], None)
 
-    def _part(self, kind: Kind, row: DatasetRow) -> Attributes:
+    def _part(self, kind: NodeKind, row: DatasetRow) -> Attributes:
         """Attributes of `images/` or `annotations/`."""
         root = self._library.catalog.directory_by_path(row.key, "/")
         if root is None:

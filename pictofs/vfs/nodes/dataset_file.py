@@ -9,7 +9,7 @@ from typing import Any
 from pictofs.errors import Stale
 from pictofs.library.content.content import ContentInMemory
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.model.moment import time_ns
 from pictofs.model.names import storable
 from pictofs.store.catalog.rows import DatasetRow
@@ -27,7 +27,7 @@ class DatasetFile(FileHandler):
     def __init__(
         self,
         library: Library,
-        kind: Kind,
+        kind: NodeKind,
         name: str,
         text: Callable[[Mapping[str, Any]], bytes | None],
         *,

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
 from pictofs.library.content.content import ContentInMemory
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.vfs.node import (
     BATCH,
     FILE,
     FOREVER_S,
     Attributes,
-    Batch,
     Entry,
+    EntryBatch,
     Opening,
     PlainHandler,
     folder,
@@ -72,7 +72,7 @@ class FixedNodes(PlainHandler):
         if inode.key not in (ROOT, DATASETS, OWN, BY_ID):
             raise NoSuchEntry("there is no such node")
 
-        return folder(number(Kind.FIXED, inode.key), self._started_ns, FOREVER_S)
+        return folder(number(NodeKind.FIXED, inode.key), self._started_ns, FOREVER_S)
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
         """Attributes of a fixed entry, a dataset, or a link."""
@@ -95,9 +95,9 @@ class FixedNodes(PlainHandler):
                 raise NotADirectory(f"no entry {name!r}") from None
             raise NoSuchEntry(f"no entry {name!r}") from None
 
-        return await self.attributes(Inode(Kind.FIXED, key, 0))
+        return await self.attributes(Inode(NodeKind.FIXED, key, 0))
 
-    async def entries(self, inode: Inode, cookie: int) -> Batch:
+    async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
         """The fixed entries, the datasets, or links to them."""
         if inode.key == BY_ID:
             return await self._links.datasets(cookie)
@@ -111,7 +111,7 @@ class FixedNodes(PlainHandler):
             rows = library.catalog.datasets_after(cookie, BATCH)
             library.listing.shown(row.entry for row in rows)
             found = [Entry(row.entry, dataset_folder(row, keep), row.seq) for row in rows]
-            return Batch(found, None)
+            return EntryBatch(found, None)
 
         if inode.key not in _TREE:
             raise NotADirectory("a file was listed")
@@ -119,10 +119,10 @@ class FixedNodes(PlainHandler):
         entries = []
         for place, (name, key) in enumerate(_TREE[inode.key].items(), 1):
             if place > cookie:
-                attributes = await self.attributes(Inode(Kind.FIXED, key, 0))
+                attributes = await self.attributes(Inode(NodeKind.FIXED, key, 0))
                 entries.append(Entry(name, attributes, place))
 
-        return Batch(entries, None)
+        return EntryBatch(entries, None)
 
     async def open(self, inode: Inode) -> Opening:
         """A file as it is now."""
@@ -132,5 +132,5 @@ class FixedNodes(PlainHandler):
         return Opening(self._file(inode.key, text), ContentInMemory(text))
 
     def _file(self, key: int, text: bytes) -> Attributes:
-        ino = number(Kind.FIXED, key)
+        ino = number(NodeKind.FIXED, key)
         return Attributes(ino, FILE, len(text), 0, self._started_ns, 0.0, FOREVER_S)

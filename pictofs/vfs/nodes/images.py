@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pictofs.errors import NoSuchEntry
 from pictofs.library.content.content import CachedContent
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind, key_in, number
+from pictofs.model.inode import Inode, NodeKind, key_in, number
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
 from pictofs.vfs import xattrs
@@ -36,7 +36,7 @@ class _Recent(NamedTuple):
 
 def image_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
     """Attributes of an image."""
-    inode = number(Kind.IMAGE, row.key)
+    inode = number(NodeKind.IMAGE, row.key)
     size = row.known_size
     if size is None:
         return unsized(inode, PLACEHOLDER_BYTES, row.created_ns, keep_entry)
@@ -47,7 +47,7 @@ def image_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
 class ImagesDirectory(VirtualDirectory):
     """A virtual directory in `images/`."""
 
-    kind = Kind.IMAGES
+    kind = NodeKind.IMAGES
 
     async def find(self, directory: DirectoryRow, name: str) -> ImageRow | None:
         """The image called `name`; None if there is none."""

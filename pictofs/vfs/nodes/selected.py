@@ -13,13 +13,13 @@ import trio
 
 from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.model.selection import AXES, AXIS_FOLDERS, SELECTIONS, selections_of
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
-from pictofs.vfs.node import BATCH, Attributes, Batch, DirectoryHandler, Entry, folder
+from pictofs.vfs.node import BATCH, Attributes, DirectoryHandler, Entry, EntryBatch, folder
 from pictofs.vfs.nodes.tree import VirtualDirectory
 
-PARTS = {"images": Kind.VIEW_IMAGES, "annotations": Kind.VIEW_ANNOTATIONS}
+PARTS = {"images": NodeKind.VIEW_IMAGES, "annotations": NodeKind.VIEW_ANNOTATIONS}
 
 
 class SelectionRoot(DirectoryHandler):
@@ -31,7 +31,9 @@ class SelectionRoot(DirectoryHandler):
     def axis(self, row: DatasetRow, name: str) -> Attributes | None:
         """`by-status` or `by-split` in a dataset's folder; None for another name."""
         version = AXIS_FOLDERS.get(name)
-        return None if version is None else self._folder(number(Kind.VIEW, row.key, version), row)
+        return (
+            None if version is None else self._folder(number(NodeKind.VIEW, row.key, version), row)
+        )
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Attributes of the folder, whether or not something is in it."""
@@ -46,10 +48,10 @@ class SelectionRoot(DirectoryHandler):
             raise NoSuchEntry(f"there is no {name!r}")
         return found
 
-    async def entries(self, inode: Inode, cookie: int) -> Batch:
+    async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
         """All folders that something is in."""
         found = enumerate((await self._below(inode)).items(), 1)
-        return Batch([Entry(name, each, at) for at, (name, each) in found][cookie:], None)
+        return EntryBatch([Entry(name, each, at) for at, (name, each) in found][cookie:], None)
 
     async def _below(self, inode: Inode) -> dict[str, Attributes]:
         """The folders that something is in, by name."""
@@ -69,7 +71,7 @@ class SelectionRoot(DirectoryHandler):
             }
 
         return {
-            selection.folder: self._folder(number(Kind.VIEW, row.key, version), row)
+            selection.folder: self._folder(number(NodeKind.VIEW, row.key, version), row)
             for version, selection in SELECTIONS.items()
             if selection.axis == AXES[inode.version] and bits.get(root.key, 0) >> version & 1
         }
@@ -82,7 +84,7 @@ class FilteredDirectory(DirectoryHandler):
     """`images/` or `annotations/` of a view, or a virtual directory in it, with only what is
     selected."""
 
-    def __init__(self, library: Library, kind: Kind, original: VirtualDirectory) -> None:
+    def __init__(self, library: Library, kind: NodeKind, original: VirtualDirectory) -> None:
         """`original`: the handler of the same directories with everything in them."""
         self._library = library
         self._kind = kind
@@ -109,7 +111,7 @@ class FilteredDirectory(DirectoryHandler):
 
         return await self._original.found(row)
 
-    async def entries(self, inode: Inode, cookie: int) -> Batch:
+    async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
         """Entries after `cookie`: directories first, as in the original, and with its cookies."""
         bits = await self._bits(inode)
         directory = self._directory(inode)
@@ -126,7 +128,7 @@ class FilteredDirectory(DirectoryHandler):
                 if bits.get(row.key, 0) >> inode.version & 1
             ]
             if entries:
-                return Batch(entries, None)
+                return EntryBatch(entries, None)
 
         after: int | None = seq if cookie & 1 else 0
         while after is not None:
@@ -139,11 +141,11 @@ class FilteredDirectory(DirectoryHandler):
                     Entry(original.name(row), original.file(row, keep), row.seq << 1 | 1)
                     for row in files
                 ]
-                return Batch(entries, None)
+                return EntryBatch(entries, None)
 
             await trio.lowlevel.checkpoint()
 
-        return Batch([], None)
+        return EntryBatch([], None)
 
     async def _bits(self, inode: Inode) -> Mapping[int, int]:
         """By the key of a directory: a bit for each selection that something below is in."""

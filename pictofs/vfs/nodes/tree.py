@@ -10,15 +10,15 @@ from abc import abstractmethod
 
 from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
-from pictofs.model.inode import Inode, Kind, number
+from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
-from pictofs.vfs.node import BATCH, Attributes, Batch, DirectoryHandler, Entry, folder
+from pictofs.vfs.node import BATCH, Attributes, DirectoryHandler, Entry, EntryBatch, folder
 
 
 class VirtualDirectory(DirectoryHandler):
     """A virtual directory, seen in `images/` or in `annotations/`."""
 
-    kind: Kind
+    kind: NodeKind
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -62,7 +62,7 @@ class VirtualDirectory(DirectoryHandler):
         """Attributes of a file that was looked up."""
         return self.file(row, self._library.listing.fresh_for)
 
-    async def entries(self, inode: Inode, cookie: int) -> Batch:
+    async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
         """Entries after `cookie`: directories first, then files as the pages of the listing
         arrive."""
         directory = self._directory(inode)
@@ -77,7 +77,7 @@ class VirtualDirectory(DirectoryHandler):
 
             below = catalog.directories_after(directory.key, cookie >> 1, BATCH)
             if below:
-                return Batch(
+                return EntryBatch(
                     [Entry(row.entry, self._folder(row, keep), row.seq << 1) for row in below], None
                 )
 
@@ -86,7 +86,7 @@ class VirtualDirectory(DirectoryHandler):
         in_progress_listing = await self._library.listing.folder(directory)
         rows = catalog.entries_after(directory.key, cookie >> 1, BATCH)
         entries = [Entry(self.name(row), self.file(row, keep), row.seq << 1 | 1) for row in rows]
-        return Batch(entries, None if entries else in_progress_listing)
+        return EntryBatch(entries, None if entries else in_progress_listing)
 
     def _directory(self, inode: Inode) -> DirectoryRow:
         row = self._library.catalog.directory(inode.key)
