@@ -192,6 +192,11 @@ class Tree:
 
         return attributes
 
+    @property
+    def shows_other_sizes(self) -> bool:
+        """Whether `shown` would change anything: a file is open, or was of another size."""
+        return bool(self._by_inode or self._settled)
+
     async def xattrs(self, number: int) -> Mapping[str, bytes]:
         """Extended attributes by name."""
         inode, handler = self._node(number)

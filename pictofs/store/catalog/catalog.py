@@ -25,7 +25,6 @@ from pictofs.store.catalog.rows import (
     SELECT,
     DatasetRow,
     DirectoryRow,
-    EntryRow,
     ImageRow,
     RemovedDentry,
 )
@@ -61,7 +60,7 @@ class Catalog:
         return rows[0] if rows else None
 
     def _rows(self, kind: type[R], where: str, *values: Any) -> list[R]:
-        return [kind._make(row) for row in self.database.query(SELECT[kind] + where, values)]
+        return list(map(kind._make, self.database.query(SELECT[kind] + where, values)))
 
     @property
     def version(self) -> int:
@@ -162,14 +161,14 @@ class Catalog:
         where = "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
         return self._rows(ImageRow, where, directory, seq, limit)
 
-    def entries_after(self, directory: int, seq: int, limit: int) -> list[EntryRow]:
+    def entries_after(self, kind: type[R], directory: int, seq: int, limit: int) -> list[R]:
         """The same images, with the columns that a listing shows."""
         where = "WHERE directory = ? AND seq > ? ORDER BY seq LIMIT ?"
-        return self._rows(EntryRow, where, directory, seq, limit)
+        return self._rows(kind, where, directory, seq, limit)
 
     def selected_after(
-        self, directory: int, seq: int, selection: Selection, limit: int
-    ) -> tuple[list[EntryRow], int | None]:
+        self, kind: type[R], directory: int, seq: int, selection: Selection, limit: int
+    ) -> tuple[list[R], int | None]:
         """The rows of `entries_after` that are in a selection, and the `seq` after which to go on.
 
         The `seq` is None at the end. There may be no rows before the end: one call looks at no more
@@ -184,10 +183,10 @@ class Catalog:
             " ORDER BY seq LIMIT ?"
         )
         values = (directory, seq, last or _SEQ_MAX, selection.value, limit)
-        rows = self._rows(EntryRow, where, *values)
+        rows = self._rows(kind, where, *values)
 
-        # A full batch ends before the rows looked at do.
-        return rows, rows[-1].seq if len(rows) == limit else last
+        # A full batch ends before the rows looked at do. Of each kind `seq` is the first column.
+        return rows, rows[-1][0] if len(rows) == limit else last
 
     def next_images(
         self, row: ImageRow, order: str, limit: int, *, back: bool = False

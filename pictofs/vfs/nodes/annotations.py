@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from pictofs.errors import NoSuchEntry, Stale
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, NodeKind, number
-from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
-from pictofs.vfs.node import FOREVER_S, Attributes, FileHandler, Opening, exactly, file, unsized
+from pictofs.store.catalog.rows import AnnotationEntryRow, DirectoryRow, ImageRow
+from pictofs.vfs.node import (
+    FOREVER_S,
+    Attributes,
+    Entry,
+    FileHandler,
+    Opening,
+    exactly,
+    file,
+    unsized,
+)
 from pictofs.vfs.nodes.images import image_xattrs
 from pictofs.vfs.nodes.tree import VirtualDirectory
 
@@ -24,7 +33,7 @@ VERSIONS = 256
 """How many versions inode numbers can tell apart (model/inode.py)."""
 
 
-def annotation_file(row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
+def annotation_file(row: ImageRow | AnnotationEntryRow, keep_entry: float) -> Attributes:
     """Attributes of an annotation file, as far as they are known."""
     inode = number(NodeKind.ANNOTATION, row.key, row.annotation_version)
     mtime_ns = row.annotation_ns or row.created_ns
@@ -74,6 +83,7 @@ class AnnotationsDirectory(VirtualDirectory):
     """A virtual directory in `annotations/`."""
 
     kind = NodeKind.ANNOTATIONS
+    row_kind = AnnotationEntryRow
 
     def __init__(self, library: Library, exact: ExactSizes) -> None:
         super().__init__(library)
@@ -93,13 +103,16 @@ class AnnotationsDirectory(VirtualDirectory):
             row = await self._exact.learned(row)
         return annotation_file(row, self._library.listing.fresh_for)
 
-    def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
-        """Attributes of one file as far as they are known: a listing fetches nothing."""
+    def file(self, row: ImageRow, keep_entry: float) -> Attributes:
+        """Attributes of one file as far as they are known."""
         return annotation_file(row, keep_entry)
 
-    def name(self, row: ImageRow | EntryRow) -> str:
-        """The name of the annotation file."""
-        return row.annotation_name
+    def listed(self, rows: Iterable[AnnotationEntryRow], keep_entry: float) -> list[Entry]:
+        """The entries of annotation files, as far as they are known: a listing fetches nothing."""
+        return [
+            Entry(row.annotation_name, annotation_file(row, keep_entry), row.seq << 1 | 1)
+            for row in rows
+        ]
 
 
 class AnnotationFile(FileHandler):

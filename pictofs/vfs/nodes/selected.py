@@ -133,15 +133,10 @@ class FilteredDirectory(DirectoryHandler):
         after: int | None = seq if cookie & 1 else 0
         while after is not None:
             files, after = catalog.selected_after(
-                directory.key, after, SELECTIONS[inode.version], BATCH
+                self._original.row_kind, directory.key, after, SELECTIONS[inode.version], BATCH
             )
             if files:
-                original = self._original
-                entries = [
-                    Entry(original.name(row), original.file(row, keep), row.seq << 1 | 1)
-                    for row in files
-                ]
-                return EntryBatch(entries, None)
+                return EntryBatch(self._original.listed(files, keep), None)
 
             await trio.lowlevel.checkpoint()
 

@@ -7,11 +7,18 @@ A cookie is twice the `seq` of the entry's row, plus one for a file: directories
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
 
 from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
 from pictofs.model.inode import Inode, NodeKind, number
-from pictofs.store.catalog.rows import DirectoryRow, EntryRow, ImageRow
+from pictofs.store.catalog.rows import (
+    AnnotationEntryRow,
+    DirectoryRow,
+    ImageEntryRow,
+    ImageRow,
+)
 from pictofs.vfs.node import BATCH, Attributes, DirectoryHandler, Entry, EntryBatch, folder
 
 
@@ -19,6 +26,8 @@ class VirtualDirectory(DirectoryHandler):
     """A virtual directory, seen in `images/` or in `annotations/`."""
 
     kind: NodeKind
+    row_kind: type[ImageEntryRow] | type[AnnotationEntryRow]
+    """What a listing asks the catalog for."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -32,12 +41,12 @@ class VirtualDirectory(DirectoryHandler):
         """The same, from the catalog alone."""
 
     @abstractmethod
-    def file(self, row: ImageRow | EntryRow, keep_entry: float) -> Attributes:
+    def file(self, row: ImageRow, keep_entry: float) -> Attributes:
         """Attributes of an image's file here, as far as they are known."""
 
     @abstractmethod
-    def name(self, row: ImageRow | EntryRow) -> str:
-        """The name of an image's file here."""
+    def listed(self, rows: Iterable[Any], keep_entry: float) -> list[Entry]:
+        """The entries of images' files here; of each the row is a `row_kind`."""
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Attributes of a directory."""
@@ -84,8 +93,8 @@ class VirtualDirectory(DirectoryHandler):
             cookie = 1
 
         in_progress_listing = await self._library.listing.folder(directory)
-        rows = catalog.entries_after(directory.key, cookie >> 1, BATCH)
-        entries = [Entry(self.name(row), self.file(row, keep), row.seq << 1 | 1) for row in rows]
+        rows = catalog.entries_after(self.row_kind, directory.key, cookie >> 1, BATCH)
+        entries = self.listed(rows, keep)
         return EntryBatch(entries, None if entries else in_progress_listing)
 
     def _directory(self, inode: Inode) -> DirectoryRow:
