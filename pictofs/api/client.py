@@ -127,18 +127,29 @@ class Api:
         )
         return self._same(dataset, found)
 
-    async def dataset_images(
+    async def dataset_images_answer(
         self, dataset: str, offset: int = 0, limit: int = 10_000
-    ) -> tuple[Dataset, Page[Image] | None]:
-        """A dataset and at most 10,000 of its images, None if the server sends no listing.
+    ) -> Answer:
+        """A dataset and at most 10,000 of its images, for `dataset_images` to decode.
 
         This is the cheapest listing. It never sets `has_more`: fewer than `limit` rows are the end.
         `GET /datasets/{dataset}?include_images=true`
         """
-        params = {"include_images": "true", "images_limit": limit, "images_offset": offset}
-        found, page = await self._get(
-            "/datasets/{dataset}", f"/datasets/{path_segment(dataset)}", wire.dataset_images, params
+        return await self._exchange.call(
+            "GET",
+            "/datasets/{dataset}",
+            f"/datasets/{path_segment(dataset)}",
+            params={"include_images": "true", "images_limit": limit, "images_offset": offset},
         )
+
+    async def dataset_images(
+        self, dataset: str, answer: Answer
+    ) -> tuple[Dataset, Page[Image] | None]:
+        """What an answer holds: the dataset, and its images, None if the server sends no listing.
+
+        Raises `InvalidResponse`.
+        """
+        found, page = await self._decoded(wire.dataset_images, answer)
         return self._same(dataset, found), page
 
     async def create_dataset(self, name: str, description: str | None = None) -> Dataset:

@@ -136,7 +136,7 @@ class TestRequests:
         )
         assert await path(api.dataset("a d/".rstrip("/")), {"data": DATASET}) == "/datasets/a%20d"
         assert (
-            await path(api.dataset_images(ID, 3), {"data": {**DATASET, "images": []}})
+            await path(api.dataset_images_answer(ID, 3), {"data": {**DATASET, "images": []}})
             == f"/datasets/{ID}?include_images=true&images_limit=10000&images_offset=3"
         )
         assert await path(api.images("d"), page) == "/images/?dataset=d&limit=1000&offset=0"
@@ -426,11 +426,15 @@ class TestFailures:
         self, api: Api, script: Script, request_stats: RequestStats, body: bytes
     ) -> None:
         script.say(200, body)
+
+        async def dataset_images() -> None:
+            await api.dataset_images("d", await api.dataset_images_answer("d"))
+
         calls: list[Callable[[], Awaitable[Any]]] = [
             api.datasets,
             lambda: api.image("i"),
             lambda: api.dataset("d"),
-            lambda: api.dataset_images("d"),
+            dataset_images,
             lambda: api.images("d"),
             lambda: api.download_items("d"),
             lambda: api.export("d", "e"),

@@ -61,8 +61,10 @@ async def test_listings_agree(api: Api, standin: StandIn) -> None:
 
     assert await api.dataset(dataset.id) == await api.dataset(dataset.name)
 
-    embedded, first = await api.dataset_images(dataset.id, limit=8)
-    _, second = await api.dataset_images(dataset.id, offset=8, limit=8)
+    answer = await api.dataset_images_answer(dataset.id, limit=8)
+    embedded, first = await api.dataset_images(dataset.id, answer)
+    answer = await api.dataset_images_answer(dataset.id, offset=8, limit=8)
+    _, second = await api.dataset_images(dataset.id, answer)
 
     assert embedded.id == dataset.id
     assert (first.received, second.received, first.total) == (8, 4, 12)

@@ -23,12 +23,13 @@ import subprocess
 import msgspec
 import trio
 
-from pictofs import __version__, errors, programs
+from pictofs import __version__, errors
 from pictofs.api.address import Locality
 from pictofs.api.stats import RequestStats
 from pictofs.clock import Clock
 from pictofs.config import FreeSpace
 from pictofs.errors import PictofsError, Throttled
+from pictofs.library.beside import CannotStart, end, start
 from pictofs.library.content.cache import Stored
 from pictofs.library.content.whole import NotSmall
 from pictofs.store.blobs.cache import FileStamp
@@ -56,10 +57,6 @@ LONG_RETRY_AFTER_S = 600.0
 lasts until somebody mounts anew."""
 MESSAGE = 2000
 """Characters of the longest message of an error: an outcome with it fits into a packet."""
-LAST_WORD = 2.0
-"""Seconds that a worker has for clearing up before it is killed."""
-END_LOOK = 0.01
-"""Seconds between two checks whether it has ended."""
 
 
 class NotTaken(Exception):
@@ -227,7 +224,7 @@ class Worker:
             rest = RETRY_AFTER_S
             try:
                 await self._serve()
-            except _Unfit as error:
+            except (_Unfit, CannotStart) as error:
                 rest = LONG_RETRY_AFTER_S
                 self._complain(error)
             except OSError as error:  # no file descriptors are left
@@ -254,7 +251,7 @@ class Worker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with trio.socket.from_stdlib_socket(ours) as channel:
             with theirs:
-                process = _start(theirs)
+                process = start("pictofs.library.content.worker_process", theirs)
 
             try:
                 await self._greet(channel)
@@ -276,7 +273,7 @@ class Worker:
                     call.done.set()
 
                 with trio.CancelScope(shield=True):
-                    await _end(process)
+                    await end(process)
 
         log.info("the process that fetches ahead has ended (exit code %s)", process.returncode)
 
@@ -366,63 +363,6 @@ class _Call:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.outcome: Outcome | None = None
-
-
-def _start(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    """Start the process as a program of its own: it must hold nothing of this process's memory,
-    least of all the key.
-
-    It has a session of its own: Ctrl-C and Ctrl-Z at the terminal are meant for the mount, which
-    ends it when it ends itself.
-
-    Raises:
-        _Unfit: it can't be started.
-    """
-    command = programs.python("pictofs.library.content.worker_process")
-    environ = {
-        name: value
-        for name, value in programs.environment().items()
-        if not name.upper().startswith("PICTO")
-    }
-
-    try:
-        return _spawn(command, environ, theirs)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        raise _Unfit(str(error)) from None
-
-
-def _spawn(
-    command: list[str], environ: dict[str, str], theirs: socket.socket
-) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 - this very program
-        command,
-        cwd="/",
-        stdin=theirs.fileno(),
-        stdout=subprocess.DEVNULL,
-        env=environ,
-        start_new_session=True,
-    )
-
-
-async def _end(process: subprocess.Popen[bytes]) -> None:
-    """Wait until the process has ended; kill it if it takes too long.
-
-    Not in a thread: a mount must be able to end even if no thread can be started any more.
-    """
-    if await _ended(process):
-        return
-
-    process.kill()
-    await _ended(process)  # a process that waits for a hanging disk ends when the disk answers
-
-
-async def _ended(process: subprocess.Popen[bytes]) -> bool:
-    """Wait for `LAST_WORD` seconds at most; whether the process has ended."""
-    with trio.move_on_after(LAST_WORD):
-        while process.poll() is None:  # noqa: ASYNC110 - only looking tells
-            await trio.sleep(END_LOOK)
-
-    return process.returncode is not None
 
 
 def _named(outcome: Outcome) -> PictofsError:

@@ -65,7 +65,13 @@ class ListingPage:
     """One page and what came with it."""
 
     page: Page[Image]
+    """Without rows if they are written already."""
     dataset: Dataset | None
+    rows: int
+    """How many can be shown."""
+    digest: str
+    """`ids_digest` of them."""
+    is_written: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Listed:
 
 
 async def list_pages(
-    page: Callable[[int], Awaitable[ListingPage]],
+    page: Callable[[int, int], Awaitable[ListingPage]],
     limit: int,
     begin_pass: Callable[[], int],
     put: Callable[[list[Image], int], None],
@@ -87,8 +93,8 @@ async def list_pages(
 ) -> Listed:
     """Read all pages and `put` their rows, until the listing does not change during a pass.
 
-    `limit`: rows of a page. `expected`: about how many rows there are. Raises InvalidResponse for a
-    listing without end.
+    `page`: reads the page at an offset, for the pass of that number. `limit`: rows of a page.
+    `expected`: about how many rows there are. Raises InvalidResponse for a listing without end.
 
     Rows added while pages are read make others come twice at the edges of pages, rows removed make
     others be skipped there. Both show in the counts, and the pass is repeated. Until then no row
@@ -123,7 +129,7 @@ class _ListingPass:
 
     def __init__(
         self,
-        page: Callable[[int], Awaitable[ListingPage]],
+        page: Callable[[int, int], Awaitable[ListingPage]],
         limit: int,
         seen: int,
         put: Callable[[list[Image], int], None],
@@ -142,7 +148,7 @@ class _ListingPass:
         self._rows = 0
         self._barren = 0
         # Of each page, a hash of the ids on it.
-        self._pages: set[int] = set()
+        self._pages: set[str] = set()
         self._end = False
         self._error: Exception | None = None
         self.dataset: Dataset | None = None
@@ -175,23 +181,24 @@ class _ListingPass:
             scope.cancel()
 
     async def _take(self, offset: int) -> int | None:
-        got = await self._page(offset)
+        got = await self._page(offset, self._seen)
         total = got.page.total
         self._totals.add(total)
         self._received += got.page.received
-        self._rows += len(got.page.rows)
+        self._rows += got.rows
         if offset == 0:
             self.dataset = got.dataset
             self._limit = self._cap(got.page)
 
         if is_last(got.page, self._limit) or total == offset + got.page.received:
             self._end = True
-        if not self._is_new(got.page):
+        if not self._is_new(got):
             log.warning("a listing ends after %d rows: more pages bring nothing new", self._rows)
             self._end = True
 
-        async with self._writing:
-            await in_thread(self._put, got.page.rows, self._seen)
+        if not got.is_written:
+            async with self._writing:
+                await in_thread(self._put, got.page.rows, self._seen)
         self._filling.advance()
 
         return total
@@ -207,17 +214,16 @@ class _ListingPass:
         more = page.has_more is True or (received % 100 == 0 and (page.total or 0) > received)
         return received if 0 < received < self._limit and more else self._limit
 
-    def _is_new(self, page: Page[Image]) -> bool:
+    def _is_new(self, got: ListingPage) -> bool:
         """Whether the page brings anything that another has not brought."""
-        if not page.rows:
-            self._barren += page.received > 0
+        if not got.rows:
+            self._barren += got.page.received > 0
             return self._barren < BARREN
 
-        ids = hash(tuple(image.id for image in page.rows))
-        if ids in self._pages:
+        if got.digest in self._pages:
             return False
 
-        self._pages.add(ids)
+        self._pages.add(got.digest)
         return True
 
     def stood_still(self, distinct: int) -> bool:

@@ -10,6 +10,7 @@ from pictofs.clock import Clock
 from pictofs.errors import Invalid, NotSupported
 from pictofs.library.connectivity import UNAVAILABLE, Connectivity
 from pictofs.library.listing.invalidation import DentryInvalidations
+from pictofs.library.listing.page_writer import FROM_IMAGES, PageJob, PageWriter, ids_digest
 from pictofs.library.listing.pager import ListingInProgress, ListingPage, list_pages
 from pictofs.library.server_traits import ServerTraits
 from pictofs.library.single_flight import SingleFlight
@@ -104,13 +105,23 @@ class ListingPasses:
         listing_pass: ListingInProgress,
     ) -> None:
         if directory is None and self._traits.get("listing") != "pages":
+            # Before the first listing no entry was ever promised: what is gone is not told again
+            # if the process fails after it has written.
+            writer = PageWriter()
+            if dataset.listed_signature is None and dataset.image_count >= FROM_IMAGES:
+                serve = partial(writer.serve, self._catalog.database.path)
+                self._single_flight.launch(("write", dataset.key, self.refreshes), serve)
+
+            page = self._embedded(dataset, writer)
             try:
-                await self._fill(dataset, None, EMBED_PAGE, self._embedded(dataset), listing_pass)
+                await self._fill(dataset, None, EMBED_PAGE, page, listing_pass)
             except (_NotEmbedded, Invalid, NotSupported):  # not given, or refused
                 pass
             else:
                 await self._traits.choose("listing", "embedded")
                 return
+            finally:
+                writer.stop()
 
         key = None if directory is None else directory.key
         await self._fill(dataset, key, IMAGE_PAGE, self._paged(dataset, directory), listing_pass)
@@ -118,41 +129,56 @@ class ListingPasses:
         if directory is None:
             await self._traits.choose("listing", "pages")
 
-    def _embedded(self, dataset: DatasetRow) -> Callable[[int], Awaitable[ListingPage]]:
-        """Pages of the embedded listing. A page raises `_NotEmbedded` if the server has no whole
-        one."""
-        first: list[str] = []
+    def _embedded(
+        self, dataset: DatasetRow, writer: PageWriter
+    ) -> Callable[[int, int], Awaitable[ListingPage]]:
+        """Pages of the embedded listing; `writer` takes the later ones, if it can.
 
-        async def page(offset: int) -> ListingPage:
-            found, images = await self._api.dataset_images(dataset.id, offset, EMBED_PAGE)
+        A page raises `_NotEmbedded` if the server has no whole one.
+        """
+        first = ""
+
+        async def page(offset: int, seen: int) -> ListingPage:
+            nonlocal first
+            answer = await self._api.dataset_images_answer(dataset.id, offset, EMBED_PAGE)
+            if offset:
+                job = PageJob(
+                    dataset=dataset.key, dataset_id=dataset.id, seen=seen, first_digest=first
+                )
+                outcome = await writer.write(job, answer.body)
+                if outcome is not None:
+                    self._invalidations.tell(outcome.gone)
+                    return outcome.as_page()
+
+            found, images = await self._api.dataset_images(dataset.id, answer)
             if images is None or images.summary:
                 raise _NotEmbedded
 
             # The first page again: the server ignores the offset, and never sends the rest.
-            ids = [image.id for image in images.rows]
-            if offset and ids and ids == first:
+            digest = ids_digest(images.rows)
+            if offset and images.rows and digest == first:
                 raise _NotEmbedded
 
             if offset == 0:
-                first[:] = ids
-            return ListingPage(images, found)
+                first = digest
+            return ListingPage(images, found, len(images.rows), digest)
 
         return page
 
     def _paged(
         self, dataset: DatasetRow, directory: DirectoryRow | None
-    ) -> Callable[[int], Awaitable[ListingPage]]:
+    ) -> Callable[[int, int], Awaitable[ListingPage]]:
         """Pages of `GET /images/`, of a dataset or of one directory."""
         path = directory and directory.path
 
-        async def page(offset: int) -> ListingPage:
+        async def page(offset: int, _seen: int) -> ListingPage:
             images = await self._api.images(
                 dataset.id, directory=path, offset=offset, limit=IMAGE_PAGE
             )
             if images.rows:
                 await self._traits.choose("rows", "summary" if images.summary else "full")
 
-            return ListingPage(images, None)
+            return ListingPage(images, None, len(images.rows), ids_digest(images.rows))
 
         return page
 
@@ -161,7 +187,7 @@ class ListingPasses:
         dataset: DatasetRow,
         directory: int | None,
         limit: int,
-        page: Callable[[int], Awaitable[ListingPage]],
+        page: Callable[[int, int], Awaitable[ListingPage]],
         listing_pass: ListingInProgress,
     ) -> None:
         at = self._clock.wall()
