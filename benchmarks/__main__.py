@@ -17,6 +17,7 @@ ALL = {
     "epoch": reading.cold_epoch,
     "annotations": reading.cold_annotations,
     "first": reading.first_sample,
+    "batch": reading.first_batch,
     "copy": reading.cold_copy,
     "large": reading.large_file,
     "warm": reading.warm,

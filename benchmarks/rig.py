@@ -113,9 +113,11 @@ def _cpu_seconds(process: int | str) -> float:
 
 
 @contextmanager
-def mount(of: Server, cache: Path | None = None, *options: str) -> Iterator[Mount]:
-    """A mount; without `cache` its cache is new, and gone afterwards."""
-    folder = new_folder()
+def mount(
+    of: Server, cache: Path | None = None, *options: str, at: Path | None = None
+) -> Iterator[Mount]:
+    """A mount in `mnt` of a folder, a new one unless `at`; without `cache` its cache is new."""
+    folder = at or new_folder()
     point = folder / "mnt"
     point.mkdir()
     where = cache or folder / "cache"
