@@ -519,11 +519,7 @@ class Operations(pyfuse3.Operations):
             return None
 
         opened = self.tree.reopen(inode)
-        if opened is None:
-            return None
-
-        self._openers[opened.handle] = ctx.pid
-        return _info(opened)
+        return None if opened is None else self._hand_out(inode, opened, ctx)
 
     @at_once(_open_at_once)
     @handler
@@ -538,6 +534,11 @@ class Operations(pyfuse3.Operations):
         else:
             opened = await self.tree.open(inode)
 
+        return self._hand_out(inode, opened, ctx)
+
+    def _hand_out(
+        self, inode: pyfuse3.InodeT, opened: OpenFile, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.FileInfo:
         if opened.renew_size:
             try:
                 _take_back(inode, opened)
