@@ -40,9 +40,9 @@ class InterruptWatcher:
 
     def __init__(self) -> None:
         self._threads: dict[trio.CancelScope, int] = {}
-        self._told: set[int] = set()
+        self._signalled: set[int] = set()
         """Threads that were told to end at the last look."""
-        self._stuck: set[int] = set()
+        self._uninterruptible: set[int] = set()
         """Those of them that were told at the look before, too, and can't.
 
         What they ask is not waited for.
@@ -54,7 +54,7 @@ class InterruptWatcher:
 
         `thread`: 0 if it is not known.
         """
-        if thread in self._stuck and is_told_to_end(thread):
+        if thread in self._uninterruptible and is_told_to_end(thread):
             # Of a long read() that went half-way the kernel gives the half, and the program asks
             # for the rest.
             scope.cancel()
@@ -86,12 +86,14 @@ class InterruptWatcher:
 
         They were told before the last look, and could not end since.
         """
-        interrupts = {*self._threads.values(), *self._told} - {0}
+        interrupts = {*self._threads.values(), *self._signalled} - {0}
         told = {thread for thread in interrupts if is_told_to_end(thread)}
-        self._stuck = told & self._told
-        self._told = told
+        self._uninterruptible = told & self._signalled
+        self._signalled = told
 
-        for scope in [scope for scope, thread in self._threads.items() if thread in self._stuck]:
+        for scope in [
+            scope for scope, thread in self._threads.items() if thread in self._uninterruptible
+        ]:
             del self._threads[scope]
             scope.cancel()
 

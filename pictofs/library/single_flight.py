@@ -20,7 +20,7 @@ class SingleFlight:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._flying: dict[Hashable, _Call] = {}
+        self._in_progress: dict[Hashable, _Call] = {}
 
     async def share(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> T:
         """The result of `work`, or of the same key's work that is under way. Raises its error."""
@@ -29,19 +29,19 @@ class SingleFlight:
 
     def in_progress(self, key: Hashable) -> bool:
         """Whether work for `key` is under way."""
-        return key in self._flying
+        return key in self._in_progress
 
     def launch(self, key: Hashable, work: Callable[[], Awaitable[T]]) -> _Call:
         """Begin `work` unless the key's work is under way. Does not wait."""
-        flight = self._flying.get(key)
+        flight = self._in_progress.get(key)
         if flight is None:
-            flight = self._flying[key] = _Call()
+            flight = self._in_progress[key] = _Call()
             self._nursery.start_soon(self._run, key, flight, work)
 
         return flight
 
     def __len__(self) -> int:
-        return len(self._flying)
+        return len(self._in_progress)
 
     async def _run(self, key: Hashable, flight: _Call, work: Callable[[], Awaitable[Any]]) -> None:
         try:
@@ -49,7 +49,7 @@ class SingleFlight:
         except Exception as error:  # raised in every waiter, never in the nursery
             flight.error = error
         finally:
-            del self._flying[key]
+            del self._in_progress[key]
             flight.done.set()
 
 

@@ -94,7 +94,7 @@ class Mount:
         with trio.fail_after(20):
             while True:
                 await wait_all_tasks_blocked(0.002)
-                if not self.library.listing._single_flight._flying:
+                if not self.library.listing._single_flight._in_progress:
                     return
                 await trio.sleep(0.002)
 
@@ -195,7 +195,7 @@ class Mount:
     async def settle(self) -> None:
         """Wait until no flight is under way."""
         with trio.fail_after(5):
-            while self.library.listing._single_flight._flying:  # noqa: ASYNC110 - nothing tells it
+            while self.library.listing._single_flight._in_progress:  # noqa: ASYNC110 - nothing tells it
                 await trio.sleep(0.001)
 
 

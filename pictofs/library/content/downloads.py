@@ -162,8 +162,8 @@ class Downloads:
 
     def renew(self, image: ImageRow) -> bool:
         """What `has` says; one that is there counts as used now, and is evicted late. Inline."""
-        flying = self._single_flight.in_progress(("image", image.id))
-        return flying or self._cache.renew(self._cache.image_blob_name(image))
+        under_way = self._single_flight.in_progress(("image", image.id))
+        return under_way or self._cache.renew(self._cache.image_blob_name(image))
 
     async def fetch_ahead(self, image: ImageRow, *, via_api: bool) -> bool:
         """Fetch a small image into the cache.

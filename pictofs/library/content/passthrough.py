@@ -297,7 +297,7 @@ class PassThrough:
             if transfer.ended or transfer.next > number:
                 raise ServerFault(f"{self._name}: the transfer went by")
 
-            await transfer.news.wait()
+            await transfer.progress.wait()
 
         return self._blocks[number]
 
@@ -352,7 +352,7 @@ class _Transfer:
         """The number of the block that it brings next."""
         self.ended = False
         self.error: PictofsError | None = None
-        self.news = trio.Event()
+        self.progress = trio.Event()
         self._wanted = 0
         self._more = trio.Event()
 
@@ -369,5 +369,5 @@ class _Transfer:
 
     def tell(self) -> None:
         """Wake those who wait for a block."""
-        self.news.set()
-        self.news = trio.Event()
+        self.progress.set()
+        self.progress = trio.Event()

@@ -112,10 +112,10 @@ class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
     number: int = 0
     """The job's number; 0 for a sign of life."""
     file: FileStamp | None = None
-    """The blob's file, which is sound; None if another process has made it."""
+    """The blob's file, which is intact; None if another process has made it."""
     large: int | None = None
     """Bytes of a file that is not small."""
-    doubtful: bool = False
+    unverified: bool = False
     """Whether the length differs from the listing's and no checksum proves the bytes, or the job
     waited too long for the disk or another process: the mount has to see to it."""
     error: str = ""
@@ -202,7 +202,7 @@ class Worker:
     def _settle(self, outcome: Outcome) -> Stored | NotSmall:
         # Here, in the task that asked: what a request was for is counted by its task.
         self._count(outcome)
-        if outcome.doubtful:
+        if outcome.unverified:
             raise NotTaken
 
         if not outcome.error:

@@ -61,7 +61,7 @@ class Fetching:
 
         # What the mount has been told of already: requests, bytes and connections; answers by
         # status; blobs and their bytes.
-        self._told = (0, 0, 0)
+        self._reported = (0, 0, 0)
         self._answers: Counter[str] = Counter()
         self._evicted = (0, 0)
 
@@ -103,9 +103,9 @@ class Fetching:
                 await self._fetch(job, outcome, patience)
 
             if patience.cancelled_caught:
-                outcome.doubtful = True
+                outcome.unverified = True
         except _Doubtful:
-            outcome.doubtful = True
+            outcome.unverified = True
         except PictofsError as error:
             outcome.error = type(error).__name__
             outcome.message = error.message[:MESSAGE]
@@ -167,9 +167,9 @@ class Fetching:
             self._request_stats.connections,
         )
         outcome.requests, outcome.received, outcome.connections = (
-            new - old for new, old in zip(now, self._told, strict=True)
+            new - old for new, old in zip(now, self._reported, strict=True)
         )
-        self._told = now
+        self._reported = now
 
         answers = Counter(
             {status: count for (*_, status), count in self._request_stats.answers.items()}

@@ -135,10 +135,10 @@ class Listing:
             revision = self._catalog.revision
             at = self._clock.wall()
             found = await self._all_datasets()
-            heard = Observation(self._clock.wall(), self._api.clock_ahead)
+            observation = Observation(self._clock.wall(), self._api.clock_ahead)
 
             # None: this mount changed the list meanwhile, and what was read may lack the change.
-            gone = await in_thread(self._catalog.put_datasets, found, at, revision, heard)
+            gone = await in_thread(self._catalog.put_datasets, found, at, revision, observation)
             if gone is not None:
                 self._answers.clear()
                 self._invalidations.tell(gone)
@@ -504,14 +504,14 @@ class Listing:
 
         try:
             with trio.move_on_after(patience) as waiting:
-                await self._single_flight.share(key, partial(self._told, work))
+                await self._single_flight.share(key, partial(self._reporting, work))
             if waiting.cancelled_caught:
                 self._connectivity.delayed(patience)
         except UNRENEWED:
             if not have:
                 raise
 
-    async def _told(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _reporting(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do `work`, and note whether the server answered even if nobody waits for it any more."""
         try:
             await work()

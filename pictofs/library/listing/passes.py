@@ -215,9 +215,9 @@ class ListingPasses:
         signature = dataset.signature
         if result.dataset is not None:
             signature = result.dataset.signature
-            heard = Observation(self._clock.wall(), self._api.clock_ahead)
+            observation = Observation(self._clock.wall(), self._api.clock_ahead)
             put_dataset = partial(
-                self._catalog.put_dataset, result.dataset, heard, known=dataset.signature
+                self._catalog.put_dataset, result.dataset, observation, known=dataset.signature
             )
             self._invalidations.tell(await in_thread(put_dataset))
 

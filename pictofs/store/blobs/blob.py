@@ -25,9 +25,9 @@ _MAGIC = b"pictofs\x01"  # the last byte is the version of the layout
 _BODY = struct.Struct(
     "<8sQ16sI"
 )  # magic, content length, digest of the name, crc32c of the content
-_SEAL = struct.Struct("<I")  # crc32c of the body above
+_BODY_CHECKSUM = struct.Struct("<I")  # crc32c of the body above
 
-FOOTER_SIZE = _BODY.size + _SEAL.size
+FOOTER_SIZE = _BODY.size + _BODY_CHECKSUM.size
 TEMP_MARK = "~"  # in no blob's name; what follows it tells temp files of one blob apart
 
 
@@ -72,7 +72,7 @@ class BlobPath:
 def encode_footer(place: BlobPath, size: int, crc32c: int) -> bytes:
     """The footer for `size` bytes of content with checksum `crc32c`."""
     body = _BODY.pack(_MAGIC, size, place.digest, crc32c)
-    return body + _SEAL.pack(google_crc32c.value(body))
+    return body + _BODY_CHECKSUM.pack(google_crc32c.value(body))
 
 
 def read_footer(fd: int, file_size: int, place: BlobPath) -> int:
@@ -87,7 +87,9 @@ def read_footer(fd: int, file_size: int, place: BlobPath) -> int:
 
     body = footer[: _BODY.size]
     magic, length, digest, crc = _BODY.unpack(body)
-    if magic != _MAGIC or _SEAL.unpack(footer[_BODY.size :])[0] != google_crc32c.value(body):
+    if magic != _MAGIC or _BODY_CHECKSUM.unpack(footer[_BODY.size :])[0] != google_crc32c.value(
+        body
+    ):
         raise Corrupt(f"cached file {place.path} has no valid footer")
     if length != size or digest != place.digest:
         raise Corrupt(f"cached file {place.path} holds other content than its name says")
@@ -125,15 +127,15 @@ class Blob:
         if settle is None:
             return
 
-        sound = self._is_sound()
-        settle(sound)
-        if not sound:
+        intact = self._is_intact()
+        settle(intact)
+        if not intact:
             raise Corrupt(f"cached content of {self.blob_name} is damaged")
 
         self.verified = True
         self._settle = None
 
-    def _is_sound(self) -> bool:
+    def _is_intact(self) -> bool:
         try:
             return checksum(self.fd, self.size) == self.crc32c
         except OSError:

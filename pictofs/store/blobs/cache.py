@@ -82,8 +82,8 @@ class BlobCache:
         self._clock = clock
 
         self._verified = VerifiedFiles(self._root, clock)
-        self._room = SpaceManager(self._root, limit, reserve, self._verified.flush)
-        self._room_at_once = SpaceManager(
+        self._space = SpaceManager(self._root, limit, reserve, self._verified.flush)
+        self._space_at_once = SpaceManager(
             self._root, limit, reserve, self._verified.flush, at_once=True
         )
 
@@ -169,8 +169,8 @@ class BlobCache:
         self._verified.mark_verified(file)
         return Blob(blob_name, fd, size, crc, None)
 
-    def _settle(self, place: BlobPath, file: FileStamp, sound: bool) -> None:
-        if sound:
+    def _settle(self, place: BlobPath, file: FileStamp, intact: bool) -> None:
+        if intact:
             self._verified.mark_verified(file)
         else:
             self._drop(place)
@@ -193,7 +193,7 @@ class BlobCache:
 
     def has(self, blob_name: str) -> bool:
         """Whether there is a blob of `blob_name`, sound or not. Inline, 5 us. Raises CacheUnusable."""
-        return self._room.holds(BlobPath.of_name(blob_name).path)
+        return self._space.holds(BlobPath.of_name(blob_name).path)
 
     def renew(self, blob_name: str) -> bool:
         """Whether there is a blob of `blob_name`. It then counts as used now, as it soon will be.
@@ -222,13 +222,13 @@ class BlobCache:
         """
         self._follow()
         place = BlobPath.of_name(blob_name)
-        partial_blob = PartialBlob(blob_name, place, self._room, self._verified, self._clock)
+        partial_blob = PartialBlob(blob_name, place, self._space, self._verified, self._clock)
         if at_once:
-            partial_blob.room = self._room_at_once
+            partial_blob.space = self._space_at_once
 
         partial_blob.start("", size or 0)
         try:
-            if self._room.holds(place.path):
+            if self._space.holds(place.path):
                 raise Busy(f"{blob_name} was just downloaded")
 
             # Otherwise the free space would not show what is on its way.
@@ -258,7 +258,7 @@ class BlobCache:
         CacheUnusable."""
         self._follow()
         partial_blob = PartialBlob(
-            blob_name, BlobPath.of_name(blob_name), self._room, self._verified, self._clock
+            blob_name, BlobPath.of_name(blob_name), self._space, self._verified, self._clock
         )
 
         while True:
@@ -292,19 +292,19 @@ class BlobCache:
 
     def remove(self, blob_name: str) -> bool:
         """Drop the blob of `blob_name`; False if it was not here. Blocks. Raises CacheUnusable."""
-        return self._room.remove(BlobPath.of_name(blob_name).path, blobs=1)
+        return self._space.remove(BlobPath.of_name(blob_name).path, blobs=1)
 
     def usage(self) -> Usage:
         """How much space the cache takes, 20 us. Waits for nobody.
 
         Raises CacheUnusable, and WouldBlock if another process has just begun to count.
         """
-        return self._room_at_once.usage()
+        return self._space_at_once.usage()
 
     @property
     def evicted(self) -> tuple[int, int]:
         """Blobs that this process removed to make room, and their bytes."""
-        return self._room.evicted, self._room.evicted_bytes
+        return self._space.evicted, self._space.evicted_bytes
 
     def flush_uses(self) -> None:
         """Write to the disk which blobs were used, for the order of eviction. Blocks; never
@@ -316,11 +316,11 @@ class BlobCache:
 
         Returns how many temp files were removed. Blocks for a scan. Raises CacheUnusable.
         """
-        return self._room.recount()
+        return self._space.recount()
 
     def clear(self) -> int:
         """Remove all blobs, but no download under way; how many. Blocks. Raises CacheUnusable."""
-        return self._room.clear()
+        return self._space.clear()
 
     def verify(self, report: Callable[[Audit], None]) -> Audit:
         """Check the content of all blobs, and remove damaged ones and litter. Blocks for long.
@@ -331,7 +331,7 @@ class BlobCache:
         audit = Audit()
         for shard in range(SHARDS):
             with disk_errors("verifying"):
-                for entry in list(self._room.listing(shard)):
+                for entry in list(self._space.listing(shard)):
                     if not entry.is_dir(follow_symlinks=False) and TEMP_MARK not in entry.name:
                         self._audit(shard, entry.name, audit)
 
@@ -343,7 +343,7 @@ class BlobCache:
     def _audit(self, shard: int, name: str, audit: Audit) -> None:
         place = BlobPath.of_file(shard, name)
         if place is None:
-            audit.litter += self._room.remove(f"{shard:02x}/{name}", blobs=1)
+            audit.litter += self._space.remove(f"{shard:02x}/{name}", blobs=1)
             return
 
         audit.blobs += 1
@@ -353,7 +353,7 @@ class BlobCache:
             audit.blobs -= 1  # evicted meanwhile
         except (OSError, Corrupt):
             self.damaged += 1
-            audit.damaged += self._room.remove(place.path, blobs=1)
+            audit.damaged += self._space.remove(place.path, blobs=1)
 
     def _content_size(self, place: BlobPath) -> int:
         """Bytes of a blob's content, which is verified. Raises Corrupt, OSError."""
@@ -371,8 +371,8 @@ class BlobCache:
 
     def close(self) -> None:
         """Close the descriptors. Open blobs stay readable."""
-        self._room.close()
-        self._room_at_once.close()
+        self._space.close()
+        self._space_at_once.close()
         os.close(self._root)
 
 

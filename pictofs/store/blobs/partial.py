@@ -38,14 +38,19 @@ class PartialBlob:
     """
 
     def __init__(
-        self, blob_name: str, place: BlobPath, room: SpaceManager, seen: VerifiedFiles, clock: Clock
+        self,
+        blob_name: str,
+        place: BlobPath,
+        space: SpaceManager,
+        seen: VerifiedFiles,
+        clock: Clock,
     ) -> None:
         """Only the cache makes one, and then calls `start`."""
         self.blob_name = blob_name
         self.fd = -1
 
         self._place = place
-        self.room = self._room = room
+        self.space = self._space = space
         self._verified = seen
         self._clock = clock
 
@@ -79,12 +84,12 @@ class PartialBlob:
         while True:
             self.fd = self._create()
             try:
-                if not lock_temp(self.room.root, self.fd, self._temp):
+                if not lock_temp(self.space.root, self.fd, self._temp):
                     raise Busy(f"{self.blob_name} is being downloaded")
                 if os.fstat(self.fd).st_size == 0:
                     return
 
-                self.room.remove(self._temp, blobs=0)
+                self.space.remove(self._temp, blobs=0)
             except BaseException:
                 self._close()
                 raise
@@ -93,20 +98,20 @@ class PartialBlob:
 
     def _create(self) -> int:
         try:
-            return os.open(self._temp, _CREATE, 0o600, dir_fd=self.room.root)
+            return os.open(self._temp, _CREATE, 0o600, dir_fd=self.space.root)
         except FileNotFoundError:
             # It is the first file of its directory, or someone has emptied the cache.
             with contextlib.suppress(FileExistsError):
-                os.mkdir(self._temp[:2], 0o700, dir_fd=self.room.root)
-            return os.open(self._temp, _CREATE, 0o600, dir_fd=self.room.root)
+                os.mkdir(self._temp[:2], 0o700, dir_fd=self.space.root)
+            return os.open(self._temp, _CREATE, 0o600, dir_fd=self.space.root)
 
     def _reserve(self, size: int) -> None:
-        self.room.reserve(self._place.shard, self.fd, self._held, size + FOOTER_SIZE)
+        self.space.reserve(self._place.shard, self.fd, self._held, size + FOOTER_SIZE)
         self._held = size + FOOTER_SIZE
 
     def take_time(self) -> None:
         """Wait for locks and evict from now on: all methods but `pread` then belong in a thread."""
-        self.room = self._room
+        self.space = self._space
 
     def grow(self, size: int) -> None:
         """Claim room for `size` bytes of content in all. Raises DiskFull, CacheUnusable."""
@@ -173,7 +178,9 @@ class PartialBlob:
             # By the cache's clock: the time of last use orders eviction.
             now = int(self._clock.wall() * 1e9)
             os.utime(self.fd, ns=(now, now))
-            self.room.publish(self.fd, self._temp, self._place.path, self._held, size + FOOTER_SIZE)
+            self.space.publish(
+                self.fd, self._temp, self._place.path, self._held, size + FOOTER_SIZE
+            )
             self._verified.mark_verified(FileStamp.of(os.fstat(self.fd), crc))
 
         fd = self.fd
@@ -188,7 +195,7 @@ class PartialBlob:
 
         try:
             with contextlib.suppress(CacheUnusable):
-                self.room.remove(self._temp, blobs=0)
+                self.space.remove(self._temp, blobs=0)
         finally:
             self._close()
 

@@ -234,7 +234,7 @@ class Catalog:
 
     def implies(self, parent: int) -> bool:
         """Whether a directory has a subdirectory that is known only from the paths of images."""
-        sql = "SELECT EXISTS (SELECT 1 FROM directory WHERE parent = ? AND implied)"
+        sql = "SELECT EXISTS (SELECT 1 FROM directory WHERE parent = ? AND implicit)"
         return bool(self.database.query(sql, (parent,))[0][0])
 
     def root_images(self, dataset: int) -> int:
@@ -263,14 +263,14 @@ class Catalog:
     @property
     def revision(self) -> int:
         """A number that every change made here raises: a list read across a change may lack it."""
-        return int(self.meta("edition") or 0)
+        return int(self.meta("revision") or 0)
 
     def put_datasets(
         self,
         datasets: Iterable[Dataset],
         checked_at: float,
         revision: int | None = None,
-        heard: Observation | None = None,
+        observation: Observation | None = None,
     ) -> list[RemovedDentry] | None:
         """Make the table of datasets equal to `datasets`, all of the organization's. Blocks.
 
@@ -287,7 +287,9 @@ class Catalog:
             if revision is not None and revision != _revision(db):
                 return None
 
-            gone = datasets_table.put_all(db, datasets, heard or Observation(checked_at, None))
+            gone = datasets_table.put_all(
+                db, datasets, observation or Observation(checked_at, None)
+            )
             _set_meta(db, "checked_at", checked_at)
 
         return gone
@@ -295,7 +297,7 @@ class Catalog:
     def put_changed(self, dataset: Dataset) -> list[RemovedDentry]:
         """Write a dataset that this machine has made or changed. Blocks."""
         with self.database.write() as db:
-            _set_meta(db, "edition", _revision(db) + 1)
+            _set_meta(db, "revision", _revision(db) + 1)
 
             # Someone else may have archived it meanwhile.
             if dataset.is_archived:
@@ -306,7 +308,7 @@ class Catalog:
     def drop_dataset(self, key: int) -> list[RemovedDentry]:
         """Remove a dataset that this machine has deleted. Blocks."""
         with self.database.write() as db:
-            _set_meta(db, "edition", _revision(db) + 1)
+            _set_meta(db, "revision", _revision(db) + 1)
             return datasets_table.remove_one(db, key)
 
     def put_directories(
@@ -320,8 +322,8 @@ class Catalog:
         with self.database.write() as db:
             sql = SELECT[DirectoryRow] + "WHERE dataset = ? AND parent IS NOT NULL"
             old = {row.key: row for row in map(DirectoryRow._make, db.execute(sql, (dataset,)))}
-            sql = "SELECT path FROM directory WHERE dataset = ? AND implied"
-            implied = {path for (path,) in db.execute(sql, (dataset,))}
+            sql = "SELECT path FROM directory WHERE dataset = ? AND implicit"
+            implicit = {path for (path,) in db.execute(sql, (dataset,))}
             sql = "SELECT key FROM directory WHERE dataset != ?"
             elsewhere = {key for (key,) in db.execute(sql, (dataset,))}
             root = key_of(dataset_id + ":/")
@@ -329,13 +331,13 @@ class Catalog:
             new = _directory_rows(
                 dataset_id,
                 rows,
-                {row.path: row.key for row in old.values() if row.path in implied},
+                {row.path: row.key for row in old.values() if row.path in implicit},
                 elsewhere,
             )
 
             # Most answers change nothing: then no row is written but the dataset's.
             before = {
-                row.key: (row.path, row.image_count, row.path in implied) for row in old.values()
+                row.key: (row.path, row.image_count, row.path in implicit) for row in old.values()
             }
             after = {key: (path, count, alone) for path, (key, count, alone) in new.items()}
             gone: list[RemovedDentry] = []
@@ -350,7 +352,7 @@ class Catalog:
         return gone
 
     def put_dataset(
-        self, dataset: Dataset, heard: Observation, *, known: str
+        self, dataset: Dataset, observation: Observation, *, known: str
     ) -> list[RemovedDentry]:
         """Write a newer object of a known dataset, but leave its name to `put_datasets`. Blocks.
 
@@ -374,7 +376,7 @@ class Catalog:
             if not written:
                 return []
 
-            datasets_table.note_move(db, dataset, heard)
+            datasets_table.note_move(db, dataset, observation)
 
         return datasets_table.documents(key)
 
@@ -383,7 +385,7 @@ class Catalog:
         Blocks."""
         with self.database.write() as db:
             # A list that is being read just now may be too old.
-            _set_meta(db, "edition", _revision(db) + 1)
+            _set_meta(db, "revision", _revision(db) + 1)
             _set_meta(db, "checked_at", 0.0)
 
             only = "" if dataset is None else "WHERE key = ?"
@@ -402,7 +404,7 @@ def _counted(total: float) -> int:
 
 
 def _revision(db: Any) -> int:
-    row = db.execute("SELECT value FROM meta WHERE name = 'edition'").fetchone()
+    row = db.execute("SELECT value FROM meta WHERE name = 'revision'").fetchone()
     return int(row[0]) if row else 0
 
 
@@ -411,16 +413,16 @@ def _set_meta(db: Any, name: str, value: Any) -> None:
 
 
 def _directory_rows(
-    dataset_id: str, rows: Iterable[Directory], implied: dict[str, int], taken: set[int]
+    dataset_id: str, rows: Iterable[Directory], implicit: dict[str, int], taken: set[int]
 ) -> dict[str, tuple[int, int, int]]:
-    """Path -> (key, image count, implied) of every directory and all its parents, parents first.
+    """Path -> (key, image count, implicit) of every directory and all its parents, parents first.
 
     An id that comes twice, or that another dataset's directory has (`taken`), does not identify a
     directory: its key is then made of its path.
     """
     known = {storable(row.path): row for row in rows if row.path != "/"}
     paths: set[str] = set()
-    for path in [*known, *implied]:
+    for path in [*known, *implicit]:
         while path != "/" and path not in paths:
             paths.add(path)
             path = split_directory(path)[0]  # noqa: PLW2901
@@ -433,7 +435,7 @@ def _directory_rows(
             key = key_of(row.id) if row.id else own
             result[path] = (own if key in taken else key, row.image_count, 0)
         else:
-            result[path] = (implied.get(path) or own, 0, 1)
+            result[path] = (implicit.get(path) or own, 0, 1)
 
         taken.add(result[path][0])
 
@@ -456,7 +458,7 @@ def _replace_directories(
 
     gone: list[RemovedDentry] = []
     kept: dict[int, tuple[int, str]] = {}
-    for path, (key, count, implied) in new.items():
+    for path, (key, count, implicit) in new.items():
         above, name = split_directory(path)
         parent = parents[above]
         entry = entry_name(name, path)
@@ -466,7 +468,7 @@ def _replace_directories(
         if before is not None and before.path != path:
             db.execute("UPDATE image SET annotation_stale = 1 WHERE directory = ?", (key,))
 
-        # The path was implied until now: its images move to the server's row.
+        # The path was implicit until now: its images move to the server's row.
         there = by_path.get(path)
         if there is not None and there.key not in keys:
             db.execute(
@@ -474,7 +476,7 @@ def _replace_directories(
             )
 
         db.execute(
-            "INSERT INTO directory (seq, key, dataset, parent, path, entry, image_count, implied,"
+            "INSERT INTO directory (seq, key, dataset, parent, path, entry, image_count, implicit,"
             " listed_at, listed_signature) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 before and before.seq,
@@ -484,7 +486,7 @@ def _replace_directories(
                 path,
                 entry,
                 count,
-                implied,
+                implicit,
                 before and before.listed_at,
                 before and before.listed_signature,
             ),

@@ -190,7 +190,7 @@ def _put(db: sqlite3.Connection, entry: str, dataset: Dataset) -> list[RemovedDe
         ),
     )
     db.execute(
-        "INSERT OR IGNORE INTO directory (key, dataset, parent, path, entry, image_count, implied)"
+        "INSERT OR IGNORE INTO directory (key, dataset, parent, path, entry, image_count, implicit)"
         " VALUES (?, ?, NULL, '/', '', 0, 0)",
         (key_of(dataset.id + ":/"), key),
     )

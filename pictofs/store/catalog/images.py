@@ -288,7 +288,7 @@ class _Folders:
     def _add(self, path: str, parent: int | None, entry: str) -> int:
         key = key_of(f"{self._id}:{path}")
         self._db.execute(
-            "INSERT INTO directory (key, dataset, parent, path, entry, image_count, implied)"
+            "INSERT INTO directory (key, dataset, parent, path, entry, image_count, implicit)"
             " VALUES (?, ?, ?, ?, ?, 0, 1)",
             (key, self._dataset, parent, path, entry),
         )
@@ -497,7 +497,7 @@ def _drop_implicit(db: sqlite3.Connection, dataset: int) -> list[RemovedDentry]:
     """Remove directories that only images named, now that no image does; the innermost first."""
     gone: list[RemovedDentry] = []
     sql = (
-        "SELECT key, parent, entry FROM directory WHERE dataset = ? AND implied"
+        "SELECT key, parent, entry FROM directory WHERE dataset = ? AND implicit"
         " AND NOT EXISTS (SELECT 1 FROM image WHERE image.directory = directory.key)"
         " AND NOT EXISTS (SELECT 1 FROM directory AS child WHERE child.parent = directory.key)"
     )

@@ -11,7 +11,7 @@ CREATE TABLE meta (
     value
 ) WITHOUT ROWID;
 -- 'checked_at'   wall-clock seconds when the list of datasets was last read whole
--- 'edition'      number that every change made here to the list raises: a list read across one may lack it
+-- 'revision'      number that every change made here to the list raises: a list read across one may lack it
 -- 'trait:*'      how this server does what the contract leaves open, and since when (library/server_traits.py)
 -- 'pass'         number of the last listing pass; what a complete pass has not seen is gone
 
@@ -48,7 +48,7 @@ CREATE TABLE directory (
     path        TEXT    NOT NULL,         -- as the server spells it, canonical
     entry       TEXT    NOT NULL,
     image_count INTEGER NOT NULL,         -- images directly in it, as the server counts
-    implied     INTEGER NOT NULL,         -- 1: no row on the server, but images say that they are in it
+    implicit     INTEGER NOT NULL,         -- 1: no row on the server, but images say that they are in it
     listed_at   REAL,                     -- when this directory alone was listed
     listed_signature TEXT
 );
