@@ -293,6 +293,18 @@ class RequestStats:
         """Whether some requests are refused without being sent."""
         return any(0 < each.until - now <= _WINDOW_S for each in self._refusals.values())
 
+    def spent_until(self, now: float) -> float | None:
+        """Wall-clock seconds at which the spent rate limit is there again; None if it is not spent.
+
+        `now`: wall-clock seconds.
+        """
+        until = self.reset_at if self.remaining == 0 else 0.0
+        known = self._refusals.get("")
+        if known is not None and isinstance(known.error, Throttled):
+            until = max(until, known.until)
+
+        return until if 0 < until - now <= _WINDOW_S else None
+
     def limits(self, headers: Mapping[str, str], now: float, heard: int | None = None) -> None:
         """Remember `X-RateLimit-Limit`, `-Remaining` and `-Reset` (Unix seconds) if they were sent.
 

@@ -17,6 +17,7 @@ import trio
 
 from pictofs import __version__
 from pictofs.api.key import ApiKey
+from pictofs.api.retries import API_CALL
 from pictofs.app import mount_table, mounting, systemd
 from pictofs.app.library import only, open_library
 from pictofs.app.logs import log_accesses, reopen
@@ -128,6 +129,9 @@ class _Mount:
                 },
             )
             library.fill_status(found, settings.cache_dir)
+            found.rate.wait = max(
+                settings.wait_for_limit, min(settings.timeout, API_CALL.total_wait)
+            )
             return found
 
         def document() -> bytes:
@@ -151,6 +155,7 @@ class _Mount:
             uid=settings.uid,
             gid=settings.gid,
             umask=settings.umask,
+            wait_for_limit=settings.wait_for_limit,
             writable=settings.writable,
         )
         if settings.access_log is not None:

@@ -61,6 +61,15 @@ class MountSettings(LibrarySettings):
         default="off",
     )
 
+    wait_for_limit: float = setting(
+        "How long opening a file may wait for the hourly limit of requests to be there again. "
+        "0: only within --timeout, then it fails with EBUSY.",
+        panel=_MOUNT,
+        parse=values.seconds,
+        metavar="SECONDS",
+        default="0",
+        env="PICTOFS_WAIT_FOR_LIMIT",
+    )
     writable: bool = setting(
         "Let datasets be made, renamed, described and, where empty, removed: "
         "mkdir, mv, setfattr, rmdir; and README.md be written. "

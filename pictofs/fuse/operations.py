@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from pictofs.errors import PictofsError
+from pictofs.errors import PictofsError, Throttled, TimedOut
 from pictofs.fuse.access import AccessLog
 from pictofs.fuse.interrupts import InterruptWatcher
 from pictofs.fuse.stats import OperationStats
@@ -29,6 +29,13 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BLOCK = 4096
+LIMIT_LOOK_S = 60.0
+"""Seconds between two attempts while the limit of requests is waited for.
+
+It may be raised before its time, and the API is asked once a minute whether it was.
+"""
+LIMIT_WAITS_MAX = 256
+"""Opens that wait for the limit at once: half of what the session handles, as T2 asks."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 """Flags of `open` for writing. The kernel takes O_TRUNC for done."""
 SIGNED_MAX = 2**63 - 1
@@ -45,10 +52,13 @@ def _guarded(handle: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Corouti
     return handle
 
 
-def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+def handler(
+    work: Callable[P, Coroutine[Any, Any, T]], *, waits_for_limit: bool = False
+) -> Callable[P, Coroutine[Any, Any, T]]:
     """Give a request its deadline, and its failure an errno.
 
-    Anything but a FUSEError that leaves a handler would end the whole mount.
+    Anything but a FUSEError that leaves a handler would end the whole mount. `waits_for_limit`: the
+    wait for the limit of requests comes on top of the deadline.
     """
     name = work.__name__
 
@@ -62,10 +72,13 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
         if not operations.asked.is_set():
             operations.asked.set()
         started = perf_counter()
+        most = operations.timeout
+        if waits_for_limit:
+            most += operations.wait_for_limit
 
         try:
             # Not trio.fail_after: its generator costs 10 us more, on four requests for each file.
-            with trio.CancelScope(relative_deadline=operations.timeout) as scope:
+            with trio.CancelScope(relative_deadline=most) as scope:
                 operations.interrupts.enter(scope, operations.thread_of(args))
                 try:
                     answer = await work(*args, **kwargs)
@@ -78,7 +91,7 @@ def handler(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[
                 log.info("%s: given up, a signal ends who asked", name)
                 raise pyfuse3.FUSEError(errno.EINTR)
 
-            log.warning("%s: no answer within %g s", name, operations.timeout)
+            log.warning("%s: no answer within %g s", name, most)
             raise pyfuse3.FUSEError(errno.ETIMEDOUT)
         except Exception as error:
             code = operations.errno_of(name, error)
@@ -221,13 +234,27 @@ class Operations(pyfuse3.Operations):
     supports_dot_lookup = True
 
     def __init__(
-        self, tree: Tree, *, timeout: float, uid: int, gid: int, umask: int, writable: bool = False
+        self,
+        tree: Tree,
+        *,
+        timeout: float,
+        uid: int,
+        gid: int,
+        umask: int,
+        wait_for_limit: float = 0.0,
+        writable: bool = False,
     ) -> None:
-        """`timeout`: seconds that a request may take. `uid`, `gid`: the owner that files show."""
+        """`timeout`: seconds that a request may take. `uid`, `gid`: the owner that files show.
+
+        `wait_for_limit`: seconds that an open may wait for the limit of requests besides.
+        """
         super().__init__()
 
         self.writable = writable
         self.timeout = timeout
+        self.wait_for_limit = wait_for_limit
+        self._limit_waits = 0
+        """Opens that wait for the limit now."""
         self.asked = trio.Event()
         """Set once a request has come: then the kernel and the mount have agreed on how to talk."""
         self.bugs = 0
@@ -521,8 +548,35 @@ class Operations(pyfuse3.Operations):
         opened = self.tree.reopen(inode)
         return None if opened is None else self._hand_out(inode, opened, ctx)
 
+    async def _open_to_read(self, inode: pyfuse3.InodeT) -> OpenFile:
+        """Open a file, and wait for the limit of requests if that is what it takes.
+
+        Raises Throttled if the limit comes back too late for that.
+        """
+        if not self.wait_for_limit:
+            return await self.tree.open(inode)
+
+        end = trio.current_time() + self.wait_for_limit
+        while True:
+            try:
+                with trio.move_on_after(self.timeout):
+                    return await self.tree.open(inode)
+                raise TimedOut(f"no answer within {self.timeout:g} s")
+            except Throttled as error:
+                wait = LIMIT_LOOK_S if error.retry_after is None else max(1.0, error.retry_after)
+                if trio.current_time() + wait > end or self._limit_waits >= LIMIT_WAITS_MAX:
+                    raise
+                if not self._limit_waits:
+                    log.info("open: waiting for %.0f s: %s", wait, error)
+
+            self._limit_waits += 1
+            try:
+                await trio.sleep(min(wait, LIMIT_LOOK_S))
+            finally:
+                self._limit_waits -= 1
+
     @at_once(_open_at_once)
-    @handler
+    @functools.partial(handler, waits_for_limit=True)
     async def open(
         self, inode: pyfuse3.InodeT, flags: pyfuse3.FlagT, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.FileInfo:
@@ -532,7 +586,7 @@ class Operations(pyfuse3.Operations):
             append = bool(flags & os.O_APPEND)
             opened = await self.tree.open_to_write(inode, truncate=truncate, append=append)
         else:
-            opened = await self.tree.open(inode)
+            opened = await self._open_to_read(inode)
 
         return self._hand_out(inode, opened, ctx)
 

@@ -348,6 +348,7 @@ class Library:
             remaining=stats.remaining,
             reset_at=stats.reset_at or None,
             reserve=stats.reserve,
+            spent_until=stats.spent_until(self.clock.wall()),
         )
 
     def _cache_status(self, cache_dir: Path) -> CacheStatus:

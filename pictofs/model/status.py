@@ -126,6 +126,10 @@ class RateStatus(msgspec.Struct):
     reset_at: float | None = None
     reserve: int = 0
     """Requests that are left to readers."""
+    spent_until: float | None = None
+    """When the API answers again; None while it does."""
+    wait: float = 0.0
+    """Seconds that an open waits for that."""
 
 
 class Status(msgspec.Struct):

@@ -12,9 +12,10 @@ import pytest
 import trio
 
 from pictofs import errors
-from pictofs.fuse.operations import Operations
+from pictofs.errors import Throttled
+from pictofs.fuse.operations import LIMIT_WAITS_MAX, Operations
 from pictofs.vfs.node import Attributes
-from pictofs.vfs.tree import Tree
+from pictofs.vfs.tree import OpenFile, Tree
 
 INODE = pyfuse3.InodeT(1)
 NOBODY = cast(pyfuse3.RequestContext, None)
@@ -69,6 +70,90 @@ async def test_e1_each_error_has_the_errno_of_its_class(
 async def test_t1_what_takes_too_long_is_etimedout(autojump_clock: trio.testing.MockClock) -> None:
     assert await code_of(operations(None)) == errno.ETIMEDOUT
     assert trio.current_time() == 5
+
+
+class Spent:
+    """A tree whose files can be opened once the limit of requests is there again."""
+
+    def __init__(self, reset: float | None, *, told: bool = True) -> None:
+        """`reset`: on trio's clock; None if an open is never answered. `told`: by the server."""
+        self._reset = reset
+        self._told = told
+        self.attempts = 0
+
+    def reopen(self, inode: int) -> OpenFile | None:
+        return None
+
+    async def open(self, inode: int) -> OpenFile:
+        self.attempts += 1
+        if self._reset is None:
+            await trio.sleep_forever()
+
+        left = cast(float, self._reset) - trio.current_time()
+        if left > 0:
+            raise Throttled("the limit is spent", retry_after=left if self._told else None)
+        return OpenFile(1, cast(Any, None), cast(Any, None), False, False, False, True)
+
+
+def waiting(tree: Spent, wait: float) -> Operations:
+    return Operations(cast(Tree, tree), timeout=5, uid=0, gid=0, umask=0, wait_for_limit=wait)
+
+
+async def open_code(made: Operations) -> int:
+    """The errno of an open, 0 if it is well."""
+    try:
+        await made.open(INODE, pyfuse3.FlagT(0), cast(Any, SomeThread()))
+    except pyfuse3.FUSEError as error:
+        return cast(int, error.errno)
+    return 0
+
+
+class SomeThread:
+    """Who asks."""
+
+    pid = 0
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_t6_an_open_waits_for_the_limit(
+    autojump_clock: trio.testing.MockClock, told: bool
+) -> None:
+    made = waiting(tree := Spent(3000, told=told), 3600)
+    assert await open_code(made) == 0
+    assert trio.current_time() == 3000
+    assert tree.attempts == 51
+
+
+@pytest.mark.parametrize("wait", [0, 2999])
+async def test_t6_it_does_not_wait_in_vain(
+    autojump_clock: trio.testing.MockClock, wait: float
+) -> None:
+    made = waiting(tree := Spent(3000), wait)
+    assert await open_code(made) == errno.EBUSY
+    assert (trio.current_time(), tree.attempts) == (0, 1)
+
+
+async def test_t6_a_server_that_does_not_answer_is_not_waited_for(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    assert await open_code(waiting(Spent(None), 3600)) == errno.ETIMEDOUT
+    assert trio.current_time() == 5
+
+
+async def test_t2_opens_that_wait_for_the_limit_leave_room_for_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    made = waiting(Spent(100), 3600)
+    codes = []
+
+    async def one() -> None:
+        codes.append(await open_code(made))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(LIMIT_WAITS_MAX + 3):
+            nursery.start_soon(one)
+
+    assert codes == [errno.EBUSY] * 3 + [0] * LIMIT_WAITS_MAX
 
 
 async def test_n2_bytes_that_no_name_has_are_not_there() -> None:

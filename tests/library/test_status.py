@@ -23,7 +23,7 @@ TABLES = {
     "cache": "dir hits misses used limit files free",
     "prefetch": "fetched used under_way orders",
     "annotations": "ttl oldest_confirmed_at oldest_age renewals from exports",
-    "rate": "limit remaining reset_at reserve",
+    "rate": "limit remaining reset_at reserve spent_until wait",
 }
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -232,6 +235,33 @@ def test_e1_a_spent_budget_is_ebusy_and_heals(mounted: Mounting, serving: Servin
         "refresh", mount.root
     )  # whoever says so asks at once; otherwise a probe a minute does (O6)
     eventually(lambda: _reads(chosen[0][0]), image_bytes(chosen[0][1]))
+
+
+def test_t6_an_open_waits_for_the_limit(mounted: Mounting, serving: Serving) -> None:
+    server = serving(Spec.uniform(images=3, size=500))
+    mount = mounted(server, "--max-retries", "0", "--wait-for-limit", "60", "--prefetch", "off")
+    chosen = files(server, mount)
+    for path, _ in chosen:
+        path.stat()
+    mount.expected += ["no signed URLs", "serving from the cache alone"]
+    fault = server.faults.add(Fault(on=Match(host="api"), do=throttled(retry_after=2), times=1))
+
+    assert chosen[0][0].read_bytes() == image_bytes(chosen[0][1])
+    assert fault.hits == 1
+
+    server.faults.add(Fault(on=Match(host="api"), do=throttled(retry_after=50)))
+    annotation = mount.datasets / "dataset-0/annotations" / f"{chosen[0][1].filename}.json"
+    reader = subprocess.Popen([sys.executable, "-c", "import sys; open(sys.argv[1])", annotation])
+    eventually(lambda: mount.log().count("open: waiting for"), 2)
+    rate = mount.status()["rate"]
+
+    assert rate["spent_until"] > time.time()
+    assert rate["wait"] == 60
+    assert chosen[0][0].read_bytes() == image_bytes(chosen[0][1])
+
+    reader.send_signal(signal.SIGINT)
+
+    assert reader.wait(20) == -signal.SIGINT
 
 
 def _reads(path: Path) -> bytes | None:
