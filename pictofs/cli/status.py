@@ -13,13 +13,16 @@ import typer
 
 from pictofs.app import mount_table, probe, running
 from pictofs.cli import completion
-from pictofs.cli.formatting import bytes_text, duration_text, printable, share_text
+from pictofs.cli.formatting import bytes_text, clock_text, duration_text, printable, share_text
 from pictofs.errors import PictofsError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pictofs.model.status import AnnotationsStatus, Status
+    from pictofs.model.status import AnnotationsStatus, RateStatus, Status
+
+WINDOW_S = 3600.0
+"""Seconds after which the rate limit is there again at the latest."""
 
 Facts = dict[str, Any]
 """One mount: `mountpoint`, `state`, and `status`, its status.json or None if that can't be read."""
@@ -120,6 +123,10 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
         server += f" for {duration_text(now - status.offline_since)}"
     lines.append(("server", f"{status.base_url or 'unknown'}{server}"))
 
+    spent = limit_text(status.rate, now)
+    if spent:
+        lines.append(("hourly limit", spent))
+
     age = ""
     if status.started_at is not None:
         age = f"up {duration_text(now - status.started_at)}, "
@@ -170,6 +177,19 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
         lines.append(("open files", str(status.open_files)))
 
     return lines
+
+
+def limit_text(rate: RateStatus, now: float) -> str:
+    """What the spent rate limit means for readers; empty while it is not spent.
+
+    `now`: in seconds since the epoch.
+    """
+    until = rate.spent_until
+    if until is None or not 0 < until - now <= WINDOW_S:
+        return ""
+
+    do = "wait" if until - now <= rate.wait else "fail"
+    return f"reads of what is not cached {do} until {clock_text(until)}: the hourly limit is spent"
 
 
 def _labels(annotations: AnnotationsStatus, now: float) -> list[tuple[str, str]]:

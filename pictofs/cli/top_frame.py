@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pictofs.cli.formatting import bytes_text, duration_text, printable, share_text
 from pictofs.cli.line_chart import Line, Point, chart
+from pictofs.cli.status import limit_text
 from pictofs.cli.top_history import History, Sample
 from pictofs.model.status import CacheStatus, RateStatus, Status
 
@@ -51,7 +52,11 @@ class Frame:
         """In `width` columns and at most `height` rows."""
         parts: list[RenderableType] = [self._head(width)]
         if self.status is not None:
-            parts += [self._figures(self.status, width), Text()]
+            spent = limit_text(self.status.rate, time.time())
+            parts += [
+                self._figures(self.status, width),
+                Text(f" {spent}", style="bold red", no_wrap=True, overflow="ellipsis"),
+            ]
 
         left = height - NUMBERS - HEADS
         below = max(LEAST_CHART, left * 3 // 7)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,24 @@ def test_a_status_in_words() -> None:
         "request budget": "1,988 of 2,000 left, full again in 10 min",
         "open files": "3",
     }
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [
+        ({}, None),
+        ({"spent_until": NOW - 1}, None),
+        ({"spent_until": 1e300}, None),
+        ({"spent_until": NOW + 600, "wait": 20}, "fail"),
+        ({"spent_until": NOW + 600, "wait": 3600}, "wait"),
+    ],
+)
+def test_q8_a_spent_limit_in_words(rate: dict[str, float], words: str | None) -> None:
+    said = dict(describe(to_status({**FULL, "rate": rate}), NOW)).get("hourly limit")
+    # NOW is 46 min 40 s after a full hour, wherever that is.
+    until = time.strftime("%H", time.localtime(NOW)) + ":57"
+    wanted = f"reads of what is not cached {words} until {until}: the hourly limit is spent"
+    assert said == (wanted if words else None)
 
 
 @pytest.mark.parametrize("key", [None, *FULL])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -130,6 +131,19 @@ def test_a_frame_says_what_is_going_on() -> None:
 
     assert "10 MB/s┤" in text
     assert "1,000/s┤" in text
+
+
+def test_q8_a_spent_limit_is_told_in_80_columns() -> None:
+    history, document = busy(20)
+    before = drawn(frame(history, document, 19.0), 80, 24)
+    document.rate.spent_until = time.time() + 600
+    lines = drawn(frame(history, document, 19.0), 80, 24)
+    told = [line.strip() for line in lines if "hourly limit is spent" in line]
+    assert len(told) == 1
+    assert re.fullmatch(
+        r"reads of what is not cached fail until \d\d:\d\d: the hourly limit is spent", told[0]
+    )
+    assert len(lines) == len(before)
 
 
 def test_nothing_is_known_yet() -> None:
