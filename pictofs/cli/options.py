@@ -13,6 +13,9 @@ import typer
 from pictofs.cli import completion
 from pictofs.cli.failure import warn
 from pictofs.config import Access, Setting, declared, find_access, home_folder
+from pictofs.config.setting import quoted
+from pictofs.config.values import one_of
+from pictofs.errors import Invalid
 from pictofs.model.selection import SPLITS, STATUSES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,10 +45,25 @@ CacheDir = Annotated[
     ),
 ]
 
+
+def _checked(name: str, valid: tuple[str, ...]) -> Callable[[str | None], str | None]:
+    """A callback that lets pass one of `valid`, and raises Invalid for anything else."""
+    parse = one_of(*valid)
+
+    def check(text: str | None) -> str | None:
+        try:
+            return None if text is None else parse(text)
+        except ValueError as error:
+            raise Invalid(f"{name}: {quoted(text or '')} won't do: {error}") from None
+
+    return check
+
+
 Status = Annotated[
     str | None,
     typer.Option(
         metavar="STATUS",
+        callback=_checked("--status", STATUSES),
         autocompletion=completion.one_of(*STATUSES),
         help=f"Only images of this status: {', '.join(STATUSES)}.",
     ),
@@ -54,6 +72,7 @@ Split = Annotated[
     str | None,
     typer.Option(
         metavar="SPLIT",
+        callback=_checked("--split", SPLITS),
         autocompletion=completion.one_of(*SPLITS),
         help=f"Only images of this split: {', '.join(SPLITS)}.",
     ),

@@ -52,7 +52,9 @@ def warm(
     check: Annotated[
         bool,
         typer.Option(
-            "--check", metavar="", help="Fetch nothing; exit with 1 unless everything is cached."
+            "--check",
+            metavar="",
+            help="Fetch nothing; exit with 1 unless there are files and all are cached.",
         ),
     ] = False,
     evict: Annotated[
@@ -100,12 +102,19 @@ def warm(
 
                 progress.close()
                 incomplete |= not (dry_run or evict) and told["missing"] > 0
+                incomplete |= check and not told["files"]
                 if as_json:
                     progress.show(told)
                 else:
-                    say(*words({**told, "path": str(mount)}))
+                    say(*words({**told, "path": _named(mount, below)}))
 
     return int(incomplete)
+
+
+def _named(mount: Path, below: list[str]) -> str:
+    """The paths that were asked for, in short."""
+    first = str(mount / below[0])
+    return first if len(below) == 1 else f"{first} and {len(below) - 1:,} more"
 
 
 def _kinds(images: bool, annotations: bool) -> list[FileKind] | None:
@@ -126,6 +135,8 @@ def _by_mount(paths: Iterable[Path]) -> dict[Path, list[str]]:
 
 def _found(result: Facts) -> list[str]:
     """What `--check` has to say."""
+    if not result["files"]:
+        return [f"{result['path']}: there are no such files"]
     if not result["missing"]:
         return [f"{result['path']}: all {result['files']:,} files are cached"]
     return [
@@ -136,7 +147,8 @@ def _found(result: Facts) -> list[str]:
 
 def _dropped(result: Facts) -> list[str]:
     """What `--evict` has to say."""
-    return [f"{result['path']}: dropped {result['evicted']:,} files from the cache"]
+    files = "1 file" if result["evicted"] == 1 else f"{result['evicted']:,} files"
+    return [f"{result['path']}: dropped {files} from the cache"]
 
 
 def _plan(result: Facts) -> list[str]:

@@ -135,6 +135,8 @@ def test_check_and_evict(mounted: Mounting, serving: Serving) -> None:
         ([".pictofs"], 6),
         (["datasets", "--check", "--evict"], 6),
         (["datasets", "--workers", "0"], 6),
+        (["datasets", "--split", "trian"], 6),
+        (["datasets", "--status", "done"], 6),
     ],
 )
 def test_what_can_t_be_done(
@@ -144,6 +146,34 @@ def test_what_can_t_be_done(
     path, *options = arguments
     got, out, err = warm(mount, mount.root / path, *options)
     assert (got, out, err.count("\n")) == (code, "", 1), err
+
+
+def test_a_check_of_no_files_fails(mounted: Mounting, serving: Serving) -> None:
+    mount = mounted(serving(Spec((DatasetSpec("empty", images=0),))))
+    path = mount.datasets / "empty"
+    assert warm(mount, "--check", path)[:2] == (1, f"{path}: there are no such files\n")
+
+
+def test_what_was_never_listed_is_evicted(mounted: Mounting, serving: Serving) -> None:
+    """Of another key, say, whose catalog knows nothing of what the cache holds."""
+    server = serving(SMALL)
+    first = mounted(server, home="one")
+    warm(first, "--images", first.datasets)
+    second = mounted(server, home="two", cache=first.cache, key=server.keys["member"])
+    folder = second.datasets / "small/images"
+
+    code, out, _ = warm(second, "--evict", folder)
+
+    assert (code, out) == (0, f"{folder}: dropped 30 files from the cache\n")
+
+
+def test_the_path_that_was_asked_for_is_named(mounted: Mounting, serving: Serving) -> None:
+    mount = mounted(serving(SMALL))
+    folder = mount.datasets / "small/images"
+    assert warm(mount, folder)[1].startswith(f"{folder}: ")
+    assert warm(mount, "--dry-run", folder)[1].startswith(f"{folder}:\n")
+    both = warm(mount, folder, mount.datasets / "small/annotations")[1]
+    assert both.startswith(f"{folder} and 1 more: ")
 
 
 def test_a_path_outside_of_any_mount(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:

@@ -101,9 +101,14 @@ class WarmJob(Job):
                 await self._count()
 
     async def evict(self) -> None:
-        """Drop from the cache what is there, as far as it is listed."""
+        """Drop from the cache what is there."""
         async with self._running():
             await self._add_paths()
+            for dataset in self._scope.parts:
+                row = self._library.catalog.dataset(dataset)
+                # What the catalog does not have would stay. An old listing has it.
+                if row is not None and row.listed_signature is None:
+                    await self._list(partial(self._scope.bring, dataset, self._library.listing))
             await self._count()
 
             cache = self._library.cache
