@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import time
 from typing import TextIO
 
-from pictofs.model.printable import printable
+from pictofs.model.printable import clock_text, printable
 
 __all__ = ["bytes_text", "clock_text", "duration_text", "printable", "say", "share_text"]
 
@@ -37,11 +35,6 @@ def duration_text(seconds: float) -> str:
 
     shown = [f"{value} {unit}" for value, unit in parts[:2] if value or len(parts) == 1]
     return " ".join(shown) or "0 s"
-
-
-def clock_text(at: float) -> str:
-    """A time of today, rounded up to the minute: `14:19`. `at`: seconds since the epoch."""
-    return time.strftime("%H:%M", time.localtime(math.ceil(at / 60) * 60))
 
 
 def share_text(part: float, whole: float) -> str:

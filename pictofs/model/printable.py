@@ -1,6 +1,9 @@
-"""Makes text from others safe for a terminal or a log."""
+"""Text for people: others' text made safe for a terminal or a log, and times of day."""
 
 from __future__ import annotations
+
+import math
+import time
 
 
 def printable(text: str) -> str:
@@ -12,3 +15,8 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def clock_text(at: float) -> str:
+    """A time of today, rounded up to the minute: `14:19`. `at`: seconds since the epoch."""
+    return time.strftime("%H:%M", time.localtime(math.ceil(at / 60) * 60))

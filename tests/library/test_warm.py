@@ -4,6 +4,7 @@ does."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -391,11 +392,15 @@ async def test_a_dataset_in_cold_storage_is_refused(rig: Rig) -> None:
         assert (run.error.exit_code, mount.asked.count(BATCH)) == (5, 1)
 
 
-async def test_urls_that_can_t_be_had_end_the_run(rig: Rig) -> None:
+async def test_urls_that_can_t_be_had_are_waited_for_by_their_name(rig: Rig) -> None:
     async with rig.mount(max_retries=0) as mount:
         rig.fault(error(500), "api", "/datasets/{dataset}/download")
-        run = await warm(mount, kinds={"images"})
-        assert isinstance(run.error, PictofsError)
+        run, seen = await watched(rig, mount)
+        waiting = [each for each in seen if each["state"] == "waiting"]
+
+        assert waiting
+        assert all("HTTP 500" in each["reason"] for each in waiting)
+        assert isinstance(run.error, ServerFault)
 
 
 # The budget.
@@ -411,6 +416,11 @@ async def test_q7_q6_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig) 
 
         assert isinstance(run.error, Throttled)
         assert run.error.exit_code == 8
+        assert re.fullmatch(
+            r"stopped: 50 of 70 requests left, which are kept for interactive use; "
+            r"full at \d\d:\d\d",
+            str(run.error),
+        )
         assert run.result()["until"] is None
 
         sent = sum(
@@ -421,19 +431,25 @@ async def test_q7_q6_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig) 
         assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
 
 
+async def watched(rig: Rig, mount: Any) -> tuple[WarmJob, list[dict[str, Any]]]:
+    """A run, and what it told before each of its rests."""
+    run = WarmJob(mount.library, WarmRequest(ALL))
+    seen = []
+    sleep = rig.clock.sleep
+
+    async def noting(seconds: float) -> None:
+        seen.append(run.progress())
+        await sleep(seconds)
+
+    rig.clock.sleep = noting  # type: ignore[method-assign]
+    await run.fetch()
+    return run, seen
+
+
 async def test_it_waits_for_the_budget_and_says_until_when(rig: Rig) -> None:
     rig.standin.organization.switches.hourly_limit = 70
     async with rig.mount() as mount:
-        run = WarmJob(mount.library, WarmRequest(ALL))
-        seen = []
-        sleep = rig.clock.sleep
-
-        async def noting(seconds: float) -> None:
-            seen.append(run.progress())
-            await sleep(seconds)
-
-        rig.clock.sleep = noting  # type: ignore[method-assign]
-        await run.fetch()
+        run, seen = await watched(rig, mount)
 
         assert run.error is None
         assert run.missing == 0
@@ -441,7 +457,7 @@ async def test_it_waits_for_the_budget_and_says_until_when(rig: Rig) -> None:
         waiting = [each for each in seen if each["state"] == "waiting"]
 
         assert waiting
-        assert all(each["until"] > 0 for each in waiting)
+        assert all(each["until"] > 0 and each["reason"] is None for each in waiting)
         assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
         assert sum(rig.clock.sleeps) > 1800
 

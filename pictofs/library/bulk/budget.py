@@ -12,6 +12,7 @@ from typing import TypeVar
 from pictofs.api.stats import RequestStats, exempt_from_reserve
 from pictofs.clock import Clock
 from pictofs.errors import Throttled
+from pictofs.model.printable import clock_text
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -34,6 +35,8 @@ class RequestBudget:
         self._wait = wait
         self._until = 0.0
         self._rests = 0
+        self.reason: str | None = None
+        """Why it rests, or did last; None for the request budget."""
 
     @property
     def until(self) -> float | None:
@@ -47,7 +50,8 @@ class RequestBudget:
     async def run(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do `work`, once the budget allows it if that is waited for.
 
-        Raises Throttled if that is not waited for.
+        Raises Throttled if that is not waited for; its cause is what the server failed with, if it
+        is not the budget.
         """
         while True:
             while (left := self._until - self._clock.wall()) > 0:
@@ -56,13 +60,16 @@ class RequestBudget:
             try:
                 return await work()
             except Throttled as error:
-                if not self._wait:
+                is_spent = self._is_spent()
+                if not self._wait and is_spent:
+                    raise self._stopped(error) from None
+
+                # Workers that are refused together rest once.
+                self._rests += self.until is None
+                if not is_spent and (not self._wait or self._rests > RESTS_MOST):
                     raise
 
-                self._rests += 1
-                if self._rests > RESTS_MOST and not self._is_spent():
-                    raise
-
+                self.reason = None if is_spent else str(error.__cause__ or error.message)
                 wait = UNSTATED_S if error.retry_after is None else max(1.0, error.retry_after)
                 log.info("resting for %.0f s: %s", wait, error)
                 self._until = max(self._until, self._clock.wall() + wait)
@@ -79,6 +86,22 @@ class RequestBudget:
                 await work()
 
         await self.run(admitted)
+
+    def _stopped(self, error: Throttled) -> Throttled:
+        """`error` in figures, if the server has told them."""
+        stats = self._request_stats
+        if stats.remaining is None or stats.limit is None:
+            return error
+
+        left = stats.remaining - stats.in_flight
+        if left > stats.reserve:
+            # The server asked for silence, with requests left.
+            return error
+
+        return Throttled(
+            f"stopped: {max(0, left):,} of {stats.limit:,} requests left, which are kept for "
+            f"interactive use; full at {clock_text(stats.reset_at)}"
+        )
 
     def _is_spent(self) -> bool:
         """Whether it is the request budget that is waited for.

@@ -105,6 +105,8 @@ class Job(ABC):
         self._state = "listing"
         self._before = library.request_stats.spent(purpose)
         self._inventory = Inventory()
+        self._found = 0
+        """Files that were there, and right, at the first look."""
         self.failed = 0
         """Files and folders that could not be had."""
         self._failures: list[dict[str, str]] = []
@@ -140,10 +142,12 @@ class Job(ABC):
         images = self._inventory.counts["images"]
 
         # It waits only if every lane that asks for something does.
-        rests = [lane.budget.until for lane in self._active]
+        budgets = [lane.budget for lane in self._active]
+        rests = [(end, each.reason) for each in budgets if (end := each.until) is not None]
         until = None
-        if all(rests):
-            until = min((each for each in rests if each is not None), default=None)
+        reason = None
+        if rests and len(rests) == len(budgets):
+            until, reason = min(rests, key=lambda rest: rest[0])
 
         state = self._state
         if until:
@@ -160,12 +164,19 @@ class Job(ABC):
             "failed": self.failed,
             "requests": self._library.request_stats.spent(self._purpose) - self._before,
             "until": until,
+            "reason": reason,
             "notice": self._notice,
         }
 
     def result(self) -> dict[str, Any]:
         """How it ended, JSON-ready."""
-        return {**self.progress(), "missing": self.missing, "failures": self._failures}
+        return {
+            **self.progress(),
+            "fetched": max(0, self._inventory.files - self.missing - self._found),
+            "found": self._found,
+            "missing": self.missing,
+            "failures": self._failures,
+        }
 
     async def next_report(self) -> None:
         """Wait until there may be progress to tell, or the run has ended."""
@@ -185,7 +196,7 @@ class Job(ABC):
             with self._cancel, background(self._purpose):
                 yield
         except PictofsError as error:
-            self.error = self.error or error
+            self.error = self.error or _cause(error)
         except Exception as error:
             self.error = error
         finally:
@@ -197,6 +208,7 @@ class Job(ABC):
     async def _look(self) -> None:
         """Count what is there, and find out which exports are, if one could save requests."""
         await self._count()
+        self._found = self._inventory.files - self.missing
         if all(unfetched.steady <= FEW for unfetched in self._inventory.unfetched.values()):
             return
 
@@ -319,7 +331,7 @@ class Job(ABC):
             self._note_failure(error, self._named(Item(kind, image)))
 
     def _end(self, lane: Lane, error: PictofsError) -> None:
-        self.error = self.error or error
+        self.error = self.error or _cause(error)
         if isinstance(error, Throttled):
             # What is under way is paid for, and another lane may cost nothing.
             lane.is_spent = True
@@ -330,3 +342,9 @@ class Job(ABC):
         self.failed += 1
         if len(self._failures) < FAILURES_MAX:
             self._failures.append({**named, "error": str(error)})
+
+
+def _cause(error: PictofsError) -> PictofsError:
+    """What ended a run: a server that gives no signed URLs, and not that these are waited for."""
+    cause = error.__cause__
+    return cause if isinstance(error, Throttled) and isinstance(cause, PictofsError) else error

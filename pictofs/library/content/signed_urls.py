@@ -156,7 +156,7 @@ class SignedUrlCache:
                 "no signed URLs can be had now", retry_after=max(1.0, batch.expires_at - now)
             )
             throttled.final = True
-            raise throttled
+            raise throttled from batch.error.with_traceback(None)
         if proof and batch.error is not None:
             raise ServerFault("no signed URLs can be had now")
 
