@@ -112,12 +112,11 @@ def download(
         root = Path(os.path.abspath(os.path.expanduser(folder)))
         ended = run(settings, ApiKey(access.api_key), root, wanted, progress.show)
 
-        progress.close()
         result = ended.result
-        if as_json:
-            progress.show(result)
-        elif result["files"] or ended.error is None:
-            say(*outcome({**result, "path": result["dir"]}))
+        progress.show(result)
+        progress.close()
+        if not as_json and (result["files"] or ended.error is None):
+            say(*outcome({**result, "path": result["dir"]}, "right"))
         if ended.interrupted:
             raise KeyboardInterrupt
 

@@ -5,17 +5,27 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pictofs.cli.formatting import bytes_text, duration_text, printable
+from pictofs.cli.formatting import bytes_text, clock_text, duration_text, printable, say
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 LINE_EVERY_S = 10.0
 """Seconds between two lines if there is no terminal."""
+WAITING_EVERY_S = 60.0
+"""The same while something is waited for."""
+BAR_LEAST = 10
+"""Columns below which a bar shows little."""
+ECHO_COLUMNS = 3
+"""Columns for `^C`, and for the cursor behind it."""
 WINDOW_S = 20.0
 """Seconds of which rates are the mean."""
 SHOWN = 20
@@ -52,7 +62,7 @@ def showing(*, as_json: bool) -> Iterator[Progress]:
     progress: Progress
     if as_json:
         progress = JsonProgress()
-    elif sys.stderr.isatty():
+    elif _can_draw():
         progress = BarProgress()
     else:
         progress = LineProgress()
@@ -67,6 +77,13 @@ def showing(*, as_json: bool) -> Iterator[Progress]:
         raise
     finally:
         progress.close()
+
+
+def _can_draw() -> bool:
+    """Whether standard error is a terminal that can draw over a line, and somebody looks at it."""
+    is_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    can_move = os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    return sys.stderr.isatty() and can_move and not is_ci
 
 
 class JsonProgress:
@@ -85,25 +102,45 @@ class LineProgress:
 
     def __init__(self) -> None:
         self._speed = Speed()
-        self._told_at = 0.0
+        self._told_at = time.monotonic()
         self._told: Any = None
+        self._notice: str | None = None
 
     def show(self, progress: Facts) -> None:
         """Print a line if there is news."""
         now = time.monotonic()
         self._speed.feel(progress, now)
+        if progress["notice"] != self._notice:
+            self._notice = progress["notice"]
+            self._say(str(self._notice or ""))
 
-        news = (progress["state"], progress["notice"])
-        if not progress["files"] or (news == self._told and now - self._told_at < LINE_EVERY_S):
+        state = progress["state"]
+        news = (state, progress.get("reason"))
+        since = now - self._told_at
+        if state == "waiting":
+            is_due = news != self._told or since >= WAITING_EVERY_S
+        elif not progress["files"]:
+            # Most listings are there before anybody wonders.
+            is_due = since >= LINE_EVERY_S
+        else:
+            is_due = news != self._told or since >= LINE_EVERY_S
+
+        # How it ended is told in the end.
+        if not is_due or state == "done":
             return
 
         self._told = news
         self._told_at = now
-        print(
-            f"{heading(progress)}: {how_far(progress)}{self._speed.text(progress)}",
-            file=sys.stderr,
-            flush=True,
-        )
+
+        line = heading(progress)
+        if progress.get("reason"):
+            line += f" ({progress.get('reason')})"
+        if progress["files"]:
+            line += f": {', '.join([*how_far(progress), *self._speed.texts(progress)])}"
+        self._say(line)
+
+    def _say(self, line: str) -> None:
+        say(line, to=sys.stderr)
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -114,41 +151,78 @@ class BarProgress:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.live import Live
 
         self._speed = Speed()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[far]}"),
-            console=Console(stderr=True),
-            expand=True,
-        )
-        self._task = self._bar.add_task("listing", total=None, far="")
-        self._notice: str | None = None
-        self._bar.start()
+        self._row = _Row()
+        self._told: set[str] = set()
+        self._live = Live(self._row, console=Console(stderr=True), refresh_per_second=10)
+        self._live.start()
 
     def show(self, progress: Facts) -> None:
         """Move the bar."""
         self._speed.feel(progress, time.monotonic())
-        if progress["notice"] != self._notice:
-            from rich.text import Text
+        for text in (progress["notice"], progress.get("reason")):
+            if text and text not in self._told:
+                from rich.text import Text
 
-            self._notice = progress["notice"]
-            self._bar.console.print(Text(printable(str(self._notice or ""))))
+                self._told.add(text)
+                self._live.console.print(Text(printable(text)))
 
-        self._bar.update(
-            self._task,
-            description=heading(progress),
-            completed=progress["files_done"],
-            total=progress["files"] or None,
-            far=how_far(progress) + self._speed.text(progress),
-        )
+        files = progress["files"]
+        *rate, left = self._speed.texts(progress) or [""]
+        share = f"{100 * progress['files_done'] // files} %" if files else ""
+        count, *others = how_far(progress)
+
+        self._row.heading = heading(progress)
+        self._row.done = progress["files_done"]
+        self._row.total = files or None
+        self._row.essential = [text for text in (share, left) if text]
+        self._row.extras = [count, *rate, *others] if files else []
 
     def close(self) -> None:
         """Leave the last state of the bar."""
-        self._bar.stop()
+        self._live.stop()
+
+
+class _Row:
+    """The line with the bar. Where it is too narrow for everything, extras go, the last one first.
+
+    It ends some columns before the terminal does: what the terminal shows for Ctrl-C would
+    otherwise begin a line of its own, and the bar be drawn a second time below it.
+    """
+
+    def __init__(self) -> None:
+        self.heading = _STATES["listing"]
+        self.done = 0
+        self.total: int | None = None
+        """Files; None while that is not known."""
+        self.essential: list[str] = []
+        self.extras: list[str] = []
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        width = max(1, options.max_width - ECHO_COLUMNS)
+        texts = [*self.essential, *self.extras]
+        while True:
+            told = ", ".join(texts)
+            left = width - len(self.heading) - len(told) - 2
+            if left >= BAR_LEAST or len(texts) == len(self.essential):
+                break
+            texts.pop()
+
+        row = Table.grid(padding=(0, 1))
+        row.width = width
+        row.add_column(no_wrap=True, overflow="ellipsis")
+        row.add_column(width=max(1, left))
+        row.add_column(no_wrap=True, overflow="ellipsis")
+
+        bar = ProgressBar(total=self.total, completed=self.done, width=max(1, left))
+        row.add_row(Text(self.heading), bar, Text(told))
+        yield row
 
 
 class Speed:
@@ -167,15 +241,15 @@ class Speed:
         while now - self._seen[0][0] > WINDOW_S:
             self._seen.popleft()
 
-    def text(self, progress: Facts) -> str:
+    def texts(self, progress: Facts) -> list[str]:
         """Bytes or files a second, and the time left; empty as long as nobody can tell."""
         if len(self._seen) < 2:
-            return ""
+            return []
 
         start, files, size = self._seen[0]
         end, files_now, bytes_now = self._seen[-1]
         if end <= start or files_now <= files:
-            return ""
+            return []
 
         took = end - start
         waits = [(progress["files"] - files_now) * took / (files_now - files)]
@@ -185,41 +259,51 @@ class Speed:
             waits.append((progress["bytes"] - bytes_now) * took / (bytes_now - size))
             rate = f"{bytes_text((bytes_now - size) / took)}/s"
 
-        return f", {rate}, {duration_text(max(waits))} left"
+        return [rate, f"{duration_text(max(waits))} left"]
 
 
 def heading(progress: Facts) -> str:
-    """What it does now."""
-    text = _STATES[progress["state"]]
-    if progress["state"] == "waiting" and progress["until"]:
-        text += f" until {time.strftime('%H:%M:%S', time.localtime(progress['until']))}"
-    return text
+    """What it does now, and until when it waits."""
+    state = progress["state"]
+    if state == "waiting" and progress["until"]:
+        until = clock_text(progress["until"])
+        if progress.get("reason"):
+            return f"waiting until {until} to try again"
+        return f"waiting for the request budget until {until}"
+    if state == "done" and progress["files_done"] < progress["files"]:
+        return "stopped"
+
+    return _STATES[state]
 
 
-def how_far(progress: Facts) -> str:
-    """Files, bytes, requests."""
-    files = f"{progress['files_done']:,} of {progress['files']:,} files"
-
-    size = ""
+def how_far(progress: Facts) -> list[str]:
+    """Files, failures, bytes, requests."""
+    texts = [f"{progress['files_done']:,} of {progress['files']:,} files"]
+    if progress["failed"]:
+        texts.append(f"{progress['failed']:,} failed")
     if progress["bytes"]:
         done = bytes_text(progress["bytes_done"])
-        size = f", {done} of {bytes_text(progress['bytes'])} of images"
+        texts.append(f"{done} of {bytes_text(progress['bytes'])} of images")
 
-    failed = f", {progress['failed']:,} failed" if progress["failed"] else ""
-    return f"{files}{size}{failed}, {requests_text(progress['requests'])}"
+    return [*texts, requests_text(progress["requests"])]
 
 
-def outcome(result: Facts) -> list[str]:
-    """What a run that fetched, or was to, has come to."""
-    lines = [f"{result['path']}: {how_far(result)}"]
+def outcome(result: Facts, found: str) -> list[str]:
+    """What a run that fetched, or was to, has come to.
+
+    `found`: what the files were that it had not to fetch, in a word.
+    """
+    texts = how_far(result)
+    # A mount of an older version does not tell.
+    if "fetched" in result:
+        texts[0] = f"{result['fetched']:,} fetched, {result['found']:,} were {found}: {texts[0]}"
+
+    lines = [f"{result['path']}: {', '.join(texts)}"]
     failures = result["failures"]
     lines += [f"  {each['path']}: {each['error']}" for each in failures[:SHOWN]]
 
     if result["failed"] > SHOWN:
         lines.append(f"  and {result['failed'] - SHOWN:,} more: --json tells each")
-    if result["notice"]:
-        lines.append(result["notice"])
-
     return lines
 
 

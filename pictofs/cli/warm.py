@@ -74,7 +74,7 @@ def warm(
         raise Invalid("--dry-run, --check and --evict exclude each other")
 
     mode: WarmMode = "fetch"
-    words = outcome
+    words = _fetched
     if evict:
         mode = "evict"
         words = _dropped
@@ -100,12 +100,11 @@ def warm(
                     progress.show(told)
                     continue
 
+                progress.show(told)
                 progress.close()
                 incomplete |= not (dry_run or evict) and told["missing"] > 0
                 incomplete |= check and not told["files"]
-                if as_json:
-                    progress.show(told)
-                else:
+                if not as_json:
                     say(*words({**told, "path": _named(mount, below)}))
 
     return int(incomplete)
@@ -131,6 +130,11 @@ def _by_mount(paths: Iterable[Path]) -> dict[Path, list[str]]:
         found.setdefault(mountpoint, []).append(str(path.relative_to(mountpoint)))
 
     return found
+
+
+def _fetched(result: Facts) -> list[str]:
+    """What a run that fetches has to say."""
+    return outcome(result, "cached")
 
 
 def _found(result: Facts) -> list[str]:
