@@ -88,7 +88,7 @@ def test_in_150_columns_everything_is_there(clock: Clock) -> None:
 
 @pytest.mark.parametrize("step", [WAITING, UNREACHABLE])
 @pytest.mark.parametrize("width", [80, 70])
-def test_the_deadline_stays(clock: Clock, step: Facts, width: int) -> None:
+def test_q9_the_deadline_stays(clock: Clock, step: Facts, width: int) -> None:
     line = drawn(width, step, clock=clock)
     assert f"until {clock_text(UNTIL)}" in line
     assert "━━━" in line
@@ -104,7 +104,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
-def test_without_a_terminal_a_wait_is_told_at_once_and_every_minute(
+def test_q9_without_a_terminal_a_wait_is_told_at_once_and_every_minute(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress = LineProgress()
@@ -120,7 +120,7 @@ def test_without_a_terminal_a_wait_is_told_at_once_and_every_minute(
     assert lines(capsys) == [words, words]
 
 
-def test_what_is_waited_for_is_what_it_really_is(
+def test_q9_what_is_waited_for_is_what_it_really_is(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     LineProgress().show(UNREACHABLE)

@@ -392,7 +392,7 @@ async def test_a_dataset_in_cold_storage_is_refused(rig: Rig) -> None:
         assert (run.error.exit_code, mount.asked.count(BATCH)) == (5, 1)
 
 
-async def test_urls_that_can_t_be_had_are_waited_for_by_their_name(rig: Rig) -> None:
+async def test_q9_urls_that_can_t_be_had_are_waited_for_by_their_name(rig: Rig) -> None:
     async with rig.mount(max_retries=0) as mount:
         rig.fault(error(500), "api", "/datasets/{dataset}/download")
         run, seen = await watched(rig, mount)
