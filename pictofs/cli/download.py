@@ -115,7 +115,8 @@ def download(
         result = ended.result
         progress.show(result)
         progress.close()
-        if not as_json and (result["files"] or ended.error is None):
+        ended_well = ended.error is None and not ended.interrupted
+        if not as_json and (result["files"] or ended_well):
             say(*outcome({**result, "path": result["dir"]}, "right"))
         if ended.interrupted:
             raise KeyboardInterrupt

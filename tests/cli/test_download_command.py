@@ -300,6 +300,19 @@ def test_it_says_until_when_it_waits(start: Start, serving: Serving, tmp_path: P
     assert process.wait(20) == 130
 
 
+def test_q9_a_listing_that_waits_is_told_before_there_is_a_file(
+    start: Start, serving: Serving, tmp_path: Path
+) -> None:
+    process = start(serving(SMALL, hourly_limit=50), "small", tmp_path / "out")
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    said, err = process.communicate(timeout=20)
+
+    assert re.fullmatch(r"waiting for the request budget until \d\d:\d\d\n", first)
+    assert (process.returncode, said, err) == (130, "", STOPPED)
+
+
 def test_bulk_annotations(download: Download, serving: Serving, tmp_path: Path) -> None:
     server, out = serving(Spec.uniform(images=500, size=500, directories=3)), tmp_path / "out"
     code, said, _ = download(server, "dataset-0", out, "--bulk-annotations", role="admin")
