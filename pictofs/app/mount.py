@@ -35,7 +35,7 @@ from pictofs.control.messages import (
     StatusRequest,
     WarmRequest,
 )
-from pictofs.control.place import new_socket
+from pictofs.control.place import new_shared_socket, new_socket
 from pictofs.control.server import ControlServer, Handler
 from pictofs.errors import PictofsError, Unauthorized
 from pictofs.fuse.access import AccessLog
@@ -110,7 +110,10 @@ class _Mount:
 
     async def _serve(self, library: Library, nursery: trio.Nursery) -> None:
         settings = self._settings
-        socket = new_socket(settings.mountpoint, settings.cache_dir, os.environ)
+        if settings.allow_other:
+            socket = new_shared_socket(settings.mountpoint)
+        else:
+            socket = new_socket(settings.mountpoint, settings.cache_dir, os.environ)
 
         def status() -> Status:
             found = Status(
@@ -177,7 +180,9 @@ class _Mount:
             WarmRequest: WarmCommand(library, nursery),
             OrderRequest: Orders(library, nursery),
         }
-        await nursery.start(ControlServer(socket, handlers).serve)
+        # Whoever may read may look, and say what they will read.
+        for_guests = (StatusRequest, OrderRequest) if settings.allow_other else ()
+        await nursery.start(ControlServer(socket, handlers, for_guests=for_guests).serve)
 
         port = settings.metrics_port
         async with metrics.served(port) if port else nullcontext():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,21 @@ class Mount:
     source: str
     device: str
     """Major and minor number, as in `0:45`."""
+    owner: int
+    """The user whose mount it is, by number; root for what is no FUSE mount."""
 
     @property
     def ours(self) -> bool:
         """Whether pictofs made it."""
         return self.fstype == FSTYPE
+
+    @property
+    def owner_name(self) -> str:
+        """The owner's name, or their number where they have none."""
+        try:
+            return pwd.getpwuid(self.owner).pw_name
+        except KeyError:
+            return f"user {self.owner}"
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
@@ -35,7 +46,16 @@ def parse_mountinfo(text: str) -> list[Mount]:
         left = before.split(" ")
         right = after.split(" ")
         if dash and len(left) >= 6 and len(right) >= 2:
-            found.append(Mount(Path(_plain(left[4])), _plain(right[0]), _plain(right[1]), left[2]))
+            owner = re.search(r"(?:^|,)user_id=(\d+)", right[2]) if len(right) > 2 else None
+            found.append(
+                Mount(
+                    Path(_plain(left[4])),
+                    _plain(right[0]),
+                    _plain(right[1]),
+                    left[2],
+                    int(owner[1]) if owner else 0,
+                )
+            )
 
     return found
 

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 import trio
 
 from pictofs.control.messages import OrderReply, OrderRequest
-from pictofs.errors import Conflict
+from pictofs.errors import Conflict, Invalid
 from pictofs.library.library import Library
 from pictofs.library.prefetch.declared_order import DeclaredOrder
+from pictofs.library.prefetch.prefetcher import ORDERS_MAX
 from pictofs.vfs.paths import Found, Other, Paths
+
+GUEST_IMAGES = 2_000_000
+"""Images in an order of another user than the mount's, who must not fill its memory."""
 
 
 @dataclass
@@ -35,7 +39,16 @@ class Orders:
         """Names of orders by the process that they end with."""
 
     async def __call__(self, piece: OrderRequest) -> OrderReply:
-        """Take a piece of an order."""
+        """Take a piece of an order.
+
+        Raises:
+            Conflict: another order of the same name has begun.
+            Invalid: it is too long for one of another user.
+        """
+        # Nobody ends an order of another user by its name.
+        if piece.guest is not None:
+            piece.by = f"{piece.guest}/{piece.by}"
+
         if piece.order is None and (piece.ahead == 0 or (piece.last and not piece.paths)):
             self._end(piece.by)
             return _answer(0, [], [], 0)
@@ -46,6 +59,8 @@ class Orders:
         self._find(piece.by, coming.told.number)
 
         images = [each for each in found if isinstance(each, Found)]
+        if piece.guest is not None and coming.told.images + len(images) > GUEST_IMAGES:
+            raise Invalid(f"an order on another user's mount has up to {GUEST_IMAGES:,} images")
         self._prefetch.extend(coming.told, images, complete=piece.last)
         if piece.last:
             del self._coming[piece.by]
@@ -55,6 +70,12 @@ class Orders:
 
     def _begin(self, piece: OrderRequest) -> _Coming:
         told = self._prefetch.begin(piece.by, piece.ahead)
+
+        # What nobody tells to its end must not pile up.
+        self._coming.pop(piece.by, None)
+        while len(self._coming) >= ORDERS_MAX:
+            del self._coming[next(iter(self._coming))]
+
         coming = _Coming(told, Paths(self._library))
         self._coming[piece.by] = coming
         if piece.bound:

@@ -6,11 +6,12 @@ Nothing here imports what a mount needs, so commands start fast.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pictofs.app import mount_table, probe
-from pictofs.errors import MountFailed, NoSuchEntry, TimedOut
+from pictofs.errors import Forbidden, MountFailed, NoSuchEntry, TimedOut
 
 if TYPE_CHECKING:
     from pictofs.model.status import Status
@@ -56,11 +57,22 @@ def control_socket(mountpoint: Path, *, fork: bool = True) -> Path:
     """Where the mount at `mountpoint` takes commands. `fork`: see `read_document`.
 
     Raises:
+        Forbidden: it is another user's, and closed to others.
         MountFailed: its status can't be read.
     """
     status = read_status(mountpoint, fork=fork)
-    if status is None or status.control_socket is None:
-        raise MountFailed(
-            f"the mount at {mountpoint} takes no commands: it is another user's, or it hangs"
+    if status is not None and status.control_socket is not None:
+        return Path(status.control_socket)
+
+    owner = owner_else(mountpoint)
+    if owner is not None:
+        raise Forbidden(
+            f"{mountpoint} is {owner}'s mount, and closed to you", hint="mount one of your own"
         )
-    return Path(status.control_socket)
+    raise MountFailed(f"the mount at {mountpoint} takes no commands: it hangs")
+
+
+def owner_else(mountpoint: Path) -> str | None:
+    """Whose the mount at `mountpoint` is, by name; None if it is this user's."""
+    mount = mount_table.mount_at(mountpoint)
+    return mount.owner_name if mount is not None and mount.owner != os.geteuid() else None

@@ -104,7 +104,9 @@ def _rows(one: Facts) -> list[tuple[str, str]]:
     if one["state"] == "silent":
         return [("state", f"silent: its process does not answer. pictofs unmount --lazy {path}")]
     if document is None:
-        return [("state", "live; its .pictofs/status.json can't be read by you")]
+        owner = running.owner_else(Path(path))
+        whose = f"it is {owner}'s mount, closed to you" if owner else "its status can't be read"
+        return [("state", f"live; {whose}")]
 
     return describe(to_status(document), time.time())
 

@@ -123,9 +123,10 @@ class Watched:
             if self._socket is None:
                 self._socket = self._find()
             return to_status(ask(self._socket, StatusRequest(), dict[str, Any], ANSWER_SECONDS))
-        except ServerUnreachable:
-            # Nobody listens there any more.
-            self.trouble = "its process is gone"
+        except ServerUnreachable as error:
+            # Nobody listens there any more, or never did where this process can see it.
+            gone = probe.state_of(self.mountpoint, ANSWER_SECONDS) == "stale"
+            self.trouble = "its process is gone" if gone else str(error)
         except PictofsError as error:
             self.trouble = str(error)
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from pictofs.control.messages import Failure, Request, to_answer
-from pictofs.errors import InvalidResponse, PictofsError, ServerUnreachable, TimedOut
+from pictofs.errors import Forbidden, InvalidResponse, PictofsError, ServerUnreachable, TimedOut
 
 A = TypeVar("A")
 
@@ -30,6 +30,7 @@ def stream(path: Path, message: Request, answer: type[A], timeout: float) -> Ite
     seconds that each line may take.
 
     Raises:
+        Forbidden: the socket is closed to this user.
         ServerUnreachable: nobody listens there, or the mount ended in between.
         TimedOut: a line took too long.
         InvalidResponse: a line is not an `answer`.
@@ -57,6 +58,15 @@ def stream(path: Path, message: Request, answer: type[A], timeout: float) -> Ite
                     return
         except TimeoutError:
             raise TimedOut(f"the mount did not answer within {timeout:g} s") from None
+        except PermissionError:
+            raise Forbidden(
+                f"the mount is another user's, and its socket {path} is closed to you"
+            ) from None
+        except FileNotFoundError:
+            raise ServerUnreachable(
+                f"the mount can't be talked to: there is no {path} here; "
+                "if it lives in a container, run the command there"
+            ) from None
         except OSError as error:
             raise ServerUnreachable(
                 f"the mount can't be talked to at {path}: {error.strerror}"

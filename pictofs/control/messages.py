@@ -31,6 +31,8 @@ class Request(
 
     peer: int = 0
     """The id of the process that asks, which the mount fills in; 0 if it can't be seen."""
+    guest: int | None = None
+    """The user who asks, which the mount fills in; None for its owner and root."""
 
 
 class Failure(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Finds a place for a mount's socket: a folder that nobody else can enter or replace."""
+"""Finds a place for a mount's socket: a folder that nobody else can write to or replace."""
 
 from __future__ import annotations
 
@@ -14,6 +14,35 @@ MAX_PATH_BYTES = 100
 """Bytes. The kernel takes 107 for the path of a unix socket."""
 
 SHORT = Path(f"/tmp/pictofs-{os.geteuid()}")  # noqa: S108 - one of another user's making is refused
+SHARED = Path("/run/pictofs")
+"""Root's sockets that others may connect to."""
+
+
+def new_shared_socket(mountpoint: Path) -> Path:
+    """A free path for the socket of this process's mount, which every user can reach.
+
+    Its folder is made: `/run/pictofs`, or `/tmp/pictofs-<uid>-shared` for others than root.
+
+    Raises:
+        Forbidden: other users can change the folder.
+        MountFailed: no folder can be made.
+    """
+    short = SHORT.with_name(f"{SHORT.name}-shared")
+    for folder in (SHARED, short) if os.geteuid() == 0 else (short,):
+        try:
+            folder.mkdir(mode=0o711, exist_ok=True)
+        except FileExistsError:
+            pass  # as in `new_socket`
+        except OSError:
+            continue
+
+        check_private(folder, but=0o055)
+
+        # A mount in the background keeps all that it makes to itself, by its umask.
+        folder.chmod(0o711)
+        return folder / _name(mountpoint)
+
+    raise MountFailed(f"no folder for the mount's socket can be made, not even {short}")
 
 
 def new_socket(mountpoint: Path, cache_dir: Path, environ: Mapping[str, str]) -> Path:
@@ -26,8 +55,7 @@ def new_socket(mountpoint: Path, cache_dir: Path, environ: Mapping[str, str]) ->
         Forbidden: other users can use the folder.
         MountFailed: no folder can be made.
     """
-    digest = hashlib.blake2b(os.fsencode(mountpoint), digest_size=6).hexdigest()
-    name = f"{os.getpid()}-{digest}.sock"
+    name = _name(mountpoint)
     runtime = environ.get("XDG_RUNTIME_DIR", "")
 
     # Only the login manager makes a runtime folder, so one that is missing (su, cron) stays so.
@@ -55,6 +83,11 @@ def new_socket(mountpoint: Path, cache_dir: Path, environ: Mapping[str, str]) ->
     )
 
 
+def _name(mountpoint: Path) -> str:
+    digest = hashlib.blake2b(os.fsencode(mountpoint), digest_size=6).hexdigest()
+    return f"{os.getpid()}-{digest}.sock"
+
+
 def _is_ours(folder: str) -> bool:
     """Whether `folder` exists and belongs to this user."""
     try:
@@ -65,8 +98,11 @@ def _is_ours(folder: str) -> bool:
     return os.path.isabs(folder) and owner == os.geteuid()
 
 
-def check_private(folder: Path) -> None:
-    """Raise Forbidden unless `folder` is a real folder of this user and closed to all others."""
+def check_private(folder: Path, *, but: int = 0) -> None:
+    """Raise Forbidden unless `folder` is a real folder of this user and closed to all others.
+
+    `but`: bits of the mode that others may have.
+    """
     found = folder.lstat()
 
     if not stat.S_ISDIR(found.st_mode):
@@ -76,5 +112,5 @@ def check_private(folder: Path) -> None:
             f"{folder} belongs to another user: remove it, "
             "or set XDG_RUNTIME_DIR to a folder of yours"
         )
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    if stat.S_IMODE(found.st_mode) & 0o077 & ~but:
         raise Forbidden(f"{folder} is open to other users: chmod 700 {folder}")

@@ -6,9 +6,10 @@ import contextlib
 import json
 import logging
 import os
+import pwd
 import socket
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from pictofs.errors import Conflict, Forbidden, Invalid, PictofsError
 
 MAX_LINE = 65536
 MAX_CONNECTIONS = 16
+MAX_GUESTS = 8
+"""Connections of other users, so that they leave some to the owner."""
 IDLE_SECONDS = 30.0
 """How long a peer may take to send a request, or to receive an answer."""
 
@@ -31,13 +34,24 @@ _log = logging.getLogger("pictofs.control")
 
 
 class ControlServer:
-    """Answers requests. `handlers` has one for each class of them."""
+    """Answers requests. `handlers` has one for each class of them.
 
-    def __init__(self, path: Path, handlers: Mapping[type[Request], Handler]) -> None:
+    `for_guests`: what users other than the owner and root may ask, too.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        handlers: Mapping[type[Request], Handler],
+        *,
+        for_guests: Collection[type[Request]] = (),
+    ) -> None:
         self.path = path
         self._handlers = handlers
+        self._for_guests = for_guests
         self._requests = {kind.__struct_config__.tag: kind for kind in handlers}
         self._connections = 0
+        self._guests = 0
         self._idle: dict[_Peer, trio.CancelScope] = {}
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -54,7 +68,7 @@ class ControlServer:
             await listening.bind(str(self.path))
 
             try:
-                self.path.chmod(0o600)
+                self.path.chmod(0o666 if self._for_guests else 0o600)
                 listening.listen(MAX_CONNECTIONS)
                 task_status.started()
                 await trio.serve_listeners(self._connected, [trio.SocketListener(listening)])
@@ -63,12 +77,18 @@ class ControlServer:
 
     async def _connected(self, stream: trio.SocketStream) -> None:
         peer = _Peer(stream)
+        guests = int(peer.guest() is not None)
         self._connections += 1
+        self._guests += guests
 
         try:
             async with stream:
-                if not peer.may_command():
-                    await peer.send_error("this mount belongs to another user", Forbidden.exit_code)
+                if guests and not self._for_guests:
+                    await peer.send_error(f"it is {_owner()}'s mount", Forbidden.exit_code)
+                elif guests and self._guests > MAX_GUESTS:
+                    await peer.send_error(
+                        "too many requests of other users at once: try again", Conflict.exit_code
+                    )
                 # A new peer takes the place of one that is idle.
                 elif self._connections > MAX_CONNECTIONS and not self._make_room():
                     await peer.send_error(
@@ -81,6 +101,7 @@ class ControlServer:
             _log.debug("A client left before its answer")
         finally:
             self._connections -= 1
+            self._guests -= guests
 
     async def _next_line(self, peer: _Peer) -> bytes | None:
         """The peer's next request; None at the end, or if `_make_room` closes the connection."""
@@ -125,7 +146,15 @@ class ControlServer:
             known = ", ".join(sorted(map(str, self._requests)))
             raise Invalid(f"this mount knows no operation {message['op']!r}, only {known}")
 
-        request = to_request({**message, "peer": peer.process()}, kind)
+        guest = peer.guest()
+        if guest is not None and kind not in self._for_guests:
+            owner = _owner()
+            raise Forbidden(
+                f"it is {owner}'s mount: only its owner and root may do that",
+                hint=f"run it as {owner}, or on a mount of your own",
+            )
+
+        request = to_request({**message, "peer": peer.process(), "guest": guest}, kind)
         answer = self._handlers[kind](request)
         if isinstance(answer, AsyncGenerator):
             async with contextlib.aclosing(answer) as progress:
@@ -134,6 +163,14 @@ class ControlServer:
             await peer.send({"done": True})
         else:
             await peer.send({**msgspec.to_builtins(await answer), "done": True})
+
+
+def _owner() -> str:
+    """The name of our user."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"
 
 
 class _PeerGone(Exception):
@@ -147,13 +184,10 @@ class _Peer:
         self._stream = stream
         self._pending = bytearray()
 
-    def may_command(self) -> bool:
-        """Whether the peer's process is of our user, or root's."""
-        return self.uid() in (0, os.geteuid())
-
-    def uid(self) -> int:
-        """The user of the peer's process, as the kernel saw it connect."""
-        return self._credentials()[1]
+    def guest(self) -> int | None:
+        """The user of the peer's process, as the kernel saw it connect; None for ours and root."""
+        uid = self._credentials()[1]
+        return None if uid in (0, os.geteuid()) else uid
 
     def process(self) -> int:
         """The id of the peer's process."""

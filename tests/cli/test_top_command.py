@@ -197,12 +197,13 @@ def test_a_place_that_is_no_mount(mounted: Mounting, serving: Serving, tmp_path:
 def test_the_only_mount_is_meant_and_several_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def there_are(*paths: str) -> None:
         found = [
-            mount_table.Mount(Path(path), mount_table.FSTYPE, "pictofs", "0:99") for path in paths
+            mount_table.Mount(Path(path), mount_table.FSTYPE, "pictofs", "0:99", 0)
+            for path in paths
         ]
         monkeypatch.setattr(
             mount_table,
             "all_mounts",
-            lambda: [mount_table.Mount(Path("/"), "ext4", "/dev/x", "8:1"), *found],
+            lambda: [mount_table.Mount(Path("/"), "ext4", "/dev/x", "8:1", 0), *found],
         )
 
     there_are("/a")
@@ -218,3 +219,13 @@ def test_the_only_mount_is_meant_and_several_are_named(monkeypatch: pytest.Monke
     there_are()
     with pytest.raises(NoSuchEntry, match="nothing is mounted"):
         choose(None)
+
+
+def test_a_mount_whose_socket_is_not_here(mounted: Mounting, serving: Serving) -> None:
+    """As that of a mount that lives in a container."""
+    mount = mounted(serving(Spec((DatasetSpec("d", images=1),))))
+    Path(mount.status()["control_socket"]).unlink()
+    done = top(mount, str(mount.root), "--once")
+    assert done.returncode == 1
+    assert "its process is gone" not in done.stderr
+    assert "if it lives in a container, run the command there" in done.stderr

@@ -321,11 +321,38 @@ async def test_too_many_clients(tmp_path: Path) -> None:
 
 
 async def test_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server._Peer, "uid", lambda self: os.geteuid() + 1)
+    monkeypatch.setattr(server._Peer, "guest", lambda self: os.geteuid() + 1)
     async with serving(tmp_path / "s") as path:
-        with pytest.raises(PictofsError, match="another user") as caught:
+        with pytest.raises(PictofsError, match=r"it is .*'s mount") as caught:
             await answers(path, Echo())
     assert caught.value.exit_code == Forbidden.exit_code
+
+
+async def test_k5_a_guest_may_ask_what_is_for_guests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server._Peer, "guest", lambda self: 12345)
+    async with trio.open_nursery() as nursery:
+        path = tmp_path / "s"
+        await nursery.start(ControlServer(path, HANDLERS, for_guests=(Echo, Wait)).serve)
+        assert path.stat().st_mode & 0o777 == 0o666
+        assert await answers(path, Echo("hello")) == [{"you": "hello"}]
+
+        with pytest.raises(PictofsError, match="only its owner and root may do that") as caught:
+            await answers(path, Count(to=1))
+        assert caught.value.exit_code == Forbidden.exit_code
+
+        # Guests leave connections to the owner.
+        streams = [await trio.open_unix_socket(str(path)) for _ in range(server.MAX_GUESTS)]
+        for each in streams:
+            await each.send_all(b'{"op":"wait"}\n')
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(PictofsError, match="too many requests of other users"):
+            await answers(path, Echo())
+        monkeypatch.setattr(server._Peer, "guest", lambda self: None)
+        assert await answers(path, Echo("owner")) == [{"you": "owner"}]
+
+        nursery.cancel_scope.cancel()
 
 
 async def test_only_the_owner_can_open_the_socket(tmp_path: Path) -> None:
@@ -418,6 +445,23 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert far.parent == tmp_path / "short"
     assert place.new_socket(Path("/n"), cache, {}) != place.new_socket(mountpoint, cache, {})
+
+
+def test_k5_a_place_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(place, "SHARED", tmp_path / "none/pictofs")
+    monkeypatch.setattr(place, "SHORT", tmp_path / "short")
+    umask = os.umask(0o077)
+    try:
+        folder = place.new_shared_socket(Path("/m")).parent
+    finally:
+        os.umask(umask)
+
+    assert folder == tmp_path / "short-shared"
+    assert folder.stat().st_mode & 0o777 == 0o711
+
+    folder.chmod(0o777)
+    with pytest.raises(Forbidden, match="open to other users"):
+        place.new_shared_socket(Path("/m"))
 
 
 def test_a_folder_that_is_not_ours_alone_is_refused(

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,3 +152,80 @@ def test_w7_the_owner_hears_erofs(
         subprocess.run([*AS_USER, "find", folder, "-ls"], capture_output=True, check=True).stdout
         == before
     )
+
+
+READING_PYTHON = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+"""Only so that the interpreter can be read, wherever it lies: no socket is opened by that."""
+
+
+def guest(mount: Mount, *command: str | Path) -> subprocess.CompletedProcess[str]:
+    """`python COMMAND` as that user, with nothing of the mount's owner in the environment."""
+    environ = {"HOME": "/nonexistent", "PATH": os.environ["PATH"]}
+    return subprocess.run(
+        [*AS_USER[:-1], *READING_PYTHON, sys.executable, *map(str, command)],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_k5_others_look_at_a_mount_for_all(mount: Mount) -> None:
+    for command in (["status"], ["top", "--once"]):
+        done = guest(mount, "-m", "pictofs", *command, mount.root)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "request budget" in done.stdout or "left" in done.stdout
+
+    assert mount.status()["control_socket"].startswith("/run/pictofs/")
+    assert Path("/run/pictofs").stat().st_mode & 0o777 == 0o711
+
+
+def test_k5_others_command_nothing(mount: Mount) -> None:
+    for command in ("refresh", "warm"):
+        done = guest(mount, "-m", "pictofs", command, mount.datasets / "small")
+        assert (done.returncode, done.stdout) == (3, "")
+        assert "it is root's mount: only its owner and root may do that" in done.stderr
+        assert "run it as root, or on a mount of your own" in done.stderr
+
+
+def test_k5_others_tell_an_order(mount: Mount, place: Path) -> None:
+    images = sorted(map(str, (mount.datasets / "small/images").rglob("*.*")))
+    order = place / "order"
+    order.write_text("\n".join(images))
+    done = guest(mount, "-m", "pictofs", "prefetch", mount.root, "--order", order)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{len(images)} images will be fetched" in done.stdout
+    assert len(mount.status()["prefetch"]["orders"]) == 1
+
+    # The owner's is another one, and ends by itself.
+    mount.pictofs("prefetch", mount.root, "--order", order)
+    mount.pictofs("prefetch", mount.root, "--order", order, "--ahead", "0")
+
+    assert len(mount.status()["prefetch"]["orders"]) == 1
+
+    done = guest(mount, "-m", "pictofs", "prefetch", mount.root, "--order", order, "--ahead", "0")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert mount.status()["prefetch"]["orders"] == []
+
+    code = "import sys; from pictofs.torch import PrefetchingSampler as S; list(S([1, 0], sys.argv[1:]))"
+    done = guest(mount, "-W", "error", "-c", code, *images[:2])
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_k5_a_mount_for_its_owner_alone_says_whose_it_is(
+    mounted: Mounting, serving: Serving, place: Path
+) -> None:
+    mount = mounted(serving(PRESETS["small"]()), home=str(place / "private"))
+    done = guest(mount, "-m", "pictofs", "status", mount.root)
+
+    assert done.returncode == 0
+    assert "it is root's mount, closed to you" in " ".join(done.stdout.split())
+
+    for command in (["top", "--once"], ["refresh"], ["warm"]):
+        done = guest(mount, "-m", "pictofs", *command, mount.root)
+        assert done.returncode != 0
+        assert "is root's mount, and closed to you" in done.stderr

@@ -56,7 +56,9 @@ def _mount(path: Path) -> Finding:
 
     status = running.read_status(path)
     if status is None:
-        return ok("mount", f"{path}: live; it is another user's, or hides its status")
+        owner = running.owner_else(path)
+        whose = f"it is {owner}'s, closed to you" if owner else "its status can't be read"
+        return ok("mount", f"{path}: live; {whose}")
     if status.bugs:
         return warn(
             "mount", f"{path}: live, and met {status.bugs} bugs", "report what its log says"
