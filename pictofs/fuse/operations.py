@@ -36,6 +36,12 @@ It may be raised before its time, and the API is asked once a minute whether it 
 """
 LIMIT_WAITS_MAX = 256
 """Opens that wait for the limit at once: half of what the session handles, as T2 asks."""
+FREE_BYTES = 1 << 50
+"""What `df` shows as free: a petabyte, as gcsfuse, goofys and rclone say of what has no bounds.
+
+With nothing free it would be full, which monitors of disks take for an emergency.
+"""
+FREE_FILES = 1_000_000_000
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 """Flags of `open` for writing. The kernel takes O_TRUNC for done."""
 SIGNED_MAX = 2**63 - 1
@@ -625,16 +631,18 @@ class Operations(pyfuse3.Operations):
         `df` must not wait for a network.
         """
         size, files = self.tree.space()
+        used = -(-size // BLOCK)
+        free = FREE_BYTES // BLOCK
 
         data = pyfuse3.StatvfsData()
         data.f_bsize = BLOCK
         data.f_frsize = BLOCK
-        data.f_blocks = min(-(-size // BLOCK), SIGNED_MAX)
-        data.f_bfree = 0
-        data.f_bavail = 0
-        data.f_files = min(files, SIGNED_MAX)
-        data.f_ffree = 0
-        data.f_favail = 0
+        data.f_blocks = min(used + free, SIGNED_MAX)
+        data.f_bfree = free
+        data.f_bavail = free
+        data.f_files = min(files + FREE_FILES, SIGNED_MAX)
+        data.f_ffree = FREE_FILES
+        data.f_favail = FREE_FILES
         data.f_namemax = NAME_MAX_BYTES
 
         return data
