@@ -26,6 +26,7 @@ from pictofs.app.metrics_server import MetricsServer
 from pictofs.errors import Conflict, MountFailed, PictofsError
 from pictofs.fuse.stats import BOUNDS, OperationStats
 from pictofs.library.library import Library
+from pictofs.model.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,10 @@ LOOPBACK = "127.0.0.1"
 
 
 class Metrics(Collector):
-    """Every figure of a mount, taken where it is counted at the moment of asking."""
+    """Every figure of a mount, taken where it is counted at the moment of asking.
+
+    Each names the mount point, so that several mounts can be told apart in one place.
+    """
 
     def __init__(
         self,
@@ -46,24 +50,38 @@ class Metrics(Collector):
     ) -> None:
         self._library = library
         self._operations = operations
-        self._mountpoint = mountpoint
+        self._mountpoint = printable(mountpoint)
         self._open_files = open_files
         self._bugs = bugs
 
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+
+        # Not among ours: their names are those of every process, whose collector alone tells
+        # them apart.
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
 
     def text(self) -> bytes:
         """The text exposition, format 0.0.4."""
         return generate_latest(self._registry)
 
+    def text_of_process(self) -> bytes:
+        """The same, with the figures of this process: for whoever scrapes it alone."""
+        return self.text() + generate_latest(self._process)
+
     def collect(self) -> Iterable[Metric]:
         """Every family, as it is at one moment of the loop, which asks."""
-        return list(self._families())
+        families = list(self._families())
+        for family in families:
+            family.samples = [
+                sample._replace(labels={"mountpoint": self._mountpoint, **sample.labels})
+                for sample in family.samples
+            ]
+        return families
 
     def _families(self) -> Iterator[Metric]:
-        yield _gauge("info", "The mount.", 1, version=__version__, mountpoint=self._mountpoint)
+        yield _gauge("info", "The mount.", 1, version=__version__)
         yield from self._kernel()
         yield from self._cache()
         yield from self._traffic()
@@ -269,7 +287,7 @@ class Metrics(Collector):
         log.info("metrics are served at http://%s:%s/metrics", LOOPBACK, port)
 
         async with listener, trio.open_nursery() as nursery:
-            nursery.start_soon(MetricsServer(self.text).serve, listener)
+            nursery.start_soon(MetricsServer(self.text_of_process).serve, listener)
             try:
                 yield
             finally:
