@@ -87,8 +87,13 @@ def _escaped(char: str) -> str:
 
 def log_path(settings: MountSettings) -> Path:
     """Where the mount's own process logs."""
-    digest = hashlib.blake2b(os.fsencode(settings.mountpoint), digest_size=6).hexdigest()
-    return settings.log_file or settings.cache_dir / "log" / f"pictofs-{digest}.log"
+    return settings.log_file or usual_log_path(settings.cache_dir, settings.mountpoint)
+
+
+def usual_log_path(cache_dir: Path, mountpoint: Path) -> Path:
+    """Where the process of a mount in the background logs, unless it was told another place."""
+    digest = hashlib.blake2b(os.fsencode(mountpoint), digest_size=6).hexdigest()
+    return cache_dir / "log" / f"pictofs-{digest}.log"
 
 
 def log_to_file(path: Path, settings: MountSettings) -> logging.handlers.RotatingFileHandler:

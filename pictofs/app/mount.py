@@ -20,7 +20,7 @@ from pictofs.api.key import ApiKey
 from pictofs.api.retries import API_CALL
 from pictofs.app import mount_table, mounting, systemd
 from pictofs.app.library import only, open_library
-from pictofs.app.logs import log_accesses, reopen
+from pictofs.app.logs import log_accesses, log_path, reopen
 from pictofs.app.metrics import Metrics
 from pictofs.app.orders import Orders
 from pictofs.app.warm import WarmCommand
@@ -124,6 +124,7 @@ class _Mount:
                 base_url=settings.base_url,
                 started_at=self._started,
                 control_socket=str(socket),
+                log=_log_file(settings),
                 open_files=tree.open_files,
                 bugs=operations.bugs,
                 operations={
@@ -237,6 +238,13 @@ class _Status:
 
     async def __call__(self, request: StatusRequest) -> Status:
         return self._status()
+
+
+def _log_file(settings: MountSettings) -> str | None:
+    """The file that this process logs to; None for a terminal."""
+    if settings.foreground and settings.log_file is None:
+        return None
+    return str(log_path(settings))
 
 
 def _looker(mountpoint: Path) -> Callable[[], bool]:

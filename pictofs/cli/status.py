@@ -133,6 +133,8 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
     if status.started_at is not None:
         age = f"up {duration_text(now - status.started_at)}, "
     lines.append(("process", f"{age}id {status.pid or 'unknown'}"))
+    if status.log:
+        lines.append(("log", status.log))
 
     requests = status.requests
     if requests is not None:

@@ -143,6 +143,8 @@ class Status(msgspec.Struct):
     base_url: str | None = None
     started_at: float | None = None
     control_socket: str | None = None
+    log: str | None = None
+    """The file that it logs to; None for a terminal."""
     open_files: int | None = None
     bugs: int = 0
     operations: dict[str, OperationStatus] = {}

@@ -137,6 +137,12 @@ def test_m1_m2_mount_use_unmount(
     assert (code, facts["mountpoint"], facts["state"]) == (0, str(place), "live")
     assert facts["status"]["base_url"] == server.api_url
     assert server.api_url in prompt.good("status", place)
+
+    # Where its log is, also once it can't be asked.
+    (log,) = (tmp_path / "cache/log").iterdir()
+    assert facts["status"]["log"] == str(log)
+    assert f"live; its log is {log}" in prompt.run("doctor", place)[1]
+
     assert any(
         one["mountpoint"] == str(place) for one in json.loads(prompt.good("status", "--json"))
     )
@@ -186,6 +192,7 @@ def test_m3_after_kill_9(prompt: Prompt, place: Path) -> None:
     code, facts = prompt.status(place)
 
     assert (code, facts["state"], facts["status"]) == (1, "stale", None)
+    assert "its process died; its log is " in prompt.run("doctor", place)[1]
     assert "stale" in prompt.run("status", place)[1]
 
     code, _, err = prompt.run("mount", place)

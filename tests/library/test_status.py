@@ -12,8 +12,8 @@ from pictofs.errors import DiskFull
 from pictofs.model.status import ExportStatus, OperationStatus, OrderStatus, Status, to_status
 
 OWN = (
-    "version pictofs pid mountpoint base_url started_at control_socket open_files bugs operations "
-    "online offline_since offline_reason requests retries errors bytes waiting cache prefetch "
+    "version pictofs pid mountpoint base_url started_at control_socket log open_files bugs "
+    "operations online offline_since offline_reason requests retries errors bytes waiting cache prefetch "
     "annotations server rate"
 )
 TABLES = {

@@ -44,6 +44,7 @@ def run_checks(
     else:
         yield from _key(access)
 
+    cache_dir: Path | None = None
     try:
         base_url = given.get("base_url") or (access.base_url if access else None)
         settings = LibrarySettings(
@@ -52,6 +53,7 @@ def run_checks(
     except PictofsError as error:
         yield failed("settings", error)
     else:
+        cache_dir = settings.cache_dir
         if access is None:
             yield warn("API", f"{settings.base_url} was not asked: there is no key")
         else:
@@ -63,7 +65,7 @@ def run_checks(
 
         yield from within("cache", LOCAL, partial(disk.check_disk, settings))
 
-    yield from places.check_places(mountpoint)
+    yield from places.check_places(mountpoint, cache_dir)
 
 
 def _key(access: Access) -> Iterator[Finding]:

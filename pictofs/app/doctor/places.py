@@ -8,20 +8,24 @@ from pathlib import Path
 from pictofs import __version__
 from pictofs.app import mount_table, mounting, probe, running
 from pictofs.app.doctor.finding import Finding, fail, failed, ok, warn
+from pictofs.app.logs import usual_log_path
 from pictofs.errors import PictofsError
 
 
-def check_places(mountpoint: Path | None) -> Iterator[Finding]:
-    """Each mount of ours, or what is at `mountpoint` alone."""
+def check_places(mountpoint: Path | None, cache_dir: Path | None) -> Iterator[Finding]:
+    """Each mount of ours, or what is at `mountpoint` alone.
+
+    `cache_dir`: where a mount that can't be asked has its log, as far as is known.
+    """
     found = sorted({mount.path for mount in mount_table.all_mounts() if mount.ours})
 
     if mountpoint is None:
         for path in found:
-            yield _mount(path)
+            yield _mount(path, cache_dir)
         if not found:
             yield ok("mounts", "none")
     elif mountpoint in found:
-        yield _mount(mountpoint)
+        yield _mount(mountpoint, cache_dir)
     else:
         yield _folder(mountpoint)
 
@@ -43,15 +47,16 @@ def _folder(path: Path) -> Finding:
     return ok("mount point", f"{path} is empty: it can be mounted on")
 
 
-def _mount(path: Path) -> Finding:
+def _mount(path: Path, cache_dir: Path | None) -> Finding:
     state = probe.state_of(path)
-    if state == "stale":
+    if state != "live":
+        log = usual_log_path(cache_dir, path) if cache_dir else None
+        told = f"; its log is {log}" if log and log.exists() else ""
+        if state == "stale":
+            advice = f"pictofs unmount {path}, or mount it again"
+            return fail("mount", f"{path}: its process died{told}", advice)
         return fail(
-            "mount", f"{path}: its process died", f"pictofs unmount {path}, or mount it again"
-        )
-    if state == "silent":
-        return fail(
-            "mount", f"{path}: its process does not answer", f"pictofs unmount --lazy {path}"
+            "mount", f"{path}: its process does not answer{told}", f"pictofs unmount --lazy {path}"
         )
 
     status = running.read_status(path)
@@ -61,11 +66,13 @@ def _mount(path: Path) -> Finding:
         return ok("mount", f"{path}: live; {whose}")
     if status.bugs:
         return warn(
-            "mount", f"{path}: live, and met {status.bugs} bugs", "report what its log says"
+            "mount",
+            f"{path}: live, and met {status.bugs} bugs",
+            f"report what its log says{f': {status.log}' if status.log else ''}",
         )
     if status.pictofs != __version__:
         return warn("mount", f"{path}: live, by pictofs {status.pictofs}", "mount it again")
     if status.online is False:
         return warn("mount", f"{path}: live, without the server: {status.offline_reason}")
 
-    return ok("mount", f"{path}: live")
+    return ok("mount", f"{path}: live{f'; its log is {status.log}' if status.log else ''}")
