@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from pictofs import programs
 from pictofs.app import mount_table, probe
-from pictofs.errors import Conflict, Invalid, MountFailed, NoSuchEntry
+from pictofs.errors import Conflict, Forbidden, Invalid, MountFailed, NoSuchEntry
 
 CLAIM_TIMEOUT_S = 60.0
 """How long `Claim` waits: as long as a mount may take to start."""
@@ -175,6 +176,7 @@ def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:
 
     Raises:
         NoSuchEntry, Invalid: nothing, or something else, is mounted there.
+        Forbidden: it is another user's.
         Conflict: it is in use, with the processes that use it as far as they can be seen.
         MountFailed: the system refused, or it is still there after `seconds`.
     """
@@ -185,6 +187,11 @@ def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:
         raise NoSuchEntry(f"{path} is not mounted{hint}")
     if not mount.ours:
         raise Invalid(f"{path} is no pictofs mount but {mount.source} ({mount.fstype}): use umount")
+    if os.geteuid() not in (0, mount.owner):
+        raise Forbidden(
+            f"{path} is {mount.owner_name}'s mount: only its owner and root may unmount it",
+            hint=f"sudo pictofs unmount {shlex.quote(str(path))}",
+        )
 
     count = len([mount for mount in mount_table.all_mounts() if mount.path == path])
     detach(path, lazy=lazy or probe.state_of(path) == "stale")

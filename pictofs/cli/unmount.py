@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pictofs.app import mount_table, mounting
+from pictofs.app import mount_table, mounting, running
 from pictofs.cli import completion
 from pictofs.cli.formatting import say
 
@@ -30,5 +31,10 @@ def unmount(
 ) -> None:
     """Unmount MOUNTPOINT. One that died is cleaned up, too."""
     path = mount_table.resolve(mountpoint)
+    owner = running.owner_else(path)
+
+    # Whoever types it in the mount would else find this command among those who use it.
+    os.chdir("/")
     mounting.unmount(path, lazy=lazy)
-    say(f"{path} is unmounted")
+
+    say(f"{path}, {owner}'s mount, is unmounted" if owner else f"{path} is unmounted")

@@ -173,6 +173,16 @@ def test_m1_a_mount_point_that_is_taken(prompt: Prompt, place: Path) -> None:
     assert os.listdir(place / "datasets")
 
 
+def test_the_command_itself_does_not_use_the_mount(prompt: Prompt, place: Path) -> None:
+    """It may be typed in there; the shell is another matter."""
+    prompt.good("mount", place)
+    done = _python(
+        *("unmount", "."), env=prompt.environ, cwd=place, stdout=subprocess.PIPE, text=True
+    )
+    assert done.communicate(timeout=60)[0] == f"{printable(str(place))} is unmounted\n"
+    assert mount_table.mount_at(place) is None
+
+
 def test_a_mount_in_use(prompt: Prompt, place: Path) -> None:
     prompt.good("mount", place)
     user = subprocess.Popen(["sleep", "60"], cwd=place)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Mounting, Serving, files_below, images_and_notes, run
 
+from pictofs.app import mount_table
 from standin import PRESETS, StandIn
 
 USER = 12345
@@ -229,3 +230,11 @@ def test_k5_a_mount_for_its_owner_alone_says_whose_it_is(
         done = guest(mount, "-m", "pictofs", *command, mount.root)
         assert done.returncode != 0
         assert "is root's mount, and closed to you" in done.stderr
+
+
+def test_unmount_says_whose_mount_it_is(mount: Mount) -> None:
+    done = guest(mount, "-m", "pictofs", "unmount", mount.root)
+    assert done.returncode == 3
+    assert f"{mount.root} is root's mount: only its owner and root may unmount it" in done.stderr
+    assert f"sudo pictofs unmount {mount.root}" in done.stderr
+    assert mount_table.mount_at(mount.root) is not None
