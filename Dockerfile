@@ -1,7 +1,10 @@
 # docker build -t pictofs .
-# docker run --rm -it --device /dev/fuse --cap-add SYS_ADMIN --security-opt apparmor=unconfined \
-#     -e PICTOGRAPH_API_KEY -v /srv/picto:/mnt/picto:rshared pictofs
-# mounts at /srv/picto for everybody on the machine; `docker stop` unmounts. docs/operations.md says more.
+# docker run -d --name picto --restart unless-stopped --device /dev/fuse --cap-add SYS_ADMIN \
+#     --security-opt apparmor=unconfined -v /etc/pictofs/key:/run/secrets/pictograph_api_key:ro \
+#     -v picto-cache:/var/cache/pictofs -v /srv/pictofs:/mnt:rshared \
+#     pictofs mount --foreground --allow-other --api-key-file /run/secrets/pictograph_api_key /mnt/picto
+# mounts at /srv/pictofs/picto (make that folder first) for everybody on the machine; `docker stop` unmounts.
+# docs/howto.md says more.
 
 FROM debian:12-slim AS build
 RUN apt-get update \

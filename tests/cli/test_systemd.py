@@ -14,7 +14,9 @@ from mounting import Mounting, Serving, run
 
 from standin import PRESETS
 
-UNIT = Path(__file__).parents[2] / "packaging/systemd/pictofs@.service"
+UNITS = Path(__file__).parents[2] / "packaging/systemd"
+UNIT = UNITS / "pictofs@.service"
+SYSTEM_UNIT = UNITS / "system/pictofs@.service"
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -82,3 +84,42 @@ def test_the_unit_file(tmp_path: Path) -> None:
     )
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_the_unit_file_of_the_machine(tmp_path: Path) -> None:
+    unit = tmp_path / "pictofs@srv-picto.service"
+    text = SYSTEM_UNIT.read_text()
+    assert "ExecStart=/usr/local/bin/pictofs mount " in text
+    unit.write_text(text.replace("/usr/local/bin/pictofs", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts for all, as the unit of the machine does")
+def test_the_line_of_the_machines_unit_mounts(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
+    """Its options are those of this version, and SIGTERM ends it with 0."""
+    mount = mounted(serving(PRESETS["small"]()))
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_text(mount.environ.pop("PICTOGRAPH_API_KEY"))
+    place = tmp_path / "place"
+    place.mkdir()
+    (line,) = [each for each in SYSTEM_UNIT.read_text().splitlines() if "ExecStart=" in each]
+    words = line.partition("=")[2].split()[1:]
+    known = {"/etc/pictofs/%i.key": str(key), "%f": str(place), "$PICTOFS_OPTIONS": "--writable"}
+    command = [known.get(word, word) for word in words]
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pictofs", *command], env=mount.environ, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert b"is mounted at" in process.stdout.readline()
+    assert os.listdir(place / "datasets") == ["small"]
+
+    process.terminate()
+    assert process.wait(30) == 0
+    process.stdout.close()

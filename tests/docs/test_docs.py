@@ -141,6 +141,11 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
         "--name",
         "--preset",
         "--security-opt",
+        "--restart",
+        "--global",
+        "--path",
+        "--force",
+        "--force-reinstall",
         "--set",
     }
 
