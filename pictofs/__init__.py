@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pictofs.notebook import mounted
 
 __all__ = ["__version__", "mounted"]
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 def __getattr__(name: str) -> Any:
