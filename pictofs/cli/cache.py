@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,10 +15,12 @@ from pictofs.app import cache_folder
 from pictofs.cli.formatting import bytes_text
 from pictofs.cli.options import CacheDir
 from pictofs.config import FreeSpace, LibrarySettings, resolve
-from pictofs.errors import NoSuchEntry
+from pictofs.errors import NoSuchEntry, PictofsError
 
 if TYPE_CHECKING:
     from pictofs.store.blobs.cache import BlobCache
+
+DAY_S = 86_400
 
 app = typer.Typer(help="Look at the local cache, check it, empty it.")
 
@@ -54,11 +57,43 @@ def clear(cache_dir: CacheDir = None) -> None:
     print(f"{root}: removed {blob_cache.clear()} files")
 
 
+@app.command()
+def prune(
+    cache_dir: CacheDir = None,
+    days: Annotated[
+        int,
+        typer.Option("--days", metavar="N", min=0, help="For how long nobody has used a catalog."),
+    ] = 30,
+) -> None:
+    """Remove catalogs (listings) that nobody uses: of keys and servers not mounted for N days, of
+    older versions, and damaged ones. Cached files stay. Mounts may go on meanwhile.
+    """
+    from pictofs.store.catalog.prune import prune as prune_catalogs
+
+    settings = _settings(cache_dir)
+    folder = settings.cache_dir / "catalog"
+    if not folder.exists():
+        raise NoSuchEntry(f"there is no cache in {settings.cache_dir}: name another by --cache-dir")
+
+    cache_folder.claim(settings.cache_dir)
+    try:
+        count, removed = prune_catalogs(folder, time.time() - days * DAY_S)
+    except OSError as error:
+        raise PictofsError(f"{folder} can't be pruned: {error.strerror}") from None
+
+    catalogs = "1 catalog" if count == 1 else f"{count} catalogs"
+    print(f"{folder}: removed {catalogs}, {bytes_text(removed)}")
+
+
+def _settings(cache_dir: str | None) -> LibrarySettings:
+    return LibrarySettings(**resolve(LibrarySettings, {"cache_dir": cache_dir}, os.environ))
+
+
 def _open(cache_dir: str | None) -> tuple[BlobCache, Path]:
     from pictofs.clock import SystemClock
     from pictofs.store.blobs.cache import BlobCache
 
-    settings = LibrarySettings(**resolve(LibrarySettings, {"cache_dir": cache_dir}, os.environ))
+    settings = _settings(cache_dir)
     root = settings.blobs_dir
     if not root.exists():
         raise NoSuchEntry(f"there is no cache in {settings.cache_dir}: name another by --cache-dir")
