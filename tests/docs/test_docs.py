@@ -142,6 +142,7 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
         "--preset",
         "--security-opt",
         "--restart",
+        "--ntasks",
         "--global",
         "--path",
         "--force",
