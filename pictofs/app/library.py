@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -24,6 +25,10 @@ from pictofs.library.prefetch.prefetcher import PrefetchMode
 from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.database import SCHEMA_VERSION
+from pictofs.store.catalog.inherit import inherit, is_unused, siblings
+from pictofs.threads import in_thread
+
+log = logging.getLogger(__name__)
 
 ATTEMPT = 1 / 3
 """Share of an operation's deadline that one silent connection may take.
@@ -80,6 +85,9 @@ async def open_library(
 
     try:
         async with api, storage, trio.open_nursery() as nursery:
+            if not offline and is_unused(catalog):
+                await _inherit(catalog, api, settings.timeout)
+
             library = Library(
                 api,
                 storage,
@@ -106,6 +114,31 @@ async def open_library(
     finally:
         catalog.close()
         blob_cache.close()
+
+
+async def _inherit(catalog: Catalog, api: Api, patience: float) -> None:
+    """Take over what another key of the same organization has listed and fetched, if there is any.
+
+    It costs one request, where there is another key's catalog of this server. Whatever keeps it from
+    being done, the catalog begins empty. `patience`: seconds for the request.
+    """
+    others = siblings(catalog.database.path)
+    if not others:
+        return
+
+    organization = None
+    with suppress(PictofsError), trio.move_on_after(patience):
+        page = await api.datasets(limit=1)
+        organization = next((row.raw.get("organization_id") for row in page.rows), None)
+
+    if not isinstance(organization, str):
+        return
+
+    for other in others:
+        with suppress(PictofsError):
+            if await in_thread(inherit, catalog, other, organization):
+                log.info("another key of the same organization was used before: %s", other)
+                return
 
 
 def _raise_file_limit() -> None:

@@ -249,3 +249,42 @@ def test_a_mount_of_a_cache_that_was_emptied_meanwhile(mounted: Mounting, servin
     assert files_below(mount.datasets / "small") == truth
     run("sh", "-c", 'rm -r "$0"/*', mount.cache / "content")
     assert files_below(mount.datasets / "small") == truth
+
+
+def test_c13_a_key_that_takes_the_place_of_another(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
+    """What was read stays read, where the server names the organization; listings are renewed."""
+    server = serving(PRESETS["small"]())
+    truth = expected(server, server.organization["small"])
+    old = mounted(server, cache=tmp_path / "shared")
+    assert files_below(old.datasets / "small") == truth
+    old.unmount()
+
+    before = Spent(server)
+    new = mounted(server, cache=tmp_path / "shared", key=server.keys["member"])
+    assert len(before.api) == 2  # whose key it is, and the list of datasets
+    assert files_below(new.datasets / "small") == truth
+    assert before.storage == []
+    assert not [each for each in before.api if each.startswith("/annotations/")]
+    assert [each for each in before.api if each.startswith("/datasets/{dataset}?include_images")]
+
+    new.unmount()
+    before = Spent(server)
+    mounted(server, cache=tmp_path / "shared", key=server.keys["member"])
+    assert len(before.api) <= 1
+
+
+def test_c13_another_organization_inherits_nothing(
+    mounted: Mounting, serving: Serving, tmp_path: Path
+) -> None:
+    server = serving(PRESETS["small"]())
+    old = mounted(server, cache=tmp_path / "shared")
+    files_below(old.datasets)
+    old.unmount()
+
+    server.organization.id = "another"
+    before = Spent(server)
+    new = mounted(server, cache=tmp_path / "shared", key=server.keys["member"])
+    files_below(new.datasets)
+    assert [each for each in before.api if each.startswith("/annotations/")]

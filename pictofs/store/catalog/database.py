@@ -269,6 +269,22 @@ class Database:
                 self._wait_for_others(stuck=_code(error) in _BUSY)
                 raise self._named("written", error) from error
 
+    @contextmanager
+    def attached(self, path: Path) -> Iterator[str]:
+        """The tables of another database, which this process has open, by the name that is given.
+
+        For a moment before the first write. Raises DiskFull.
+        """
+        try:
+            self._writer.execute("ATTACH ? AS other", (str(path),))
+        except sqlite3.Error as error:
+            raise self._named("read", error) from error
+
+        try:
+            yield "other"
+        finally:
+            self._writer.execute("DETACH other")
+
     def _wait_for_others(self, *, stuck: bool) -> None:
         """Set how long writes wait: briefly if one has waited in vain, as each in turn would
         wait."""
