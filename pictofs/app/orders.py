@@ -17,6 +17,8 @@ from pictofs.vfs.paths import Found, Other, Paths
 
 GUEST_IMAGES = 2_000_000
 """Images in an order of another user than the mount's, who must not fill its memory."""
+GUEST_ORDERS = ORDERS_MAX // 2
+"""Orders of such a user at once: they must not push all others out."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class Orders:
         self._coming: dict[str, _Coming] = {}
         self._bound: dict[int, set[str]] = {}
         """Names of orders by the process that they end with."""
+        self._guests: dict[int, list[str]] = {}
+        """Names of orders by the user who is not the mount's, oldest first."""
 
     async def __call__(self, piece: OrderRequest) -> OrderReply:
         """Take a piece of an order.
@@ -69,6 +73,8 @@ class Orders:
         return _answer(coming.told.number, found, piece.paths, ahead)
 
     def _begin(self, piece: OrderRequest) -> _Coming:
+        if piece.guest is not None:
+            self._make_room(piece.guest, piece.by)
         told = self._prefetch.begin(piece.by, piece.ahead)
 
         # What nobody tells to its end must not pile up.
@@ -81,6 +87,16 @@ class Orders:
         if piece.bound:
             self._bind(piece.by, piece.peer)
         return coming
+
+    def _make_room(self, guest: int, by: str) -> None:
+        """End a guest's oldest order if they would have too many with the one of the name `by`."""
+        names = self._guests.setdefault(guest, [])
+        if by in names:
+            names.remove(by)
+        names.append(by)
+
+        if len(names) > GUEST_ORDERS:
+            self._end(names.pop(0))
 
     def _find(self, by: str, number: int) -> _Coming:
         coming = self._coming.get(by)

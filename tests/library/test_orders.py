@@ -308,3 +308,27 @@ class TestSpelling:
         for number in range(70_000):
             spelling(f"{tmp_path}/{number}/x")
         assert len(spelling._folders) < 66_000
+
+
+async def test_k5_a_guests_orders_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = listed(rig.standin)
+    async with rig.mount() as mount:
+        orders = Orders(mount.library, mount.nursery)
+        told: dict[str, Any] = {"paths": paths[:3], "ahead": 1, "last": True}
+        await ask(orders, **told)
+        for number in range(20):
+            await ask(orders, **told, by=f"sampler {number}", guest=12345)
+
+        assert len(status(mount)) == 1 + 8
+
+        # By the same name, and yet not the owner's.
+        await ask(orders, ahead=0, guest=12345)
+        assert len(status(mount)) == 1 + 8
+        await ask(orders, ahead=0)
+        assert len(status(mount)) == 8
+
+        monkeypatch.setattr("pictofs.app.orders.GUEST_IMAGES", 5)
+        first = await ask(orders, paths=paths[:3], by="long", guest=54321)
+        with pytest.raises(Invalid, match="up to 5 images"):
+            await ask(orders, paths=paths[:3], by="long", order=first["order"], guest=54321)
+        assert (await ask(orders, paths=paths[:6], last=True))["images"] == 6
