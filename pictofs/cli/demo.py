@@ -25,13 +25,16 @@ import typer
 from pictofs import programs
 from pictofs.api.key import ApiKey
 from pictofs.app import mount_table, mounting
+from pictofs.cli.failure import warn
+from pictofs.cli.formatting import say
 from pictofs.cli.mount import run
 from pictofs.config import MountSettings
 from pictofs.config.setting import lookup
 from pictofs.config.values import is_loopback
-from pictofs.errors import Conflict, Forbidden, MountFailed, NotSupported, PictofsError
+from pictofs.errors import Conflict, MountFailed, NotSupported, PictofsError
 
 STAND_IN_SECONDS = 30.0
+NEXT = "pictofs mount ~/picto, with a key of yours in PICTOGRAPH_API_KEY"
 _REAL_KEY = re.compile(r"pk_[a-z]+_\S{32,}")
 
 
@@ -51,7 +54,7 @@ def demo(
 ) -> None:
     """Show a mount of a made-up organization that runs on this machine: no account, no key, no
     network."""
-    refuse_the_real_world(os.environ)
+    warn_of_the_real_world(os.environ)
     ending = _Ending()
     signal.signal(signal.SIGTERM, ending)
     signal.signal(signal.SIGHUP, ending)
@@ -65,31 +68,33 @@ def demo(
             mountpoint.mkdir()
 
         path = mount_table.resolve(mountpoint)
-        with _stand_in() as (url, api_key), _mounted(path, root / "cache", url, api_key):
-            _show(path, ending, stay=keep or (sys.stdin.isatty() and sys.stdout.isatty()))
+        stay = keep or (sys.stdin.isatty() and sys.stdout.isatty())
+        with _stand_in() as (url, keys), _mounted(path, root / "cache", url, keys["viewer"]):
+            _show(path, ending, url, keys["admin"], stay=stay)
     finally:
         # The message of a PictofsError may name the log in there.
         if not isinstance(sys.exc_info()[1], PictofsError):
             shutil.rmtree(root, ignore_errors=True)
 
+    say("The demo has ended: its mount, its server and its cache are gone.")
+    say(f"Next: {NEXT}")
 
-def refuse_the_real_world(environ: Mapping[str, str]) -> None:
-    """Raise Forbidden if the environment points to a real account.
+
+def warn_of_the_real_world(environ: Mapping[str, str]) -> None:
+    """Warn of variables that point to a real account, as they usually do.
 
     The demo uses neither, but whoever runs it with them may believe that it shows their data.
     """
     host = lookup(environ, "PICTOGRAPH_BASE_URL")
-    if host and not is_loopback(host):
-        raise Forbidden(
-            "the demo talks to this machine only, and PICTOGRAPH_BASE_URL names another: "
-            "env -u PICTOGRAPH_BASE_URL pictofs demo"
-        )
+    if host and is_loopback(host):
+        return
 
+    unused = ["PICTOGRAPH_BASE_URL"] if host else []
     if _REAL_KEY.match(lookup(environ, "PICTOGRAPH_API_KEY") or ""):
-        raise Forbidden(
-            "the demo takes no real key, and PICTOGRAPH_API_KEY looks like one: "
-            "env -u PICTOGRAPH_API_KEY pictofs demo, or pictofs mount for your own data"
-        )
+        unused.append("PICTOGRAPH_API_KEY")
+
+    if unused:
+        warn(f"the demo does not use your {' and '.join(unused)}: it shows made-up data")
 
 
 def check_stand_in() -> None:
@@ -117,8 +122,8 @@ class _Ending:
 
 
 @contextlib.contextmanager
-def _stand_in() -> Iterator[tuple[str, str]]:
-    """A running stand-in: its API's URL and a key of its own making."""
+def _stand_in() -> Iterator[tuple[str, dict[str, str]]]:
+    """A running stand-in: its API's URL, and by role the keys of its own making."""
     # Its own session: Ctrl-C at the terminal is ours to handle, the mount goes first.
     process = subprocess.Popen(  # noqa: S603 - this very program
         [*programs.python("standin"), "--preset", "sample"],
@@ -136,7 +141,7 @@ def _stand_in() -> Iterator[tuple[str, str]]:
             raise MountFailed("the stand-in for the server did not start")
 
         said = json.loads(line)
-        yield said["api"], said["keys"]["viewer"]
+        yield said["api"], said["keys"]
     finally:
         process.terminate()
         process.wait()
@@ -162,14 +167,15 @@ def _mounted(path: Path, cache: Path, url: str, api_key: str) -> Iterator[None]:
                     raise
 
 
-def _show(path: Path, ending: _Ending, *, stay: bool) -> None:
-    from pictofs.cli.demo_steps import farewell, show_steps
+def _show(path: Path, ending: _Ending, url: str, api_key: str, *, stay: bool) -> None:
+    from pictofs.cli.demo_steps import show_steps, show_what_to_try
 
     show_steps(path)
     if not stay:
         return
 
-    farewell(path)
+    show_what_to_try(path, url, api_key)
     with contextlib.suppress(KeyboardInterrupt):
         while mount_table.mount_at(path) and not ending.told:
             time.sleep(0.5)
+    print()

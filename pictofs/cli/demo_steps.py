@@ -29,9 +29,16 @@ _STEPS = (
         "Names, sizes and times come with the listing, not one by one:",
         "ls -l datasets/street-signs/images/cam1",
     ),
-    ("Annotations are JSON, as the vendor's SDK downloads them:", f"head -c 400 {_ANNOTATION}"),
+    (
+        "Annotations are JSON, as the vendor's SDK downloads them. One box of an image:",
+        f"grep -A 11 '\"speed limit\"' {_ANNOTATION}",
+    ),
     ("Image bytes are the original bytes, fetched when read:", f"md5sum {_IMAGE}"),
     ("The second time they come from the cache:", f"md5sum {_IMAGE}"),
+    (
+        "The same files, chosen by status or split, are in folders that no listing shows:",
+        "cd datasets/street-signs && ls by-status by-split",
+    ),
 )
 
 
@@ -46,8 +53,11 @@ def show_steps(mountpoint: Path) -> None:
         console.print(Text(f"  ({cost} request{'' if cost == 1 else 's'})\n", style="dim"))
 
 
-def farewell(mountpoint: Path) -> None:
-    """What to try while the mount is there."""
+def show_what_to_try(mountpoint: Path, url: str, api_key: str) -> None:
+    """What to try while the mount is there.
+
+    `url` and `api_key`: of the server behind it, for mounts and commands of the user's own.
+    """
     console = Console(highlight=False)
     console.print(
         Text(
@@ -64,6 +74,10 @@ def farewell(mountpoint: Path) -> None:
         f"grep -l stop -r {place}/datasets/street-signs/annotations/night",
     ):
         console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
+
+    console.print(Text("\nOr mount it yourself, as docs/quickstart.md does, after:", style="bold"))
+    for variable, value in (("PICTOGRAPH_BASE_URL", url), ("PICTOGRAPH_API_KEY", api_key)):
+        console.print(Text(f"  export {variable}={value}", style="cyan"), soft_wrap=True)
 
 
 def _step(console: Console, mountpoint: Path, remark: str, command: str) -> None:

@@ -14,10 +14,10 @@ import typer
 
 from pictofs import __version__
 from pictofs.cli import failure, main
-from pictofs.cli.demo import check_stand_in, refuse_the_real_world
+from pictofs.cli.demo import check_stand_in, warn_of_the_real_world
 from pictofs.cli.formatting import bytes_text, duration_text, share_text
 from pictofs.cli.status import describe
-from pictofs.errors import Forbidden, NotSupported, Throttled
+from pictofs.errors import NotSupported, Throttled
 from pictofs.model.status import to_status
 
 SECRET = "pk_live_" + "5ec2e7" * 10
@@ -172,15 +172,28 @@ def test_the_demo_says_what_its_server_lacks(monkeypatch: pytest.MonkeyPatch) ->
         check_stand_in()
 
 
-def test_the_demo_refuses_the_real_world(tmp_path: Path) -> None:
-    assert "takes no real key" in fails(3, "demo", PICTOGRAPH_API_KEY=SECRET)
-    assert "names another" in fails(3, "demo", pictograph_base_url="https://api.pictograph.io")
-    assert not list(tmp_path.iterdir())
-    refuse_the_real_world(
-        {"PICTOGRAPH_API_KEY": "pk_live_short", "PICTOGRAPH_BASE_URL": "http://localhost:1"}
-    )
-    with pytest.raises(Forbidden):
-        refuse_the_real_world({"PICTOGRAPH_API_KEY": "pk_deploy_" + "x" * 32})
+@pytest.mark.parametrize(
+    ("exported", "named"),
+    [
+        ({"PICTOGRAPH_API_KEY": SECRET}, "your PICTOGRAPH_API_KEY:"),
+        ({"PICTOGRAPH_API_KEY": "pk_deploy_" + "x" * 32}, "your PICTOGRAPH_API_KEY:"),
+        ({"pictograph_base_url": "https://api.pictograph.io"}, "your PICTOGRAPH_BASE_URL:"),
+        (
+            {"PICTOGRAPH_BASE_URL": "https://api.pictograph.io", "PICTOGRAPH_API_KEY": SECRET},
+            "your PICTOGRAPH_BASE_URL and PICTOGRAPH_API_KEY:",
+        ),
+        ({"PICTOGRAPH_API_KEY": "pk_live_short"}, None),
+        ({"PICTOGRAPH_BASE_URL": "http://localhost:1", "PICTOGRAPH_API_KEY": SECRET}, None),
+    ],
+)
+def test_the_demo_says_that_it_is_not_the_real_world(
+    exported: dict[str, str], named: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warn_of_the_real_world(exported)
+
+    said = capsys.readouterr().err
+    assert SECRET not in said
+    assert (named in said) if named else (said == "")
 
 
 def failing(error: BaseException, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -226,13 +226,42 @@ def test_m2_the_background_ends_by_a_signal(prompt: Prompt, place: Path) -> None
 
 
 def test_the_demo(prompt: Prompt, place: Path, tmp_path: Path) -> None:
-    del prompt.environ["PICTOGRAPH_BASE_URL"], prompt.environ["PICTOGRAPH_API_KEY"]
-    said = prompt.good("demo", place)
+    prompt.environ["PICTOGRAPH_API_KEY"] = "pk_live_" + "5ec2e7" * 10
+    del prompt.environ["PICTOGRAPH_BASE_URL"]
+    code, said, warned = prompt.run("demo", place)
+    assert code == 0
+    assert "the demo does not use your PICTOGRAPH_API_KEY" in warned
     assert "street-signs" in said
+    assert '"bounding_box": {\n        "x": ' in said
+    assert "by-split:\ntest\ntrain\n" in said
     assert "cannot" not in said
-    assert said.rstrip().endswith("(0 requests)")
+    assert "(0 requests)\n\nThe demo has ended" in said
     assert mount_table.mount_at(place) is None
     assert not list(tmp_path.glob("pictofs-demo-*"))
+
+
+def test_the_demo_is_one_to_work_with(prompt: Prompt, place: Path, tmp_path: Path) -> None:
+    """What it says to export makes commands and mounts of the user's own work."""
+    del prompt.environ["PICTOGRAPH_BASE_URL"], prompt.environ["PICTOGRAPH_API_KEY"]
+    process = prompt.start("demo", "--keep", place)
+    assert process.stdout is not None
+    while "PICTOGRAPH_API_KEY" not in prompt.environ:
+        words = process.stdout.readline().split()
+        if words[:1] == ["export"]:
+            variable, _, value = words[1].partition("=")
+            prompt.environ[variable] = value
+
+    second = tmp_path / "second"
+    second.mkdir()
+    try:
+        prompt.good("dataset", "create", "mine")
+        prompt.good("mount", second)
+        assert "mine" in os.listdir(second / "datasets")
+        prompt.good("unmount", second)
+    finally:
+        process.terminate()
+        out, _ = process.communicate(timeout=30)
+    assert out.startswith("\nThe demo has ended")
 
 
 def test_the_demo_ends_by_a_signal(prompt: Prompt, place: Path, tmp_path: Path) -> None:
