@@ -77,6 +77,19 @@ async def test_what_the_cache_has_is_kept_for_its_turn(tmp_path: Path) -> None:
         assert readers.downloads == before + 180
 
 
+async def test_no_more_is_used_than_was_fetched(tmp_path: Path) -> None:
+    """An image that the cache had, and kept for its turn, was not fetched ahead."""
+    async with reading(tmp_path, THREE_HUNDRED, holds=400, mode="off") as readers:
+        images = await readers.images()
+        await readers.read(images[:40])
+        readers.tell(images[:60], ahead=10)
+        await readers.mount.quiet()
+        await readers.read(images[:60])
+
+        assert readers.prefetch.fetched == 20
+        assert readers.prefetch.used == 20
+
+
 async def test_two_epochs_each_told(tmp_path: Path) -> None:
     async with reading(tmp_path, THREE_HUNDRED, holds=120) as readers:
         images = await readers.images()

@@ -131,18 +131,20 @@ class Prefetcher:
         self.fetched = 0
         """Images fetched ahead."""
         self.used = 0
-        """Images read that were fetched ahead, or kept, for that."""
+        """Those of them that were read since."""
 
     # What readers tell: inline, on every open.
 
     def hit(self, dataset: int, image: int) -> None:
         """The cache had what a reader opened: an image of a dataset, by their row ids."""
         pattern = self._patterns.get(dataset)
+        plans: list[Plan] = [*self._told.values(), *([pattern] if pattern else [])]
+        self.used += any(plan.ahead.fetched(image) for plan in plans)
+
         expected = pattern is not None and pattern.use(image)
         if self._told and self._expected(dataset, image):
-            self.used += 1
-        elif expected and pattern is not None:
-            self.used += 1
+            return
+        if expected and pattern is not None:
             row = self._catalog.image(image)
             if row is not None:
                 self._read(pattern, row)
@@ -418,6 +420,7 @@ class Prefetcher:
 
             if there:
                 self.fetched += 1
+                plan.ahead.came(image.key)
             else:
                 plan.ahead.take(image.key)
                 self._wake.set()

@@ -15,6 +15,7 @@ class PrefetchWindow:
 
     def __init__(self) -> None:
         self._marks: dict[int, int] = {}
+        self._fetched: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._marks)
@@ -26,8 +27,18 @@ class PrefetchWindow:
         """One more."""
         self._marks[key] = mark
 
+    def came(self, key: int) -> None:
+        """One of them was fetched. The others lay ready before they were expected."""
+        if key in self._marks:
+            self._fetched.add(key)
+
+    def fetched(self, key: int) -> bool:
+        """Whether an image is one of them, and was fetched."""
+        return key in self._fetched
+
     def take(self, key: int) -> int | None:
         """An image is read, or is not there after all: its mark, None if it was not expected."""
+        self._fetched.discard(key)
         return self._marks.pop(key, None)
 
     def give_up(self, mark: int) -> int:
@@ -41,7 +52,7 @@ class PrefetchWindow:
             if self._marks[oldest] >= mark:
                 break
 
-            del self._marks[oldest]
+            self.take(oldest)
             passed += 1
 
         return passed
@@ -49,6 +60,7 @@ class PrefetchWindow:
     def clear(self) -> None:
         """Expect nothing."""
         self._marks.clear()
+        self._fetched.clear()
 
 
 class Plan(ABC):
