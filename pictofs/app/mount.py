@@ -23,6 +23,7 @@ from pictofs.app.library import only, open_library
 from pictofs.app.logs import log_accesses, log_path, reopen
 from pictofs.app.metrics import Metrics
 from pictofs.app.orders import Orders
+from pictofs.app.readme import README
 from pictofs.app.warm import WarmCommand
 from pictofs.config import MountSettings
 from pictofs.control.messages import (
@@ -147,6 +148,7 @@ class _Mount:
         tree = Tree(
             library,
             documents={
+                "README.md": lambda: README,
                 "status.json": document,
                 "metrics": exposition,
             },

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pictofs.app import cache_folder
-from pictofs.cli.formatting import bytes_text
+from pictofs.cli.formatting import bytes_text, counted
 from pictofs.cli.options import CacheDir
 from pictofs.config import FreeSpace, LibrarySettings, resolve
 from pictofs.errors import NoSuchEntry, PictofsError
@@ -22,31 +23,50 @@ if TYPE_CHECKING:
 
 DAY_S = 86_400
 
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON object.")]
+
 app = typer.Typer(help="Look at the local cache, check it, empty it.")
 
 
 @app.command()
-def info(cache_dir: CacheDir = None) -> None:
+def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """Show what the cache takes."""
     blob_cache, root = _open(cache_dir)
     usage = blob_cache.usage()
+    if as_json:
+        found = {"path": str(root), "files": usage.files, "bytes": usage.bytes, "free": usage.free}
+        print(json.dumps(found, indent=2))
+        return
+
     taken = bytes_text(usage.bytes)
     free = bytes_text(usage.free)
-    print(f"{root}: {taken} in {usage.files} files; its disk has {free} free")
+    print(f"{root}: {taken} in {counted(usage.files, 'file')}; its disk has {free} free")
 
 
 @app.command()
-def verify(cache_dir: CacheDir = None) -> int:
+def verify(cache_dir: CacheDir = None, as_json: AsJson = False) -> int:
     """Read every cached file and remove what is damaged. Mounts may go on meanwhile.
 
     Exits with 1 when anything was damaged; it is fetched anew when next read.
     """
     blob_cache, root = _open(cache_dir)
     audit = blob_cache.verify(lambda _: None)
-    print(
-        f"{root}: {audit.blobs} files, {bytes_text(audit.bytes)}; "
-        f"removed {audit.damaged} damaged files and {audit.litter} unfinished ones"
-    )
+
+    if as_json:
+        found = {
+            "path": str(root),
+            "files": audit.blobs,
+            "bytes": audit.bytes,
+            "damaged": audit.damaged,
+            "unfinished": audit.litter,
+        }
+        print(json.dumps(found, indent=2))
+    else:
+        print(
+            f"{root}: {counted(audit.blobs, 'file')}, {bytes_text(audit.bytes)}; "
+            f"removed {counted(audit.damaged, 'damaged file')} and {audit.litter:,} unfinished"
+        )
+
     return int(audit.damaged > 0)
 
 
@@ -54,7 +74,7 @@ def verify(cache_dir: CacheDir = None) -> int:
 def clear(cache_dir: CacheDir = None) -> None:
     """Remove all cached image and annotation bytes; listings stay. Mounts may go on meanwhile."""
     blob_cache, root = _open(cache_dir)
-    print(f"{root}: removed {blob_cache.clear()} files")
+    print(f"{root}: removed {counted(blob_cache.clear(), 'file')}")
 
 
 @app.command()
@@ -81,8 +101,7 @@ def prune(
     except OSError as error:
         raise PictofsError(f"{folder} can't be pruned: {error.strerror}") from None
 
-    catalogs = "1 catalog" if count == 1 else f"{count} catalogs"
-    print(f"{folder}: removed {catalogs}, {bytes_text(removed)}")
+    print(f"{folder}: removed {counted(count, 'catalog')}, {bytes_text(removed)}")
 
 
 def _settings(cache_dir: str | None) -> LibrarySettings:

@@ -54,4 +54,6 @@ for command in (mount, unmount, status, top, doctor, refresh, warm, prefetch, do
     app.command()(command)
 
 app.add_typer(dataset.app, name="dataset")
+# As the vendor's command line has it.
+app.add_typer(dataset.app, name="datasets", hidden=True)
 app.add_typer(cache.app, name="cache")

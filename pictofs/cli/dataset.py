@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from pictofs.cli import completion
-from pictofs.cli.formatting import bytes_text, printable, say
+from pictofs.cli.formatting import bytes_text, counted, printable, say
 from pictofs.cli.options import ApiKeyFile, Profile, access_for, with_settings
 from pictofs.cli.refresh import show_change
 from pictofs.config import ServerSettings, resolve
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Given = str | bool | None
 
+WIDE_COLUMNS = 100
+"""Of a terminal that has room for all columns of a list."""
+
 app = typer.Typer(help="List, show, make, change and delete datasets. No mount is needed.")
 
 _NAME = typer.Argument(
@@ -39,6 +42,14 @@ _NAME = typer.Argument(
 Name = Annotated[str, _NAME]
 Description = Annotated[
     str | None, typer.Option("--description", metavar="TEXT", help="What it holds, in words.")
+]
+Readme = Annotated[
+    Path | None,
+    typer.Option(
+        "--readme",
+        metavar="FILE",
+        help="Its readme: a file in Markdown, or - for standard input. It is its description, too.",
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", metavar="", help="Print the API's objects as JSON.")
@@ -69,6 +80,7 @@ def list_(
         _print_rows(rows)
 
 
+@app.command("get", hidden=True)
 @app.command()
 @with_settings(ServerSettings)
 def show(
@@ -94,9 +106,7 @@ def show(
     row = _run(*_access(profile, api_key_file, given), find)
 
     if as_json:
-        from pictofs.model.records import document
-
-        sys.stdout.write(document(row.raw).decode())
+        _print_object(row)
     else:
         _print_one(row)
 
@@ -106,15 +116,18 @@ def show(
 def create(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     description: Description = None,
+    readme: Readme = None,
+    as_json: AsJson = False,
     profile: Profile = None,
     api_key_file: ApiKeyFile = None,
     **given: Given,
 ) -> None:
     """Make an empty dataset. Needs the role member."""
+    text = _description(description, readme)
     settings, api_key = _access(profile, api_key_file, given)
-    row = _run(settings, api_key, lambda datasets: datasets.create(name, description))
+    row = _run(settings, api_key, lambda datasets: datasets.create(name, text))
     show_change(settings.base_url)
-    say(f"created {row.name} ({row.id})")
+    _print_done("created", row, as_json=as_json)
 
 
 @app.command()
@@ -122,25 +135,28 @@ def create(
 def update(
     name: Name,
     rename: Annotated[
-        str | None, typer.Option("--rename", metavar="NEW", help="Its new name.")
+        str | None, typer.Option("--rename", "--new-name", metavar="NEW", help="Its new name.")
     ] = None,
     description: Description = None,
+    readme: Readme = None,
+    as_json: AsJson = False,
     profile: Profile = None,
     api_key_file: ApiKeyFile = None,
     **given: Given,
 ) -> None:
     """Rename a dataset or describe it. Needs the role member."""
-    if rename is None and description is None:
-        raise Invalid("nothing to change: name it by --rename or --description")
+    text = _description(description, readme)
+    if rename is None and text is None:
+        raise Invalid("nothing to change: name it by --rename, --readme or --description")
 
     settings, api_key = _access(profile, api_key_file, given)
     row = _run(
         settings,
         api_key,
-        lambda datasets: datasets.update(name, rename=rename, description=description),
+        lambda datasets: datasets.update(name, rename=rename, description=text),
     )
     show_change(settings.base_url)
-    say(f"updated {row.name} ({row.id})")
+    _print_done("updated", row, as_json=as_json)
 
 
 @app.command()
@@ -148,6 +164,7 @@ def update(
 def delete(
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", metavar="", help="Don't ask.")] = False,
+    as_json: AsJson = False,
     profile: Profile = None,
     api_key_file: ApiKeyFile = None,
     **given: Given,
@@ -168,7 +185,7 @@ def delete(
 
     _run(settings, api_key, lambda datasets: datasets.delete(row))
     show_change(settings.base_url)
-    say(f"deleted {row.name} ({row.id})")
+    _print_done("deleted", row, as_json=as_json)
 
 
 def _access(
@@ -185,11 +202,41 @@ def _run(settings: ServerSettings, api_key: str, work: Callable[[Datasets], Awai
     return datasets.run(settings, ApiKey(api_key), work)
 
 
+def _description(description: str | None, readme: Path | None) -> str | None:
+    """What --description or --readme says, which are one thing to the API; None if neither."""
+    if readme is None:
+        return description
+    if description is not None:
+        raise Invalid("a readme is the description, too: name either --description or --readme")
+
+    try:
+        text = sys.stdin.buffer.read() if str(readme) == "-" else readme.read_bytes()
+        return text.decode()
+    except OSError as error:
+        raise Invalid(f"{readme}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Invalid(f"{readme} is not text in UTF-8") from None
+
+
+def _print_done(done: str, row: Dataset, *, as_json: bool) -> None:
+    """Say what was done to a dataset; as JSON, what it was before it was deleted."""
+    if as_json:
+        _print_object(row)
+    else:
+        say(f"{done} {row.name} ({row.id})")
+
+
+def _print_object(row: Dataset) -> None:
+    from pictofs.model.records import document
+
+    sys.stdout.write(document(row.raw).decode())
+
+
 def _ask(row: Dataset) -> None:
     """Raise Invalid unless the dataset's name is typed."""
-    images = f"{row.image_count:,} images"
+    images = counted(row.image_count, "image")
     if row.archived_image_count:
-        images += f" and {row.archived_image_count:,} archived ones"
+        images += f" and {counted(row.archived_image_count, 'archived one')}"
 
     name = printable(row.name)
     print(f"{name} goes for good, with {images}, {bytes_text(row.total_size)}.", file=sys.stderr)
@@ -203,21 +250,29 @@ def _print_rows(rows: list[Dataset]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    # Into a pipe each dataset is one line, however long.
+    console = Console(width=None if sys.stdout.isatty() else 100_000, soft_wrap=False)
+    columns = ["images", "complete", "size"]
+    if console.width >= WIDE_COLUMNS:
+        columns.append("created")
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", overflow="fold")
-    for column in ("images", "complete", "size", "created"):
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("id", no_wrap=True)
 
     for row in rows:
-        counts = (
-            f"{row.image_count:,}",
-            f"{row.completed_image_count:,}",
-            bytes_text(row.total_size),
-        )
-        table.add_row(Text(printable(row.name)), *counts, _moment(row.created_ns))
+        cells = {
+            "images": f"{row.image_count:,}",
+            "complete": f"{row.completed_image_count:,}",
+            "size": bytes_text(row.total_size),
+            "created": _moment(row.created_ns),
+        }
+        name = Text(printable(row.name))
+        table.add_row(name, *(cells[column] for column in columns), Text(printable(row.id)))
 
-    # Into a pipe each dataset is one line, however long.
-    Console(width=None if sys.stdout.isatty() else 100_000, soft_wrap=False).print(table)
+    console.print(table)
 
 
 def _print_one(row: Dataset) -> None:
@@ -229,21 +284,62 @@ def _print_one(row: Dataset) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
 
-    for name, value in (
-        ("name", row.name),
-        ("id", row.id),
-        ("description", row.description or "-"),
-        ("images", f"{row.image_count:,}, of which {row.completed_image_count:,} complete"),
-        ("archived images", f"{row.archived_image_count:,}"),
-        ("size", bytes_text(row.total_size)),
-        ("storage", row.storage_class),
-        ("created", _moment(row.created_ns)),
-        ("updated", row.updated_at or "-"),
-        ("archived", "yes" if row.is_archived else "no"),
-    ):
+    for name, value in _facts(row):
         table.add_row(name, Text(printable(value)))
 
     Console().print(table)
+
+    readme = _text(row.raw.get("readme"))
+    if readme:
+        say("", *readme.splitlines())
+
+
+def _facts(row: Dataset) -> list[tuple[str, str]]:
+    from pictofs.model.moment import time_ns
+
+    raw = row.raw
+    types = [each for each in _list(raw.get("annotation_types")) if isinstance(each, str)]
+    images = f"{row.image_count:,}, of which {row.completed_image_count:,} complete"
+    description = row.description or "-"
+    if description == raw.get("readme"):
+        description = "the readme, below"
+
+    return [
+        ("name", row.name),
+        ("id", row.id),
+        ("description", description),
+        ("images", images),
+        ("archived images", f"{row.archived_image_count:,}"),
+        ("size", bytes_text(row.total_size)),
+        ("annotation types", ", ".join(types) or "-"),
+        ("classes", _classes(raw.get("classes")) or "-"),
+        ("views", "by-status/ and by-split/ in its folder in a mount; ls does not list them"),
+        ("storage", row.storage_class),
+        ("created", _moment(row.created_ns)),
+        ("updated", _moment(time_ns(row.updated_at))),
+        ("archived", "yes" if row.is_archived else "no"),
+    ]
+
+
+def _classes(given: object) -> str:
+    """The names of the classes by their type: `stop, yield (box); road (polygon)`."""
+    names: dict[str, list[str]] = {}
+    for each in _list(given):
+        if isinstance(each, dict) and _text(each.get("name")):
+            names.setdefault(_text(each.get("type")), []).append(each["name"])
+
+    return "; ".join(
+        ", ".join(of_type) + (f" ({kind})" if kind else "") for kind, of_type in names.items()
+    )
+
+
+def _list(given: object) -> list[object]:
+    """A value of the API's object, which may be anything: empty unless it is a list."""
+    return given if isinstance(given, list) else []
+
+
+def _text(given: object) -> str:
+    return given if isinstance(given, str) else ""
 
 
 def _moment(ns: int) -> str:

@@ -86,7 +86,10 @@ def _serve(
 
 
 def _announce(settings: MountSettings) -> None:
-    say(f"{settings.base_url} is mounted at {settings.mountpoint}")
+    say(
+        f"{settings.base_url} is mounted at {settings.mountpoint}",
+        f"What lies where, also what ls does not show: {settings.mountpoint}/.pictofs/README.md",
+    )
 
 
 def _check_answers(settings: MountSettings) -> None:

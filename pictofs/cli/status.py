@@ -13,7 +13,14 @@ import typer
 
 from pictofs.app import mount_table, probe, running
 from pictofs.cli import completion
-from pictofs.cli.formatting import bytes_text, clock_text, duration_text, printable, share_text
+from pictofs.cli.formatting import (
+    bytes_text,
+    clock_text,
+    counted,
+    duration_text,
+    printable,
+    share_text,
+)
 from pictofs.errors import PictofsError
 
 if TYPE_CHECKING:
@@ -166,7 +173,7 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
     if ahead.fetched:
         lines.append(("fetched ahead", f"{ahead.fetched:,}, of which {ahead.used:,} were read"))
     for order in ahead.orders:
-        text = f"{order.images:,} images, {order.left:,} not fetched yet"
+        text = f"{counted(order.images, 'image')}, {order.left:,} not fetched yet"
         lines.append(("order told", text))
 
     rate = status.rate
@@ -207,7 +214,7 @@ def _labels(annotations: AnnotationsStatus, now: float) -> list[tuple[str, str]]
 
     came = annotations.origin
     if came.requests or came.exports:
-        text = f"{came.requests:,} by requests"
+        text = f"{came.requests:,} by request{'' if came.requests == 1 else 's'}"
 
         if annotations.exports:
             last = annotations.exports[-1]

@@ -15,7 +15,7 @@ import typer
 from pictofs import __version__
 from pictofs.cli import failure, main
 from pictofs.cli.demo import check_stand_in, warn_of_the_real_world
-from pictofs.cli.formatting import bytes_text, duration_text, share_text
+from pictofs.cli.formatting import bytes_text, counted, duration_text, share_text
 from pictofs.cli.status import describe
 from pictofs.errors import NotSupported, Throttled
 from pictofs.model.status import to_status
@@ -151,6 +151,9 @@ def test_cache_commands(tmp_path: Path) -> None:
     (tmp_path / ".cache/pictofs/content").mkdir(parents=True)
     assert "0 B in 0 files" in pictofs("cache", "info").stdout
     assert "0 files, 0 B; removed 0 damaged" in pictofs("cache", "verify").stdout
+    for command in ("info", "verify"):
+        found = json.loads(pictofs("cache", command, "--json").stdout)
+        assert (found["files"], found["bytes"]) == (0, 0)
     done = pictofs("cache", "clear", PICTOFS_CACHE_DIR=str(tmp_path / ".cache/pictofs"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "removed 0 files" in done.stdout
@@ -296,6 +299,12 @@ def test_an_odd_status_is_still_shown(key: str | None, value: object) -> None:
 
 
 def test_quantities() -> None:
+    assert [counted(n, "file") for n in (0, 1, 2, 1200)] == [
+        "0 files",
+        "1 file",
+        "2 files",
+        "1,200 files",
+    ]
     assert [bytes_text(n) for n in (0, 999, 1000, 999_600, 10**15)] == [
         "0 B",
         "999 B",

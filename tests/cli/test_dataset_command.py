@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -67,9 +68,10 @@ def test_list(server: StandIn) -> None:
     code, out, _ = dataset(server, "list", role="viewer")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0
-    assert lines[0] == ["name", "images", "complete", "size", "created"]
+    assert lines[0] == ["name", "images", "complete", "size", "created", "id"]
     assert out.splitlines()[1].startswith(r"ünï 画像\x1b[31m\n2")
     assert lines[2][:6] == ["street", "signs", "12", "5", "12", "kB"]
+    assert lines[2][-1] == server.organization["street signs"].id
     assert "put away" not in out
     assert dataset(server, "list", "--archived")[1].splitlines()[1].startswith("put away ")
 
@@ -106,7 +108,66 @@ def test_show(server: StandIn) -> None:
         assert code == 0
         for words in (wanted.id, "Signs of streets", "12, of which 5 complete", "12 kB"):
             assert words in out
-    assert "archived         yes" in dataset(server, "show", "put away")[1]
+    assert "archived          yes" in dataset(server, "show", "put away")[1]
+
+
+def test_show_tells_classes_types_views_and_readme(server: StandIn) -> None:
+    signs = server.organization["street signs"]
+    signs.annotation_types = ["bbox", "polygon"]
+    signs.classes = [
+        {"name": "stop", "type": "box"},
+        {"name": "yield", "type": "box"},
+        {"name": "road\x1b[31m", "type": "polygon"},
+        {"name": None},
+        "odd",
+    ]
+    signs.readme = "# Signs\n\nTwo cameras.\x1b[31m"
+    out = dataset(server, "show", "street signs", role="viewer", COLUMNS="120")[1]
+
+    assert "annotation types  bbox, polygon" in out
+    assert r"stop, yield (box); road\x1b[31m (polygon)" in out
+    assert "by-status/ and by-split/ in its folder" in out  # V9
+    assert out.endswith("\n\n# Signs\n\nTwo cameras.\\x1b[31m\n")
+
+    created, updated = re.findall(r"(?:created|updated) +(.*?) *\n", out)
+
+    assert len(created) == len(updated) == len("2026-03-01 09:00")
+
+
+def test_the_vendor_s_words_work(server: StandIn, tmp_path: Path) -> None:
+    card = tmp_path / "card.md"
+    card.write_text("# Größer\n")
+
+    assert dataset(server, "get", "street signs") == dataset(server, "show", "street signs")
+
+    code, out, _ = dataset(
+        server, "update", "street signs", "--new-name", "signs", "--readme", card, "--json"
+    )
+
+    assert code == 0
+    assert json.loads(out)["name"] == "signs"
+    assert server.organization["signs"].readme == "# Größer\n"
+    assert run_pictofs("datasets", "list", env=environ(server)).returncode == 0
+    assert json.loads(dataset(server, "create", "new", "--readme", card, "--json")[1])["id"]
+    assert json.loads(dataset(server, "delete", "new", "--yes", "--json")[1])["name"] == "new"
+
+
+def test_a_readme_that_is_none(server: StandIn, tmp_path: Path) -> None:
+    (tmp_path / "latin").write_bytes(b"\xe9")
+    for arguments in (["--readme", tmp_path], ["--readme", tmp_path / "latin"]):
+        assert dataset(server, "update", "street signs", *arguments)[0] == 6
+    assert dataset(server, "create", "new", "--readme", tmp_path, "--description", "x")[0] == 6
+
+
+def test_a_narrow_terminal_shows_name_and_id(server: StandIn, terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
+    os.set_blocking(ours, False)
+    process = Pictofs("dataset", "list", env=environ(server, COLUMNS="80"), stdout=theirs)
+    assert process.wait(30) == 0
+    line = next(each for each in os.read(ours, 65536).decode().splitlines() if "street" in each)
+    assert line.startswith("street signs ")
+    assert line.endswith(server.organization["street signs"].id)
+    assert len(line) <= 80
 
 
 def test_show_as_json_is_the_api_s_object(server: StandIn) -> None:
@@ -278,7 +339,7 @@ def test_delete_asks_for_the_name(
     while "Type its name" not in shown:
         shown += os.read(ours, 65536).decode()
 
-    assert "street signs goes for good, with 12 images and 1 archived ones, 12 kB." in shown
+    assert "street signs goes for good, with 12 images and 1 archived one, 12 kB." in shown
 
     os.write(ours, typed.encode())
 

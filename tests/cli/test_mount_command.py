@@ -130,6 +130,7 @@ def test_m1_m2_mount_use_unmount(
 ) -> None:
     said = prompt.good("mount", place)
     assert f"{server.api_url} is mounted at {printable(str(place))}" in said
+    assert f"{printable(str(place))}/.pictofs/README.md" in said  # V9
     assert sorted(os.listdir(place / "datasets")) == ["small"]
 
     code, facts = prompt.status(place)

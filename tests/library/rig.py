@@ -253,7 +253,11 @@ class Rig:
                 made.start(nursery)
                 tree = Tree(
                     made,
-                    documents={"status.json": lambda: b"{}\n", "metrics": lambda: b""},
+                    documents={
+                        "README.md": lambda: b"",
+                        "status.json": lambda: b"{}\n",
+                        "metrics": lambda: b"",
+                    },
                     exact_annotation_sizes=exact,
                     started_ns=1,
                 )

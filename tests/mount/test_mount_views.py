@@ -4,6 +4,7 @@ originals."""
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from mounting import (
     run,
 )
 
+from pictofs.model.selection import SELECTIONS
 from standin import Organization, Spec, StandIn
 from standin.records import Image
 
@@ -236,3 +238,12 @@ def test_r1_views_can_not_be_changed(mount: Mount, tmp_path: Path) -> None:
     view = mount.datasets / "signs/by-split"
     done = subprocess.run(["mkdir", view / "holdout"], capture_output=True, text=True)
     assert "Read-only file system" in done.stderr
+
+
+def test_v9_the_mount_s_readme_names_every_view(mount: Mount) -> None:
+    text = (mount.root / ".pictofs/README.md").read_text()
+    assert "datasets/NAME/by-status/STATUS" in text
+    assert "datasets/NAME/by-split/SPLIT" in text
+    for view in SELECTIONS.values():
+        assert re.search(rf"\b{view.folder}[,;.]", text)
+    assert os.listdir(mount.root / ".pictofs")[0] == "README.md"

@@ -23,12 +23,12 @@ from pictofs.vfs.node import (
 from pictofs.vfs.nodes.by_id import IdLink
 from pictofs.vfs.nodes.dataset import dataset_folder
 
-ROOT, DATASETS, OWN, STATUS, METRICS, BY_ID = range(6)
+ROOT, DATASETS, OWN, STATUS, METRICS, BY_ID, README = range(7)
 """The keys of the inodes of kind FIXED. They must not change."""
 
 _TREE: dict[int, dict[str, int]] = {
     ROOT: {"datasets": DATASETS, "by-id": BY_ID, ".pictofs": OWN},
-    OWN: {"status.json": STATUS, "metrics": METRICS},
+    OWN: {"README.md": README, "status.json": STATUS, "metrics": METRICS},
 }
 
 Documents = Mapping[str, Callable[[], bytes]]
