@@ -11,6 +11,7 @@ from pictofs.cli import cache, dataset
 from pictofs.cli.demo import demo
 from pictofs.cli.doctor import doctor
 from pictofs.cli.download import download
+from pictofs.cli.help import dress
 from pictofs.cli.mount import mount
 from pictofs.cli.prefetch import prefetch
 from pictofs.cli.refresh import refresh
@@ -52,6 +53,10 @@ def _root(
 
 for command in (mount, unmount, status, top, doctor, refresh, warm, prefetch, download, demo):
     app.command()(command)
+
+dress(app)
+dress(dataset.app, "dataset ")
+dress(cache.app, "cache ")
 
 app.add_typer(dataset.app, name="dataset")
 # As the vendor's command line has it.
