@@ -27,7 +27,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "prefetch": ("pictofs prefetch --order order.txt ~/picto/datasets/night",),
     "download": (
-        "pictofs download --dry-run night data",
         "pictofs download night data",
         "pictofs download --status complete night data",
     ),

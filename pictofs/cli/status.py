@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 WINDOW_S = 3600.0
 """Seconds after which the rate limit is there again at the latest."""
 
+ROUTES_SHOWN = 3
+ORDERS_SHOWN = 2
+"""So many, so that a mount's status fits on a terminal of 24 lines; --json has all of them."""
+
 Facts = dict[str, Any]
 """One mount: `mountpoint`, `state`, and `status`, its status.json or None if that can't be read."""
 
@@ -145,7 +149,7 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
 
     requests = status.requests
     if requests is not None:
-        routes = ", ".join(f"{name} {count}" for name, count in requests.by_route.items())
+        routes = _routes(requests.by_route)
         hosts = f"{requests.api} to the API, {requests.storage} to storage"
         lines.append(("requests", f"{hosts} ({routes})" if routes else hosts))
 
@@ -171,10 +175,13 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
 
     ahead = status.prefetch
     if ahead.fetched:
-        lines.append(("fetched ahead", f"{ahead.fetched:,}, of which {ahead.used:,} were read"))
-    for order in ahead.orders:
+        read = f"{ahead.used:,} {'was' if ahead.used == 1 else 'were'} read"
+        lines.append(("fetched ahead", f"{ahead.fetched:,}, of which {read}"))
+    for order in ahead.orders[:ORDERS_SHOWN]:
         text = f"{counted(order.images, 'image')}, {order.left:,} not fetched yet"
         lines.append(("order told", text))
+    if len(ahead.orders) > ORDERS_SHOWN:
+        lines.append(("", f"and {counted(len(ahead.orders) - ORDERS_SHOWN, 'other order')}"))
 
     rate = status.rate
     if rate.remaining is not None:
@@ -201,6 +208,15 @@ def limit_text(rate: RateStatus, now: float) -> str:
 
     do = "wait" if until - now <= rate.wait else "fail"
     return f"reads of what is not cached {do} until {clock_text(until)}: the hourly limit is spent"
+
+
+def _routes(by_route: dict[str, int]) -> str:
+    """The routes that took the most requests, each with its number."""
+    most = sorted(by_route.items(), key=lambda item: item[1], reverse=True)
+    shown = [f"{name} {count}" for name, count in most[:ROUTES_SHOWN]]
+    if len(most) > ROUTES_SHOWN:
+        shown.append(f"others {sum(count for _, count in most[ROUTES_SHOWN:])}")
+    return ", ".join(shown)
 
 
 def _labels(annotations: AnnotationsStatus, now: float) -> list[tuple[str, str]]:

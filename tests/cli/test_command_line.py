@@ -16,6 +16,7 @@ from pictofs import __version__
 from pictofs.cli import failure, main
 from pictofs.cli.demo import check_stand_in, warn_of_the_real_world
 from pictofs.cli.formatting import bytes_text, counted, duration_text, share_text
+from pictofs.cli.status import _print as show
 from pictofs.cli.status import describe
 from pictofs.errors import NotSupported, Throttled
 from pictofs.model.status import to_status
@@ -260,7 +261,7 @@ def test_a_status_in_words() -> None:
     assert dict(describe(to_status(FULL), NOW)) == {
         "server": "https://h, offline for 1 min 30 s",
         "process": "up 1 h 1 min, id 7",
-        "requests": "12 to the API, 40 to storage (datasets 2, images 10)",
+        "requests": "12 to the API, 40 to storage (images 10, datasets 2)",
         "bytes": "1.5 MB downloaded, 2 GB read",
         "cache": "25 B of 100 B (25.0 %)",
         "hit rate": "75.0 %",
@@ -286,6 +287,32 @@ def test_q8_a_spent_limit_in_words(rate: dict[str, float], words: str | None) ->
     until = time.strftime("%H", time.localtime(NOW)) + ":57"
     wanted = f"reads of what is not cached {words} until {until}: the hourly limit is spent"
     assert said == (wanted if words else None)
+
+
+def test_the_longest_status_fits_on_one_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 lines of 80 columns, one of which the next prompt takes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    routes = {f"GET /a-route-of-the-api/{{image}}/{number}": number for number in range(20)}
+    document = {
+        **FULL,
+        "requests": {"api": 9_999_999, "storage": 9_999_999, "by_route": routes},
+        "prefetch": {"fetched": 10**6, "used": 10**6, "orders": [{"images": 10**6}] * 16},
+        "annotations": {
+            "oldest_confirmed_at": NOW - 86_000,
+            "renewals": {"held_back": 10**6},
+            "origin": {"requests": 10**6, "exports": 10**6},
+            "exports": [{"name": "pictofs-0123456789abcdef", "created_at": NOW - 86_000}],
+        },
+    }
+
+    show([{"mountpoint": "/mnt/picto", "state": "live", "status": document}])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert any("and 14 other orders" in line for line in lines)
+    assert any("others 136" in line for line in lines)
+    assert len(lines) <= 23
 
 
 @pytest.mark.parametrize("key", [None, *FULL])
