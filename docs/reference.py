@@ -16,6 +16,7 @@ import typer
 from pictofs import errors
 from pictofs.cli.commands import app
 from pictofs.cli.failure import INTERRUPTED
+from pictofs.cli.help import EXAMPLES, paragraphs
 
 PAGE = Path(__file__).with_name("reference.md")
 HEAD = """\
@@ -23,6 +24,14 @@ HEAD = """\
 
 Every command, every option, every exit code. `make docs` makes this page of what the program itself declares. What
 a mount promises is in [semantics.md](semantics.md).
+"""
+COMMON = "Pictograph"
+"""The panel of the options that every command has that talks to the server."""
+HEADINGS = ["option", "what it does", "default", "variable"]
+SHARED = """\
+## Common options
+
+Every command that talks to the server takes these. All commands take `-h`.
 """
 SETTINGS = """\
 An option wins over its variable, a variable over the default. Sizes: `k`, `M`, `G`, `T` count in thousands, `Ki`,
@@ -42,12 +51,21 @@ def page() -> str:
     index = _table(
         ["command", "what it does"],
         (
-            [f"[`pictofs {name}`](#{_anchor(name)})", _paragraphs(each)[0]]
+            [f"[`pictofs {name}`](#{_anchor(name)})", paragraphs(each.help)[0]]
             for name, each in commands.items()
         ),
     )
-    sections = (_section(name, each) for name, each in commands.items())
-    return "\n".join([HEAD, "## Commands\n", index, *sections, CODES, _exit_codes()])
+    common = _common(commands.values())
+    sections = (_section(name, each, common) for name, each in commands.items())
+    shared = f"{SHARED}\n{_table(HEADINGS, common)}"
+    return "\n".join([HEAD, "## Commands\n", index, shared, *sections, CODES, _exit_codes()])
+
+
+def _common(commands: Iterable[Any]) -> list[list[str]]:
+    """The options that every command has that talks to the server, as rows of a table."""
+    talking = [panels[COMMON] for panels in map(_panels, commands) if COMMON in panels]
+    first, *others = [[_option(each) for each in options] for options in talking]
+    return [row for row in first if all(row in rows for rows in others)]
 
 
 def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -63,41 +81,49 @@ def _anchor(name: str) -> str:
     return f"pictofs {name}".replace(" ", "-")
 
 
-def _paragraphs(command: Any) -> list[str]:
-    return [" ".join(text.split()) for text in inspect.cleandoc(command.help).split("\n\n")]
-
-
-def _section(name: str, command: Any) -> str:
+def _section(name: str, command: Any, common: list[list[str]]) -> str:
     shown = [each for each in command.params if not each.hidden]
     arguments = [each for each in shown if each.param_type_name == "argument"]
-    options = [each for each in shown if each.param_type_name == "option"]
+    panels = _panels(command)
     places = [each.metavar if each.required else f"[{each.metavar}]" for each in arguments]
-    usage = " ".join(["pictofs", name, *places, *(["[OPTIONS]"] if options else [])])
+    usage = " ".join(["pictofs", name, *places, *(["[OPTIONS]"] if panels else [])])
     parts = [
         f"## pictofs {name}\n",
         f"`{usage}`\n",
-        *(text + "\n" for text in _paragraphs(command)),
+        *(text + "\n" for text in paragraphs(command.help)),
     ]
     explained = [[f"`{each.metavar}`", each.help] for each in arguments if each.help]
     if explained:
         parts.append(_table(["argument", "what it is"], explained))
-    panels: dict[str, list[Any]] = defaultdict(list)
-    for each in options:
-        panels[each.rich_help_panel or ""].append(each)
+    if name in EXAMPLES:
+        parts.append("\n".join(["```sh", *EXAMPLES[name], "```\n"]))
     if name == "mount":
         parts.append(SETTINGS)
+    if COMMON in panels:
+        parts.append("It takes the [common options](#common-options), too.\n")
     for panel, within in panels.items():
-        parts += [f"**{panel}**\n"] if panel else []
-        parts.append(_options(within))
+        rows = [row for row in map(_option, within) if row not in common]
+        if rows:
+            parts += [f"**{panel}**\n"] if panel else []
+            parts.append(_options(rows))
 
     return "\n".join(parts)
 
 
-def _options(options: list[Any]) -> str:
-    rows = [_option(each) for each in options]
-    head = ["option", "what it does", "default", "variable"]
-    used = [index for index in range(len(head)) if index < 2 or any(row[index] for row in rows)]
-    return _table([head[index] for index in used], ([row[index] for index in used] for row in rows))
+def _panels(command: Any) -> dict[str, list[Any]]:
+    """The options that help shows, by the panel that it shows them in."""
+    panels: dict[str, list[Any]] = defaultdict(list)
+    for each in command.params:
+        if not each.hidden and each.param_type_name == "option":
+            panels[each.rich_help_panel or ""].append(each)
+    return panels
+
+
+def _options(rows: list[list[str]]) -> str:
+    used = [index for index in range(len(HEADINGS)) if index < 2 or any(row[index] for row in rows)]
+    return _table(
+        [HEADINGS[index] for index in used], ([row[index] for index in used] for row in rows)
+    )
 
 
 def _option(each: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from mounting import Mount, Spent, inherited
+from PIL import Image
 
 from pictofs.app import mount_table, mounting
 from standin import PRESETS, StandIn
+from standin.wire import annotation_file
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -65,6 +68,39 @@ def test_the_notebook(
     (tmp_path / "train.py").write_text(notebook)
     datasets = server.organization.datasets.values()
     assert train(tmp_path) == [str(sorted(each.name for each in datasets if not each.is_archived))]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
+def test_the_annotations_are_drawn_where_they_are(
+    serving: Callable[..., StandIn], mounted: Callable[..., Mount], tmp_path: Path
+) -> None:
+    mount = mounted(serving(PRESETS["sample"]()))
+    (tmp_path / "picto").symlink_to(mount.root)
+    (program,) = blocks("annotations.md", "python")
+    (tmp_path / "train.py").write_text(f"import os\nos.chdir({str(tmp_path)!r})\n{program}")
+
+    train(tmp_path)
+
+    with Image.open(tmp_path / "marked.png") as drawn:
+        assert drawn.getpixel((40, 200)) == (255, 0, 0)
+        assert drawn.getpixel((324, 46)) == (255, 255, 0)
+
+
+def test_the_annotation_page_has_every_field(serving: Callable[..., StandIn]) -> None:
+    """Of the annotations that the stand-in makes, which are held to the vendor's SDK."""
+    organization = serving(PRESETS["sample"]()).organization
+    page = (DOCS / "annotations.md").read_text()
+    for image in organization.images.values():
+        file = annotation_file(image, organization, "http://h")
+        for field in (*file, *(field for each in file["annotations"] for field in each)):
+            assert re.search(rf"`[^`]*\b{field}\b[^`]*`", page), field
+
+    (example,) = blocks("annotations.md", "json")
+    shown = json.loads(example)
+    image = organization.images[shown["image_uuid"]]
+    file = annotation_file(image, organization, "https://api.pictograph.io/api/v1/developer")
+    assert all(each in file["annotations"] for each in shown.pop("annotations"))
+    assert shown == {name: value for name, value in file.items() if name != "annotations"}
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
