@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pictofs.app import cache_folder
-from pictofs.cli.formatting import bytes_text, counted
+from pictofs.cli.formatting import bytes_text
 from pictofs.cli.options import CacheDir
 from pictofs.config import FreeSpace, LibrarySettings, resolve
 from pictofs.errors import NoSuchEntry, PictofsError
+from pictofs.model.plural import counted
 
 if TYPE_CHECKING:
     from pictofs.store.blobs.cache import BlobCache

@@ -54,11 +54,11 @@ def _root(
 for command in (mount, unmount, status, top, doctor, refresh, warm, prefetch, download, demo):
     app.command()(command)
 
-dress(app)
-dress(dataset.app, "dataset ")
-dress(cache.app, "cache ")
-
 app.add_typer(dataset.app, name="dataset")
 # As the vendor's command line has it.
 app.add_typer(dataset.app, name="datasets", hidden=True)
 app.add_typer(cache.app, name="cache")
+
+dress(app)
+dress(dataset.app, "dataset ")
+dress(cache.app, "cache ")

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from pictofs.cli import completion
-from pictofs.cli.formatting import bytes_text, counted, printable, say
+from pictofs.cli.formatting import bytes_text, printable, say
 from pictofs.cli.options import ApiKeyFile, Profile, access_for, with_settings
 from pictofs.cli.refresh import show_change
 from pictofs.config import ServerSettings, resolve
 from pictofs.errors import Invalid
+from pictofs.model.plural import counted
 
 if TYPE_CHECKING:
     from pictofs.app.datasets import Datasets

@@ -6,15 +6,7 @@ from typing import TextIO
 
 from pictofs.model.printable import clock_text, printable
 
-__all__ = [
-    "bytes_text",
-    "clock_text",
-    "counted",
-    "duration_text",
-    "printable",
-    "say",
-    "share_text",
-]
+__all__ = ["bytes_text", "clock_text", "duration_text", "printable", "say", "share_text"]
 
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -28,11 +20,6 @@ def bytes_text(count: float) -> str:
 
     digits = f"{count:.0f}" if unit == 0 else f"{count:.3g}"
     return f"{digits} {_BYTE_UNITS[unit]}"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number and what it counts, in the singular or with an `s`: `1 file`, `1,200 files`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def duration_text(seconds: float) -> str:

@@ -16,6 +16,7 @@ import typer
 from pictofs.app import mount_table, running
 from pictofs.cli.failure import warn
 from pictofs.errors import Invalid, NoSuchEntry
+from pictofs.model.plural import counted
 
 if TYPE_CHECKING:
     from pictofs.control.order import OrderProgress
@@ -107,13 +108,14 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
 def _report(heard: OrderProgress) -> None:
     if heard.unknown:
         example = f", the first of them {heard.example}" if heard.example else ""
-        warn(f"{heard.unknown:,} paths lead to no image of this mount{example}")
+        warn(f"{counted(heard.unknown, 'path')} to no image of this mount{example}")
     if heard.annotations:
-        warn(f"{heard.annotations:,} annotation files are left out: each would cost a request")
+        files = counted(heard.annotations, "annotation file")
+        warn(f"left out: {files}, each of which would cost a request")
 
     if heard.images:
         print(
-            f"{heard.images:,} images will be fetched in this order, "
+            f"{counted(heard.images, 'image')} will be fetched in this order, "
             f"up to {heard.ahead:,} ahead of the reader"
         )
     elif heard.unknown or heard.annotations:

@@ -13,15 +13,9 @@ import typer
 
 from pictofs.app import mount_table, probe, running
 from pictofs.cli import completion
-from pictofs.cli.formatting import (
-    bytes_text,
-    clock_text,
-    counted,
-    duration_text,
-    printable,
-    share_text,
-)
+from pictofs.cli.formatting import bytes_text, clock_text, duration_text, printable, share_text
 from pictofs.errors import PictofsError
+from pictofs.model.plural import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

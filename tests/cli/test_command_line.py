@@ -15,10 +15,11 @@ import typer
 from pictofs import __version__
 from pictofs.cli import failure, main
 from pictofs.cli.demo import check_stand_in, warn_of_the_real_world
-from pictofs.cli.formatting import bytes_text, counted, duration_text, share_text
+from pictofs.cli.formatting import bytes_text, duration_text, share_text
 from pictofs.cli.status import _print as show
 from pictofs.cli.status import describe
 from pictofs.errors import NotSupported, Throttled
+from pictofs.model.plural import counted
 from pictofs.model.status import to_status
 
 SECRET = "pk_live_" + "5ec2e7" * 10

@@ -123,7 +123,7 @@ def test_j2_a_sound_machine(doctor: Doctor, serving: Serving) -> None:
     }  # it may be full
     assert doctor.code == 0
     assert len(spent.all) == found["API"]["requests"] == 1
-    assert "takes the key and sees 1 datasets" in found["API"]["message"]
+    assert "takes the key and sees 1 dataset" in found["API"]["message"]
     assert found["key"]["message"] == "found: PICTOGRAPH_API_KEY"
     assert found["budget"]["message"] == "99,999 of 100,000 requests left"
     assert list(doctor.folder.iterdir()) == [doctor.place]  # nothing was made
@@ -278,7 +278,7 @@ def test_a_cache_with_damage_and_litter(
     (doctor.cache / "catalog/x.db.broken-1").touch()
     found = doctor()
 
-    assert found["contents"]["message"].startswith("of 50 files looked at 50 are damaged;")
+    assert found["contents"]["message"].startswith("50 files looked at, 50 damaged;")
     assert found["contents"]["advice"] == "pictofs cache verify"
     assert found["catalog"]["outcome"] == "warn"
     assert len(list(doctor.cache.glob("content/??/*"))) == 61  # it looked, and no more

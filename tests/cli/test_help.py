@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import typer
 from pictofs.cli.commands import app
 from pictofs.cli.help import EXAMPLES
 
+DOCS = Path(__file__).parents[2] / "docs"
 ROOT: Any = typer.main.get_command(app)
 
 
@@ -56,3 +58,14 @@ def test_examples_are_understood(line: str) -> None:
 def test_what_is_mistyped_is_not_understood() -> None:
     with pytest.raises(Exception, match="colour"):
         ROOT.commands["mount"].make_context("", ["--colour", "x"])
+
+
+def test_what_how_to_names_takes_json() -> None:
+    text = " ".join((DOCS / "howto.md").read_text().split())
+    said = re.search(r"and (`status`.*?) take `--json`", text)
+    assert said
+    named = set(re.findall(r"`(\w+)`", said[1]))
+    shown = dict(commands())
+    takes = {words for words, each in shown.items() if any("--json" in p.opts for p in each.params)}
+
+    assert {words.split()[0] for words in takes} == named

@@ -117,8 +117,8 @@ def test_what_is_no_image_is_told(mounted: Mounting, serving: Serving) -> None:
 
     assert code == 0
     assert out.startswith("72 images")
-    assert "3 paths lead to no image of this mount, the first of them none.jpg" in err
-    assert "1 annotation files are left out" in err
+    assert "3 paths to no image of this mount, the first of them none.jpg" in err
+    assert "left out: 1 annotation file, " in err
 
     code, out, err = prefetch(mount, mount.root, "--order", "-", input=b"none.jpg\n")
 

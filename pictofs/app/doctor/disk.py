@@ -15,6 +15,7 @@ from pictofs.app.doctor.finding import Finding, fail, failed, ok, warn
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import Corrupt, PictofsError
+from pictofs.model.plural import counted
 from pictofs.store.blobs.blob import FOOTER_SIZE, TEMP_MARK, BlobPath, read_footer
 from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.blobs.ledger import SHARDS, Usage
@@ -118,7 +119,7 @@ def _room(settings: LibrarySettings, folder: Path, usage: Usage | None) -> Itera
     else:
         yield ok("disk", facts)
 
-    files = f"{_size(taken)} in {usage.files:,} files" if usage else "empty"
+    files = f"{_size(taken)} in {counted(usage.files, 'file')}" if usage else "empty"
     limit = f"of {_size(settings.cache_size)} (--cache-size)"
     if taken > settings.cache_size:
         yield warn(
@@ -157,11 +158,12 @@ def _glance(settings: LibrarySettings) -> Iterator[Finding]:
     if damaged or litter:
         yield warn(
             "contents",
-            f"of {seen:,} files looked at {damaged:,} are damaged; {litter:,} unfinished downloads are old",
+            f"{counted(seen, 'file')} looked at, {damaged:,} damaged; "
+            f"{counted(litter, 'unfinished download')} left over",
             "pictofs cache verify",
         )
     elif seen:
-        yield ok("contents", f"{seen:,} files looked at, all sound")
+        yield ok("contents", f"{counted(seen, 'file')} looked at, all sound")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -27,6 +27,7 @@ from pictofs.errors import (
     Unauthorized,
 )
 from pictofs.library.server_traits import PREFIX, difference
+from pictofs.model.plural import counted
 
 ANSWER_SECONDS = 8.0
 """Of an answer; name lookup and connection may take as long again."""
@@ -80,7 +81,7 @@ def _answer(
         yield fail("API", str(error), "try again later; if it lasts, ask the platform's support")
     else:
         secure = " over TLS" if settings.base_url.startswith("https://") else ""
-        sees = f" and sees {datasets:,} datasets" if datasets is not None else ""
+        sees = f" and sees {counted(datasets, 'dataset')}" if datasets is not None else ""
 
         yield ok(
             "API",
