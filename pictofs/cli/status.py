@@ -160,8 +160,7 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
         misses = cache.misses or 0
 
         full = f"{bytes_text(used)} of {bytes_text(limit)} ({share_text(used, limit)})"
-        lines.append(("cache", full))
-        lines.append(("hit rate", share_text(hits, hits + misses)))
+        lines.append(("cache", f"{full}, hit rate {share_text(hits, hits + misses)}"))
         if cache.dir:
             lines.append(("cache folder", cache.dir))
 
