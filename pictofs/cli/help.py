@@ -42,6 +42,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "cache info": ("pictofs cache info", "pictofs cache info --cache-dir /data/cache --json"),
     "cache verify": ("pictofs cache verify",),
     "cache clear": ("pictofs cache clear",),
+    "cache prune": ("pictofs cache prune", "pictofs cache prune --days 90"),
 }
 """What to type, by the command's words."""
 
