@@ -100,7 +100,7 @@ def _main() -> None:
             images = ImageTable(catalog.database)
 
             # While SQLite writes a page, without the interpreter's lock, the next one is decoded.
-            decoded: Queue[tuple[PageJob, Page[Image] | PageOutcome] | None] = Queue(1)
+            decoded: Queue[tuple[PageJob, Page[Image] | PageOutcome] | None] = Queue(3)
             writing = Thread(target=_write, args=(channel, images, decoded))
             writing.start()
             try:

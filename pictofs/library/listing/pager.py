@@ -144,6 +144,7 @@ class _ListingPass:
         self._filling = in_progress_listing
         self._writing = trio.Lock()
         self._totals: set[int | None] = set()
+        self._next = 0
         self._received = 0
         self._rows = 0
         self._barren = 0
@@ -155,30 +156,38 @@ class _ListingPass:
 
     async def run(self) -> None:
         """Read the first page alone, then the others a few at a time, in any order."""
-        total = await self._take(0)
-        offset = self._limit
+        total = await self._take(0) or 0
+        self._next = self._limit
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                nursery.start_soon(self._read, total, nursery.cancel_scope)
+
+        if self._error is not None:
+            raise self._error
+
+        # Beyond what the server announced, one page at a time.
         while not self._end:
-            if self._received > min(ROWS_MAX, EXTRA_MAX + 2 * max(total or 0, self._expected)):
-                raise InvalidResponse(f"a listing does not end: {self._received:,} rows and more")
+            await self._take(self._offset(total))
 
-            # Beyond what the server announced, one page at a time.
-            last = max(total or 0, offset + 1)
-            offsets = range(offset, last, self._limit)[:AT_ONCE]
-            async with trio.open_nursery() as nursery:
-                for place in offsets:
-                    nursery.start_soon(self._try, place, nursery.cancel_scope)
-
-            if self._error is not None:
-                raise self._error
-            offset = offsets[-1] + self._limit
-
-    async def _try(self, offset: int, scope: trio.CancelScope) -> None:
-        """Read one page of several; the first failure cancels the others."""
+    async def _read(self, total: int, scope: trio.CancelScope) -> None:
+        """Read pages of those that were announced, as one of several; the first failure cancels
+        the others."""
         try:
-            await self._take(offset)
+            while not self._end and self._next < total:
+                await self._take(self._offset(total))
         except Exception as error:
             self._error = self._error or error
             scope.cancel()
+
+    def _offset(self, total: int) -> int:
+        """Where the next page begins. Raises InvalidResponse for a listing without end."""
+        if self._received > min(ROWS_MAX, EXTRA_MAX + 2 * max(total, self._expected)):
+            raise InvalidResponse(f"a listing does not end: {self._received:,} rows and more")
+
+        offset = self._next
+        self._next += self._limit
+        return offset
 
     async def _take(self, offset: int) -> int | None:
         got = await self._page(offset, self._seen)
