@@ -9,20 +9,29 @@ from __future__ import annotations
 
 import errno
 
+TROUBLESHOOTING = "docs/troubleshooting.md"
+AUTHENTICATION = "https://pictograph.io/docs/authentication"
+LIMITS = "https://pictograph.io/docs/error-handling"
+
 
 class PictofsError(Exception):
     """An expected failure. The message is one line for a person and never holds the API key."""
 
     errno: int = errno.EIO
     exit_code: int = 1
+    docs: str = ""
+    """The page that tells more, a URL or a file of the source; "" if the message says it all."""
     final: bool = False
     """Whether nothing is gained by another attempt: enough have been made, or all would fail."""
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
         """`hint`: what the person can do about it; `str` has it behind the message."""
-        super().__init__(f"{message}; {hint}" if hint else message)
+        super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.hint}" if self.hint else self.message
 
 
 class NoSuchEntry(PictofsError):
@@ -85,6 +94,7 @@ class Unauthorized(PictofsError):
 
     errno = errno.EACCES
     exit_code = 2
+    docs = AUTHENTICATION
 
 
 class Forbidden(PictofsError):
@@ -92,6 +102,7 @@ class Forbidden(PictofsError):
 
     errno = errno.EACCES
     exit_code = 3
+    docs = AUTHENTICATION
 
 
 class Invalid(PictofsError):
@@ -123,6 +134,7 @@ class Throttled(PictofsError):
 
     errno = errno.EBUSY
     exit_code = 8
+    docs = LIMITS
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         """`retry_after`: seconds, as the server asks; None if it does not say."""
@@ -137,6 +149,7 @@ class QuotaExceeded(PictofsError):
 
     errno = errno.EDQUOT
     exit_code = 7
+    docs = LIMITS
 
 
 class TimedOut(PictofsError):
@@ -144,6 +157,7 @@ class TimedOut(PictofsError):
 
     errno = errno.ETIMEDOUT
     exit_code = 9
+    docs = TROUBLESHOOTING
 
 
 class ServerUnreachable(PictofsError):
@@ -151,6 +165,7 @@ class ServerUnreachable(PictofsError):
 
     errno = errno.ENETUNREACH
     exit_code = 9
+    docs = TROUBLESHOOTING
 
 
 class DiskFull(PictofsError):
@@ -172,10 +187,13 @@ class ServerFault(PictofsError):
     """The server failed (5xx) or broke off a transfer, and retries did not help."""
 
     exit_code = 9
+    docs = TROUBLESHOOTING
 
 
 class InvalidResponse(PictofsError):
     """The server's answer breaks the contract: not JSON, a wrong shape, an impossible value."""
+
+    docs = TROUBLESHOOTING
 
 
 class Corrupt(PictofsError):
@@ -191,7 +209,9 @@ class NoSignedUrl(PictofsError):
 
 
 class MountFailed(PictofsError):
-    """The mount can't be made; the message says what to do."""
+    """The mount can't be made; message or hint say what to do."""
+
+    docs = TROUBLESHOOTING
 
 
 _BY_EXIT_CODE: dict[int, type[PictofsError]] = {
@@ -206,8 +226,17 @@ _BY_EXIT_CODE: dict[int, type[PictofsError]] = {
 }
 
 
-def from_exit_code(exit_code: int, message: str) -> PictofsError:
-    """The error by which another process ended, as far as its exit code tells."""
+def from_exit_code(
+    exit_code: int, message: str, *, hint: str = "", docs: str | None = None
+) -> PictofsError:
+    """The error by which another process ended, as far as its exit code tells.
+
+    `docs` None: the page of the class.
+    """
     failure = _BY_EXIT_CODE.get(exit_code, PictofsError)(message)
     failure.exit_code = exit_code
+    failure.hint = hint
+    if docs is not None:
+        failure.docs = docs
+
     return failure

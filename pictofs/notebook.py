@@ -24,11 +24,11 @@ from pathlib import Path
 
 from pictofs import programs
 from pictofs.config import MountSettings, Setting, declared, values
-from pictofs.errors import Conflict, NoSuchEntry, from_exit_code
+from pictofs.errors import Conflict, NoSuchEntry, PictofsError, from_exit_code
 
 __all__ = ["mounted"]
 
-_WARNING = "pictofs: warning: "
+_WARNING = "warning: "
 
 
 @contextmanager
@@ -151,5 +151,16 @@ def _pictofs(*arguments: str) -> None:
             warnings.warn(line.removeprefix(_WARNING), stacklevel=4)
 
     if process.returncode:
-        words = [line.removeprefix("pictofs: ") for line in lines if not line.startswith(_WARNING)]
-        raise from_exit_code(process.returncode, " ".join(words))
+        raise _error(process.returncode, lines)
+
+
+def _error(exit_code: int, lines: list[str]) -> PictofsError:
+    """What the lines of a command that failed say."""
+    told = dict.fromkeys(("error:", "Fix:", "Docs:"), "")
+    for line in lines:
+        head, _, text = line.strip().partition(" ")
+        if head in told:
+            told[head] = text
+
+    message, hint, docs = told.values()
+    return from_exit_code(exit_code, message or " ".join(lines), hint=hint, docs=docs)

@@ -33,6 +33,8 @@ class Report:
 
     error: str | None = None
     exit_code: int = 0
+    hint: str = ""
+    docs: str = ""
 
 
 _log = logging.getLogger("pictofs.app.daemon")
@@ -91,7 +93,7 @@ def start(
 
     if report.error:
         os.waitpid(pid, 0)
-        raise from_exit_code(report.exit_code, report.error)
+        raise from_exit_code(report.exit_code, report.error, hint=report.hint, docs=report.docs)
 
     return pid
 
@@ -145,7 +147,7 @@ def _serve(serve: Serve, log: Path, writer: int) -> int:
         serve(lambda: tell(Report()))
     except PictofsError as error:
         _log.error("The mount ends: %s", error)
-        tell(Report(str(error), error.exit_code))
+        tell(Report(error.message, error.exit_code, error.hint, error.docs))
         return error.exit_code
     except BaseException:
         _log.exception("The mount ends by a bug")

@@ -19,34 +19,37 @@ INTERRUPTED = 130
 
 def warn(message: str) -> None:
     """One line of warning."""
-    _say(f"warning: {message}")
+    _say("warning", message)
 
 
 def explain(error: BaseException, *, show_traceback: bool) -> int:
-    """Print one line for `error`, and return the command's exit code."""
+    """Print what went wrong, what to do and where to read on, each as a line.
+
+    Returns: the command's exit code.
+    """
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return INTERRUPTED
     if isinstance(error, PictofsError):
-        _say(str(error))
+        _say("error", error.message, fix=error.hint, docs=error.docs)
         return error.exit_code
     # UsageError, which typer does not export.
     if isinstance(error, typer.BadParameter.__mro__[1]):
-        _say(_usage(error))
+        _say("error", *_usage(error))
         return Invalid.exit_code
     if isinstance(error, OSError) and (failed := _output_failed(error)):
         # A reader that left, as `head` does, knows why.
         if failed.errno != errno.EPIPE:
-            _say(f"the output can't be written: {failed.strerror}")
+            _say("error", f"the output can't be written: {failed.strerror}")
         return 1
 
     told = "".join(traceback.format_exception(error)).splitlines()
     if show_traceback:
         say(*told, to=sys.stderr)
-        _say("that is a bug in pictofs")
+        _say("error", "that is a bug in pictofs")
         return 1
 
     where = _keep(told)
-    _say(f"unexpected {type(error).__name__}, which is a bug in pictofs; {where}")
+    _say("error", f"unexpected {type(error).__name__}, which is a bug in pictofs; {where}")
     return 1
 
 
@@ -96,12 +99,15 @@ def _keep(lines: list[str]) -> str:
     return f"what happened is in {log.name}"
 
 
-def _usage(error: BaseException) -> str:
+def _usage(error: BaseException) -> tuple[str, str]:
+    """What is wrong with the command line, and what to do."""
     message = getattr(error, "format_message")()  # noqa: B009 - of a class that has no public name
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "pictofs"
-    return f"{message.rstrip('.')}. See {command} --help"
+    return message.rstrip("."), f"see {command} --help"
 
 
-def _say(message: str) -> None:
-    say(f"pictofs: {' '.join(message.split())}", to=sys.stderr)
+def _say(kind: str, message: str, fix: str = "", docs: str = "") -> None:
+    """Print in the form of the vendor's command line."""
+    lines = {f"{kind}: ": message, "  Fix: ": fix, "  Docs: ": docs}
+    say(*(head + " ".join(text.split()) for head, text in lines.items() if text), to=sys.stderr)

@@ -86,8 +86,9 @@ def _parse(line: bytes) -> dict[str, Any]:
 
     if "error" in answer:
         told = to_answer(answer, Failure)
-        failure = PictofsError(told.error)
+        failure = PictofsError(told.error, hint=told.hint)
         failure.exit_code = told.exit_code
+        failure.docs = told.docs
         raise failure
 
     return answer

@@ -40,6 +40,8 @@ class Failure(msgspec.Struct):
 
     error: str
     exit_code: int = 1
+    hint: str = ""
+    docs: str = ""
 
 
 class RefreshRequest(Request, tag="refresh"):

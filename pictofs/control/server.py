@@ -128,7 +128,7 @@ class ControlServer:
         try:
             await self._run(peer, _parse(line))
         except PictofsError as error:
-            await peer.send_error(str(error), error.exit_code)
+            await peer.send_error(error.message, error.exit_code, error.hint, error.docs)
         except _PeerGone:
             raise
         except UnicodeError:
@@ -226,9 +226,11 @@ class _Peer:
         with self._bounded():
             await self._stream.send_all(line)
 
-    async def send_error(self, message: str, exit_code: int) -> None:
+    async def send_error(
+        self, message: str, exit_code: int, hint: str = "", docs: str = ""
+    ) -> None:
         """Send the object that ends an answer with an error."""
-        await self.send(Failure(message, exit_code))
+        await self.send(Failure(message, exit_code, hint, docs))
 
     @staticmethod
     @contextlib.contextmanager

@@ -45,11 +45,12 @@ def pictofs(*arguments: str | Path, **environ: str) -> subprocess.CompletedProce
 
 
 def fails(code: int, *arguments: str | Path, **environ: str) -> str:
-    """The one line that a failing command writes."""
+    """What a failing command writes: a line each for what is wrong, what to do and what to read."""
     done = pictofs(*arguments, **environ)
     assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith("pictofs: ")
-    assert done.stderr.count("\n") == 1
+    heads = [line.split(":")[0] for line in done.stderr.splitlines()]
+    assert heads[0] == "error"
+    assert heads[1:] in ([], ["  Fix"], ["  Docs"], ["  Fix", "  Docs"])
     assert "Traceback" not in done.stderr
     return done.stderr
 
@@ -78,7 +79,7 @@ def test_help_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mount"], "Missing argument 'MOUNTPOINT'. See pictofs mount --help"),
+        (["mount"], "Missing argument 'MOUNTPOINT'\n  Fix: see pictofs mount --help"),
         (["mount", "m", "--nope"], "No such option: --nope"),
         (["mount", "m", "--timeout"], "requires an argument"),
         (["mount", "a", "b"], "unexpected extra argument"),
@@ -91,7 +92,7 @@ def test_wrong_usage(arguments: list[str], words: str) -> None:
 
 
 def test_mounting_without_a_key(tmp_path: Path) -> None:
-    assert "no API key; set PICTOGRAPH_API_KEY" in fails(2, "mount", tmp_path)
+    assert "no API key\n  Fix: set PICTOGRAPH_API_KEY" in fails(2, "mount", tmp_path)
     assert "no profile 'x'" in fails(2, "mount", tmp_path, "--profile", "x")
 
 
@@ -125,7 +126,7 @@ def test_a_key_that_no_header_can_carry(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "code", "words"),
     [
-        ("missing", 4, "does not exist; create it by `mkdir -p"),
+        ("missing", 4, "does not exist\n  Fix: create it by `mkdir -p"),
         ("file", 6, "is not a folder"),
         ("full", 5, "is not empty"),
         ("/proc", 5, "is busy: proc"),
@@ -215,7 +216,10 @@ def test_errors_become_exit_codes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert failing(Throttled("come back\nlater"), monkeypatch) == 8
-    assert capsys.readouterr().err == "pictofs: come back later\n"
+    assert (
+        capsys.readouterr().err
+        == "error: come back later\n  Docs: https://pictograph.io/docs/error-handling\n"
+    )
     assert failing(KeyboardInterrupt(), monkeypatch) == failure.INTERRUPTED
     assert capsys.readouterr().err == ""
 

@@ -60,7 +60,7 @@ def dataset(
     out, err = done.stdout.decode(), done.stderr.decode()
     assert "Traceback" not in err
     assert not any(key in out + err for key in server.keys.values())
-    assert err.count("\n") == (done.returncode != 0), err
+    assert err.count("error: ") == (done.returncode != 0), err
     return done.returncode, out, err
 
 

@@ -195,7 +195,7 @@ def test_what_can_t_be_done(
     (tmp_path / "file").write_bytes(b"")
     spelled = [str(tmp_path / each) if each in ("out", "file") else each for each in arguments]
     got, out, err = download(serving(SMALL), *spelled, "--max-retries", "0")
-    assert (got, out, err.count("\n")) == (code, "", 1), err
+    assert (got, out, err.count("error: ")) == (code, "", 1), err
     assert words in err
 
 
@@ -203,7 +203,7 @@ def test_a_key_that_is_refused(download: Download, serving: Serving, tmp_path: P
     code, _, err = download(
         serving(SMALL), "small", tmp_path / "out", PICTOGRAPH_API_KEY="pk_live_wrong"
     )
-    assert (code, err.count("\n")) == (2, 1)
+    assert (code, err.count("error: ")) == (2, 1)
 
 
 def test_d3_kill_9_at_any_moment(
@@ -385,7 +385,7 @@ def test_d3_a_full_disk_is_one_line(download: Download, serving: Serving, tmp_pa
         assert code == 1
         assert [line for line in err.splitlines() if not line.startswith("fetching")] == [
             f"6000000 bytes are missing, and the disk of {disk}/out has 3145728 left",
-            f"pictofs: {disk}/out: writing failed: No space left on device",
+            f"error: {disk}/out: writing failed: No space left on device",
         ]
 
         landed = files_below(disk / "out/images")
@@ -400,7 +400,7 @@ def test_d3_a_full_disk_is_one_line(download: Download, serving: Serving, tmp_pa
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         code, said, err = download(server, "dataset-0", disk / "out", "--mode", "images_only")
 
-        assert (code, said, err.count("\n")) == (1, "", 1)
+        assert (code, said, err.count("error: ")) == (1, "", 1)
         assert "Read-only file system" in err
     finally:
         run("umount", "--lazy", disk)

@@ -85,11 +85,11 @@ class Machine:
         )
 
     def fails(self, code: int, script: str) -> str:
-        """The one line that a failing script writes."""
+        """What a failing script writes."""
         done = self.run(script)
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
-        assert done.stderr.startswith("pictofs: ")
-        assert done.stderr.count("\n") == 1
+        assert done.stderr.startswith("error: ")
+        assert done.stderr.count("error: ") == 1
         return done.stderr
 
 

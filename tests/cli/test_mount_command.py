@@ -75,7 +75,7 @@ class Prompt:
     def fails(self, code: int, *arguments: str | Path) -> str:
         got, _, err = self.run(*arguments)
         assert got == code, err
-        assert err.count("\n") == 1
+        assert err.count("error: ") == 1
         return err
 
     def status(self, mountpoint: Path) -> tuple[int, dict[str, Any]]:

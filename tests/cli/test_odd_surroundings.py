@@ -111,7 +111,7 @@ def test_m7_no_home(shell: Shell) -> None:
     assert "ünï 画像" in shell.works("pictofs dataset list", *user)
     for command in ("mount /tmp", "download x y", "cache info"):
         done = shell(f"pictofs {command}", *user)
-        assert (done.returncode, done.stderr.count("\n")) == (6, 1), done.stderr
+        assert (done.returncode, done.stderr.count("error: ")) == (6, 1), done.stderr
         assert "set HOME, or name one by --cache-dir" in done.stderr
 
 
@@ -131,7 +131,7 @@ def test_m7_an_output_that_takes_no_more(shell: Shell, command: str) -> None:
     done = shell(f"pictofs {command} > /dev/full")
     assert (done.returncode, done.stderr) == (
         1,
-        "pictofs: the output can't be written: No space left on device\n",
+        "error: the output can't be written: No space left on device\n",
     )
 
 
@@ -140,7 +140,7 @@ def test_m7_an_output_that_takes_no_more_of_a_command_that_fails(shell: Shell) -
     done = shell("pictofs doctor --json > /dev/full")
     assert (done.returncode, done.stderr) == (
         1,
-        "pictofs: the output can't be written: No space left on device\n",
+        "error: the output can't be written: No space left on device\n",
     )
 
 
@@ -179,5 +179,5 @@ def test_m7_why_it_can_not_be_mounted(shell: Shell) -> None:
         'pictofs mount "$PLACE"', "setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"
     )
     assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("error: ") == 1
     assert "ermission denied" in done.stderr or "not permitted" in done.stderr

@@ -180,14 +180,14 @@ def test_without_a_terminal(mounted: Mounting, serving: Serving) -> None:
     done = top(mounted(serving(SMALL)))
     assert done.returncode == 6
     assert done.stderr == (
-        "pictofs: top needs a terminal; --once prints one frame, and pictofs status --json is for programs\n"
+        "error: top needs a terminal; --once prints one frame, and pictofs status --json is for programs\n"
     )
 
 
 def test_a_place_that_is_no_mount(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:
     mount = mounted(serving(SMALL))
     done = top(mount, str(tmp_path), "--once")
-    assert (done.returncode, done.stderr) == (4, f"pictofs: {tmp_path} lies in no pictofs mount\n")
+    assert (done.returncode, done.stderr) == (4, f"error: {tmp_path} lies in no pictofs mount\n")
     mount.kill()
     done = top(mount, str(mount.root), "--once")
     assert done.returncode == 1

@@ -178,7 +178,8 @@ def test_m1_an_access_log_that_can_t_be_written(
 
     assert (done.returncode, done.stderr) == (
         6,
-        "pictofs: can't log to /proc/no/file: No such file or directory; name another place by --access-log\n",
+        "error: can't log to /proc/no/file: No such file or directory\n"
+        "  Fix: name another place by --access-log\n",
     )
 
     both = tmp_path / "log"
@@ -186,7 +187,7 @@ def test_m1_an_access_log_that_can_t_be_written(
 
     assert (done.returncode, done.stderr) == (
         6,
-        f"pictofs: {both} is the log: name another file by --access-log\n",
+        f"error: {both} is the log: name another file by --access-log\n",
     )
     assert mount_table.mount_at(tmp_path / "two") is None
 

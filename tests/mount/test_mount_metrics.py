@@ -267,7 +267,7 @@ def test_m1_j1_a_port_that_is_taken(
 
     assert done.returncode == 5
     assert done.stderr.splitlines()[-1] == (
-        f"pictofs: metrics can't be served at 127.0.0.1:{port}: Address already in use; "
+        f"error: metrics can't be served at 127.0.0.1:{port}: Address already in use; "
         "name another port by --metrics-port"
     )
     assert "Traceback" not in done.stderr
