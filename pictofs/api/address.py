@@ -8,7 +8,7 @@ import ipaddress
 import re
 import socket
 from contextlib import suppress
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pictofs import __version__
 from pictofs.errors import Invalid
@@ -114,6 +114,24 @@ def path_segment(value: str) -> str:
     if not is_addressable(value):
         raise Invalid(f"the API can't address {value!r} by name; use its id")
     return quote(value, safe="")
+
+
+def item_of(route: str, path: str) -> str:
+    """What the request to `path` is about, for messages, such as `dataset 'cars'`.
+
+    `route`: the template of `path`. "" if nothing in it is named.
+    """
+    words = re.split(r"\{(\w+)\}", route)
+    pattern = "".join(
+        ("(.+)" if word == "path" else "([^/]+)") if place % 2 else re.escape(word)
+        for place, word in enumerate(words)
+    )
+    found = re.fullmatch(pattern, path)
+    if found is None or not found.groups():
+        return ""
+
+    kind = words[-2].replace("path", "image")
+    return f"{kind} {unquote(found.groups()[-1], errors='replace')!r}"
 
 
 def image_path(directory: str, filename: str) -> str:

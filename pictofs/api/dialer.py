@@ -19,7 +19,7 @@ import trio
 
 from pictofs.api.address import Address, Locality, literal, locality
 from pictofs.api.connection import Connection, ConnectionGone
-from pictofs.api.failure import clean
+from pictofs.api.failure import CHECK_NETWORK, clean
 from pictofs.api.origin import Origin
 from pictofs.api.proxies import PORTS, Proxies, place_of
 from pictofs.errors import InvalidResponse, ServerFault, ServerUnreachable, TimedOut
@@ -32,6 +32,26 @@ sleep, or in another network) from a slow server.
 """
 PROBE_AFTER_S = 2
 """Seconds without traffic before the kernel sends a keepalive probe, and between two probes."""
+
+
+_CHECK_PROXY = "check HTTPS_PROXY and HTTP_PROXY, or name the host in NO_PROXY"
+_CHECK_HOST = "check --base-url; a login page or a proxy of this network may answer in its place"
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG")
+"""OpenSSL's words for an answer that is no TLS."""
+_CHECK_CLOCK = "check this machine's clock (`date`); if it is right, renew the certificate"
+_TRUST = "if you trust it, set SSL_CERT_FILE to a PEM file that has "
+_AUTHORITY = "the authority (the system's list is /etc/ssl/certs/ca-certificates.crt)"
+_UNKNOWN_AUTHORITY = "comes from an authority that is not trusted here"
+_CERTIFICATES = {
+    9: ("is not valid yet", _CHECK_CLOCK),
+    10: ("has expired", _CHECK_CLOCK),
+    18: ("is self-signed", _TRUST + "it"),
+    19: (_UNKNOWN_AUTHORITY, _TRUST + _AUTHORITY),
+    20: (_UNKNOWN_AUTHORITY, _TRUST + _AUTHORITY),
+    62: ("is for another host", ""),
+    64: ("is for another host", ""),
+}
+"""What is wrong with a certificate and what to do, by OpenSSL's X509_V_ERR_..."""
 
 
 def watch_peer(socket: trio.socket.SocketType) -> None:
@@ -91,8 +111,10 @@ class Dialer:
 
         relay = self.relay(origin)
         place = origin.host
+        hint = CHECK_NETWORK
         if relay is not None:
             place += f" (through the proxy {place_of(relay)})"
+            hint = _CHECK_PROXY
 
         try:
             with trio.fail_after(self._timeout):
@@ -100,12 +122,11 @@ class Dialer:
                     return await self._direct(origin)
                 return await self._through(relay, origin)
         except trio.TooSlowError:
-            what = "network" if relay is None else "network and the proxy"
             raise TimedOut(
-                f"{place}: no connection within {self._timeout:g} s", hint=f"check the {what}"
+                f"{place}: no connection within {self._timeout:g} s", hint=hint
             ) from None
         except (OSError, ValueError) as error:  # ValueError: a name that is no host name
-            raise _unreachable(place, error) from error
+            raise _unreachable(place, error, hint) from error
 
     def _check(self, host: str, address: Address) -> None:
         """Raise `InvalidResponse` if `address` is nearer than the API's own."""
@@ -151,7 +172,7 @@ class Dialer:
         try:
             stream = await trio.open_tcp_stream(proxy.host, proxy.port)
         except (OSError, ValueError) as error:
-            raise _unreachable(f"the proxy {place_of(relay)}", error, "proxy") from error
+            raise _unreachable(f"the proxy {place_of(relay)}", error, _CHECK_PROXY) from error
 
         connection = await self._spoken(stream, proxy)
         # A plain http request takes no tunnel: it names the whole URL.
@@ -162,7 +183,8 @@ class Dialer:
             return await self._tunnel(connection, relay, origin)
         except (ConnectionGone, InvalidResponse, ServerFault) as error:
             raise ServerUnreachable(
-                f"the proxy {proxy.host} made no tunnel to {origin.host}: {error}"
+                f"the proxy {place_of(relay)} made no tunnel to {origin.host}: {error}",
+                hint=_CHECK_PROXY,
             ) from error
 
     async def _tunnel(
@@ -177,7 +199,7 @@ class Dialer:
         try:
             head = await connection.ask(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
             if not 200 <= head.status < 300:
-                hint = ""
+                hint = _CHECK_PROXY
                 if head.status == 407:
                     hint = "put user and password into the proxy's URL"
 
@@ -205,8 +227,7 @@ class Dialer:
             await secured.do_handshake()
         except trio.BrokenResourceError as error:
             socket.close()
-            reason = clean(str(error.__cause__ or error))
-            raise ServerUnreachable(f"{origin.host}: no secure connection: {reason}") from error
+            raise _insecure(origin.host, error.__cause__ or error) from error
         except BaseException:
             socket.close()
             raise
@@ -214,7 +235,26 @@ class Dialer:
         return Connection(secured, socket)
 
 
-def _unreachable(place: str, error: Exception, what: str = "network") -> ServerUnreachable:
+def _insecure(host: str, cause: BaseException) -> ServerUnreachable:
+    """Why there is no TLS with `host`."""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        verdict, hint = _CERTIFICATES.get(
+            cause.verify_code, (f"is refused ({clean(cause.verify_message)})", "")
+        )
+        return ServerUnreachable(f"the certificate of {host} {verdict}", hint=hint or _CHECK_HOST)
+    if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+        return ServerUnreachable(f"{host} does not speak TLS (https)", hint=_CHECK_HOST)
+
+    return ServerUnreachable(
+        f"{host}: no secure connection: {clean(str(cause))}", hint=CHECK_NETWORK
+    )
+
+
+def _unreachable(place: str, error: Exception, hint: str) -> ServerUnreachable:
+    """Why there is no connection. `place`: the host or the proxy."""
+    if isinstance(error, sockets.gaierror):
+        return _unknown(place, error, hint)
+
     # trio says that all attempts have failed, and its cause why.
     cause = error.__cause__
     while isinstance(cause, BaseExceptionGroup):
@@ -224,7 +264,20 @@ def _unreachable(place: str, error: Exception, what: str = "network") -> ServerU
     if isinstance(cause, OSError) and cause.errno:
         reason = os.strerror(cause.errno)
 
-    return ServerUnreachable(f"{place} can't be reached: {reason}", hint=f"check the {what}")
+    return ServerUnreachable(f"{place} can't be reached: {reason}", hint=hint)
+
+
+def _unknown(place: str, error: sockets.gaierror, hint: str) -> ServerUnreachable:
+    """Why the name in `place` has no address."""
+    if error.errno == sockets.EAI_AGAIN:
+        return ServerUnreachable(
+            f"{place} can't be looked up: DNS does not answer",
+            hint="check the network and its name server (/etc/resolv.conf)",
+        )
+
+    if hint == CHECK_NETWORK:
+        hint = "check the spelling of --base-url, and the network's DNS"
+    return ServerUnreachable(f"{place} can't be reached: DNS knows no such host", hint=hint)
 
 
 def authorization(relay: SplitResult) -> list[str]:

@@ -30,14 +30,16 @@ RETRYABLE = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses after which the same request may succeed."""
 RETRY_AFTER_MAX_S = 3600.0
 """Seconds: the rate limit's window. A longer Retry-After is cut to this."""
+CHECK_NETWORK = "check the network, the proxy (HTTPS_PROXY, NO_PROXY) and --base-url"
 MESSAGE_MAX = 200
 """Characters of a server's message that are shown."""
 
+_NEW_KEY = "make a new key on the platform's page on API keys, and put it there"
 _BY_STATUS: dict[int, tuple[type[PictofsError], str]] = {
     400: (Invalid, "the request was refused"),
-    401: (Unauthorized, "the API key was refused; check PICTOGRAPH_API_KEY or make a new key"),
+    401: (Unauthorized, "the API key was refused"),
     402: (QuotaExceeded, "the plan's credits or limits are used up"),
-    403: (Forbidden, "the API key's role does not allow this; use a key with a higher role"),
+    403: (Forbidden, "the API key's role does not allow this"),
     404: (NoSuchEntry, "there is no such item, or the API key may not see it"),
     405: (NotSupported, "the server has no such operation"),
     408: (TimedOut, "the server gave up waiting"),
@@ -47,6 +49,10 @@ _BY_STATUS: dict[int, tuple[type[PictofsError], str]] = {
     422: (Invalid, "the request was refused"),
     423: (Conflict, "the item is locked"),
     429: (Throttled, "the rate limit is spent"),
+}
+_HINTS: dict[type[PictofsError], str] = {
+    Unauthorized: "make a new key on the platform's page on API keys",
+    Forbidden: "use a key with a higher role",
 }
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 _DUPLICATE = re.compile(r"already (exists|taken|in use)|duplicate", re.IGNORECASE)
@@ -91,21 +97,37 @@ def api_failure(
     headers: Mapping[str, str],
     body: bytes,
     *,
+    host: str,
+    item: str,
     api_key: ApiKey,
     now: float,
 ) -> PictofsError:
     """The error for an answer that is not 2xx.
 
-    `call` names the request, such as `GET /datasets/`. `now`: wall-clock seconds.
+    `call` names the request, such as `GET /datasets/`, and `item` what it is about (`item_of`).
+    `now`: wall-clock seconds.
     """
     code, words = _server_words(body)
-    kind, meaning = _kind(call, status, code, words)
-    parts = [f"{call}: {meaning} (HTTP {status})"]
+    kind, meaning, hint = _kind(call, status, code, words)
+    if kind is Unauthorized and api_key.source:
+        meaning = f"the API key from {api_key.source} was refused"
+        hint = _NEW_KEY
+    elif kind is NoSuchEntry and item:
+        meaning = meaning.replace("such item", item).replace("the item", item)
+    elif 300 <= status < 400:
+        place = clean(api_key.scrub(headers.get("location", "")))
+        meaning = f"{host} redirects to {place or 'nowhere'}, which no API does"
+        hint = _portal_hint(place)
+    elif status == 511:
+        kind = InvalidResponse
+        meaning = f"the network asks for a login before it lets {host} through"
+        hint = _portal_hint("")
+    elif item and kind not in (Unauthorized, Throttled):
+        meaning = f"{item}: {meaning}"
+
+    parts = [f"{meaning} (HTTP {status})"]
     if words:
         parts.append(f'the server says "{clean(api_key.scrub(words))}"')
-
-    if 300 <= status < 400:
-        parts.append("redirects are not followed; check the base URL")
 
     if request_id := clean(api_key.scrub(headers.get("x-request-id", "")))[:80]:
         parts.append(f"request id {request_id}")
@@ -113,22 +135,37 @@ def api_failure(
     message = "; ".join(parts)
     if kind is Throttled:
         return Throttled(message, retry_after(headers, now))
-    return kind(message)
+    return kind(message, hint=hint)
 
 
-def _kind(call: str, status: int, code: str, words: str) -> tuple[type[PictofsError], str]:
-    """The class and the meaning of a status."""
+def web_page(url: str) -> InvalidResponse:
+    """The error for a page of HTML that came from `url` where JSON is due."""
+    return InvalidResponse(
+        f"{url} answers with a web page (HTML) in place of JSON", hint=_portal_hint(url)
+    )
+
+
+def _portal_hint(url: str) -> str:
+    return (
+        f"a login page of this network may stand in between: open {url or 'any page'} in a "
+        "browser; or check --base-url"
+    )
+
+
+def _kind(call: str, status: int, code: str, words: str) -> tuple[type[PictofsError], str, str]:
+    """The class, the meaning and the hint of a status."""
     if status == 409 and code == "dataset_cold":
-        return Conflict, "the dataset is in cold storage; restore it first"
+        return Conflict, "the dataset is in cold storage", "restore it first"
     # Depending on the route, a duplicate name is a 409, or a 400 whose message says so.
     if status in (400, 409) and code != "dataset_cold" and _DUPLICATE.search(words):
-        return AlreadyExists, "an item of that name exists"
+        return AlreadyExists, "an item of that name exists", ""
     if status == 409 and call.startswith(("POST", "PATCH")):
-        return AlreadyExists, "an item of that name exists"
+        return AlreadyExists, "an item of that name exists", ""
     if status >= 500:
-        return ServerFault, "the server failed; try again later"
+        return ServerFault, "the server failed", "try again later"
 
-    return _BY_STATUS.get(status, (InvalidResponse, "an answer outside the contract"))
+    kind, meaning = _BY_STATUS.get(status, (InvalidResponse, "an answer outside the contract"))
+    return kind, meaning, _HINTS.get(kind, "")
 
 
 def _server_words(body: bytes) -> tuple[str, str]:

@@ -201,4 +201,7 @@ class NoNetwork(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Raise ServerUnreachable."""
-        raise ServerUnreachable("the mount is offline by its own option")
+        raise ServerUnreachable(
+            "the mount is --offline, and the cache does not hold that",
+            hint="mount without --offline, or read it once while the server can be asked",
+        )

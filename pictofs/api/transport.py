@@ -12,10 +12,26 @@ from typing import Any, NamedTuple, Self, TypeVar
 import httpx
 import trio
 
-from pictofs.api.address import USER_AGENT, Address, Locality, is_loopback, literal, locality
+from pictofs.api.address import (
+    USER_AGENT,
+    Address,
+    Locality,
+    is_loopback,
+    item_of,
+    literal,
+    locality,
+)
 from pictofs.api.connection import Connection, ConnectionGone
 from pictofs.api.dialer import verifying_context
-from pictofs.api.failure import RETRYABLE, api_failure, clean, http_date, retry_after
+from pictofs.api.failure import (
+    CHECK_NETWORK,
+    RETRYABLE,
+    api_failure,
+    clean,
+    http_date,
+    retry_after,
+    web_page,
+)
 from pictofs.api.http_transport import HttpTransport, Sending
 from pictofs.api.key import ApiKey
 from pictofs.api.proxies import PORTS, Proxies
@@ -38,6 +54,8 @@ FAILURES = (PictofsError, ConnectionGone, httpx.HTTPError)
 
 BODY_MAX_BYTES = 256 * 1024 * 1024
 """Bytes of an answer; the largest legitimate one, 10,000 download items, has about 10 MiB."""
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+"""What may stand before the first tag of a web page."""
 _ERROR_BODY_MAX = 64 * 1024
 _HEADERS = {
     "User-Agent": USER_AGENT,
@@ -122,6 +140,8 @@ class ApiTransport:
         self._kept_patience: dict[str, ReusedConnectionTimeout] = {}
 
         url = httpx.URL(self._root)
+        self._host = url.host
+        self._base = f"{url.scheme}://{url.netloc.decode('ascii')}"
         self._proxy = Proxies().find(url.scheme, url.host, url.port or PORTS[url.scheme])
         if (address := literal(url.host)) is not None:
             self._note_address(address)
@@ -135,7 +155,10 @@ class ApiTransport:
             )
         except (ImportError, OSError, ValueError) as error:
             # The certificate file does not exist, for example.
-            raise Invalid(f"check SSL_CERT_FILE: {clean(str(error))}") from error
+            raise Invalid(
+                f"what SSL_CERT_FILE or SSL_CERT_DIR names can't be used: {clean(str(error))}",
+                hint="name a file of certificates in PEM format, or unset it",
+            ) from error
 
     def _note_address(self, address: Address) -> None:
         """Note that the API is at `address`. Signed URLs may lead as near as that."""
@@ -178,9 +201,12 @@ class ApiTransport:
             request = self._request(method, path, params=params, json=json, headers=headers)
             response = await self._open(name, request, safe=safe)
             try:
-                body = await self._read(name, response, safe=safe, limit=BODY_MAX_BYTES)
+                body = await self._read(response, safe=safe, limit=BODY_MAX_BYTES)
             finally:
                 await response.aclose()
+
+            if body[:64].lstrip(_BLANK)[:1] == b"<":
+                raise _Failed(web_page(self._base), again=False)
 
             return Answer(body, http_date(response.headers.get("date")))
 
@@ -209,7 +235,7 @@ class ApiTransport:
                         self._request_stats.bytes_in["api"] += len(piece)
                         return piece
             except FAILURES as error:
-                raise self._named(name, error) from error
+                raise self._named(error) from error
 
             return b""
 
@@ -289,7 +315,7 @@ class ApiTransport:
             response, heard = await self._send(name, request, sending)
         except FAILURES as error:
             if not (sending.kept and safe):
-                raise _Failed(self._named(name, error), again=safe) from error
+                raise _Failed(self._named(error), again=safe) from error
 
             # A dead kept connection says nothing of the server.
             self._request_stats.retries += 1
@@ -297,7 +323,7 @@ class ApiTransport:
             try:
                 response, heard = await self._send(name, request, sending)
             except FAILURES as another:
-                raise _Failed(self._named(name, another), again=safe) from another
+                raise _Failed(self._named(another), again=safe) from another
 
         served_at = http_date(response.headers.get("date"))
         now = self._clock.wall()
@@ -308,13 +334,13 @@ class ApiTransport:
             return response
 
         try:
-            body = await self._read(name, response, safe=safe, limit=_ERROR_BODY_MAX)
+            body = await self._read(response, safe=safe, limit=_ERROR_BODY_MAX)
         except _Failed:
             body = b""  # the status says enough
         finally:
             await response.aclose()
 
-        raise self._refused(name, response, body, safe=safe)
+        raise self._refused(name, request, response, body, safe=safe)
 
     async def _send(
         self, name: str, request: httpx.Request, sending: Sending
@@ -328,14 +354,22 @@ class ApiTransport:
                 sending.answered()
                 return response, heard
 
-            raise TimedOut("no answer in time", hint="check the network")
+            raise TimedOut(f"{self._host}: no answer in time", hint=CHECK_NETWORK)
 
     def _note_peer(self, connection: Connection) -> None:
         """Note a new connection, to the API or to the proxy."""
         if self._proxy is None:
             self._note_address(ipaddress.ip_address(connection.socket.getpeername()[0]))
 
-    def _refused(self, name: str, response: httpx.Response, body: bytes, *, safe: bool) -> _Failed:
+    def _refused(
+        self,
+        name: str,
+        request: httpx.Request,
+        response: httpx.Response,
+        body: bytes,
+        *,
+        safe: bool,
+    ) -> _Failed:
         now = self._clock.wall()
         status = response.status_code
         asked = None
@@ -345,7 +379,16 @@ class ApiTransport:
         if status == 429:
             self._request_stats.throttled(now, asked)
 
-        error = api_failure(name, status, response.headers, body, api_key=self._api_key, now=now)
+        error = api_failure(
+            name,
+            status,
+            response.headers,
+            body,
+            host=self._host,
+            item=self._item(name, request),
+            api_key=self._api_key,
+            now=now,
+        )
         if status in (401, 402, 429):
             silence = self._request_stats.refused(name, error, now, asked, self._clock.chance())
             # A 429 is retried once the silence that was decided on is over.
@@ -355,7 +398,7 @@ class ApiTransport:
         again = status == 429 or (safe and status in RETRYABLE)
         return _Failed(error, again=again, asked=asked)
 
-    async def _read(self, name: str, response: httpx.Response, *, safe: bool, limit: int) -> bytes:
+    async def _read(self, response: httpx.Response, *, safe: bool, limit: int) -> bytes:
         """The whole body, decompressed. Raises `_Failed`."""
         pieces: list[bytes] = []
         size = 0
@@ -370,26 +413,33 @@ class ApiTransport:
                 size += len(piece)
                 if size > limit:
                     raise _Failed(
-                        InvalidResponse(f"{name}: the answer is larger than {limit} bytes"),
+                        InvalidResponse(f"{self._host}: the answer is larger than {limit} bytes"),
                         again=False,
                     )
 
                 pieces.append(piece)
         except FAILURES as error:
-            raise _Failed(self._named(name, error), again=safe) from error
+            raise _Failed(self._named(error), again=safe) from error
         finally:
             self._request_stats.bytes_in["api"] += size
 
         return b"".join(pieces)
 
-    def _named(self, name: str, error: Exception) -> PictofsError:
-        """A failure of the exchange, with the name of the request."""
+    def _item(self, name: str, request: httpx.Request) -> str:
+        """What a request is about; see `item_of`."""
+        path = request.url.raw_path.partition(b"?")[0].decode("ascii")
+        prefix = httpx.URL(self._root).raw_path.decode("ascii")
+        item = item_of(name.partition(" ")[2], path.removeprefix(prefix))
+        return clean(self._api_key.scrub(item))
+
+    def _named(self, error: Exception) -> PictofsError:
+        """A failure of the exchange, which names the host or the proxy."""
         text = clean(
             self._api_key.scrub(error.message if isinstance(error, PictofsError) else str(error))
         )
         if isinstance(error, PictofsError):
-            return type(error)(f"{name}: {text}", hint=error.hint)
+            return type(error)(text, hint=error.hint)
         if isinstance(error, ConnectionGone):
-            return ServerFault(f"{name}: the connection broke: {text}")
+            return ServerFault(f"{self._host}: the connection broke: {text}")
 
-        return InvalidResponse(f"{name}: the exchange failed: {text}")
+        return InvalidResponse(f"{self._host}: the exchange failed: {text}")

@@ -9,6 +9,7 @@ import trio
 
 from pictofs.api.address import is_addressable, is_uuid
 from pictofs.api.client import Api
+from pictofs.api.failure import CHECK_NETWORK
 from pictofs.api.key import ApiKey
 from pictofs.api.paging import read_datasets
 from pictofs.api.stats import RequestStats
@@ -134,6 +135,4 @@ class Datasets:
             with trio.fail_after(self._timeout):
                 return await call
         except trio.TooSlowError:
-            raise TimedOut(
-                f"no answer within {self._timeout:g} s", hint="check the network"
-            ) from None
+            raise TimedOut(f"no answer within {self._timeout:g} s", hint=CHECK_NETWORK) from None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from pictofs.api.key import ApiKey
 from pictofs.cli import completion
 from pictofs.cli.formatting import bytes_text, printable, say
 from pictofs.cli.options import ApiKeyFile, Profile, access_for, with_settings
@@ -191,16 +192,17 @@ def delete(
 
 def _access(
     profile: str | None, key_file: Path | None, given: dict[str, Given]
-) -> tuple[ServerSettings, str]:
+) -> tuple[ServerSettings, ApiKey]:
     access = access_for(profile, key_file, given)
-    return ServerSettings(**resolve(ServerSettings, given, os.environ)), access.api_key
+    return ServerSettings(**resolve(ServerSettings, given, os.environ)), ApiKey(
+        access.api_key, access.source
+    )
 
 
-def _run(settings: ServerSettings, api_key: str, work: Callable[[Datasets], Awaitable[T]]) -> T:
-    from pictofs.api.key import ApiKey
+def _run(settings: ServerSettings, api_key: ApiKey, work: Callable[[Datasets], Awaitable[T]]) -> T:
     from pictofs.app import datasets
 
-    return datasets.run(settings, ApiKey(api_key), work)
+    return datasets.run(settings, api_key, work)
 
 
 def _description(description: str | None, readme: Path | None) -> str | None:

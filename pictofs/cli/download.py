@@ -110,7 +110,7 @@ def download(
 
     with showing(as_json=as_json) as progress:
         root = Path(os.path.abspath(os.path.expanduser(folder)))
-        ended = run(settings, ApiKey(access.api_key), root, wanted, progress.show)
+        ended = run(settings, ApiKey(access.api_key, access.source), root, wanted, progress.show)
 
         result = ended.result
         progress.show(result)

@@ -36,7 +36,7 @@ def mount(
     settings = MountSettings.load(mount_table.resolve(mountpoint), given, os.environ)
 
     mounting.check_machine(settings.allow_other)
-    run(settings, ApiKey(access.api_key))
+    run(settings, ApiKey(access.api_key, access.source))
 
 
 def run(settings: MountSettings, api_key: ApiKey) -> None:

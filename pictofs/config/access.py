@@ -24,7 +24,7 @@ from pictofs.config.setting import declared, lookup, quoted
 from pictofs.errors import Invalid, Unauthorized
 
 PROFILE_FILE = Path(".pictograph/config.toml")
-"""Below the home folder; `pictograph login` writes it."""
+"""Below the home folder; `pictofs login` and `pictograph login` write it."""
 
 _PROFILE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
 _DEFAULT_URL = next(item.shown for item in declared(MountSettings) if item.name == "base_url")
@@ -101,6 +101,9 @@ def find_access(
     else:
         base_url = lookup(environ, "PICTOGRAPH_BASE_URL") or ambient().base_url
 
+    def of(name: str) -> str:
+        return f"profile {name!r} in {profiles.path}"
+
     key: str | None
     if key_file is not None:
         key = _read_key_file(key_file)
@@ -108,19 +111,19 @@ def find_access(
         profiles.warn_if_open(key_file)
     elif chosen:
         key = chosen.api_key
-        source = f"profile {profile!r}"
+        source = of(profile or "")
     elif environment := lookup(environ, "PICTOGRAPH_API_KEY"):
         key = environment
         source = "PICTOGRAPH_API_KEY"
     else:
         key = ambient().api_key
-        source = f"profile {named or 'default'!r}"
+        source = of(named or "default")
 
     if not key:
         where = f" ({source} has none)" if profile or named else ""
         raise Unauthorized(
             f"no API key{where}",
-            hint="set PICTOGRAPH_API_KEY, name a file by --api-key-file, or run `pictograph login`",
+            hint="set PICTOGRAPH_API_KEY, name a file by --api-key-file, or run `pictofs login`",
         )
 
     return Access(key, source, base_url, tuple(profiles.warnings))
@@ -135,7 +138,7 @@ class _Profiles:
     """The profile file, read when first needed."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self.warnings: list[Warned] = []
 
     def named(self, name: str, source: str) -> Profile:
@@ -149,8 +152,8 @@ class _Profiles:
         if name not in self.tables:
             known = ", ".join(sorted(self.tables)) or "none"
             raise Unauthorized(
-                f"no profile {name!r} (named by {source}) in {self._path}; there is: {known}",
-                hint=f"make it by `pictograph login --profile {name}`",
+                f"no profile {name!r} (named by {source}) in {self.path}; there is: {known}",
+                hint=f"make it by `pictofs login --profile {name}`",
             )
 
         return self.tables[name]
@@ -159,11 +162,11 @@ class _Profiles:
     def tables(self) -> dict[str, Profile]:
         """Every profile by name; empty if there is no file."""
         try:
-            text = self._path.read_text(encoding="utf-8")
+            text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return {}
         except (OSError, UnicodeDecodeError) as error:
-            raise Invalid(f"can't read {self._path}: {_reason(error)}") from None
+            raise Invalid(f"can't read {self.path}: {_reason(error)}") from None
 
         try:
             data = tomllib.loads(text)
@@ -171,10 +174,10 @@ class _Profiles:
             # Only the position is shown: the rest of the message may quote the line with the key.
             place = re.search(r"\(at [^()]*\)$", str(error))
             raise Invalid(
-                f"{self._path} is not TOML {place.group() if place else ''}".rstrip()
+                f"{self.path} is not TOML {place.group() if place else ''}".rstrip()
             ) from None
 
-        self.warn_if_open(self._path)
+        self.warn_if_open(self.path)
         return {
             name: self._profile(name, table)
             for name, table in data.items()
@@ -188,7 +191,7 @@ class _Profiles:
             try:
                 base_url = values.url(base_url)
             except ValueError as error:
-                raise Invalid(f"base_url of [{name}] in {self._path}: {error}") from None
+                raise Invalid(f"base_url of [{name}] in {self.path}: {error}") from None
 
         return Profile(texts.get("api_key") or None, base_url)
 

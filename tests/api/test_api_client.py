@@ -359,7 +359,7 @@ class TestFailures:
 
         text = str(caught.value)
 
-        assert "GET /images/{image}/metadata" in text
+        assert "{image}" not in text
         assert f"HTTP {status}" in text
         assert "the words" in text
         assert "req-1" in text
@@ -620,7 +620,9 @@ class TestSecrecy:
                 served(handler) as server,
                 connected(server.url, key, clock, request_stats) as api,
             ):
-                with pytest.raises(InvalidResponse, match="redirects are not followed"):
+                with pytest.raises(
+                    InvalidResponse, match=rf"redirects to {other.url}/.*login page"
+                ):
                     await api.datasets()
                 with pytest.raises(InvalidResponse):
                     async with api.image_stream("i"):

@@ -22,6 +22,6 @@ def test_it_is_masked() -> None:
     "secret", ["", " ", "\t\n", "pk live", "pk\x00", "pk\nlive", "schlüssel", "pk_\u200b", "\ud800"]
 )
 def test_what_no_header_carries(secret: str) -> None:
-    with pytest.raises(Invalid, match="PICTOGRAPH_API_KEY") as caught:
-        ApiKey(secret)
+    with pytest.raises(Invalid, match=r"API key from PICTOGRAPH_API_KEY .*copy it again") as caught:
+        ApiKey(secret, "PICTOGRAPH_API_KEY")
     assert not secret.strip() or secret not in str(caught.value)

@@ -107,7 +107,7 @@ async def test_t4_a_dead_proxy_is_named(
     ) as api:
         with pytest.raises(
             ServerUnreachable,
-            match=r"the proxy 127\.0\.0\.1:1 can't be reached: Connection refused; check the proxy",
+            match=r"the proxy 127\.0\.0\.1:1 can't be reached: Connection refused; check HTTPS_PROXY",
         ) as one:
             await api.datasets()
 

@@ -103,7 +103,7 @@ def test_a_named_profile_must_exist(home: Path) -> None:
 
 
 def test_a_profile_without_a_key(home: Path) -> None:
-    with pytest.raises(Unauthorized, match=r"profile 'empty' has none"):
+    with pytest.raises(Unauthorized, match=r"profile 'empty' in .* has none"):
         find(home, "empty")
 
 

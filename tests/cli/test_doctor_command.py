@@ -134,7 +134,7 @@ def test_lines_for_people(doctor: Doctor) -> None:
     (at,) = (number for number, line in enumerate(lines) if line.startswith("fail key"))
     assert lines[at] == "fail key           no API key"
     assert lines[at + 1].strip() == (
-        "-> set PICTOGRAPH_API_KEY, name a file by --api-key-file, or run `pictograph login`"
+        "-> set PICTOGRAPH_API_KEY, name a file by --api-key-file, or run `pictofs login`"
     )
     assert lines[-1].endswith(" failed; 0 API requests")
     assert doctor.code == 1
@@ -157,7 +157,7 @@ def test_j2_without_a_key_nobody_is_asked(doctor: Doctor, serving: Serving) -> N
         (error(403, "forbidden"), "fail", "forbids this key", "viewer"),
         (error(503), "fail", "HTTP 503", "try again later"),
         (throttled(900), "warn", "the request budget is spent", None),
-        (html(), "fail", "not JSON", "something else answers there"),
+        (html(), "fail", "in place of JSON", "login page"),
         (Hang(), "fail", "no answer in time", "proxy"),
     ],
     ids=["401", "403", "503", "429", "captive portal", "silence"],

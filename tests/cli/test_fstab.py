@@ -179,7 +179,7 @@ def test_what_mount_says_when_it_fails(machine: Machines, server: StandIn) -> No
 
     here.key.write_text(SECRET)
 
-    assert "the API key was refused" in here.fails(32, f"{mount} {here.options}")
+    assert "the API key from --api-key-file" in here.fails(32, f"{mount} {here.options}")
 
 
 @needs_root

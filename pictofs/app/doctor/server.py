@@ -11,6 +11,7 @@ from dataclasses import replace
 import trio
 
 from pictofs.api.client import Api
+from pictofs.api.failure import CHECK_NETWORK
 from pictofs.api.key import ApiKey
 from pictofs.api.stats import RequestStats
 from pictofs.app.doctor.finding import Finding, fail, ok, warn
@@ -56,29 +57,25 @@ def _answer(
     try:
         took, datasets = trio.run(_ask, settings, ApiKey(api_key), request_stats)
     except Unauthorized as error:
-        yield fail(
-            "API", f"{settings.base_url} refuses the key: {error}", "make a new key on the platform"
-        )
+        yield fail("API", f"{settings.base_url} refuses the key: {error.message}", error.hint)
     except Forbidden as error:
         yield fail(
             "API",
-            f"{settings.base_url} forbids this key to list datasets: {error}",
+            f"{settings.base_url} forbids this key to list datasets: {error.message}",
             "ask for the role viewer",
         )
     except Throttled as error:
         yield warn("API", f"{settings.base_url} answers, and the request budget is spent: {error}")
     except (ServerUnreachable, TimedOut) as error:
-        yield fail(
-            "API", error.message, "look at network, proxy (HTTPS_PROXY, NO_PROXY) and --base-url"
-        )
+        yield fail("API", error.message, error.hint or CHECK_NETWORK)
     except InvalidResponse as error:
         yield fail(
             "API",
-            str(error),
-            "something else answers there: look at --base-url, and for a login page",
+            error.message,
+            error.hint or "something else answers there: look at --base-url, and for a login page",
         )
     except PictofsError as error:
-        yield fail("API", str(error), "try again later; if it lasts, ask the platform's support")
+        yield fail("API", error.message, "try again later; if it lasts, ask the platform's support")
     else:
         secure = " over TLS" if settings.base_url.startswith("https://") else ""
         sees = f" and sees {counted(datasets, 'dataset')}" if datasets is not None else ""
