@@ -81,6 +81,11 @@ class Datasets:
 
         return await read_datasets(page, limit)
 
+    async def count(self) -> int | None:
+        """How many active datasets there are, for one request; None if the server does not say."""
+        page = await self._in_time(self._api.datasets(limit=1))
+        return page.total
+
     async def by_id(self, identity: str) -> Dataset:
         """The dataset of an id. Raises Invalid for what is not a UUID."""
         if not is_uuid(identity):

@@ -12,6 +12,7 @@ from pictofs.cli.demo import demo
 from pictofs.cli.doctor import doctor
 from pictofs.cli.download import download
 from pictofs.cli.help import dress
+from pictofs.cli.login import login
 from pictofs.cli.mount import mount
 from pictofs.cli.prefetch import prefetch
 from pictofs.cli.refresh import refresh
@@ -51,7 +52,19 @@ def _root(
     pass
 
 
-for command in (mount, unmount, status, top, doctor, refresh, warm, prefetch, download, demo):
+for command in (
+    mount,
+    unmount,
+    status,
+    top,
+    doctor,
+    refresh,
+    warm,
+    prefetch,
+    download,
+    login,
+    demo,
+):
     app.command()(command)
 
 app.add_typer(dataset.app, name="dataset")

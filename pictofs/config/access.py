@@ -8,9 +8,11 @@ URL: `--base-url`, the profile of `--profile`, `PICTOGRAPH_BASE_URL`, the profil
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ PROFILE_FILE = Path(".pictograph/config.toml")
 """Below the home folder; `pictofs login` and `pictograph login` write it."""
 
 _PROFILE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}", re.ASCII)
+_OWN = ("api_key", "base_url")
+_OWN_LINE = re.compile(rf"\s*({'|'.join(_OWN)})\s*=")
 _DEFAULT_URL = next(item.shown for item in declared(MountSettings) if item.name == "base_url")
 
 
@@ -134,6 +138,95 @@ def profile_names(home: Path) -> list[str]:
     return sorted(_Profiles(home / PROFILE_FILE).tables)
 
 
+def save_profile(home: Path, name: str, api_key: str, base_url: str) -> Path:
+    """Keep a key and its URL as the profile `name`, and all else in the file as it is.
+
+    `api_key`: what an HTTP header can carry. Returns: the file, which is open to its owner alone.
+
+    Raises:
+        Invalid: `name` can't be a profile, or the file can't be read, understood or written.
+    """
+    check_profile_name(name, "--profile")
+    path = home / PROFILE_FILE
+    profiles = _Profiles(path)
+    table: dict[str, object] = {"api_key": api_key}
+    if base_url != _DEFAULT_URL:
+        table["base_url"] = base_url
+
+    new = _with_table(profiles.text, name, table)
+    kept = _parsed(profiles.text, path)
+    former = kept.get(name)
+    if isinstance(former, dict):
+        table = {**{k: v for k, v in former.items() if k not in _OWN}, **table}
+
+    # TOML can write a table in ways that a look at its lines does not see.
+    try:
+        understood = tomllib.loads(new) == {**kept, name: table}
+    except tomllib.TOMLDecodeError:
+        understood = False
+    if not understood:
+        raise Invalid(f"[{name}] in {path} is written in a way that only you can change")
+
+    try:
+        _replace(path, new)
+    except OSError as error:
+        raise Invalid(f"can't write {path}: {_reason(error)}") from None
+
+    return path
+
+
+def _with_table(text: str, name: str, table: Mapping[str, object]) -> str:
+    """`text`, a TOML file, with the values of `table` in its table `name`."""
+    values = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    lines = text.splitlines()
+    heads = [number for number, line in enumerate(lines) if re.match(r"\s*\[", line)]
+    head = re.compile(rf"\s*\[\s*{re.escape(name)}\s*\]\s*(#.*)?")
+    start = next((number for number in heads if head.fullmatch(lines[number])), None)
+    if start is None:
+        return "\n".join([*lines, *[""] * bool(lines), f"[{name}]", *values, ""])
+
+    end = next((number for number in heads if number > start), len(lines))
+    others = [line for line in lines[start + 1 : end] if not _OWN_LINE.match(line)]
+    return "\n".join([*lines[: start + 1], *values, *others, *lines[end:], ""])
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that no other user can read, at once or not at all."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    # A link to a folder of dotfiles stays one.
+    target = path.resolve()
+    descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+        os.replace(draft, target)
+    except BaseException:
+        os.unlink(draft)
+        raise
+
+
+def check_profile_name(name: str, source: str) -> None:
+    """Raise Invalid if `name`, which `source` gave, can't be a profile's."""
+    if not _PROFILE_NAME.fullmatch(name):
+        raise Invalid(
+            f"{source}: {quoted(name)} can't be a profile: letters, digits, - and _, "
+            "at most 64, with a letter or digit first"
+        )
+
+
+def _parsed(text: str, path: Path) -> dict[str, object]:
+    """The TOML of the file `path`. Raises Invalid."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        # Only the position is shown: the rest of the message may quote the line with the key.
+        place = re.search(r"\(at [^()]*\)$", str(error))
+        raise Invalid(f"{path} is not TOML {place.group() if place else ''}".rstrip()) from None
+
+
 class _Profiles:
     """The profile file, read when first needed."""
 
@@ -143,12 +236,7 @@ class _Profiles:
 
     def named(self, name: str, source: str) -> Profile:
         """The profile `name`, which must exist."""
-        if not _PROFILE_NAME.fullmatch(name):
-            raise Invalid(
-                f"{source}: {quoted(name)} can't be a profile: letters, digits, - and _, "
-                "at most 64, with a letter or digit first"
-            )
-
+        check_profile_name(name, source)
         if name not in self.tables:
             known = ", ".join(sorted(self.tables)) or "none"
             raise Unauthorized(
@@ -159,25 +247,22 @@ class _Profiles:
         return self.tables[name]
 
     @cached_property
-    def tables(self) -> dict[str, Profile]:
-        """Every profile by name; empty if there is no file."""
+    def text(self) -> str:
+        """The file; empty if there is none."""
         try:
-            text = self.path.read_text(encoding="utf-8")
+            return self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            return {}
+            return ""
         except (OSError, UnicodeDecodeError) as error:
             raise Invalid(f"can't read {self.path}: {_reason(error)}") from None
 
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            # Only the position is shown: the rest of the message may quote the line with the key.
-            place = re.search(r"\(at [^()]*\)$", str(error))
-            raise Invalid(
-                f"{self.path} is not TOML {place.group() if place else ''}".rstrip()
-            ) from None
+    @cached_property
+    def tables(self) -> dict[str, Profile]:
+        """Every profile by name; empty if there is no file."""
+        data = _parsed(self.text, self.path)
+        if data:
+            self.warn_if_open(self.path)
 
-        self.warn_if_open(self.path)
         return {
             name: self._profile(name, table)
             for name, table in data.items()

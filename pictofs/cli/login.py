@@ -1,0 +1,54 @@
+"""`pictofs login`."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+
+from pictofs.api.key import ApiKey
+from pictofs.cli.failure import warn
+from pictofs.cli.formatting import say
+from pictofs.cli.options import Profile, with_settings
+from pictofs.config import (
+    ServerSettings,
+    check_profile_name,
+    home_folder,
+    lookup,
+    resolve,
+    save_profile,
+)
+
+PROMPT = "API key (from the platform's page on API keys; it is not shown): "
+
+
+@with_settings(ServerSettings)
+def login(profile: Profile = None, **given: str | bool | None) -> None:
+    """Keep an API key in ~/.pictograph/config.toml, where the vendor's tools find it, too.
+
+    Asks for the key, or reads it from standard input if that is no terminal: pictofs login <
+    key.txt. The key is shown to the server once, and kept if the server takes it.
+    """
+    settings = ServerSettings(**resolve(ServerSettings, given, os.environ))
+    name = profile or lookup(os.environ, "PICTOGRAPH_PROFILE") or "default"
+    check_profile_name(name, "--profile" if profile else "PICTOGRAPH_PROFILE")
+    api_key = ApiKey(_ask())
+
+    from pictofs.app import datasets  # noqa: PLC0415 - not for --help
+
+    count = datasets.run(settings, api_key, lambda each: each.count())
+    path = save_profile(home_folder(), name, api_key.reveal(), settings.base_url)
+
+    seen = "" if count is None else f", sees {count:,} dataset{'s' * (count != 1)}"
+    say(f"{settings.base_url} takes the key{seen}; kept as profile {name!r} in {path}")
+    if name != "default":
+        say(f"use it by --profile {name}, or PICTOGRAPH_PROFILE={name}")
+    if lookup(os.environ, "PICTOGRAPH_API_KEY") and profile is None:
+        warn("PICTOGRAPH_API_KEY is set and goes before the profile: unset it")
+
+
+def _ask() -> str:
+    """The key as it was typed, without echo, or the first line of standard input."""
+    if sys.stdin.isatty():
+        return getpass.getpass(PROMPT, stream=sys.stderr)
+    return sys.stdin.readline()
