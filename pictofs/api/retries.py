@@ -8,13 +8,16 @@ that failed is left alone (`RETRY_AFTER_S`) is said where that is remembered.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import inf
 
 import trio
 
 from pictofs.clock import Clock
-from pictofs.errors import TimedOut
+from pictofs.errors import PictofsError, TimedOut
 
 JITTER = 0.25
 """The share by which chance makes a wait shorter or longer, so that clients do not come together."""
@@ -26,6 +29,19 @@ WINDOW_S = 30.0
 """Seconds of waiting over which the speed of a body is measured."""
 SLOWEST_BYTES = 1024.0
 """Bytes a second. A body that is slower for a whole window is given up."""
+
+
+_tell: ContextVar[Callable[[PictofsError], None] | None] = ContextVar("tell", default=None)
+
+
+@contextmanager
+def telling(tell: Callable[[PictofsError], None]) -> Iterator[None]:
+    """Call `tell` with each error inside, of child tasks too, after which the API is asked again."""
+    token = _tell.set(tell)
+    try:
+        yield
+    finally:
+        _tell.reset(token)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +109,18 @@ class Retries:
         self._budget -= wait
         return wait
 
-    async def wait(self, asked: float | None = None) -> bool:
-        """Sleep for `next_wait`. Returns False at once if there is no further attempt."""
+    async def wait(self, asked: float | None = None, error: PictofsError | None = None) -> bool:
+        """Sleep for `next_wait`. Returns False at once if there is no further attempt.
+
+        `error`: what `telling` is told before.
+        """
         wait = self.next_wait(asked)
         if wait is None:
             return False
+
+        tell = _tell.get()
+        if tell is not None and error is not None:
+            tell(error)
 
         await self._clock.sleep(wait)
         return True

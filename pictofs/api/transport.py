@@ -279,7 +279,7 @@ class ApiTransport:
                     error = Throttled(str(error), failure.asked)
 
                 error.final = failure.again
-                again = failure.again and await retries.wait(failure.asked)
+                again = failure.again and await retries.wait(failure.asked, error)
             except PictofsError as unsent:
                 unsent.final = True
                 self._request_stats.failed(unsent)

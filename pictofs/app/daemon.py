@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,14 @@ Serve = Callable[[Callable[[], None]], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What the mount's process tells its parent, once. No error: the mount answers."""
+    """What the mount's process tells its parent, last that the mount answers: no error."""
 
     error: str | None = None
     exit_code: int = 0
     hint: str = ""
     docs: str = ""
+    retrying: str | None = None
+    """Why the server is asked again. Another report follows."""
 
 
 _log = logging.getLogger("pictofs.app.daemon")
@@ -45,11 +48,17 @@ def _descriptor(handler: logging.StreamHandler[Any]) -> int:
 
 
 def start(
-    serve: Serve, settings: MountSettings, seconds: float, *, keep: Collection[int] = ()
+    serve: Serve,
+    settings: MountSettings,
+    seconds: float,
+    *,
+    on_retry: Callable[[str], None],
+    keep: Collection[int] = (),
 ) -> int:
     """Run `serve` in a process of its own and wait until it says that the mount answers.
 
-    `seconds`: how long to wait at most. `keep`: descriptors that the process needs.
+    `seconds`: how long to wait at most. `on_retry` is called with the reason for which the process
+    asks the server again. `keep`: descriptors that the process needs.
 
     To be called before any thread or event loop starts: only the calling thread lives on after a
     fork.
@@ -77,7 +86,7 @@ def start(
 
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        report = _read_report(reader, seconds)
+        report = _read_report(reader, seconds, on_retry)
     except BaseException:
         # Also when Ctrl-C comes: nothing is left behind that nobody waits for.
         _end(pid)
@@ -98,14 +107,23 @@ def start(
     return pid
 
 
-def _read_report(reader: int, seconds: float) -> Report | None:
-    """The one line that the process sends; None if it ended without one."""
-    if not select.select([reader], [], [], seconds)[0]:
-        raise TimedOut(f"the mount did not answer within {seconds:g} s")
-    with open(reader, encoding="utf-8", closefd=False) as stream:
-        line = stream.readline()
+def _read_report(reader: int, seconds: float, on_retry: Callable[[str], None]) -> Report | None:
+    """The last line that the process sends; None if it ended without one."""
+    end = time.monotonic() + seconds
+    pending = b""
+    while select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:
+        chunk = os.read(reader, 65536)
+        if not chunk:
+            return None
 
-    return Report(**json.loads(line)) if line else None
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in lines:
+            report = Report(**json.loads(line))
+            if report.retrying is None:
+                return report
+            on_retry(report.retrying)
+
+    raise TimedOut(f"the mount did not answer within {seconds:g} s")
 
 
 def _end(pid: int) -> None:
@@ -132,19 +150,23 @@ def _run(serve: Serve, log: Path, writer: int, keep: set[int]) -> NoReturn:
 
 
 def _serve(serve: Serve, log: Path, writer: int) -> int:
+    from pictofs.api.retries import telling  # noqa: PLC0415 - trio, which the parent does without
+
     pending = [writer]
 
     def tell(report: Report) -> None:
-        while pending:
-            # The parent may be gone: then nobody wants to know.
-            with (
-                contextlib.suppress(BrokenPipeError),
-                open(pending.pop(), "w", encoding="utf-8") as stream,
-            ):
-                stream.write(json.dumps(dataclasses.asdict(report)) + "\n")
+        if not pending:
+            return
+
+        # The parent may be gone: then nobody wants to know.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(pending[0], json.dumps(dataclasses.asdict(report)).encode() + b"\n")
+        if report.retrying is None:
+            os.close(pending.pop())
 
     try:
-        serve(lambda: tell(Report()))
+        with telling(lambda error: tell(Report(retrying=error.message))):
+            serve(lambda: tell(Report()))
     except PictofsError as error:
         _log.error("The mount ends: %s", error)
         tell(Report(error.message, error.exit_code, error.hint, error.docs))

@@ -12,6 +12,7 @@ from pictofs.api.client import Api
 from pictofs.api.failure import CHECK_NETWORK
 from pictofs.api.key import ApiKey
 from pictofs.api.paging import read_datasets
+from pictofs.api.retries import telling
 from pictofs.api.stats import RequestStats
 from pictofs.app.library import ATTEMPT, only
 from pictofs.clock import SystemClock
@@ -22,8 +23,17 @@ from pictofs.model.records import Dataset, Page
 T = TypeVar("T")
 
 
-def run(settings: ServerSettings, api_key: ApiKey, work: Callable[[Datasets], Awaitable[T]]) -> T:
-    """What `work` returns. Raises PictofsError, and KeyboardInterrupt on Ctrl-C."""
+def run(
+    settings: ServerSettings,
+    api_key: ApiKey,
+    work: Callable[[Datasets], Awaitable[T]],
+    *,
+    on_retry: Callable[[str], None],
+) -> T:
+    """What `work` returns. Raises PictofsError, and KeyboardInterrupt on Ctrl-C.
+
+    `on_retry` is called with the reason for which the server is asked again.
+    """
 
     async def opened() -> T:
         api = Api(
@@ -36,7 +46,8 @@ def run(settings: ServerSettings, api_key: ApiKey, work: Callable[[Datasets], Aw
             allow_plain_http=settings.allow_plain_http,
         )
         async with api:
-            return await work(Datasets(api, settings.timeout))
+            with telling(lambda error: on_retry(error.message)):
+                return await work(Datasets(api, settings.timeout))
 
     try:
         return trio.run(opened)

@@ -16,6 +16,7 @@ import typer
 
 from pictofs.api.key import ApiKey
 from pictofs.cli import completion
+from pictofs.cli.failure import say_retry
 from pictofs.cli.formatting import bytes_text, printable, say
 from pictofs.cli.options import ApiKeyFile, Profile, access_for, with_settings
 from pictofs.cli.refresh import show_change
@@ -202,7 +203,7 @@ def _access(
 def _run(settings: ServerSettings, api_key: ApiKey, work: Callable[[Datasets], Awaitable[T]]) -> T:
     from pictofs.app import datasets
 
-    return datasets.run(settings, api_key, work)
+    return datasets.run(settings, api_key, work, on_retry=say_retry)
 
 
 def _description(description: str | None, readme: Path | None) -> str | None:

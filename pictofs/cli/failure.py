@@ -16,10 +16,21 @@ from pictofs.errors import Invalid, PictofsError
 
 INTERRUPTED = 130
 
+_told: set[str] = set()
+"""Why the server was asked again, as far as it was told."""
+
 
 def warn(message: str) -> None:
     """One line of warning."""
     _say("warning", message)
+
+
+def say_retry(message: str) -> None:
+    """Tell, on a terminal and once for each reason, that the server is asked again."""
+    reason = message.partition(";")[0]  # without the server's words and the request's id
+    if sys.stderr.isatty() and reason not in _told:
+        _told.add(reason)
+        _say("warning", f"{reason}; trying again")
 
 
 def explain(error: BaseException, *, show_traceback: bool) -> int:

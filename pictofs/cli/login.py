@@ -7,7 +7,7 @@ import os
 import sys
 
 from pictofs.api.key import ApiKey
-from pictofs.cli.failure import warn
+from pictofs.cli.failure import say_retry, warn
 from pictofs.cli.formatting import say
 from pictofs.cli.options import Profile, with_settings
 from pictofs.config import (
@@ -36,7 +36,7 @@ def login(profile: Profile = None, **given: str | bool | None) -> None:
 
     from pictofs.app import datasets  # noqa: PLC0415 - not for --help
 
-    count = datasets.run(settings, api_key, lambda each: each.count())
+    count = datasets.run(settings, api_key, lambda each: each.count(), on_retry=say_retry)
     path = save_profile(home_folder(), name, api_key.reveal(), settings.base_url)
 
     seen = "" if count is None else f", sees {count:,} dataset{'s' * (count != 1)}"

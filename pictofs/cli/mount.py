@@ -10,7 +10,7 @@ from functools import partial
 
 from pictofs.api.key import ApiKey
 from pictofs.app import cache_folder, daemon, logs, mount_table, mounting, probe
-from pictofs.cli.failure import warn
+from pictofs.cli.failure import say_retry, warn
 from pictofs.cli.formatting import say
 from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, access_for, with_settings
 from pictofs.config import MountSettings
@@ -68,7 +68,8 @@ def _run(settings: MountSettings, api_key: ApiKey, claim: mounting.Claim) -> Non
         return
 
     serve = partial(_serve, settings, api_key, claim)
-    daemon.start(serve, settings, settings.timeout + START_SECONDS, keep={claim.fd})
+    seconds = settings.timeout + START_SECONDS
+    daemon.start(serve, settings, seconds, on_retry=say_retry, keep={claim.fd})
     _check_answers(settings)
     _announce(settings)
 

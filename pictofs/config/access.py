@@ -127,7 +127,7 @@ def find_access(
         where = f" ({source} has none)" if profile or named else ""
         raise Unauthorized(
             f"no API key{where}",
-            hint="set PICTOGRAPH_API_KEY, name a file by --api-key-file, or run `pictofs login`",
+            hint="run `pictofs login`, set PICTOGRAPH_API_KEY, or name a file by --api-key-file",
         )
 
     return Access(key, source, base_url, tuple(profiles.warnings))

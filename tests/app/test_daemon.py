@@ -24,7 +24,7 @@ def serve(on_ready):
 
 settings = MountSettings(mountpoint=Path("/m"), cache_dir=Path(sys.argv[1]))
 try:
-    pid = daemon.start(serve, settings, {seconds})
+    pid = daemon.start(serve, settings, {seconds}, on_retry=lambda why: print("retrying:", why))
 except PictofsError as error:
     print(error.exit_code, type(error).__name__, error)
 else:
@@ -126,3 +126,14 @@ def test_an_error_after_ready_is_only_logged(tmp_path: Path) -> None:
 def test_a_log_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "log").touch()
     assert "--log-file" in start(tmp_path, "on_ready()")
+
+
+def test_e3_retries_arrive_before_the_last_report(tmp_path: Path) -> None:
+    body = (
+        "from pictofs.api.retries import _tell; tell = _tell.get(); "
+        "tell(PictofsError('once')); tell(PictofsError('twice')); on_ready(); "
+        "tell(PictofsError('late')); sys.exit()"
+    )
+    first, second, last = start(tmp_path, body).splitlines()
+    assert (first, second) == ("retrying: once", "retrying: twice")
+    assert last.startswith("ready ")

@@ -88,7 +88,7 @@ def test_a_key_file_wins_over_everything(home: Path) -> None:
 
 def test_no_file_is_no_profile(tmp_path: Path) -> None:
     assert find(tmp_path, PICTOGRAPH_API_KEY="pk_env").base_url is None
-    with pytest.raises(Unauthorized, match="no API key; set PICTOGRAPH_API_KEY"):
+    with pytest.raises(Unauthorized, match="no API key; run `pictofs login`"):
         find(tmp_path)
     with pytest.raises(Unauthorized, match="no API key"):
         find(tmp_path, PICTOGRAPH_API_KEY=" ")

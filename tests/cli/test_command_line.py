@@ -92,7 +92,7 @@ def test_wrong_usage(arguments: list[str], words: str) -> None:
 
 
 def test_mounting_without_a_key(tmp_path: Path) -> None:
-    assert "no API key\n  Fix: set PICTOGRAPH_API_KEY" in fails(2, "mount", tmp_path)
+    assert "no API key\n  Fix: run `pictofs login`" in fails(2, "mount", tmp_path)
     assert "no profile 'x'" in fails(2, "mount", tmp_path, "--profile", "x")
 
 

@@ -134,7 +134,7 @@ def test_lines_for_people(doctor: Doctor) -> None:
     (at,) = (number for number, line in enumerate(lines) if line.startswith("fail key"))
     assert lines[at] == "fail key           no API key"
     assert lines[at + 1].strip() == (
-        "-> set PICTOGRAPH_API_KEY, name a file by --api-key-file, or run `pictofs login`"
+        "-> run `pictofs login`, set PICTOGRAPH_API_KEY, or name a file by --api-key-file"
     )
     assert lines[-1].endswith(" failed; 0 API requests")
     assert doctor.code == 1

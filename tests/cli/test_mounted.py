@@ -167,7 +167,7 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command(
     assert caught.value.exit_code == 2
 
     monkeypatch.delenv("PICTOGRAPH_API_KEY")
-    with pytest.raises(Unauthorized, match=r"^no API key; set PICTOGRAPH_API_KEY"):
+    with pytest.raises(Unauthorized, match=r"^no API key; run `pictofs login`"):
         pictofs.mounted().__enter__()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.server
+import os
+import pty
 import shutil
 import socket
 import ssl
@@ -14,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from mounting import Serving, inherited
-from starting import run_pictofs
+from starting import Pictofs, run_pictofs
 
 from standin import Spec
 
@@ -315,3 +317,37 @@ def test_e3_offline_is_said_as_that(fails: Fails, tmp_path: Path) -> None:
     said = fails(9, "http://127.0.0.1:1", "mount", "--offline", tmp_path / "mnt")
     assert "--offline" in said.error
     assert "without --offline" in said.fix
+
+
+@pytest.mark.parametrize("command", ["dataset list", "mount"])
+def test_e3_a_retry_is_told_once_and_on_a_terminal_alone(tmp_path: Path, command: str) -> None:
+    (tmp_path / "mnt").mkdir()
+    arguments = [*command.split(), *([tmp_path / "mnt"] if command == "mount" else [])]
+    environ = {
+        **inherited(),
+        "HOME": str(tmp_path),
+        "PICTOGRAPH_BASE_URL": "http://127.0.0.1:1",
+        "PICTOGRAPH_API_KEY": KEY,
+        "PICTOGRAPH_MAX_RETRIES": "2",
+    }
+    terminal, end = pty.openpty()
+    process = Pictofs(*arguments, env=environ, stdin=end, stdout=end, stderr=end)
+    os.close(end)
+
+    shown = b""
+    try:
+        while more := os.read(terminal, 4096):
+            shown += more
+    except OSError:
+        pass  # the other end is closed
+    os.close(terminal)
+    cause = "127.0.0.1 can't be reached: Connection refused"
+
+    assert process.wait(30) == 9
+    assert shown.decode().splitlines()[:2] == [
+        f"warning: {cause}; trying again",
+        f"error: {cause}",
+    ]
+
+    piped = run_pictofs(*arguments, env=environ)
+    assert piped.stderr.decode().startswith(f"error: {cause}")
