@@ -122,7 +122,8 @@ def api_failure(
         kind = InvalidResponse
         meaning = f"the network asks for a login before it lets {host} through"
         hint = _portal_hint("")
-    elif item and kind not in (Unauthorized, Throttled):
+    # These are remembered, and raised for other items, too (`RequestStats.refused`).
+    elif item and kind not in (Unauthorized, QuotaExceeded, Throttled):
         meaning = f"{item}: {meaning}"
 
     parts = [f"{meaning} (HTTP {status})"]

@@ -276,7 +276,7 @@ class ApiTransport:
                 # A 503 whose Retry-After is too long tells the caller how long to wait.
                 too_long = failure.asked is not None and failure.asked > retries.left
                 if too_long and isinstance(error, ServerFault):
-                    error = Throttled(str(error), failure.asked)
+                    error = Throttled(error.message, failure.asked)
 
                 error.final = failure.again
                 again = failure.again and await retries.wait(failure.asked, error)

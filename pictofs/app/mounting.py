@@ -35,8 +35,9 @@ def check_machine(allow_other: bool) -> None:
     """Raise MountFailed with what to do if this machine or user can't mount at all."""
     if not DEVICE.exists():
         raise MountFailed(
-            "there is no /dev/fuse: load the module by `modprobe fuse`, "
-            "or start the container with --device /dev/fuse --cap-add SYS_ADMIN"
+            "there is no /dev/fuse",
+            hint="load the module by `modprobe fuse`, or start the container with "
+            "--device /dev/fuse --cap-add SYS_ADMIN",
         )
     # For root libfuse mounts by itself if it may.
     if os.geteuid() == 0:
@@ -44,13 +45,14 @@ def check_machine(allow_other: bool) -> None:
 
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         raise MountFailed(
-            "/dev/fuse is not open to you: ask for `chmod 666 /dev/fuse` or run as root"
+            "/dev/fuse is not open to you", hint="ask for `chmod 666 /dev/fuse`, or run as root"
         )
     if not programs.which("fusermount3"):
-        raise MountFailed("fusermount3 is missing: install it by `apt-get install fuse3`")
+        raise MountFailed("fusermount3 is missing", hint="install it by `apt-get install fuse3`")
     if allow_other and not may_allow_other():
         raise MountFailed(
-            "--allow-other is not permitted: add a line user_allow_other to /etc/fuse.conf, or run as root"
+            "--allow-other is not permitted",
+            hint="add a line user_allow_other to /etc/fuse.conf, or run as root",
         )
 
 
@@ -116,7 +118,9 @@ def check_free(path: Path) -> None:
     """Raise Conflict if something is mounted at `path` by now: a mount over it would hide it."""
     mount = mount_table.mount_at(path)
     if mount is not None and mount.ours:
-        raise Conflict(f"{path} is mounted already: use it, or `pictofs unmount {path}` first")
+        raise Conflict(
+            f"{path} is mounted already", hint=f"use it, or `pictofs unmount {path}` first"
+        )
     if mount is not None:
         raise Conflict(f"{path} is busy: {mount.source} ({mount.fstype}) is mounted there")
 

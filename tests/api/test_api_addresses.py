@@ -6,7 +6,7 @@ import pytest
 import trio
 from api_server import FakeClock, always, answer, enveloped, served
 
-from pictofs.api.address import Locality, literal, locality
+from pictofs.api.address import Locality, item_of, literal, locality
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.stats import RequestStats
@@ -154,3 +154,18 @@ async def test_k6_the_api_is_where_it_has_answered_from(key: ApiKey, clock: Fake
         assert request_stats.api_locality is Locality.LOOPBACK
     Api("https://api.example", key, clock=clock, request_stats=(other := RequestStats()))
     assert other.api_locality is Locality.PUBLIC
+
+
+@pytest.mark.parametrize(
+    ("route", "path", "item"),
+    [
+        ("/datasets/", "/datasets/", ""),
+        ("/datasets/{dataset}", "/datasets/street%20signs", "dataset 'street signs'"),
+        ("/images/{image}/metadata", "/images/9a0e/metadata", "image '9a0e'"),
+        ("/images/{dataset}/{path}", "/images/d/cam%201/a.jpg", "image 'cam 1/a.jpg'"),
+        ("/exports/{export}/download", "/exports/e%2Ff/download", "export 'e/f'"),
+        ("/datasets/{dataset}", "/elsewhere", ""),
+    ],
+)
+def test_e3_what_a_request_is_about(route: str, path: str, item: str) -> None:
+    assert item_of(route, path) == item

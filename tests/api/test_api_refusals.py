@@ -11,7 +11,7 @@ from test_api_client import Script
 from pictofs.api.client import Api
 from pictofs.api.key import ApiKey
 from pictofs.api.stats import PROBE_KEY, PROBE_LIMIT_S, RequestStats, background, insisting
-from pictofs.errors import PictofsError, QuotaExceeded, Throttled, Unauthorized
+from pictofs.errors import NoSuchEntry, PictofsError, QuotaExceeded, Throttled, Unauthorized
 
 IMAGE = {"data": {"id": "9a0e", "filename": "a.jpg", "created_at": "2026-03-01T09:00:00+00:00"}}
 
@@ -158,3 +158,20 @@ async def test_o6_no_server_wants_silence_for_more_than_an_hour(
     error = await server.fails(Throttled)
     assert isinstance(error, Throttled)
     assert error.retry_after == 3600
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, Unauthorized), (402, QuotaExceeded), (429, Throttled)]
+)
+async def test_e3_a_refusal_that_is_remembered_names_no_item(
+    server: Refusing, status: int, kind: type[PictofsError]
+) -> None:
+    server.script.say(status, Retry_After="3598")
+    for _ in range(2):
+        assert "image 'i'" not in str(await server.fails(kind))
+    assert server.asked == 1
+
+
+async def test_e3_a_failure_names_the_item(server: Refusing) -> None:
+    server.script.say(404)
+    assert str(await server.fails(NoSuchEntry)).startswith("there is no image 'i', or ")
