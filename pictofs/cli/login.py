@@ -5,11 +5,15 @@ from __future__ import annotations
 import getpass
 import os
 import sys
+from typing import Annotated
+
+import typer
 
 from pictofs.api.key import ApiKey
+from pictofs.cli import completion
 from pictofs.cli.failure import say_retry, warn
 from pictofs.cli.formatting import say
-from pictofs.cli.options import Profile, with_settings
+from pictofs.cli.options import with_settings
 from pictofs.config import (
     ServerSettings,
     check_profile_name,
@@ -23,11 +27,22 @@ PROMPT = "API key (from the platform's page on API keys; it is not shown): "
 
 
 @with_settings(ServerSettings)
-def login(profile: Profile = None, **given: str | bool | None) -> None:
+def login(
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=completion.profiles,
+            help="Keep the key as this profile. Or set PICTOGRAPH_PROFILE. Default: default.",
+            rich_help_panel="Pictograph",
+        ),
+    ] = None,
+    **given: str | bool | None,
+) -> None:
     """Keep an API key in ~/.pictograph/config.toml, where the vendor's tools find it, too.
 
-    Asks for the key, or reads it from standard input if that is no terminal: pictofs login <
-    key.txt. The key is shown to the server once, and kept if the server takes it.
+    Asks for the key, or reads it from standard input if that is no terminal. Shows it to the server
+    once, and keeps it if the server takes it.
     """
     settings = ServerSettings(**resolve(ServerSettings, given, os.environ))
     name = profile or lookup(os.environ, "PICTOGRAPH_PROFILE") or "default"
