@@ -55,7 +55,8 @@ def page() -> str:
             for name, each in commands.items()
         ),
     )
-    common = _common(commands.values())
+    # `login` has no key to take yet, and so fewer of these options than all others.
+    common = _common(each for name, each in commands.items() if name != "login")
     sections = (_section(name, each, common) for name, each in commands.items())
     shared = f"{SHARED}\n{_table(HEADINGS, common)}"
     return "\n".join([HEAD, "## Commands\n", index, shared, *sections, CODES, _exit_codes()])
@@ -99,10 +100,11 @@ def _section(name: str, command: Any, common: list[list[str]]) -> str:
         parts.append("\n".join(["```sh", *EXAMPLES[name], "```\n"]))
     if name == "mount":
         parts.append(SETTINGS)
-    if COMMON in panels:
+    its_own = [_option(each) for each in panels.get(COMMON, [])]
+    if takes_all := bool(its_own) and all(row in its_own for row in common):
         parts.append("It takes the [common options](#common-options), too.\n")
     for panel, within in panels.items():
-        rows = [row for row in map(_option, within) if row not in common]
+        rows = [row for row in map(_option, within) if not takes_all or row not in common]
         if rows:
             parts += [f"**{panel}**\n"] if panel else []
             parts.append(_options(rows))
