@@ -241,7 +241,9 @@ def _insecure(host: str, cause: BaseException) -> ServerUnreachable:
         verdict, hint = _CERTIFICATES.get(
             cause.verify_code, (f"is refused ({clean(cause.verify_message)})", "")
         )
-        return ServerUnreachable(f"the certificate of {host} {verdict}", hint=hint or _CHECK_HOST)
+        error = ServerUnreachable(f"the certificate of {host} {verdict}", hint=hint or _CHECK_HOST)
+        error.final = True
+        return error
     if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
         return ServerUnreachable(f"{host} does not speak TLS (https)", hint=_CHECK_HOST)
 

@@ -278,7 +278,7 @@ class ApiTransport:
                 if too_long and isinstance(error, ServerFault):
                     error = Throttled(error.message, failure.asked)
 
-                error.final = failure.again
+                error.final = error.final or failure.again
                 again = failure.again and await retries.wait(failure.asked, error)
             except PictofsError as unsent:
                 unsent.final = True
@@ -315,7 +315,7 @@ class ApiTransport:
             response, heard = await self._send(name, request, sending)
         except FAILURES as error:
             if not (sending.kept and safe):
-                raise _Failed(self._named(error), again=safe) from error
+                raise self._failed(error, safe=safe) from error
 
             # A dead kept connection says nothing of the server.
             self._request_stats.retries += 1
@@ -323,7 +323,7 @@ class ApiTransport:
             try:
                 response, heard = await self._send(name, request, sending)
             except FAILURES as another:
-                raise _Failed(self._named(another), again=safe) from another
+                raise self._failed(another, safe=safe) from another
 
         served_at = http_date(response.headers.get("date"))
         now = self._clock.wall()
@@ -419,7 +419,7 @@ class ApiTransport:
 
                 pieces.append(piece)
         except FAILURES as error:
-            raise _Failed(self._named(error), again=safe) from error
+            raise self._failed(error, safe=safe) from error
         finally:
             self._request_stats.bytes_in["api"] += size
 
@@ -432,13 +432,19 @@ class ApiTransport:
         item = item_of(name.partition(" ")[2], path.removeprefix(prefix))
         return clean(self._api_key.scrub(item))
 
+    def _failed(self, error: Exception, *, safe: bool) -> _Failed:
+        named = self._named(error)
+        return _Failed(named, again=safe and not named.final)
+
     def _named(self, error: Exception) -> PictofsError:
         """A failure of the exchange, which names the host or the proxy."""
         text = clean(
             self._api_key.scrub(error.message if isinstance(error, PictofsError) else str(error))
         )
         if isinstance(error, PictofsError):
-            return type(error)(text, hint=error.hint)
+            named = type(error)(text, hint=error.hint)
+            named.final = error.final
+            return named
         if isinstance(error, ConnectionGone):
             return ServerFault(f"{self._host}: the connection broke: {text}")
 

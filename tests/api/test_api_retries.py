@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import replace
 
 import pytest
 import trio
-from api_server import FakeClock
+from api_server import FakeClock, always, answer, served
 
+from pictofs.api.client import Api
+from pictofs.api.key import ApiKey
 from pictofs.api.retries import API_CALL, DATASET_REMOVAL, DOWNLOAD, EXPORT_POLL, Retries
+from pictofs.api.stats import RequestStats
+from pictofs.errors import ServerUnreachable
 
 
 def waits(retries: Retries, most: int = 12) -> list[float]:
@@ -68,3 +73,22 @@ async def test_a_wait_beyond_the_deadline_is_not_begun() -> None:
         assert not await retries.wait()
 
     assert clock.sleeps == [0.5]
+
+
+async def test_e3_a_certificate_that_is_refused_is_not_asked_for_again(
+    key: ApiKey,
+    clock: FakeClock,
+    request_stats: RequestStats,
+    certificate: tuple[ssl.SSLContext, ssl.SSLContext],
+) -> None:
+    theirs, _ = certificate
+    async with (
+        served(always(answer(b"{}")), theirs) as server,
+        Api(server.url, key, clock=clock, request_stats=request_stats) as api,
+    ):
+        with pytest.raises(ServerUnreachable, match="the certificate of") as caught:
+            await api.datasets()
+
+        assert caught.value.final
+        assert clock.sleeps == []
+        assert server.connections == 1
