@@ -17,7 +17,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "unmount": ("pictofs unmount ~/picto", "pictofs unmount --lazy ~/picto"),
     "status": ("pictofs status", "pictofs status --json ~/picto"),
     "top": ("pictofs top ~/picto",),
-    "login": ("pictofs login", "pictofs login --profile staging < key.txt"),
+    "login": ("pictofs login", "pictofs login --profile staging"),
     "doctor": ("pictofs doctor", "pictofs doctor ~/picto"),
     "refresh": ("pictofs refresh ~/picto", "pictofs refresh ~/picto/datasets/night"),
     "warm": (

@@ -183,7 +183,7 @@ def test_k3_plain_http_to_another_machine_is_refused(mounted: Mounting, server: 
         ([], {"PICTOGRAPH_BASE_URL": near}),
     ):
         said = fails(mount, "mount", *options, free, **environ)
-        assert "would get your key unencrypted; write https://" in said
+        assert "would get your key unencrypted\n  Fix: write https://" in said
 
 
 def test_k4_everything_is_closed_to_others(mounted: Mounting, server: StandIn) -> None:
