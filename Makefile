@@ -63,7 +63,7 @@ docs: $(VENV)/runtime
 	@$(BIN)/python docs/standin.py
 
 screens: $(VENV)/tests
-	@$(BIN)/python docs/screens.py
+	@$(BIN)/python -P docs/screens.py
 
 bench: $(VENV)/tests
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -30,7 +30,7 @@ from standin import PRESETS, StandIn
 
 ROOT = Path("/tmp/picto")
 PICTURES = Path(__file__).with_name("screens")
-COLUMNS = 112
+COLUMNS = 100
 LATENCY = 0.25
 """Seconds that a download takes: so that there is something to see."""
 SECONDS = 120
@@ -131,8 +131,8 @@ def _pictofs(environ: dict[str, str], *arguments: str) -> None:
 
 def _demo(environ: dict[str, str]) -> None:
     screen = Screen(70, ["demo", str(ROOT)], environ)
-    screen.until(lambda text: "grep -l stop" in text)
-    screen.save("demo", "pictofs demo /tmp/picto", 33)
+    screen.until(lambda text: "Ctrl-C" in text)
+    screen.save("demo", "pictofs demo /tmp/picto", 46)
     screen.end()
 
 
@@ -140,7 +140,7 @@ def _warm(environ: dict[str, str]) -> None:
     screen = Screen(8, ["warm", str(ROOT / "datasets/street-signs")], environ)
     screen.until(lambda text: re.search(r"\b[67]\d%.* left", text))
     screen.save("warm", "pictofs warm /tmp/picto/datasets/street-signs")
-    screen.until(lambda text: "480 of 480 files" in text)
+    screen.until(lambda text: "480 of 480" in text or "fetched" in text)
     screen.end()
 
 
