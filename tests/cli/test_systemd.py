@@ -90,8 +90,8 @@ def test_the_unit_file(tmp_path: Path) -> None:
 def test_the_unit_file_of_the_machine(tmp_path: Path) -> None:
     unit = tmp_path / "pictofs@srv-picto.service"
     text = SYSTEM_UNIT.read_text()
-    assert "ExecStart=/usr/local/bin/pictofs mount " in text
-    unit.write_text(text.replace("/usr/local/bin/pictofs", sys.executable))
+    assert "ExecStart=/opt/pictofs/bin/pictofs mount " in text
+    unit.write_text(text.replace("/opt/pictofs/bin/pictofs", sys.executable))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
