@@ -110,7 +110,10 @@ class Dialer:
             self._check(origin.host, address)
 
         relay = self.relay(origin)
+        # The port, where it is not the usual one: that may be what is wrong.
         place = origin.host
+        if origin.port != PORTS[origin.scheme]:
+            place = origin.authority
         hint = CHECK_NETWORK
         if relay is not None:
             place += f" (through the proxy {place_of(relay)})"

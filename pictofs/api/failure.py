@@ -34,6 +34,7 @@ CHECK_NETWORK = "check the network, the proxy (HTTPS_PROXY, NO_PROXY) and --base
 MESSAGE_MAX = 200
 """Characters of a server's message that are shown."""
 
+LIST_OF_DATASETS = "GET /datasets/"
 _NEW_KEY = "make a new key on the platform's page on API keys, and put it there"
 _BY_STATUS: dict[int, tuple[type[PictofsError], str]] = {
     400: (Invalid, "the request was refused"),
@@ -109,11 +110,20 @@ def api_failure(
     """
     code, words = _server_words(body)
     kind, meaning, hint = _kind(call, status, code, words)
-    if kind is Unauthorized and api_key.source:
-        meaning = f"the API key from {api_key.source} was refused"
-        hint = _NEW_KEY
+    if kind is Unauthorized:
+        source = f" from {api_key.source}" if api_key.source else ""
+        meaning = f"{host} refused the API key{source}"
+        hint = _NEW_KEY if source else hint
+    elif status == 404 and call == LIST_OF_DATASETS:
+        meaning = f"there is no Pictograph API at {host}"
+        hint = "check --base-url, or PICTOGRAPH_BASE_URL"
+    elif kind is AlreadyExists and "/datasets/" in call:
+        meaning = "a dataset of that name exists"
+        hint = "take another name, or change that one by `pictofs dataset update`"
     elif kind is NoSuchEntry and item:
         meaning = meaning.replace("such item", item).replace("the item", item)
+        if item.startswith("dataset "):
+            hint = "`pictofs dataset list` shows the names"
     elif 300 <= status < 400:
         place = clean(api_key.scrub(headers.get("location", "")))
         meaning = f"{host} redirects to {place or 'nowhere'}, which no API does"

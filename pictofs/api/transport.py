@@ -140,7 +140,7 @@ class ApiTransport:
         self._kept_patience: dict[str, ReusedConnectionTimeout] = {}
 
         url = httpx.URL(self._root)
-        self._host = url.host
+        self._host = url.netloc.decode("ascii")
         self._base = f"{url.scheme}://{url.netloc.decode('ascii')}"
         self._proxy = Proxies().find(url.scheme, url.host, url.port or PORTS[url.scheme])
         if (address := literal(url.host)) is not None:

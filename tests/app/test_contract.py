@@ -94,4 +94,4 @@ def test_j5_a_refused_key_is_said(tmp_path: Path) -> None:
         settings = LibrarySettings(**resolve(LibrarySettings, given, {}))
         (found,) = contract.check_contract(settings, "pk_live_nobody")
     assert found.outcome == "warn"
-    assert "key was refused" in found.message
+    assert "refused the API key" in found.message

@@ -101,7 +101,7 @@ def test_k11_a_key_that_is_typed_is_not_shown(
 def test_k11_a_key_that_is_refused_is_not_kept(login: Login, file: Path) -> None:
     done = login("pk_live_nobody")
     assert done.returncode == 2
-    assert b"error: the API key was refused (HTTP 401)" in done.stderr
+    assert b" refused the API key (HTTP 401)" in done.stderr
     assert b"pk_live_nobody" not in done.stderr
     assert not file.exists()
 

@@ -255,7 +255,8 @@ def test_e3_a_captive_portal_that_redirects_is_told_with_its_url(fails: Fails, s
 def test_e3_a_network_that_asks_for_a_login_is_told(fails: Fails) -> None:
     with answering(status=511, body=b"<html>") as url:
         said = fails(1, url)
-    assert said.error == "the network asks for a login before it lets 127.0.0.1 through (HTTP 511)"
+    place = url.removeprefix("http://")
+    assert said.error == f"the network asks for a login before it lets {place} through (HTTP 511)"
     assert "in a browser" in said.fix
 
 
@@ -299,7 +300,8 @@ def test_e3_the_source_of_a_refused_key_is_told(
     }[how]
     said = fails(2, url, *listing, *options, **environ)
 
-    assert said.error.startswith(f"the API key from {source} was refused (HTTP 401)")
+    place = url.removeprefix("http://")
+    assert said.error.startswith(f"{place} refused the API key from {source} (HTTP 401)")
     assert "make a new key" in said.fix
     assert said.docs == "https://pictograph.io/docs/authentication"
 
@@ -307,7 +309,7 @@ def test_e3_the_source_of_a_refused_key_is_told(
 def test_e3_a_mount_passes_on_what_its_process_says(fails: Fails, tmp_path: Path) -> None:
     (tmp_path / "mnt").mkdir()
     said = fails(9, "http://127.0.0.1:1", "mount", tmp_path / "mnt")
-    assert said.error == "127.0.0.1 can't be reached: Connection refused"
+    assert said.error == "127.0.0.1:1 can't be reached: Connection refused"
     assert "check the network" in said.fix
     assert said.docs == "docs/troubleshooting.md"
 
@@ -341,7 +343,7 @@ def test_e3_a_retry_is_told_once_and_on_a_terminal_alone(tmp_path: Path, command
     except OSError:
         pass  # the other end is closed
     os.close(terminal)
-    cause = "127.0.0.1 can't be reached: Connection refused"
+    cause = "127.0.0.1:1 can't be reached: Connection refused"
 
     assert process.wait(30) == 9
     assert shown.decode().splitlines()[:2] == [
@@ -351,3 +353,18 @@ def test_e3_a_retry_is_told_once_and_on_a_terminal_alone(tmp_path: Path, command
 
     piped = run_pictofs(*arguments, env=environ)
     assert piped.stderr.decode().startswith(f"error: {cause}")
+
+
+def test_e3_a_url_where_no_api_is_is_told(fails: Fails) -> None:
+    with answering(status=404, body=b'{"detail": "Not Found"}') as url:
+        said = fails(4, url)
+    assert said.error.startswith(f"there is no Pictograph API at {url.removeprefix('http://')}")
+    assert "PICTOGRAPH_BASE_URL" in said.fix
+
+
+def test_e3_a_dataset_that_is_not_there_is_looked_for_in_the_list(fails: Fails) -> None:
+    body = b'{"error": {"message": "Dataset \'cars\' not found"}}'
+    with answering(status=404, body=body) as url:
+        said = fails(4, url, "dataset", "show", "cars")
+    assert said.error.startswith("there is no dataset 'cars', or the API key may not see it")
+    assert said.fix == "`pictofs dataset list` shows the names"
