@@ -6,9 +6,11 @@ import getpass
 import os
 import sys
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
+from pictofs.api.address import is_loopback
 from pictofs.api.key import ApiKey
 from pictofs.cli import completion
 from pictofs.cli.failure import say_retry, warn
@@ -56,6 +58,8 @@ def login(
 
     seen = "" if count is None else f", sees {count:,} dataset{'s' * (count != 1)}"
     say(f"{settings.base_url} takes the key{seen}; kept as profile {name!r} in {path}")
+    if is_loopback(urlsplit(settings.base_url).hostname or ""):
+        warn(f"profile {name!r} leads to a server on this machine, while that runs")
     if name != "default":
         say(f"use it by --profile {name}, or PICTOGRAPH_PROFILE={name}")
     if lookup(os.environ, "PICTOGRAPH_API_KEY") and profile is None:
