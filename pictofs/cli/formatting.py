@@ -4,22 +4,9 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from pictofs.model.printable import clock_text, printable
+from pictofs.model.printable import bytes_text, clock_text, printable
 
 __all__ = ["bytes_text", "clock_text", "duration_text", "printable", "say", "share_text"]
-
-_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
-
-
-def bytes_text(count: float) -> str:
-    """Bytes in thousands, three digits or so: `1.23 MB`."""
-    unit = 0
-    while count >= 999.5 and unit < len(_BYTE_UNITS) - 1:
-        count /= 1000
-        unit += 1
-
-    digits = f"{count:.0f}" if unit == 0 else f"{count:.3g}"
-    return f"{digits} {_BYTE_UNITS[unit]}"
 
 
 def duration_text(seconds: float) -> str:

@@ -1,9 +1,11 @@
-"""Text for people: others' text made safe for a terminal or a log, and times of day."""
+"""Text for people: others' text made safe for a terminal or a log, sizes, and times of day."""
 
 from __future__ import annotations
 
 import math
 import time
+
+_BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def printable(text: str) -> str:
@@ -15,6 +17,17 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def bytes_text(count: float) -> str:
+    """Bytes in thousands, three digits or so: `1.23 MB`."""
+    unit = 0
+    while count >= 999.5 and unit < len(_BYTE_UNITS) - 1:
+        count /= 1000
+        unit += 1
+
+    digits = f"{count:.0f}" if unit == 0 else f"{count:.3g}"
+    return f"{digits} {_BYTE_UNITS[unit]}"
 
 
 def clock_text(at: float) -> str:
