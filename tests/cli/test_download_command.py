@@ -384,7 +384,7 @@ def test_d3_a_full_disk_is_one_line(download: Download, serving: Serving, tmp_pa
         code, said, err = download(server, "dataset-0", disk / "out", "--mode", "images_only")
         assert code == 1
         assert [line for line in err.splitlines() if not line.startswith("fetching")] == [
-            f"6000000 bytes are missing, and the disk of {disk}/out has 3145728 left",
+            f"6 MB are missing, and the disk of {disk}/out has 3.15 MB left",
             f"error: {disk}/out: writing failed: No space left on device",
         ]
 

@@ -686,7 +686,8 @@ async def test_d3_a_disk_that_fills_ends_the_run(rig: Rig, out: Path, small_disk
 
             result = run.result()
 
-            assert "bytes are missing" in result["notice"]
+            assert result["notice"].startswith("6 MB are missing, and the disk of ")
+            assert result["notice"].endswith(" has 3.15 MB left")
             assert 20 <= result["files_done"] < 60
 
             files = tree(small_disk / "out/images")

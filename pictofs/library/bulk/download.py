@@ -14,6 +14,7 @@ from pictofs.library.bulk.folder_writer import FolderWriter
 from pictofs.library.bulk.job import Job, JobRequest
 from pictofs.library.bulk.scope import KINDS, Item
 from pictofs.library.library import Library
+from pictofs.model.printable import bytes_text
 from pictofs.model.records import FileKind
 from pictofs.store.catalog.rows import DatasetRow
 from pictofs.store.folder import Folder
@@ -163,7 +164,8 @@ class DownloadJob(Job):
 
         if missing > free:
             self._notice = (
-                f"{missing} bytes are missing, and the disk of {self._folder.root} has {free} left"
+                f"{bytes_text(missing)} are missing, and the disk of {self._folder.root} has "
+                f"{bytes_text(free)} left"
             )
         elif not self._inventory.files and (choice.status is not None or choice.split is not None):
             self._notice = "no image is of that status and split"
