@@ -185,9 +185,8 @@ def _plan(result: Facts) -> list[str]:
         )
 
     if not result["fits"]:
-        lines.append(
-            "  the cache is too small for that: name less, or mount with a larger --cache-size"
-        )
+        # A mount of an older version does not tell more.
+        lines.append(f"  {result.get('obstacle') or 'the cache is too small for that'}")
 
     return lines
 

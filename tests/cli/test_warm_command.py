@@ -148,6 +148,29 @@ def test_what_can_t_be_done(
     assert (got, out, err.count("error: ")) == (code, "", 1), err
 
 
+def test_c14_a_disk_that_is_too_small_is_refused_and_named(
+    mounted: Mounting, serving: Serving, small_disk: Path
+) -> None:
+    server = serving(Spec.uniform(images=60, size=100_000))
+    mount = mounted(server, "--min-free", "500kB", cache=small_disk / "cache")
+    why = rf"all of it takes 6\.14 MB \(0 B cached, .* disk of {small_disk}/cache/\S* lets .* free"
+    remedy = rf"name less, make room on the disk of {small_disk}/.*--min-free"
+
+    code, out, _ = warm(mount, "--images", "--dry-run", mount.datasets)
+
+    assert code == 0
+    assert re.search(rf"^  {why} 500 kB must stay free; {remedy}$", out, re.MULTILINE)
+
+    before = Spent(server)
+    code, out, err = warm(mount, "--images", "--json", mount.datasets)
+    result = objects(out)[-1]
+
+    assert (code, result["fits"]) == (1, False)
+    assert re.fullmatch(rf"{why} 500 kB must stay free; {remedy}", result["obstacle"])
+    assert re.search(rf"^error: {why} .*\n  Fix: {remedy}$", err, re.MULTILINE)
+    assert before.all == []
+
+
 def test_a_check_of_no_files_fails(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(Spec((DatasetSpec("empty", images=0),))))
     path = mount.datasets / "empty"

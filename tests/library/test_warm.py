@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from pictofs.errors import (
 )
 from pictofs.library.bulk.scope import Choice
 from pictofs.library.bulk.warm import WarmJob, WarmRequest
+from pictofs.store.blobs.ledger import Usage
 from pictofs.store.catalog.rows import ImageRow
 from standin import Organization, Spec, StandIn
 from standin.faults import Corrupt, Fault, Hang, Match, Reset, error, throttled
@@ -291,13 +294,79 @@ async def test_annotations_in_doubt_are_fetched_again(rig: Rig) -> None:
         await all_read(mount, rig)
 
 
-async def test_a_cache_that_is_too_small_is_told_before_anything_is_fetched(rig: Rig) -> None:
-    async with rig.mount(cache_size=100_000) as mount:
+async def test_c14_a_cache_that_is_too_small_is_told_before_anything_is_fetched(rig: Rig) -> None:
+    async with rig.mount(cache_size=200_000) as mount:
+        await landed(mount, (*ALL[0], "images", "part-001"))
         planned = (await warm(mount, mode="look")).result()
+
         assert not planned["fits"]
+        assert planned["obstacle"] == (
+            "all of it takes 246 kB (41 kB cached, 205 kB missing), and the cache holds "
+            "200 kB at most; name less, or mount with a larger --cache-size"
+        )
+
         mount.forget_log()
-        assert isinstance((await warm(mount)).error, DiskFull)
+        run = await warm(mount)
+
+        assert isinstance(run.error, DiskFull)
+        assert str(run.error) == planned["obstacle"]
         assert mount.asked == []
+
+
+async def test_c14_a_disk_that_is_too_small_is_told_before_anything_is_fetched(
+    rig: Rig, small_disk: Path
+) -> None:
+    with StandIn(Spec.uniform(images=60, size=100_000)) as standin:
+        rig = Rig(standin, small_disk / "cache")
+        async with rig.mount() as mount:
+            planned = (await warm(mount, ("datasets",), mode="look", kinds={"images"})).result()
+
+            assert not planned["fits"]
+            assert planned["obstacle"].startswith("all of it takes 6.14 MB (0 B cached, ")
+            assert (
+                f"the disk of {small_disk}/cache/blobs lets the cache hold 2"
+                in (planned["obstacle"])
+            )
+
+            mount.forget_log()
+            run = await warm(mount, ("datasets",), kinds={"images"})
+
+            assert isinstance(run.error, DiskFull)
+            assert "a smaller --min-free" in run.error.hint
+            assert mount.asked == []
+            assert mount.standin.log.requests("storage") == []
+
+
+async def test_c14_what_must_stay_free_counts_and_what_is_cached_is_not_refused(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig.mount() as mount:
+        usage = mount.blob_cache.usage
+
+        def full() -> Usage:
+            return replace(usage(), free=300_000, kept=200_000)
+
+        monkeypatch.setattr(mount.blob_cache, "usage", full)
+        refused = await warm(mount)
+
+        assert "it takes 0 B now, and of 300 kB free 200 kB must stay free" in str(refused.error)
+
+        monkeypatch.undo()
+        await landed(mount)
+        monkeypatch.setattr(mount.blob_cache, "usage", lambda: replace(usage(), free=0, kept=9))
+
+        assert (await landed(mount))["fits"]
+
+
+async def test_a_disk_that_takes_nothing_names_what_helps(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        mount.library.cache.failed(DiskFull("full"))
+        run = await warm(mount, kinds={"images"})
+
+        assert isinstance(run.error, DiskFull)
+        assert run.error.message == "the disk takes nothing now"
+        assert str(mount.blob_cache.path) in run.error.hint
+        assert "--min-free" in run.error.hint
 
 
 async def test_a_cache_that_fills_ends_the_run(rig: Rig) -> None:

@@ -18,6 +18,7 @@ from pictofs.library.bulk.scope import KINDS, Item, Scope
 from pictofs.library.content.signed_urls import BATCH
 from pictofs.library.library import Library
 from pictofs.model.records import FileKind
+from pictofs.store.blobs.ledger import allocated_size
 from pictofs.threads import in_thread
 
 ANNOTATION_SIZE_BYTES = 4096
@@ -37,19 +38,24 @@ class Count:
     bytes_present: int = 0
     unsized: int = 0
     """Missing ones whose size nobody knows."""
+    allocated: int = 0
+    """Bytes that all take in the cache, as far as is known: whole blocks of its disk."""
+    allocated_present: int = 0
 
     @property
     def missing(self) -> int:
         """Files that would have to be fetched."""
         return self.files - self.present
 
-    def add(self, size: int | None, present: bool) -> None:
-        """Count one file."""
+    def add(self, size: int | None, present: bool, allocated: int) -> None:
+        """Count one file. `allocated`: bytes that it takes in the cache."""
         self.files += 1
         self.present += present
         self.bytes += size or 0
         self.bytes_present += (size or 0) * present
         self.unsized += size is None and not present
+        self.allocated += allocated
+        self.allocated_present += allocated * present
 
     def landed(self, size: int) -> None:
         """Count one file that was missing as present. `size`: in bytes, 0 if it is not known."""
@@ -123,11 +129,14 @@ class Inventory:
         return sum(count.missing for count in self.counts.values())
 
     @property
-    def bytes_missing(self) -> int:
-        """Bytes of missing files, as far as is known, annotation files estimated."""
-        images = self.counts["images"]
-        annotations = self.counts["annotations"].missing * ANNOTATION_SIZE_BYTES
-        return images.bytes - images.bytes_present + annotations
+    def allocated(self) -> int:
+        """Bytes that all files take in the cache, as far as is known."""
+        return sum(count.allocated for count in self.counts.values())
+
+    @property
+    def allocated_present(self) -> int:
+        """The same of those that are there."""
+        return sum(count.allocated_present for count in self.counts.values())
 
     def shown(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -168,7 +177,10 @@ async def inventory(
             for item in page:
                 kind, image = item
                 present = is_there(item)
-                found.counts[kind].add(item.size, present)
+                size = item.size
+                if size is None and kind == "annotations":
+                    size = ANNOTATION_SIZE_BYTES
+                found.counts[kind].add(item.size, present, allocated_size(size or 0))
                 if present:
                     continue
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pictofs.errors import DiskFull
+from pictofs.errors import DiskFull, PictofsError
 from pictofs.library.bulk.inventory import seconds_of_budget
-from pictofs.library.bulk.job import Job, JobRequest
+from pictofs.library.bulk.job import Job, JobRequest, Lane
 from pictofs.library.bulk.scope import KINDS, Item
 from pictofs.library.library import Library
+from pictofs.model.printable import bytes_text
+from pictofs.store.blobs.ledger import Usage
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class WarmJob(Job):
         super().__init__(library, request, "warm", {KINDS: request.workers})
         self._paths = request.paths
         self._evicted = 0
+        self._obstacle: DiskFull | None = None
+        """Why the cache can't hold everything at once, as far as is known."""
 
     def _is_there(self, item: Item) -> bool:
         if item.kind == "images":
@@ -63,7 +67,8 @@ class WarmJob(Job):
         return {
             **super().result(),
             **self._inventory.shown(),
-            "fits": self._fits,
+            "fits": self._obstacle is None,
+            "obstacle": None if self._obstacle is None else str(self._obstacle),
             "evicted": self._evicted,
             "budget": {
                 "limit": request_stats.limit,
@@ -73,11 +78,48 @@ class WarmJob(Job):
             },
         }
 
+    def _end(self, lane: Lane, error: PictofsError) -> None:
+        if isinstance(error, DiskFull) and not error.hint:
+            error = DiskFull(error.message, hint=f"{self._disk_remedy} or a larger --cache-size")
+        super()._end(lane, error)
+
+    def _usage(self) -> Usage | None:
+        """What the cache takes and may take; None if that can't be told now."""
+        try:
+            return self._library.cache.blob_cache.usage()
+        except PictofsError:
+            return None
+
     @property
-    def _fits(self) -> bool:
+    def _disk_remedy(self) -> str:
+        folder = self._library.cache.blob_cache.path
+        return f"make room on the disk of {folder}, or mount with a smaller --min-free"
+
+    def _find_obstacle(self) -> DiskFull | None:
         # What is there is in use: it would be evicted for the rest, and the rest for it.
-        present = self._inventory.counts["images"].bytes_present
-        return self._inventory.bytes_missing + present <= self._library.cache_size
+        needed = self._inventory.allocated
+        present = self._inventory.allocated_present
+        usage = self._usage()
+        holds = self._library.cache_size if usage is None else min(usage.limit, usage.room)
+        if not self.missing or needed <= holds:
+            return None
+
+        sizes = (
+            f"all of it takes {bytes_text(needed)} ({bytes_text(present)} cached, "
+            f"{bytes_text(needed - present)} missing), and "
+        )
+        if usage is None or usage.limit <= usage.room:
+            bound = f"the cache holds {bytes_text(holds)} at most"
+            remedy = "or mount with a larger --cache-size"
+        else:
+            bound = (
+                f"the disk of {self._library.cache.blob_cache.path} lets the cache hold "
+                f"{bytes_text(holds)}: it takes {bytes_text(usage.bytes)} now, and of "
+                f"{bytes_text(usage.free)} free {bytes_text(usage.kept)} must stay free"
+            )
+            remedy = self._disk_remedy
+
+        return DiskFull(sizes + bound, hint=f"name less, {remedy}")
 
     async def look(self) -> None:
         """List, and count what is there and what is missing."""
@@ -88,12 +130,8 @@ class WarmJob(Job):
         """Fetch what is missing."""
         async with self._running():
             await self._list_and_look()
-            if not self._fits:
-                raise DiskFull(
-                    f"{self._inventory.bytes_missing} bytes are missing "
-                    f"and the cache holds {self._library.cache_size} at most: "
-                    "name less, or mount with a larger --cache-size"
-                )
+            if self._obstacle is not None:
+                raise self._obstacle
 
             if self.missing:
                 await self._fetch_missing()
@@ -133,6 +171,7 @@ class WarmJob(Job):
         for dataset in self._scope.parts:
             await self._list(partial(self._scope.bring, dataset, self._library.listing))
         await self._look()
+        self._obstacle = self._find_obstacle()
 
 
 def _remove(remove: Callable[[str], bool], names: list[str]) -> int:

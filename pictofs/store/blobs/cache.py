@@ -76,7 +76,7 @@ class BlobCache:
             Invalid: the directory is a link, or belongs to another user.
             CacheUnusable: the disk fails.
         """
-        self._path = root
+        self.path = root
         self._root = _open_root(root)
         self.limit = limit
         self._clock = clock
@@ -272,23 +272,23 @@ class BlobCache:
         All code here knows the folder by the number of one descriptor, which is made to lead to the
         new folder. Raises CacheUnusable.
         """
-        with disk_errors(f"opening {self._path}"):
+        with disk_errors(f"opening {self.path}"):
             ours = os.fstat(self._root)
             try:
-                found = os.lstat(self._path)
+                found = os.lstat(self.path)
             except FileNotFoundError:
                 found = None
 
             if found is not None and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino):
                 return
 
-            fd = _open_root_again(self._path)
+            fd = _open_root_again(self.path)
             try:
                 os.dup2(fd, self._root, inheritable=False)
             finally:
                 os.close(fd)
 
-        _log.warning("the cache %s was removed or moved; going on in a new one", self._path)
+        _log.warning("the cache %s was removed or moved; going on in a new one", self.path)
 
     def remove(self, blob_name: str) -> bool:
         """Drop the blob of `blob_name`; False if it was not here. Blocks. Raises CacheUnusable."""

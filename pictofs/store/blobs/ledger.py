@@ -52,13 +52,19 @@ def allocated_size(file_size: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the cache takes now (`bytes` in `files` blobs) and at most (`limit`), and its disk's
-    free bytes."""
+    """What the cache takes now (`bytes` in `files` blobs) and at most (`limit`), its disk's free
+    bytes, and how many of them must stay free (`kept`)."""
 
     bytes: int
     files: int
     limit: int
     free: int
+    kept: int
+
+    @property
+    def room(self) -> int:
+        """Bytes that the disk lets the cache take, what it takes now included."""
+        return max(0, self.bytes + self.free - self.kept)
 
 
 class Lock:

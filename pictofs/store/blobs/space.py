@@ -108,7 +108,9 @@ class SpaceManager:
                 with self.ledger as ledger:
                     counted = ledger.taken, ledger.blobs
 
-            return Usage(*counted, self._limit, disk.f_bavail * disk.f_frsize)
+            free = disk.f_bavail * disk.f_frsize
+            kept = self._reserve.of(disk.f_blocks * disk.f_frsize)
+            return Usage(*counted, self._limit, free, kept)
 
     def reserve(self, shard: int, fd: int, held: int, wanted: int) -> None:
         """Make the temp file `fd` in directory `shard`, now `held` bytes long, `wanted` bytes long.
