@@ -54,16 +54,19 @@ class Progress(Protocol):
 
 
 @contextmanager
-def showing(*, as_json: bool) -> Iterator[Progress]:
+def showing(*, as_json: bool, stays: bool = True) -> Iterator[Progress]:
     """What shows the progress of a run, as it suits what standard error is.
 
     It is closed in the end, and says what is left if Ctrl-C ends the run.
+    `stays`: whether a bar is left in its last state, and not wiped off: one of a run that only looks
+    never becomes full.
+
     """
     progress: Progress
     if as_json:
         progress = JsonProgress()
     elif _can_draw():
-        progress = BarProgress()
+        progress = BarProgress(stays=stays)
     else:
         progress = LineProgress()
 
@@ -149,14 +152,18 @@ class LineProgress:
 class BarProgress:
     """A bar on the terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stays: bool = True) -> None:
+        """`stays`: whether its last state is left on the terminal."""
         from rich.console import Console
         from rich.live import Live
 
         self._speed = Speed()
+        self._stays = stays
         self._row = _Row()
         self._told: set[str] = set()
-        self._live = Live(self._row, console=Console(stderr=True), refresh_per_second=10)
+        self._live = Live(
+            self._row, console=Console(stderr=True), refresh_per_second=10, transient=not stays
+        )
         self._live.start()
 
     def show(self, progress: Facts) -> None:
@@ -170,6 +177,9 @@ class BarProgress:
                 self._live.console.print(Text(printable(text)))
 
         files = progress["files"]
+        if progress["state"] == "done" and not self._stays:
+            return
+
         *rate, left = self._speed.texts(progress) or [""]
         share = f"{100 * progress['files_done'] // files} %" if files else ""
         count, *others = how_far(progress)
@@ -181,7 +191,7 @@ class BarProgress:
         self._row.extras = [count, *rate, *others] if files else []
 
     def close(self) -> None:
-        """Leave the last state of the bar."""
+        """End the bar: its last state is left, or nothing."""
         self._live.stop()
 
 

@@ -94,7 +94,7 @@ def warm(
             bulk=bulk_annotations,
             wait=not no_wait,
         )
-        with showing(as_json=as_json) as progress:
+        with showing(as_json=as_json, stays=mode == "fetch") as progress:
             for told in stream(running.control_socket(mount), message, Facts, ANSWER_SECONDS):
                 if "failures" not in told:
                     progress.show(told)

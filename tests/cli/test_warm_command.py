@@ -274,11 +274,11 @@ def test_ctrl_c_ends_the_mount_s_side_too(mounted: Mounting, serving: Serving) -
     assert len(server.log.requests(host="storage")) <= 2005
 
 
-def test_a_bar_on_a_terminal(mounted: Mounting, serving: Serving) -> None:
-    mount = mounted(serving(SMALL, storage_latency=0.2))
+def on_a_terminal(mount: Mount, *arguments: str) -> str:
+    """What a terminal is told by a run that ends with 0."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pictofs", "warm", "--workers", "2", str(mount.datasets)],
+        [sys.executable, "-m", "pictofs", "warm", *arguments, str(mount.datasets)],
         env=mount.environ | {"TERM": "xterm", "COLUMNS": "150", "CI": ""},
         stdin=theirs,
         stdout=theirs,
@@ -301,7 +301,28 @@ def test_a_bar_on_a_terminal(mounted: Mounting, serving: Serving) -> None:
 
     assert process.wait(30) == 0
 
-    text = shown.decode()
+    return shown.decode()
+
+
+@pytest.mark.parametrize("mode", ["--dry-run", "--evict"])
+def test_a_run_that_fetches_nothing_leaves_no_bar(
+    mounted: Mounting, serving: Serving, mode: str
+) -> None:
+    mount = mounted(serving(SMALL))
+    text = on_a_terminal(mount, mode)
+
+    assert str(mount.datasets) in text
+
+    # The last line of a bar that goes is wiped off: `ESC [2K`.
+    bar, _, words = text.rpartition("\x1b[2K")
+    assert bar
+    assert "stopped" not in text
+    assert "━" not in words
+
+
+def test_a_bar_on_a_terminal(mounted: Mounting, serving: Serving) -> None:
+    mount = mounted(serving(SMALL, storage_latency=0.2))
+    text = on_a_terminal(mount, "--workers", "2")
 
     assert "fetching" in text
     assert "━" in text
