@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pictofs.cli.formatting import bytes_text, clock_text, duration_text, printable, say
+from pictofs.model.plural import counted
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -57,10 +58,10 @@ class Progress(Protocol):
 def showing(*, as_json: bool, stays: bool = True) -> Iterator[Progress]:
     """What shows the progress of a run, as it suits what standard error is.
 
-    It is closed in the end, and says what is left if Ctrl-C ends the run.
     `stays`: whether a bar is left in its last state, and not wiped off: one of a run that only looks
     never becomes full.
 
+    It is closed in the end, and says what is left if Ctrl-C ends the run.
     """
     progress: Progress
     if as_json:
@@ -157,8 +158,8 @@ class BarProgress:
         from rich.console import Console
         from rich.live import Live
 
-        self._speed = Speed()
         self._stays = stays
+        self._speed = Speed()
         self._row = _Row()
         self._told: set[str] = set()
         self._live = Live(
@@ -176,10 +177,10 @@ class BarProgress:
                 self._told.add(text)
                 self._live.console.print(Text(printable(text)))
 
-        files = progress["files"]
         if progress["state"] == "done" and not self._stays:
             return
 
+        files = progress["files"]
         *rate, left = self._speed.texts(progress) or [""]
         share = f"{100 * progress['files_done'] // files} %" if files else ""
         count, *others = how_far(progress)
@@ -288,7 +289,7 @@ def heading(progress: Facts) -> str:
 
 def how_far(progress: Facts) -> list[str]:
     """Files, failures, bytes, requests."""
-    texts = [f"{progress['files_done']:,} of {progress['files']:,} files"]
+    texts = [f"{progress['files_done']:,} of {counted(progress['files'], 'file')}"]
     if progress["failed"]:
         texts.append(f"{progress['failed']:,} failed")
     if progress["bytes"]:
@@ -306,7 +307,8 @@ def outcome(result: Facts, found: str) -> list[str]:
     texts = how_far(result)
     # A mount of an older version does not tell.
     if "fetched" in result:
-        texts[0] = f"{result['fetched']:,} fetched, {result['found']:,} were {found}: {texts[0]}"
+        were = "was" if result["found"] == 1 else "were"
+        texts[0] = f"{result['fetched']:,} fetched, {result['found']:,} {were} {found}: {texts[0]}"
 
     lines = [f"{result['path']}: {', '.join(texts)}"]
     failures = result["failures"]
@@ -319,4 +321,4 @@ def outcome(result: Facts, found: str) -> list[str]:
 
 def requests_text(count: int) -> str:
     """So many requests, in words."""
-    return f"{count:,} API request{'s' if count != 1 else ''}"
+    return counted(count, "API request")

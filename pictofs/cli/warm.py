@@ -15,6 +15,7 @@ from pictofs.cli.formatting import bytes_text, duration_text, say
 from pictofs.cli.options import BulkAnnotations, NoWait, ProgressJson, Split, Status
 from pictofs.cli.progress import Facts, outcome, requests_text, showing
 from pictofs.errors import Invalid
+from pictofs.model.plural import counted
 
 if TYPE_CHECKING:
     from pictofs.control.messages import WarmMode
@@ -142,17 +143,22 @@ def _found(result: Facts) -> list[str]:
     if not result["files"]:
         return [f"{result['path']}: there are no such files"]
     if not result["missing"]:
-        return [f"{result['path']}: all {result['files']:,} files are cached"]
+        files = f"all {result['files']:,} files are"
+        if result["files"] == 1:
+            files = "the only file is"
+        return [f"{result['path']}: {files} cached"]
+
+    files = counted(result["files"], "file")
+    are = "is" if result["missing"] == 1 else "are"
     return [
-        f"{result['path']}: {result['missing']:,} of {result['files']:,} files are missing",
+        f"{result['path']}: {result['missing']:,} of {files} {are} missing",
         *_kind_lines(result),
     ]
 
 
 def _dropped(result: Facts) -> list[str]:
     """What `--evict` has to say."""
-    files = "1 file" if result["evicted"] == 1 else f"{result['evicted']:,} files"
-    return [f"{result['path']}: dropped {files} from the cache"]
+    return [f"{result['path']}: dropped {counted(result['evicted'], 'file')} from the cache"]
 
 
 def _plan(result: Facts) -> list[str]:
@@ -204,6 +210,6 @@ def _kind_lines(result: Facts) -> list[str]:
             if count["unsized"]:
                 missing += f" and {count['unsized']:,} of unknown size"
 
-        lines.append(f"  {kind}: {count['files']:,} files, {missing}")
+        lines.append(f"  {kind}: {counted(count['files'], 'file')}, {missing}")
 
     return lines

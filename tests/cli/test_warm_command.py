@@ -171,6 +171,17 @@ def test_c14_a_disk_that_is_too_small_is_refused_and_named(
     assert before.all == []
 
 
+def test_one_file_is_no_files(mounted: Mounting, serving: Serving) -> None:
+    mount = mounted(serving(SMALL))
+    image = mount.datasets / "small/images/part-000/image-000000.jpg"
+
+    assert "images: 1 file, 1 missing, 5 kB" in warm(mount, "--dry-run", image)[1]
+    assert "1 of 1 file is missing" in warm(mount, "--check", image)[1]
+    assert "1 fetched, 0 were cached: 1 of 1 file, " in warm(mount, image)[1]
+    assert "0 fetched, 1 was cached: 1 of 1 file, " in warm(mount, image)[1]
+    assert warm(mount, "--check", image)[1] == f"{image}: the only file is cached\n"
+
+
 def test_a_check_of_no_files_fails(mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(Spec((DatasetSpec("empty", images=0),))))
     path = mount.datasets / "empty"
