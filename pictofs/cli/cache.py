@@ -72,10 +72,15 @@ def verify(cache_dir: CacheDir = None, as_json: AsJson = False) -> int:
 
 
 @app.command()
-def clear(cache_dir: CacheDir = None) -> None:
+def clear(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     """Remove all cached image and annotation bytes; listings stay. Mounts may go on meanwhile."""
     blob_cache, root = _open(cache_dir)
-    print(f"{root}: removed {counted(blob_cache.clear(), 'file')}")
+    removed = blob_cache.clear()
+
+    if as_json:
+        print(json.dumps({"path": str(root), "files": removed}, indent=2))
+    else:
+        print(f"{root}: removed {counted(removed, 'file')}")
 
 
 @app.command()
@@ -85,6 +90,7 @@ def prune(
         int,
         typer.Option("--days", metavar="N", min=0, help="For how long nobody has used a catalog."),
     ] = 30,
+    as_json: AsJson = False,
 ) -> None:
     """Remove catalogs (listings) that nobody uses: of keys and servers not mounted for N days, of
     older versions, and damaged ones. Cached files stay. Mounts may go on meanwhile.
@@ -102,7 +108,10 @@ def prune(
     except OSError as error:
         raise PictofsError(f"{folder} can't be pruned: {error.strerror}") from None
 
-    print(f"{folder}: removed {counted(count, 'catalog')}, {bytes_text(removed)}")
+    if as_json:
+        print(json.dumps({"path": str(folder), "catalogs": count, "bytes": removed}, indent=2))
+    else:
+        print(f"{folder}: removed {counted(count, 'catalog')}, {bytes_text(removed)}")
 
 
 def _settings(cache_dir: str | None) -> LibrarySettings:

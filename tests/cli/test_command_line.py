@@ -157,6 +157,15 @@ def test_cache_commands(tmp_path: Path) -> None:
     for command in ("info", "verify"):
         found = json.loads(pictofs("cache", command, "--json").stdout)
         assert (found["files"], found["bytes"]) == (0, 0)
+    (tmp_path / ".cache/pictofs/catalog").mkdir()
+    found = json.loads(pictofs("cache", "prune", "--json").stdout)
+    assert found == {
+        "path": str(tmp_path / ".cache/pictofs/catalog"),
+        "catalogs": 0,
+        "bytes": 0,
+    }
+    found = json.loads(pictofs("cache", "clear", "--json").stdout)
+    assert found == {"path": str(tmp_path / ".cache/pictofs/content"), "files": 0}
     done = pictofs("cache", "clear", PICTOFS_CACHE_DIR=str(tmp_path / ".cache/pictofs"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "removed 0 files" in done.stdout
