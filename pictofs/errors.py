@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 
 TROUBLESHOOTING = "docs/troubleshooting.md"
+OPERATIONS = "docs/operations.md"
 AUTHENTICATION = "https://pictograph.io/docs/authentication"
 LIMITS = "https://pictograph.io/docs/error-handling"
 
@@ -98,11 +99,12 @@ class Unauthorized(PictofsError):
 
 
 class Forbidden(PictofsError):
-    """The key's role is too low (403)."""
+    """The key's role is too low (403), or what is on this machine is another user's."""
 
     errno = errno.EACCES
     exit_code = 3
-    docs = AUTHENTICATION
+    docs = OPERATIONS
+    """The API's has the page on API keys."""
 
 
 class Invalid(PictofsError):

@@ -11,6 +11,7 @@ import msgspec
 
 from pictofs.api.key import ApiKey
 from pictofs.errors import (
+    AUTHENTICATION,
     AlreadyExists,
     Conflict,
     Forbidden,
@@ -146,7 +147,11 @@ def api_failure(
     message = "; ".join(parts)
     if kind is Throttled:
         return Throttled(message, retry_after(headers, now))
-    return kind(message, hint=hint)
+
+    failure = kind(message, hint=hint)
+    if kind is Forbidden:
+        failure.docs = AUTHENTICATION
+    return failure
 
 
 def web_page(url: str) -> InvalidResponse:

@@ -306,6 +306,23 @@ def test_e3_the_source_of_a_refused_key_is_told(
     assert said.docs == "https://pictograph.io/docs/authentication"
 
 
+def test_e3_what_is_forbidden_has_the_page_that_tells_more(
+    fails: Fails, serving: Serving, tmp_path: Path
+) -> None:
+    server = serving(SMALL)
+    viewer = server.keys["viewer"]
+    said = fails(3, server.api_url, "dataset", "create", "new", PICTOGRAPH_API_KEY=viewer)
+    assert said.docs == "https://pictograph.io/docs/authentication"
+
+    shared = tmp_path / "shared"
+    (shared / "content").mkdir(parents=True)
+    (shared / "report.txt").touch()
+    shared.chmod(0o777)
+    said = fails(3, server.api_url, "cache", "info", "--cache-dir", shared)
+    assert "others may write to the cache folder" in said.error
+    assert said.docs == "docs/operations.md"
+
+
 def test_e3_a_mount_passes_on_what_its_process_says(fails: Fails, tmp_path: Path) -> None:
     (tmp_path / "mnt").mkdir()
     said = fails(9, "http://127.0.0.1:1", "mount", tmp_path / "mnt")
