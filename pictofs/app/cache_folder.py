@@ -12,6 +12,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from pictofs.config import home_folder
 from pictofs.errors import Forbidden
 
 INSIDE = ("content", "catalog", "run", "log")
@@ -35,7 +36,7 @@ def claim(cache_dir: Path) -> None:
         return
     if found.st_uid not in (0, os.geteuid()):
         raise Forbidden(
-            f"the cache folder {cache_dir} belongs to another user",
+            f"the cache folder {cache_dir} belongs to the user {_user(found.st_uid)}",
             hint="name one of yours by --cache-dir",
         )
 
@@ -76,13 +77,20 @@ def _check_owner(cache_dir: Path) -> None:
     """Raise Forbidden unless all that a command writes to is ours.
 
     The blobs themselves, perhaps a million, are not looked at: they lie in folders that are.
+    Outside the user's home it may be the cache of a live mount, which must not be taken away.
     """
     for path in _known(cache_dir):
         found = _stat(path, follow=False)
         if found is not None and found.st_uid != os.geteuid():
+            owner = _user(found.st_uid)
+            if not _is_at_home(cache_dir):
+                raise Forbidden(
+                    f"{path} belongs to the user {owner}",
+                    hint="name another cache folder by --cache-dir",
+                )
             raise Forbidden(
-                f"{path} belongs to another user, as sudo leaves it",
-                hint=f"sudo chown -R {_user()} {shlex.quote(str(cache_dir))}, "
+                f"{path} belongs to the user {owner}, as sudo leaves it",
+                hint=f"sudo chown -R {_user(os.geteuid())} {shlex.quote(str(cache_dir))}, "
                 "or name another place by --cache-dir",
             )
 
@@ -107,11 +115,17 @@ def _known(cache_dir: Path) -> list[Path]:
     return known
 
 
-def _user() -> str:
+def _is_at_home(cache_dir: Path) -> bool:
+    """Whether it lies below the user's home."""
+    home = os.path.realpath(home_folder())
+    return Path(home) in Path(os.path.realpath(cache_dir)).parents
+
+
+def _user(uid: int) -> str:
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(os.geteuid())
+        return str(uid)
 
 
 def _stat(path: Path, *, follow: bool) -> os.stat_result | None:

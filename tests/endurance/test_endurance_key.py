@@ -247,7 +247,7 @@ def test_k4_a_cache_folder_of_another_user_is_refused(mounted: Mounting, server:
     cache = mount.root.parent / "theirs"
     cache.mkdir()
     os.chown(cache, NOBODY, NOBODY)
-    assert "another user" in refused(mount, cache)
+    assert "belongs to the user nobody" in refused(mount, cache)
     assert os.listdir(cache) == []
 
 
