@@ -32,6 +32,7 @@ def prefetch(
         typer.Argument(
             metavar="PATH",
             show_default=False,
+            readable=False,  # whose it is is told below
             help="A folder in a mount; paths in FILE that are not absolute are relative to it.",
         ),
     ],

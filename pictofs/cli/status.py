@@ -39,6 +39,7 @@ def status(
         typer.Argument(
             metavar="MOUNTPOINT",
             show_default=False,
+            readable=False,  # whose it is is told below
             autocompletion=completion.mount_points,
             help="Only this mount.",
         ),

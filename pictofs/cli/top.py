@@ -36,7 +36,12 @@ ROWS = 24
 def top(
     mountpoint: Annotated[
         Path | None,
-        typer.Argument(metavar="MOUNTPOINT", show_default=False, help="The only mount by default."),
+        typer.Argument(
+            metavar="MOUNTPOINT",
+            show_default=False,
+            readable=False,  # whose it is is told below
+            help="The only mount by default.",
+        ),
     ] = None,
     interval: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.2, max=60, help="Between two looks.")

@@ -232,6 +232,48 @@ def test_k5_a_mount_for_its_owner_alone_says_whose_it_is(
         assert "is root's mount, and closed to you" in done.stderr
 
 
+AS_ROOT_THEN_USER = f"""
+import contextlib, io, os, sys
+from pictofs.cli import main
+
+# What a command imports can't be read any more later.
+with contextlib.redirect_stdout(io.StringIO()):
+    main(sys.argv[1:])
+
+os.setgroups([])
+os.setgid({USER})
+os.setuid({USER})
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_k5_a_mount_whose_mode_keeps_others_out_says_whose_it_is(
+    mounted: Mounting, serving: Serving, place: Path
+) -> None:
+    server = serving(PRESETS["small"]())
+    mount = mounted(server, "--allow-other", "--umask", "077", home=str(place / "shut"))
+    order = place / "no-order"
+    order.touch()
+
+    for code, command in (
+        (0, ["status", mount.root]),
+        (1, ["top", "--once", mount.root]),
+        (3, ["prefetch", mount.root, "--order", order]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", AS_ROOT_THEN_USER, *map(str, command)],
+            env={"HOME": "/nonexistent", "PATH": os.environ["PATH"]},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        said = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode == code, said
+        assert "closed to you" in said
+        assert "is root's mount" in said
+
+
 def test_unmount_says_whose_mount_it_is(mount: Mount) -> None:
     done = guest(mount, "-m", "pictofs", "unmount", mount.root)
     assert done.returncode == 3
