@@ -14,7 +14,7 @@ import typer
 from pictofs.app import mount_table, probe, running
 from pictofs.cli import completion
 from pictofs.cli.formatting import bytes_text, clock_text, duration_text, printable, share_text
-from pictofs.errors import PictofsError
+from pictofs.errors import NoSuchEntry
 from pictofs.model.plural import counted
 
 if TYPE_CHECKING:
@@ -50,12 +50,13 @@ def status(
 ) -> int:
     """Show the mounts of this machine: server, requests, cache, rate budget.
 
-    Exits with 1 when MOUNTPOINT is named and no live mount.
+    Exits with 4 if MOUNTPOINT is named and no mount of pictofs is there, and with 1 if that mount
+    is stale (its process died) or silent (it does not answer).
     """
     wanted = mount_table.resolve(mountpoint) if mountpoint else None
     found = [facts(m.path) for m in mount_table.all_mounts() if m.ours and wanted in (None, m.path)]
     if wanted and not found:
-        raise PictofsError(f"{wanted} is not a pictofs mount")
+        raise NoSuchEntry(f"{wanted} is not a pictofs mount")
 
     if as_json:
         print(json.dumps(found, indent=2))

@@ -145,7 +145,8 @@ def test_unmounting_what_is_no_mount(tmp_path: Path) -> None:
 
 
 def test_status_and_refresh_of_what_is_no_mount(tmp_path: Path) -> None:
-    assert "is not a pictofs mount" in fails(1, "status", tmp_path)
+    assert "is not a pictofs mount" in fails(4, "status", tmp_path)
+    assert "is not a pictofs mount" in fails(4, "status", tmp_path / "none", "--json")
     assert "lies in no pictofs mount" in fails(4, "refresh", tmp_path)
 
 
