@@ -62,7 +62,8 @@ def top(
     path = choose(mountpoint)
     watched = Watched(path, interval)
     if watched.frame().status is None:
-        raise PictofsError(f"{path}: {watched.trouble}")
+        told = str(watched.trouble)
+        raise PictofsError(told if str(path) in told else f"{path}: {told}")
 
     if once:
         _print(watched)
@@ -155,7 +156,7 @@ def _print(watched: Watched) -> None:
     rows = min(console.height, ROWS) if console.is_terminal else ROWS
 
     time.sleep(watched.interval)
-    console.print(watched.frame().render(console.width, rows))
+    console.print(watched.frame().render(console.width, rows, for_keys=False))
 
 
 def _watch(watched: Watched) -> None:

@@ -48,8 +48,11 @@ class Frame:
     interval: float
     now: float
 
-    def render(self, width: int, height: int) -> RenderableType:
-        """In `width` columns and at most `height` rows."""
+    def render(self, width: int, height: int, *, for_keys: bool = True) -> RenderableType:
+        """In `width` columns and at most `height` rows.
+
+        `for_keys`: whether somebody watches, who is told which key ends it.
+        """
         parts: list[RenderableType] = [self._head(width)]
         if self.status is not None:
             spent = limit_text(self.status.rate, time.time())
@@ -58,12 +61,13 @@ class Frame:
                 Text(f" {spent}", style="bold red", no_wrap=True, overflow="ellipsis"),
             ]
 
-        left = height - NUMBERS - HEADS
+        left = height - NUMBERS - HEADS + (not for_keys)
         below = max(LEAST_CHART, left * 3 // 7)
         above = left - below
         if above >= LEAST_CHART:
             parts += [*self._bytes_chart(width, above), *self._operations_chart(width, below)]
-        parts.append(Text(f" q quits; every {self.interval:g} s", style="dim"))
+        if for_keys:
+            parts.append(Text(f" q quits; every {self.interval:g} s", style="dim"))
 
         return Group(*parts)
 

@@ -106,6 +106,7 @@ def test_one_frame(mounted: Mounting, serving: Serving) -> None:
     assert max(map(len, lines)) <= 80
     assert str(mount.root)[-20:] in lines[0]
     assert "in from storage 0 B/s" in done.stdout
+    assert "quits" not in done.stdout
     assert spent.all == []
     assert mount.key not in done.stdout
 
@@ -198,7 +199,9 @@ def test_a_place_that_is_no_mount(mounted: Mounting, serving: Serving, tmp_path:
     mount.kill()
     done = top(mount, str(mount.root), "--once")
     assert done.returncode == 1
-    assert "its process is gone: pictofs unmount" in done.stderr
+    assert done.stderr == (
+        f"error: its process is gone: pictofs unmount {mount.root}, or mount it again\n"
+    )
 
 
 def test_the_only_mount_is_meant_and_several_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
