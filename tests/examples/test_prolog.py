@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from mounting import Serving
 
-from pictofs.app import mount_table, mounting
+from pictofs.app import mount_table, mounting, probe
 from standin import PRESETS
 
 PROLOG = Path(__file__).parents[2] / "examples/slurm/prolog.sh"
@@ -42,6 +44,7 @@ def test_jobs_that_start_together_find_one_mount(
         ("/etc/pictofs/key", key),
         ("/local/pictofs", tmp_path / "cache"),
         ("/usr/local/bin/pictofs", program),
+        ("/run/pictofs-prolog.lock", tmp_path / "lock"),
     ):
         assert f"={was}" in text
         text = text.replace(f"={was}", f"={now}")
@@ -63,3 +66,14 @@ def test_jobs_that_start_together_find_one_mount(
 
     # The next job's finds it.
     assert subprocess.run(command, env=environ, timeout=60).returncode == 0
+
+    # One that hangs is mounted anew, once.
+    status = json.loads((place / ".pictofs/status.json").read_bytes())
+    os.kill(status["pid"], signal.SIGSTOP)
+    try:
+        jobs = [subprocess.Popen(command, env=environ) for _ in range(2)]
+        assert [job.wait(120) for job in jobs] == [0, 0]
+        assert probe.state_of(place) == "live"
+        assert len([mount for mount in mount_table.all_mounts() if mount.path == place]) == 1
+    finally:
+        os.kill(status["pid"], signal.SIGKILL)
