@@ -292,6 +292,18 @@ def test_room(doctor: Doctor) -> None:
     assert doctor()["cache"]["outcome"] == "fail"
 
 
+def test_a_full_disk_fails(doctor: Doctor, small_disk: Path) -> None:
+    with open(small_disk / "large", "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+    found = doctor("--cache-dir", small_disk)
+
+    assert found["disk"]["outcome"] == "fail"
+    assert found["disk"]["message"] == f"the disk of {small_disk} is full"
+    assert found["disk"]["advice"] == "make room on it, or name another folder by --cache-dir"
+
+
 def test_j2_mounts(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(SMALL))
     doctor.place = mount.root

@@ -4,9 +4,11 @@ all."""
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -113,12 +115,34 @@ def test_a_disk_that_takes_no_more_is_named_and_leaves_the_catalog_usable(tmp_pa
     with world.catalog.database.write() as db:
         pages = db.execute("PRAGMA page_count").fetchone()[0]
         db.execute(f"PRAGMA max_page_count = {pages + 4}")
-    with pytest.raises(DiskFull):
+    with pytest.raises(
+        DiskFull, match=rf"^the disk of {re.escape(str(tmp_path))} is full; make room"
+    ):
         world.put(*(image(n, f"{n}.jpg") for n in range(5000)))
     world.images.clear()
     world.put(image(1, "a.jpg"))
     assert world.shown()["/"] == {"a.jpg": "i-1"}
     world.catalog.close()
+
+
+@pytest.mark.parametrize("left", [0, 1, 5])
+def test_a_full_disk_is_named_when_it_is_opened(small_disk: Path, left: int) -> None:
+    path = filled(small_disk / "c.db")
+    pages = [small_disk / f"page-{number}" for number in range(left)]
+    for page in pages:
+        page.write_bytes(bytes(4096))
+
+    with open(small_disk / "large", "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    for page in pages:
+        page.unlink()
+
+    with pytest.raises(DiskFull, match=f"^the disk of {small_disk} is full; make room on it, or"):
+        Catalog(path)
+
+    (small_disk / "large").unlink()
+    usable(path)
 
 
 def test_processes_that_make_it_at_once_share_it(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ BYTES = 32 << 20
 OLD_S = 86_400.0
 """Seconds after which an unfinished download is nobody's any more."""
 
+FULL_BYTES = 1 << 20
+"""Free bytes below which no mount can be made, nor go on for long."""
+
 _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "fuse.sshfs")
 _OTHER = "name another folder by --cache-dir"
 
@@ -110,7 +113,9 @@ def _room(settings: LibrarySettings, folder: Path, usage: Usage | None) -> Itera
     room = min(settings.cache_size - taken, free - kept)
 
     facts = f"{_size(free)} free of {_size(total)}, of which --min-free keeps {_size(kept)}"
-    if free <= kept:
+    if free < FULL_BYTES:
+        yield fail("disk", f"the disk of {folder} is full", f"make room on it, or {_OTHER}")
+    elif free <= kept:
         yield warn(
             "disk",
             f"{facts}: files are evicted, or go past the cache",

@@ -48,6 +48,9 @@ to them."""
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
+_FULL_BYTES = 1 << 16
+"""Free bytes below which a disk counts as full: SQLite makes a -shm of 32 KiB to open a file."""
+
 
 class CatalogDamaged(DiskFull):
     """SQLite finds impossible pages. The file is put aside when it is opened the next time."""
@@ -104,6 +107,8 @@ class Database:
                         self._disconnect()
                         self._state.close()
         except (OSError, sqlite3.Error) as error:
+            if self._disk_is_full(error):
+                raise self._full() from error
             raise DiskFull(f"no catalog can be made or opened at {self.path}: {error}") from error
 
     def _open_alone(self) -> bool:
@@ -306,7 +311,30 @@ class Database:
                 " unmount and mount again, and it is made anew"
             )
 
+        if self._disk_is_full(error):
+            return self._full()
         return DiskFull(f"the catalog {self.path} can't be {doing}: {error}")
+
+    def _disk_is_full(self, error: OSError | sqlite3.Error) -> bool:
+        """Whether that is what `error` comes from: SQLite calls it an I/O error where it maps."""
+        if isinstance(error, OSError):
+            return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if _code(error) == sqlite3.SQLITE_FULL:
+            return True
+        if _code(error) != sqlite3.SQLITE_IOERR:
+            return False
+
+        try:
+            disk = os.statvfs(self.path.parent)
+        except OSError:
+            return False
+        return disk.f_bavail * disk.f_frsize < _FULL_BYTES
+
+    def _full(self) -> DiskFull:
+        return DiskFull(
+            f"the disk of {self.path.parent} is full",
+            hint="make room on it, or name another by --cache-dir",
+        )
 
     # The end.
 
