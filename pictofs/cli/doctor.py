@@ -30,7 +30,7 @@ def doctor(
         typer.Argument(
             metavar="MOUNTPOINT",
             show_default=False,
-            readable=False,  # that is one of the checks
+            parser=Path,  # typer's own asks the mount, which may hang
             help="Only this mount, or a folder to mount on.",
         ),
     ] = None,

@@ -22,7 +22,10 @@ CHANGE_SECONDS = 5.0
 
 def refresh(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", show_default=False, help="A folder in a mount.")
+        Path,
+        typer.Argument(
+            metavar="PATH", show_default=False, parser=Path, help="A folder in a mount."
+        ),
     ],
 ) -> None:
     """Ask the server anew what PATH holds, now."""

@@ -17,7 +17,10 @@ def unmount(
     mountpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="MOUNTPOINT", show_default=False, autocompletion=completion.mount_points
+            metavar="MOUNTPOINT",
+            show_default=False,
+            parser=Path,  # typer's own asks the mount, which may hang
+            autocompletion=completion.mount_points,
         ),
     ],
     lazy: Annotated[
