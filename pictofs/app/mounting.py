@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pictofs import programs
-from pictofs.app import mount_table, probe
+from pictofs.app import mount_table, probe, running
 from pictofs.errors import Conflict, Forbidden, Invalid, MountFailed, NoSuchEntry
 
 CLAIM_TIMEOUT_S = 60.0
@@ -119,7 +119,8 @@ def check_free(path: Path) -> None:
     mount = mount_table.mount_at(path)
     if mount is not None and mount.ours:
         raise Conflict(
-            f"{path} is mounted already", hint=f"use it, or `pictofs unmount {path}` first"
+            f"{path} is mounted already",
+            hint=f"use it, or `pictofs unmount {shlex.quote(str(path))}` first",
         )
     if mount is not None:
         raise Conflict(f"{path} is busy: {mount.source} ({mount.fstype}) is mounted there")
@@ -158,7 +159,7 @@ def check_folder(path: Path) -> None:
             empty = next(entries, None) is None
     except FileNotFoundError:
         raise NoSuchEntry(
-            f"{path} does not exist", hint=f"create it by `mkdir -p {path}`"
+            f"{path} does not exist", hint=f"create it by `mkdir -p {shlex.quote(str(path))}`"
         ) from None
     except NotADirectoryError:
         raise Invalid(f"{path} is not a folder", hint="name an empty folder to mount on") from None
@@ -181,7 +182,8 @@ def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:
     Raises:
         NoSuchEntry, Invalid: nothing, or something else, is mounted there.
         Forbidden: it is another user's.
-        Conflict: it is in use, with the processes that use it as far as they can be seen.
+        Conflict: it is in use, with the processes that use it as far as they can be seen, or its
+            process does not answer.
         MountFailed: the system refused, or it is still there after `seconds`.
     """
     mount = mount_table.mount_at(path)
@@ -197,8 +199,13 @@ def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:
             hint=f"sudo pictofs unmount {shlex.quote(str(path))}",
         )
 
+    state = "live" if lazy else probe.state_of(path)
+    if state == "silent":
+        problem, advice = running.trouble(path, state)
+        raise Conflict(f"{path} can't be unmounted: {problem}", hint=advice)
+
     count = len([mount for mount in mount_table.all_mounts() if mount.path == path])
-    detach(path, lazy=lazy or probe.state_of(path) == "stale")
+    detach(path, lazy=lazy or state == "stale")
 
     end = time.monotonic() + seconds
     while len([mount for mount in mount_table.all_mounts() if mount.path == path]) >= count:

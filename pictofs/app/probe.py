@@ -86,10 +86,11 @@ def _answer(ask: Callable[[], bytes], writer: int) -> NoReturn:
         os._exit(0)
 
 
-def state_of(path: Path, seconds: float = TIMEOUT_S) -> State:
+def state_of(path: Path, seconds: float = TIMEOUT_S, *, fork: bool = True) -> State:
     """How the mount at `path` is.
 
-    Live, stale (its process is gone) or silent (it does not answer).
+    Live, stale (its process is gone) or silent (it does not answer within `seconds`). `fork`:
+    whether another process looks; without, this one waits for a silent mount.
     """
 
     def ask() -> bytes:
@@ -98,7 +99,10 @@ def state_of(path: Path, seconds: float = TIMEOUT_S) -> State:
         return b""
 
     try:
-        run_in_subprocess(seconds, ask)
+        if fork:
+            run_in_subprocess(seconds, ask)
+        else:
+            ask()
     except TimedOut:
         return "silent"
     except OSError as error:

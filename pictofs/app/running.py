@@ -7,14 +7,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pictofs.app import mount_table, probe
 from pictofs.errors import Forbidden, MountFailed, NoSuchEntry, TimedOut
 
 if TYPE_CHECKING:
     from pictofs.model.status import Status
+
+PROC = Path("/proc")
+
+
+@dataclass(frozen=True)
+class Process:
+    """The process of a mount, by its id, and whether a signal has stopped it."""
+
+    id: int
+    stopped: bool
 
 
 def mountpoint_of(path: Path) -> Path:
@@ -58,8 +72,13 @@ def control_socket(mountpoint: Path, *, fork: bool = True) -> Path:
 
     Raises:
         Forbidden: it is another user's, and closed to others.
-        MountFailed: its status can't be read.
+        MountFailed: its process is gone or does not answer, or its status can't be read.
     """
+    state = probe.state_of(mountpoint, fork=fork)
+    if state != "live":
+        problem, advice = trouble(mountpoint, state)
+        raise MountFailed(f"the mount at {mountpoint} takes no commands: {problem}", hint=advice)
+
     status = read_status(mountpoint, fork=fork)
     if status is not None and status.control_socket is not None:
         return Path(status.control_socket)
@@ -69,7 +88,50 @@ def control_socket(mountpoint: Path, *, fork: bool = True) -> Path:
         raise Forbidden(
             f"{mountpoint} is {owner}'s mount, and closed to you", hint="mount one of your own"
         )
-    raise MountFailed(f"the mount at {mountpoint} takes no commands: it hangs")
+    raise MountFailed(f"the mount at {mountpoint} takes no commands: its status can't be read")
+
+
+def trouble(mountpoint: Path, state: Literal["stale", "silent"]) -> tuple[str, str]:
+    """What is wrong with the mount at `mountpoint`, which is not live, and what to do."""
+    place = shlex.quote(str(mountpoint))
+    if state == "stale":
+        return "its process is gone", f"pictofs unmount {place}, or mount it again"
+
+    unmount = f"pictofs unmount --lazy {place}"
+    process = process_of(mountpoint)
+    if process is None:
+        return "its process does not answer", unmount
+    if process.stopped:
+        return f"its process {process.id} is stopped", f"kill -CONT {process.id}, or {unmount}"
+    return f"its process {process.id} does not answer", unmount
+
+
+def process_of(mountpoint: Path) -> Process | None:
+    """The process of the mount at `mountpoint`, which is not touched.
+
+    None if it can't be told: it is another user's, or the kernel does not say which connection an
+    open /dev/fuse is.
+    """
+    mount = mount_table.mount_at(mountpoint)
+    if mount is None:
+        return None
+
+    wanted = re.compile(rf"^fuse_connection:\s*{mount.device.partition(':')[2]}$", re.MULTILINE)
+    for folder in sorted(PROC.glob("[1-9]*"), key=lambda each: int(each.name)):
+        # Processes end while we look, and those of others are closed to us.
+        with suppress(OSError):
+            for link in Path(folder, "fd").iterdir():
+                if os.readlink(link) != "/dev/fuse":
+                    continue
+                if wanted.search(Path(folder, "fdinfo", link.name).read_text()):
+                    return Process(int(folder.name), _is_stopped(folder))
+
+    return None
+
+
+def _is_stopped(folder: Path) -> bool:
+    # The state follows the name, which is in parentheses and may hold some itself.
+    return Path(folder, "stat").read_text(errors="replace").rpartition(") ")[2][0] == "T"
 
 
 def owner_else(mountpoint: Path) -> str | None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,7 +31,10 @@ ORDERS_SHOWN = 2
 """So many, so that a mount's status fits on a terminal of 24 lines; --json has all of them."""
 
 Facts = dict[str, Any]
-"""One mount: `mountpoint`, `state`, and `status`, its status.json or None if that can't be read."""
+"""One mount: `mountpoint`, `state`, and `status`, its status.json or None if that can't be read.
+
+If the mount is silent, also `process`: `id` and `stopped`, or None if it can't be told.
+"""
 
 
 def status(
@@ -39,7 +43,7 @@ def status(
         typer.Argument(
             metavar="MOUNTPOINT",
             show_default=False,
-            readable=False,  # whose it is is told below
+            parser=Path,  # typer's own asks the mount, which may hang, or be closed to this user
             autocompletion=completion.mount_points,
             help="Only this mount.",
         ),
@@ -70,7 +74,12 @@ def facts(path: Path) -> Facts:
     """What is known of the mount at `path`, without ever waiting long for it."""
     state = probe.state_of(path)
     document = running.read_document(path) if state == "live" else None
-    return {"mountpoint": str(path), "state": state, "status": document}
+    found = {"mountpoint": str(path), "state": state, "status": document}
+    if state == "silent":
+        process = running.process_of(path)
+        found["process"] = asdict(process) if process else None
+
+    return found
 
 
 def _print(found: list[Facts]) -> None:
@@ -103,15 +112,14 @@ def _block(one: Facts) -> RenderableType:
 def _rows(one: Facts) -> list[tuple[str, str]]:
     from pictofs.model.status import to_status
 
-    path = one["mountpoint"]
+    path = Path(one["mountpoint"])
     document = one["status"]
 
-    if one["state"] == "stale":
-        return [("state", f"stale: its process is gone. pictofs unmount {path}, or mount it again")]
-    if one["state"] == "silent":
-        return [("state", f"silent: its process does not answer. pictofs unmount --lazy {path}")]
+    if one["state"] != "live":
+        problem, advice = running.trouble(path, one["state"])
+        return [("state", f"{one['state']}: {problem}. {advice}")]
     if document is None:
-        owner = running.owner_else(Path(path))
+        owner = running.owner_else(path)
         whose = f"it is {owner}'s mount, closed to you" if owner else "its status can't be read"
         return [("state", f"live; {whose}")]
 

@@ -317,7 +317,9 @@ def test_j2_mounts(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
     finally:
         os.kill(mount.pid, signal.SIGCONT)
 
-    assert (found["outcome"], found["advice"]) == ("fail", f"pictofs unmount --lazy {mount.root}")
+    assert found["outcome"] == "fail"
+    assert found["message"] == f"{mount.root}: its process {mount.pid} is stopped"
+    assert found["advice"] == f"kill -CONT {mount.pid}, or pictofs unmount --lazy {mount.root}"
 
     eventually(lambda: probe.state_of(mount.root), "live")
     mount.kill()

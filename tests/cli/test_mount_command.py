@@ -203,7 +203,7 @@ def test_m3_after_kill_9(prompt: Prompt, place: Path) -> None:
     code, facts = prompt.status(place)
 
     assert (code, facts["state"], facts["status"]) == (1, "stale", None)
-    assert "its process died; its log is " in prompt.run("doctor", place)[1]
+    assert "its process is gone; its log is " in prompt.run("doctor", place)[1]
     assert "stale" in prompt.run("status", place)[1]
 
     code, _, err = prompt.run("mount", place)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator
@@ -142,7 +143,7 @@ def _glance(settings: LibrarySettings) -> Iterator[Finding]:
         yield warn(
             "catalog",
             f"{len(broken)} could not be read and were put aside",
-            f"rm {broken[0].parent}/*.broken-*",
+            f"rm {shlex.quote(str(broken[0].parent))}/*.broken-*",
         )
 
     seen = damaged = litter = 0

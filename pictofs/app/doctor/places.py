@@ -52,12 +52,8 @@ def _mount(path: Path, cache_dir: Path | None) -> Finding:
     if state != "live":
         log = usual_log_path(cache_dir, path) if cache_dir else None
         told = f"; its log is {log}" if log and log.exists() else ""
-        if state == "stale":
-            advice = f"pictofs unmount {path}, or mount it again"
-            return fail("mount", f"{path}: its process died{told}", advice)
-        return fail(
-            "mount", f"{path}: its process does not answer{told}", f"pictofs unmount --lazy {path}"
-        )
+        problem, advice = running.trouble(path, state)
+        return fail("mount", f"{path}: {problem}{told}", advice)
 
     status = running.read_status(path)
     if status is None:
