@@ -304,6 +304,43 @@ def test_a_full_disk_fails(doctor: Doctor, small_disk: Path) -> None:
     assert found["disk"]["advice"] == "make room on it, or name another folder by --cache-dir"
 
 
+def test_j8_the_cache_of_a_live_mount_is_looked_at(
+    doctor: Doctor, mounted: Mounting, serving: Serving
+) -> None:
+    server = serving(SMALL)
+    mount = mounted(server, "--cache-size", "40MB", cache=doctor.folder / "its cache")
+    doctor.of(server).place = mount.root
+
+    found = doctor()
+
+    assert found["cache"]["message"].startswith(f"{mount.cache} ")
+    assert " of 40 MB (--cache-size)" in found["cache size"]["message"]
+    assert str(doctor.cache) in doctor("--cache-dir", doctor.cache)["cache"]["message"]
+
+    moved = mount.cache.rename(doctor.folder / "moved")
+    found = doctor()
+    moved.rename(mount.cache)
+
+    assert found["cache"]["outcome"] == "fail"
+    assert found["cache"]["message"] == f"{mount.cache}, the cache of {mount.root}, is gone"
+    assert found["cache"]["advice"] == f"pictofs unmount {mount.root}, and mount it again"
+
+
+@root_only
+def test_j8_another_s_mount_needs_nothing_of_one_s_own(
+    doctor: Doctor, mounted: Mounting, serving: Serving
+) -> None:
+    mount = mounted(serving(SMALL), "--allow-other")
+    doctor.place = mount.root
+
+    found = doctor(around=AS_NOBODY)
+
+    assert doctor.code == 0
+    assert set(found) == {"checks", "mount"}
+    assert found["mount"]["message"] == f"{mount.root}: live"
+    assert found["checks"]["message"].startswith(f"{mount.root} is root's mount: ")
+
+
 def test_j2_mounts(doctor: Doctor, mounted: Mounting, serving: Serving) -> None:
     mount = mounted(serving(SMALL))
     doctor.place = mount.root

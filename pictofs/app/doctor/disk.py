@@ -35,9 +35,20 @@ _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "lustre", "fuse.sshfs")
 _OTHER = "name another folder by --cache-dir"
 
 
-def check_disk(settings: LibrarySettings) -> Iterator[Finding]:
-    """Whether the cache can be written, how much space there is, and a glance at some files."""
+def check_disk(settings: LibrarySettings, mountpoint: Path | None) -> Iterator[Finding]:
+    """Whether the cache can be written, how much space there is, and a glance at some files.
+
+    `mountpoint`: of the live mount whose cache it is; None for a mount that shall be made.
+    """
     folder = settings.cache_dir
+    if mountpoint is not None and not folder.exists():
+        yield fail(
+            "cache",
+            f"{folder}, the cache of {mountpoint}, is gone",
+            f"pictofs unmount {shlex.quote(str(mountpoint))}, and mount it again",
+        )
+        return
+
     if not folder.exists():
         yield _parent(folder)
         yield from _room(settings, _existing(folder), None)

@@ -12,20 +12,23 @@ from pictofs.app.logs import usual_log_path
 from pictofs.errors import PictofsError
 
 
-def check_places(mountpoint: Path | None, cache_dir: Path | None) -> Iterator[Finding]:
+def check_places(
+    mountpoint: Path | None, cache_dir: Path | None, state: probe.State | None = None
+) -> Iterator[Finding]:
     """Each mount of ours, or what is at `mountpoint` alone.
 
-    `cache_dir`: where a mount that can't be asked has its log, as far as is known.
+    `cache_dir`: where a mount that can't be asked has its log, as far as is known. `state`: of the
+    mount at `mountpoint`, if it was looked at already.
     """
     found = sorted({mount.path for mount in mount_table.all_mounts() if mount.ours})
 
     if mountpoint is None:
         for path in found:
-            yield _mount(path, cache_dir)
+            yield _mount(path, cache_dir, probe.state_of(path))
         if not found:
             yield ok("mounts", "none")
     elif mountpoint in found:
-        yield _mount(mountpoint, cache_dir)
+        yield _mount(mountpoint, cache_dir, state or probe.state_of(mountpoint))
     else:
         yield _folder(mountpoint)
 
@@ -47,8 +50,7 @@ def _folder(path: Path) -> Finding:
     return ok("mount point", f"{path} is empty: it can be mounted on")
 
 
-def _mount(path: Path, cache_dir: Path | None) -> Finding:
-    state = probe.state_of(path)
+def _mount(path: Path, cache_dir: Path | None, state: probe.State) -> Finding:
     if state != "live":
         log = usual_log_path(cache_dir, path) if cache_dir else None
         told = f"; its log is {log}" if log and log.exists() else ""
