@@ -32,7 +32,7 @@ def prefetch(
         typer.Argument(
             metavar="PATH",
             show_default=False,
-            readable=False,  # whose it is is told below
+            parser=Path,  # typer's own asks the mount, which may hang, or be closed to this user
             help="A folder in a mount; paths in FILE that are not absolute are relative to it.",
         ),
     ],

@@ -39,7 +39,7 @@ def top(
         typer.Argument(
             metavar="MOUNTPOINT",
             show_default=False,
-            readable=False,  # whose it is is told below
+            parser=Path,  # typer's own asks the mount, which may hang, or be closed to this user
             help="The only mount by default.",
         ),
     ] = None,

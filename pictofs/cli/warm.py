@@ -29,7 +29,10 @@ def warm(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            metavar="PATH...", show_default=False, help="Datasets, folders or files in a mount."
+            metavar="PATH...",
+            show_default=False,
+            parser=Path,  # as in `status`
+            help="Datasets, folders or files in a mount.",
         ),
     ],
     images: Annotated[bool, typer.Option("--images", metavar="", help="Only images.")] = False,
