@@ -21,7 +21,7 @@ from pictofs.api.pool import ConnectionPool
 from pictofs.api.proxies import PORTS
 from pictofs.api.retries import ReusedConnectionTimeout
 from pictofs.clock import Clock
-from pictofs.errors import ServerFault, ServerUnreachable, TimedOut
+from pictofs.errors import ServerFault, ServerUnreachable
 
 CONNECTIONS = 32
 """Requests under way at once; the others wait."""
@@ -146,16 +146,7 @@ class HttpTransport(httpx.AsyncBaseTransport):
     async def receive(self, connection: Connection) -> bytes:
         """The next piece of a body, b"" at its end. Raises TimedOut, ServerFault."""
         asked_at = self._clock.monotonic()
-        with trio.CancelScope(relative_deadline=self._timeout) as scope:
-            try:
-                piece = await connection.receive()
-            except ServerFault:
-                self._pool.drop(asked_at)
-                raise
-
-        if scope.cancelled_caught:
-            self._pool.drop(asked_at)
-            raise TimedOut(f"the answer stood still for {self._timeout:g} s")
+        piece = await self._pool.receive(connection, self._timeout, "the answer")
         if not piece and connection.is_cut:
             self._pool.drop(asked_at)
             raise ServerFault("the connection broke: the answer was cut")

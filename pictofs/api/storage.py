@@ -252,18 +252,11 @@ class Storage:
                 connection.close()
 
     async def _receive(self, origin: Origin, connection: Connection) -> bytes:
-        asked_at = self._clock.monotonic()
-        try:
-            with trio.CancelScope(relative_deadline=self._inactivity):
-                piece = await connection.receive()
-                self._request_stats.bytes_in["storage"] += len(piece)
-                return piece
-        except ServerFault:
-            self._pool.drop(asked_at)
-            raise
-
-        self._pool.drop(asked_at)
-        raise TimedOut(f"{origin.host}: the transfer stood still for {self._inactivity:g} s")
+        piece = await self._pool.receive(
+            connection, self._inactivity, f"{origin.host}: the transfer"
+        )
+        self._request_stats.bytes_in["storage"] += len(piece)
+        return piece
 
     async def _refusal(self, origin: Origin, head: Head, connection: Connection) -> PictofsError:
         """The error for a status. A short body is read, so that the connection can be kept."""

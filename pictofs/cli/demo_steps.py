@@ -11,6 +11,7 @@ from rich.text import Text
 
 from pictofs.app.running import read_status
 from pictofs.cli.formatting import printable
+from pictofs.model.plural import counted
 
 LINES = 12
 """Of a command's output; the rest is counted."""
@@ -50,7 +51,7 @@ def show_steps(mountpoint: Path) -> None:
         before = _requests(mountpoint)
         _step(console, mountpoint, remark, command)
         cost = _requests(mountpoint) - before
-        console.print(Text(f"  ({cost} request{'' if cost == 1 else 's'})\n", style="dim"))
+        console.print(Text(f"  ({counted(cost, 'request')})\n", style="dim"))
 
 
 def show_what_to_try(mountpoint: Path, url: str, api_key: str) -> None:

@@ -24,6 +24,7 @@ from pictofs.config import (
     resolve,
     save_profile,
 )
+from pictofs.model.plural import counted
 
 PROMPT = "API key (from the platform's page on API keys; it is not shown): "
 
@@ -56,7 +57,7 @@ def login(
     count = datasets.run(settings, api_key, lambda each: each.count(), on_retry=say_retry)
     path = save_profile(home_folder(), name, api_key.reveal(), settings.base_url)
 
-    seen = "" if count is None else f", sees {count:,} dataset{'s' * (count != 1)}"
+    seen = "" if count is None else f", sees {counted(count, 'dataset')}"
     say(f"{settings.base_url} takes the key{seen}; kept as profile {name!r} in {path}")
     if is_loopback(urlsplit(settings.base_url).hostname or ""):
         warn(f"profile {name!r} leads to a server on this machine, while that runs")

@@ -138,7 +138,11 @@ class ImageFile(FileHandler):
         None if only `open` can tell: the catalog has changed since, or the cache has lost it.
         """
         recent = self._recent.get(number)
-        if recent is None or self._library.catalog.version != self._catalog_version:
+        if recent is None:
+            return None
+        if self._library.catalog.version != self._catalog_version:
+            # Nobody need ask for the version again until there is something new to remember.
+            self._recent.clear()
             return None
 
         content = self._library.downloads.reopen(
