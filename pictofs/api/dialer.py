@@ -98,6 +98,19 @@ class Dialer:
         """The proxy for `origin`, or None. Raises `Invalid` for an unsupported kind of proxy."""
         return self._proxies.find(*origin)
 
+    def request_target(self, origin: Origin, netloc: str, path: str) -> tuple[str, list[str]]:
+        """The target of a request for `path` (with its query), and header lines for a proxy.
+
+        A proxy gets a plain http request with the whole URL. https goes through a tunnel.
+
+        `netloc`: host and port as the URL has them. Raises what `relay` raises.
+        """
+        relay = self.relay(origin) if origin.scheme == "http" else None
+        if relay is None:
+            return path, []
+
+        return f"http://{netloc}{path}", _authorization(relay)
+
     async def connect(self, origin: Origin) -> Connection:
         """A new connection.
 
@@ -197,7 +210,7 @@ class Dialer:
         lines = [
             f"CONNECT {origin.authority} HTTP/1.1",
             f"Host: {origin.authority}",
-            *authorization(relay),
+            *_authorization(relay),
         ]
         try:
             head = await connection.ask(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
@@ -285,7 +298,7 @@ def _unknown(place: str, error: sockets.gaierror, hint: str) -> ServerUnreachabl
     return ServerUnreachable(f"{place} can't be reached: DNS knows no such host", hint=hint)
 
 
-def authorization(relay: SplitResult) -> list[str]:
+def _authorization(relay: SplitResult) -> list[str]:
     """The header lines that give the proxy the user and password in its URL."""
     if relay.username is None:
         return []

@@ -15,16 +15,21 @@ import trio
 
 from pictofs.api.address import Locality
 from pictofs.api.connection import Connection
-from pictofs.api.dialer import Dialer, authorization
+from pictofs.api.dialer import Dialer
 from pictofs.api.origin import Origin
 from pictofs.api.pool import ConnectionPool
 from pictofs.api.proxies import PORTS
 from pictofs.api.retries import ReusedConnectionTimeout
 from pictofs.clock import Clock
-from pictofs.errors import ServerFault, ServerUnreachable
+from pictofs.errors import ServerFault, ServerUnreachable, TimedOut
 
 CONNECTIONS = 32
 """Requests under way at once; the others wait."""
+TURN_TIMEOUTS = 4
+"""Time-outs after which one that waits for its turn gives up.
+
+A reader's deadline comes before that; work that nobody waits for has none.
+"""
 
 
 class Sending:
@@ -85,13 +90,14 @@ class HttpTransport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and receive the head of its answer.
 
-        Raises what `Dialer.connect` and `Connection.ask` raise.
+        Raises what `Dialer.connect` and `Connection.ask` raise; TimedOut if too many requests are
+        under way for too long.
         """
         sending: Sending = request.extensions["sending"]
         url = request.url
         origin = Origin(url.scheme, url.host, url.port or PORTS[url.scheme])
 
-        await self._slots.acquire()
+        await self._wait_for_turn()
         connection = None
         asked_at = self._clock.monotonic()
         try:
@@ -124,23 +130,24 @@ class HttpTransport(httpx.AsyncBaseTransport):
             request=request,
         )
 
+    async def _wait_for_turn(self) -> None:
+        longest = TURN_TIMEOUTS * self._timeout
+        with trio.CancelScope(relative_deadline=longest):
+            await self._slots.acquire()
+            return
+
+        raise TimedOut(f"{CONNECTIONS} requests are under way, and none ended within {longest:g} s")
+
     def _encoded(self, request: httpx.Request, origin: Origin) -> bytes:
         """The bytes of a request, whose body is short."""
-        target = request.url.raw_path
-        headers = request.headers.raw
+        url = request.url
+        target, for_proxy = self._dialer.request_target(
+            origin, url.netloc.decode("ascii"), url.raw_path.decode("ascii")
+        )
 
-        # A proxy gets a plain http request with the whole URL. https goes through a tunnel.
-        relay = None
-        if origin.scheme == "http":
-            relay = self._dialer.relay(origin)
-        if relay is not None:
-            target = b"http://" + request.url.netloc + target
-
-        lines = [b" ".join((request.method.encode(), target, b"HTTP/1.1"))]
-        lines += [b": ".join(header) for header in headers]
-        if relay is not None:
-            lines += [line.encode() for line in authorization(relay)]
-
+        lines = [f"{request.method} {target} HTTP/1.1".encode("ascii")]
+        lines += [b": ".join(header) for header in request.headers.raw]
+        lines += [line.encode("ascii") for line in for_proxy]
         return b"\r\n".join(lines) + b"\r\n\r\n" + request.content
 
     async def receive(self, connection: Connection) -> bytes:

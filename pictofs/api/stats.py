@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pictofs.api.address import Locality
 from pictofs.errors import PictofsError, Throttled, Unauthorized
@@ -351,26 +351,6 @@ class RequestStats:
                 "background work waits: what is left of the rate limit is kept for interactive use",
                 retry_after=until - now,
             )
-
-    def snapshot(self) -> dict[str, Any]:
-        """Everything as JSON-ready values, for `status --json`."""
-        return {
-            "requests": [
-                {"host": host, "route": route, "purpose": purpose, "count": count}
-                for (host, route, purpose), count in sorted(self.requests.items())
-            ],
-            "bytes_in": dict(self.bytes_in),
-            "errors": dict(self.errors),
-            "retries": self.retries,
-            "throttles": self.throttles,
-            "storage_connections": self.connections,
-            "rate_limit": {
-                "limit": self.limit,
-                "remaining": self.remaining,
-                "reset_at": self.reset_at or None,
-                "reserve": self.reserve,
-            },
-        }
 
 
 def _number(text: str | None) -> int | None:

@@ -21,7 +21,7 @@ import trio
 from pictofs.api.address import USER_AGENT, Locality, is_loopback
 from pictofs.api.body import Body, described, range_headers
 from pictofs.api.connection import Connection, ConnectionGone, Head
-from pictofs.api.dialer import Dialer, authorization
+from pictofs.api.dialer import Dialer
 from pictofs.api.failure import retry_after
 from pictofs.api.origin import Origin
 from pictofs.api.pool import ConnectionPool
@@ -170,19 +170,14 @@ class Storage:
         if parts.query:
             target += f"?{parts.query}"
 
-        # A proxy gets a plain http request with the whole URL. https goes through a tunnel.
-        lines = []
-        if origin.scheme == "http" and (relay := self._dialer.relay(origin)):
-            target = f"http://{parts.netloc}{target}"
-            lines = authorization(relay)
-
+        target, for_proxy = self._dialer.request_target(origin, parts.netloc, target)
         lines = [
             f"GET {target} HTTP/1.1",
             f"Host: {parts.netloc}",
             f"User-Agent: {USER_AGENT}",
             "Accept: */*",
             "Accept-Encoding: identity",
-            *lines,
+            *for_proxy,
             *(f"{name}: {value}" for name, value in extra.items()),
             "\r\n",
         ]

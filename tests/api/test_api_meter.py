@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 
 import pytest
 
@@ -23,7 +22,7 @@ def limits(request_stats: RequestStats, limit: str, remaining: str, reset: str) 
     )
 
 
-def test_snapshot_is_json() -> None:
+def test_requests_are_counted_by_purpose() -> None:
     request_stats = RequestStats()
     request_stats.sent("api", "GET /datasets/")
 
@@ -31,24 +30,19 @@ def test_snapshot_is_json() -> None:
         request_stats.sent("api", "GET /datasets/")
         request_stats.sent("storage", "GET")
 
-    request_stats.bytes_in["storage"] += 7
     request_stats.failed(Throttled("x"))
     limits(request_stats, "2000", "1999", str(int(NOW) + 60))
-    shown = json.loads(json.dumps(request_stats.snapshot()))
 
-    assert shown["requests"] == [
-        {"host": "api", "route": "GET /datasets/", "purpose": "background", "count": 1},
-        {"host": "api", "route": "GET /datasets/", "purpose": "foreground", "count": 1},
-        {"host": "storage", "route": "GET", "purpose": "background", "count": 1},
-    ]
-    assert shown["bytes_in"] == {"storage": 7}
-    assert shown["errors"] == {"Throttled": 1}
-    assert shown["rate_limit"] == {
-        "limit": 2000,
-        "remaining": 1999,
-        "reset_at": NOW + 60,
-        "reserve": 200,
+    assert request_stats.requests == {
+        ("api", "GET /datasets/", "foreground"): 1,
+        ("api", "GET /datasets/", "background"): 1,
+        ("storage", "GET", "background"): 1,
     }
+    assert request_stats.spent("background") == 1
+    assert request_stats.errors == {"Throttled": 1}
+    assert (request_stats.limit, request_stats.remaining) == (2000, 1999)
+    assert request_stats.reset_at == NOW + 60
+    assert request_stats.reserve == 200
 
 
 @pytest.mark.parametrize(
