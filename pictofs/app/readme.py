@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pictofs.model.selection import SPLITS, STATUSES, UNASSIGNED
+from pictofs.model.selection import CHOICES
 
 README = f"""\
 # What lies where
@@ -22,7 +22,7 @@ holds each file once. Name them, and go on as usual:
 
     ls datasets/NAME/by-split/train/images
 
-STATUS is one of {", ".join(STATUSES)}; SPLIT one of {", ".join(SPLITS)}, {UNASSIGNED}.
+STATUS is one of {", ".join(CHOICES["status"])}; SPLIT one of {", ".join(CHOICES["split"])}.
 
 What the API says of a dataset or an image are extended attributes: `getfattr -d PATH`.
 """.encode()

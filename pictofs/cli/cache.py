@@ -14,7 +14,7 @@ import typer
 
 from pictofs.app import cache_folder
 from pictofs.cli.formatting import bytes_text
-from pictofs.cli.options import CacheDir
+from pictofs.cli.options import AsJson, CacheDir
 from pictofs.config import FreeSpace, LibrarySettings, resolve
 from pictofs.errors import NoSuchEntry, PictofsError
 from pictofs.model.plural import counted
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pictofs.store.blobs.cache import BlobCache
 
 DAY_S = 86_400
-
-AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print a JSON object.")]
 
 app = typer.Typer(help="Look at the local cache, check it, empty it.")
 

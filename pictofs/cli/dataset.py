@@ -18,7 +18,7 @@ from pictofs.api.key import ApiKey
 from pictofs.cli import completion
 from pictofs.cli.failure import say_retry
 from pictofs.cli.formatting import bytes_text, printable, say
-from pictofs.cli.options import ApiKeyFile, Profile, access_for, with_settings
+from pictofs.cli.options import ApiKeyFile, AsJson, Profile, access_for, with_settings
 from pictofs.cli.refresh import show_change
 from pictofs.config import ServerSettings, resolve
 from pictofs.errors import Invalid
@@ -53,9 +53,6 @@ Readme = Annotated[
         metavar="FILE",
         help="Its readme: a file in Markdown, or - for standard input. It is its description, too.",
     ),
-]
-AsJson = Annotated[
-    bool, typer.Option("--json", metavar="", help="Print the API's objects as JSON.")
 ]
 
 

@@ -14,8 +14,9 @@ import typer
 
 from pictofs.app import mount_table
 from pictofs.cli.formatting import printable
-from pictofs.cli.options import ApiKeyFile, Profile, with_settings
+from pictofs.cli.options import ApiKeyFile, AsJson, Profile, with_settings
 from pictofs.config import LibrarySettings, home_folder
+from pictofs.model.plural import counted
 
 if TYPE_CHECKING:
     from pictofs.app.doctor import Finding
@@ -34,9 +35,7 @@ def doctor(
             help="Only this mount, or a folder to mount on.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print a JSON array for programs.")
-    ] = False,
+    as_json: AsJson = False,
     contract: Annotated[
         bool,
         typer.Option(
@@ -77,9 +76,7 @@ def doctor(
         print(json.dumps([asdict(each) for each in found], indent=2))
     else:
         asked = sum(each.requests for each in found)
-        print(
-            f"{len(found)} checks, {failed or 'nothing'} failed; {asked} API request{'s' * (asked != 1)}"
-        )
+        print(f"{len(found)} checks, {failed or 'nothing'} failed; {counted(asked, 'API request')}")
 
     return int(failed > 0)
 

@@ -16,7 +16,7 @@ from pictofs.config import Access, Setting, declared, find_access, home_folder
 from pictofs.config.setting import quoted
 from pictofs.config.values import one_of
 from pictofs.errors import Invalid
-from pictofs.model.selection import SPLITS, STATUSES
+from pictofs.model.selection import CHOICES, Axis
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,37 +46,27 @@ CacheDir = Annotated[
 ]
 
 
-def _checked(name: str, valid: tuple[str, ...]) -> Callable[[str | None], str | None]:
-    """A callback that lets pass one of `valid`, and raises Invalid for anything else."""
-    parse = one_of(*valid)
+def _choice(axis: Axis) -> Any:
+    """The option that takes images of one status or split alone."""
+    choices = CHOICES[axis]
+    parse = one_of(*choices)
 
     def check(text: str | None) -> str | None:
         try:
             return None if text is None else parse(text)
         except ValueError as error:
-            raise Invalid(f"{name}: {quoted(text or '')} won't do: {error}") from None
+            raise Invalid(f"--{axis}: {quoted(text or '')} won't do: {error}") from None
 
-    return check
+    return typer.Option(
+        metavar=axis.upper(),
+        callback=check,
+        autocompletion=completion.one_of(*choices),
+        help=f"Only images of this {axis}: {', '.join(choices)}.",
+    )
 
 
-Status = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STATUS",
-        callback=_checked("--status", STATUSES),
-        autocompletion=completion.one_of(*STATUSES),
-        help=f"Only images of this status: {', '.join(STATUSES)}.",
-    ),
-]
-Split = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SPLIT",
-        callback=_checked("--split", SPLITS),
-        autocompletion=completion.one_of(*SPLITS),
-        help=f"Only images of this split: {', '.join(SPLITS)}.",
-    ),
-]
+Status = Annotated[str | None, _choice("status")]
+Split = Annotated[str | None, _choice("split")]
 BulkAnnotations = Annotated[
     bool,
     typer.Option(
@@ -91,6 +81,7 @@ NoWait = Annotated[
         "--no-wait", metavar="", help="End with exit code 8 when the request budget is spent."
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for programs.")]
 ProgressJson = Annotated[
     bool,
     typer.Option("--json", metavar="", help="Print progress and result as JSON, an object a line."),

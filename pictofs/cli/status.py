@@ -15,6 +15,7 @@ import typer
 from pictofs.app import mount_table, probe, running
 from pictofs.cli import completion
 from pictofs.cli.formatting import bytes_text, clock_text, duration_text, printable, share_text
+from pictofs.cli.options import AsJson
 from pictofs.errors import NoSuchEntry
 from pictofs.model.plural import counted
 
@@ -48,9 +49,7 @@ def status(
             help="Only this mount.",
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print a JSON array for programs.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Show the mounts of this machine: server, requests, cache, rate budget.
 
@@ -233,7 +232,7 @@ def _labels(annotations: AnnotationsStatus, now: float) -> list[tuple[str, str]]
 
     came = annotations.origin
     if came.requests or came.exports:
-        text = f"{came.requests:,} by request{'' if came.requests == 1 else 's'}"
+        text = f"{came.requests:,} one by one"
 
         if annotations.exports:
             last = annotations.exports[-1]

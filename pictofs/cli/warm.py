@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from pictofs.cli.options import BulkAnnotations, NoWait, ProgressJson, Split, St
 from pictofs.cli.progress import Facts, outcome, requests_text, showing
 from pictofs.errors import Invalid
 from pictofs.model.plural import counted
+from pictofs.model.selection import Axis, view_of
 
 if TYPE_CHECKING:
     from pictofs.control.messages import WarmMode
@@ -25,6 +27,30 @@ ANSWER_SECONDS = 60.0
 """How long the mount may say nothing. It tells its progress four times a second."""
 
 
+@dataclass
+class _Wanted:
+    """Paths that a mount is asked for at once."""
+
+    mount: Path
+    status: str | None
+    split: str | None
+    named: list[Path] = field(default_factory=list)
+    """As they were asked for."""
+    below: list[str] = field(default_factory=list)
+    """Below the mount point, and outside of views."""
+
+    def add(self, named: Path, below: Path) -> None:
+        """Add a path."""
+        self.named.append(named)
+        self.below.append(str(below))
+
+    @property
+    def name(self) -> str:
+        """The paths that were asked for, in short."""
+        first = str(self.named[0])
+        return first if len(self.named) == 1 else f"{first} and {len(self.named) - 1:,} more"
+
+
 def warm(
     paths: Annotated[
         list[Path],
@@ -32,7 +58,7 @@ def warm(
             metavar="PATH...",
             show_default=False,
             parser=Path,  # as in `status`
-            help="Datasets, folders or files in a mount.",
+            help="Datasets, views, folders or files in a mount.",
         ),
     ],
     images: Annotated[bool, typer.Option("--images", metavar="", help="Only images.")] = False,
@@ -87,19 +113,21 @@ def warm(
         words = _plan if dry_run else _found
 
     incomplete = False
-    for mount, below in _by_mount(paths).items():
+    for wanted in _wanted(paths, status, split):
         message = WarmRequest(
-            below,
+            wanted.below,
             mode=mode,
             kinds=_kinds(images, annotations),
-            status=status,
-            split=split,
+            status=wanted.status,
+            split=wanted.split,
             workers=workers,
             bulk=bulk_annotations,
             wait=not no_wait,
         )
         with showing(as_json=as_json, stays=mode == "fetch") as progress:
-            for told in stream(running.control_socket(mount), message, Facts, ANSWER_SECONDS):
+            for told in stream(
+                running.control_socket(wanted.mount), message, Facts, ANSWER_SECONDS
+            ):
                 if "failures" not in told:
                     progress.show(told)
                     continue
@@ -109,15 +137,9 @@ def warm(
                 incomplete |= not (dry_run or evict) and told["missing"] > 0
                 incomplete |= check and not told["files"]
                 if not as_json:
-                    say(*words({**told, "path": _named(mount, below)}))
+                    say(*words({**told, "path": wanted.name}))
 
     return int(incomplete)
-
-
-def _named(mount: Path, below: list[str]) -> str:
-    """The paths that were asked for, in short."""
-    first = str(mount / below[0])
-    return first if len(below) == 1 else f"{first} and {len(below) - 1:,} more"
 
 
 def _kinds(images: bool, annotations: bool) -> list[FileKind] | None:
@@ -125,15 +147,31 @@ def _kinds(images: bool, annotations: bool) -> list[FileKind] | None:
     return [kind for kind, wanted in named.items() if wanted] or None
 
 
-def _by_mount(paths: Iterable[Path]) -> dict[Path, list[str]]:
-    """The paths below each mount point."""
-    found: dict[Path, list[str]] = {}
+def _wanted(paths: Iterable[Path], status: str | None, split: str | None) -> list[_Wanted]:
+    """What a mount is asked for at once: what lies in one mount, and is of one status and split.
+
+    A path into a view chooses as --status or --split does. Raises Invalid if both are given, and
+    choose other images.
+    """
+    found: dict[tuple[Path, str | None, str | None], _Wanted] = {}
     for each in paths:
         path = mount_table.resolve(each)
-        mountpoint = running.mountpoint_of(path)
-        found.setdefault(mountpoint, []).append(str(path.relative_to(mountpoint)))
+        mount = running.mountpoint_of(path)
+        below = path.relative_to(mount)
 
-    return found
+        choice: dict[Axis, str | None] = {"status": status, "split": split}
+        if view := view_of(below.parts):
+            parts, axis, value = view
+            if choice[axis] not in (None, value):
+                raise Invalid(f"{path} holds no images of --{axis} {choice[axis]}")
+
+            choice[axis] = value
+            below = Path(*parts)
+
+        key = (mount, choice["status"], choice["split"])
+        found.setdefault(key, _Wanted(*key)).add(path, below)
+
+    return list(found.values())
 
 
 def _fetched(result: Facts) -> list[str]:

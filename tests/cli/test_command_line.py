@@ -175,7 +175,7 @@ def test_cache_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["warm", "download"])
 def test_a_mistyped_choice_is_told_with_the_valid_ones(command: str) -> None:
     said = fails(6, command, "name", "folder", "--split", "trian")
-    assert said == "error: --split: 'trian' won't do: write train, val or test\n"
+    assert said == "error: --split: 'trian' won't do: write train, val, test or unassigned\n"
     said = fails(6, command, "name", "folder", "--status", "done")
     assert said == "error: --status: 'done' won't do: write new, annotate, review or complete\n"
 

@@ -137,6 +137,9 @@ def test_check_and_evict(mounted: Mounting, serving: Serving) -> None:
         (["datasets", "--workers", "0"], 6),
         (["datasets", "--split", "trian"], 6),
         (["datasets", "--status", "done"], 6),
+        (["datasets/small/by-split"], 6),
+        (["datasets/small/by-split/holdout"], 6),
+        (["datasets/small/by-split/val", "--split", "train"], 6),
     ],
 )
 def test_what_can_t_be_done(
@@ -208,6 +211,44 @@ def test_the_path_that_was_asked_for_is_named(mounted: Mounting, serving: Servin
     assert warm(mount, "--dry-run", folder)[1].startswith(f"{folder}:\n")
     both = warm(mount, folder, mount.datasets / "small/annotations")[1]
     assert both.startswith(f"{folder} and 1 more: ")
+
+
+def test_a_view_is_warmed_by_its_path(mounted: Mounting, serving: Serving) -> None:
+    server = serving(SMALL)
+    mount = mounted(server)
+    dataset = mount.datasets / "small"
+    every = server.organization["small"].images.values()
+    val = sum(image.split == "val" for image in every)
+    unassigned = sum(image.split is None for image in every)
+    assert val
+    assert unassigned
+
+    view = dataset / "by-split/val"
+    code, out, _ = warm(mount, view)
+
+    assert code == 0
+    assert out.startswith(f"{view}: {2 * val} fetched, ")
+    assert warm(mount, "--check", view)[0] == 0
+    assert warm(mount, "--check", dataset / "images")[0] == 1
+    assert warm(mount, "--check", "--split", "val", dataset)[0] == 0
+
+    both = warm(mount, "--check", view, dataset / "by-split/unassigned/images")[1].splitlines()
+
+    assert both == [
+        f"{view}: all {2 * val} files are cached",
+        f"{dataset}/by-split/unassigned/images: {unassigned} of {unassigned} files are missing",
+        f"  images: {unassigned} files, {unassigned} missing, {unassigned * 5} kB",
+    ]
+
+
+def test_q9_a_dry_run_answers_at_once_where_the_limit_is_small(
+    mounted: Mounting, serving: Serving
+) -> None:
+    mount = mounted(serving(SMALL, hourly_limit=40))
+    code, out, _ = warm(mount, "--dry-run", mount.datasets / "small")
+    assert code == 0
+    assert "images: 30 files, 30 missing" in out
+    assert re.search(r"budget: \d+ of 40 an hour left, 50 are kept .*; more than it allows", out)
 
 
 def test_a_path_outside_of_any_mount(mounted: Mounting, serving: Serving, tmp_path: Path) -> None:

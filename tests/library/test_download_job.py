@@ -238,6 +238,13 @@ async def test_d1_a_choice_makes_no_folder_for_nothing(
         assert not (out / "images/empty").exists()
 
 
+async def test_images_without_a_split(rig: Rig, out: Path) -> None:
+    async with rig.mount() as mount:
+        count = sum(image.split is None for image in images(rig))
+        assert 0 < count < len(images(rig))
+        assert (await landed(mount, out, split="unassigned"))["files"] == 2 * count
+
+
 async def test_a_status_that_nobody_has_is_told(rig: Rig, out: Path) -> None:
     async with rig.mount() as mount:
         result = await landed(mount, out, status="in_progress")

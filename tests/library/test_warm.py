@@ -227,6 +227,13 @@ async def test_a_split(rig: Rig) -> None:
         assert (await landed(mount, split="train", kinds={"images"}))["files"] == count
 
 
+async def test_images_without_a_split(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        count = sum(image.split is None for image in images(rig))
+        assert 0 < count < 30
+        assert (await landed(mount, split="unassigned"))["files"] == 2 * count
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
@@ -498,6 +505,40 @@ async def test_q7_q6_it_ends_before_the_reserve_where_it_may_not_wait(rig: Rig) 
 
         assert sent == 70 - mount.request_stats.reserve == 20  # all that may be, and not one more
         assert not [each for each in rig.standin.log.requests("api") if each.status == 429]
+
+
+@pytest.mark.parametrize("mode", ["look", "evict"])
+async def test_q9_who_only_looks_waits_for_no_budget(rig: Rig, mode: str) -> None:
+    """Of a limit below the reserve, and of one that is spent."""
+    rig.standin.organization.switches.hourly_limit = 40
+    async with rig.mount() as mount:
+        run = await warm(mount, mode=mode)
+
+        assert (run.error, run.result()["files"]) == (None, 60)
+        assert sorted(mount.asked) == sorted(LISTING)
+
+        rig.standin.organization.switches.hourly_limit = 3
+        rig.clock.advance(400)
+        again = await warm(mount, mode=mode)
+
+        assert (again.error, again.result()["files"]) == (None, 60)
+
+    assert rig.clock.sleeps == []
+
+
+@pytest.mark.parametrize("mode", ["look", "evict"])
+async def test_q9_a_look_at_what_was_never_listed_ends_where_the_limit_is_spent(
+    rig: Rig, mode: str
+) -> None:
+    rig.standin.organization.switches.hourly_limit = 1
+    async with rig.mount() as mount:
+        run = await warm(mount, mode=mode)
+
+        assert isinstance(run.error, Throttled)
+        assert run.error.exit_code == 8
+        assert run.missing == 0
+
+    assert rig.clock.sleeps == []
 
 
 async def watched(rig: Rig, mount: Any) -> tuple[WarmJob, list[dict[str, Any]]]:

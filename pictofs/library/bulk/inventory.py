@@ -81,6 +81,10 @@ class RequestCost:
         """All of them."""
         return self.urls + self.images + self.annotations
 
+    def shown(self) -> dict[str, int]:
+        """JSON-ready."""
+        return {**asdict(self), "total": self.total}
+
 
 @dataclass
 class Unfetched:
@@ -114,7 +118,8 @@ class Inventory:
         default_factory=lambda: {kind: array("q") for kind in KINDS}
     )
     """Row ids of images whose file was missing when it was counted."""
-    price: RequestCost = field(default_factory=RequestCost)
+    missing_by_status: dict[int, Counter[str]] = field(default_factory=dict)
+    """How many images are missing, by the row id of the dataset."""
     unfetched: dict[int, Unfetched] = field(default_factory=dict)
     """Annotation files that are missing, and that the cache lacks, by the row id of the dataset."""
 
@@ -141,27 +146,19 @@ class Inventory:
     def shown(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
-            **{
-                kind: {
-                    "files": count.files,
-                    "missing": count.missing,
-                    "bytes": count.bytes,
-                    "bytes_missing": count.bytes - count.bytes_present,
-                    "unsized": count.unsized,
-                }
-                for kind, count in self.counts.items()
-            },
-            "requests_needed": {**asdict(self.price), "total": self.price.total},
+            kind: {
+                "files": count.files,
+                "missing": count.missing,
+                "bytes": count.bytes,
+                "bytes_missing": count.bytes - count.bytes_present,
+                "unsized": count.unsized,
+            }
+            for kind, count in self.counts.items()
         }
 
 
-async def inventory(
-    library: Library, scope: Scope, is_there: Callable[[Item], bool], *, bulk: bool
-) -> Inventory:
-    """Look at every file of a scope, as far as it is listed.
-
-    `bulk`: annotations are to come by exports.
-    """
+async def inventory(library: Library, scope: Scope, is_there: Callable[[Item], bool]) -> Inventory:
+    """Look at every file of a scope, as far as it is listed."""
     found = Inventory()
 
     for dataset_id in scope.parts:
@@ -196,13 +193,7 @@ async def inventory(
             await trio.lowlevel.checkpoint()
 
         if missing:
-            there = missing
-            if dataset.image_count > BATCH:
-                there = Counter(await in_thread(library.images.count_by_status, dataset_id))
-
-            urls, images = library.urls.price(dataset, missing, there)
-            found.price.urls += urls
-            found.price.images += images
+            found.missing_by_status[dataset_id] = missing
 
         if unfetched.files:
             if export is not None and export.image_count:
@@ -210,9 +201,29 @@ async def inventory(
                 unfetched.served = max(0, unfetched.served - lacks)
 
             found.unfetched[dataset_id] = unfetched
-            found.price.annotations += unfetched.price(bulk=bulk)
 
     return found
+
+
+async def request_cost(library: Library, found: Inventory, *, bulk: bool) -> RequestCost:
+    """What fetching the rest of an inventory takes. `bulk`: annotations are to come by exports."""
+    cost = RequestCost()
+
+    for dataset_id, missing in found.missing_by_status.items():
+        dataset = library.catalog.dataset(dataset_id)
+        if dataset is None:
+            continue
+
+        there = missing
+        if dataset.image_count > BATCH:
+            there = Counter(await in_thread(library.images.count_by_status, dataset_id))
+
+        urls, images = library.urls.price(dataset, missing, there)
+        cost.urls += urls
+        cost.images += images
+
+    cost.annotations = sum(each.price(bulk=bulk) for each in found.unfetched.values())
+    return cost
 
 
 def seconds_of_budget(request_stats: RequestStats, requests: int, now: float) -> float | None:

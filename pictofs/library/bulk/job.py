@@ -223,7 +223,7 @@ class Job(ABC):
         self._inventory = await self._counted()
 
     async def _counted(self) -> Inventory:
-        return await inventory(self._library, self._scope, self._is_there, bulk=self._request.bulk)
+        return await inventory(self._library, self._scope, self._is_there)
 
     async def _fetch_missing(self) -> None:
         self._state = "fetching"

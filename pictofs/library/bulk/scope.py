@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pictofs.errors import Invalid, NoSuchEntry
 from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, Listing
 from pictofs.model.records import FileKind
-from pictofs.model.selection import AXIS_FOLDERS
+from pictofs.model.selection import UNASSIGNED
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
 
@@ -55,10 +55,12 @@ class Choice:
     """None: what the path leads to, both below a dataset."""
     status: str | None = None
     split: str | None = None
+    """`UNASSIGNED`: images without a split."""
 
     def takes(self, image: ImageRow) -> bool:
         """Whether an image is meant."""
-        return self.status in (None, image.status) and self.split in (None, image.split)
+        split = UNASSIGNED if image.split is None else image.split
+        return self.status in (None, image.status) and self.split in (None, split)
 
 
 class Scope:
@@ -86,10 +88,6 @@ class Scope:
 
         dataset = self._catalog.dataset_by_entry(path[1]) if path[0] == "datasets" else None
         if path[0] != "datasets" or (len(path) > 2 and path[2] not in KINDS):
-            if path[0] == "datasets" and path[2] in AXIS_FOLDERS:
-                raise Invalid(
-                    f"{'/'.join(path)} is a view: name the dataset, and say --status or --split"
-                )
             raise Invalid(
                 f"{'/'.join(path)} is no dataset and no folder of its images or annotations"
             )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from pictofs.api.stats import exempt_from_reserve
 from pictofs.errors import DiskFull, PictofsError
-from pictofs.library.bulk.inventory import seconds_of_budget
+from pictofs.library.bulk.inventory import RequestCost, request_cost, seconds_of_budget
 from pictofs.library.bulk.job import Job, JobRequest, Lane
 from pictofs.library.bulk.scope import KINDS, Item
 from pictofs.library.library import Library
@@ -30,6 +31,9 @@ class WarmJob(Job):
     def __init__(self, library: Library, request: WarmRequest) -> None:
         super().__init__(library, request, "warm", {KINDS: request.workers})
         self._paths = request.paths
+        self._is_interactive = False
+        """Whether somebody at a prompt waits for the answer, and not for all files."""
+        self._cost = RequestCost()
         self._evicted = 0
         self._obstacle: DiskFull | None = None
         """Why the cache can't hold everything at once, as far as is known."""
@@ -61,12 +65,13 @@ class WarmJob(Job):
     def result(self) -> dict[str, Any]:
         """How it ended, JSON-ready."""
         request_stats = self._library.request_stats
-        price = self._inventory.price
-        seconds = seconds_of_budget(request_stats, price.total, self._library.clock.wall())
+        cost = self._cost
+        seconds = seconds_of_budget(request_stats, cost.total, self._library.clock.wall())
 
         return {
             **super().result(),
             **self._inventory.shown(),
+            "requests_needed": cost.shown(),
             "fits": self._obstacle is None,
             "obstacle": None if self._obstacle is None else str(self._obstacle),
             "evicted": self._evicted,
@@ -121,8 +126,26 @@ class WarmJob(Job):
 
         return DiskFull(sizes + bound, hint=f"name less, {remedy}")
 
+    async def _list(self, work: Callable[[], Awaitable[None]]) -> None:
+        if not self._is_interactive:
+            await super()._list(work)
+            return
+
+        # The reserve is for that, and a listing that is there serves where the limit is spent.
+        with exempt_from_reserve():
+            await work()
+
+    async def _count(self) -> None:
+        await super()._count()
+        self._cost = await request_cost(self._library, self._inventory, bulk=self._request.bulk)
+
     async def look(self) -> None:
-        """List, and count what is there and what is missing."""
+        """List, and count what is there and what is missing.
+
+        Waits for no request budget: `error` is Throttled if the limit is spent and something was
+        never listed.
+        """
+        self._is_interactive = True
         async with self._running():
             await self._list_and_look()
 
@@ -139,7 +162,8 @@ class WarmJob(Job):
                 await self._count()
 
     async def evict(self) -> None:
-        """Drop from the cache what is there."""
+        """Drop from the cache what is there. Waits for no request budget, as `look`."""
+        self._is_interactive = True
         async with self._running():
             await self._add_paths()
             for dataset in self._scope.parts:
