@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from pictofs.api.stats import RESERVE_LEAST, RequestStats, background

@@ -28,6 +28,7 @@ from pictofs.app.doctor.finding import Finding, ok, warn
 from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import Invalid, NoSuchEntry, PictofsError, Unauthorized
+from pictofs.model.plural import counted
 from pictofs.model.records import canonical_directory
 
 TIMEOUT_S = 8.0
@@ -67,9 +68,8 @@ def check_contract(settings: LibrarySettings, api_key: str) -> Iterator[Finding]
         return
 
     found = [warn("contract", each) for each in dict.fromkeys(check.deviations)]
-    message = (
-        f"{check.made} requests compared: {len(found) or 'no'} deviation{'s' * (len(found) != 1)}"
-    )
+    number = counted(len(found), "deviation") if found else "no deviation"
+    message = f"{counted(check.made, 'request')} compared: {number}"
     if check.left_out:
         message += f"; not looked at: {', '.join(check.left_out)}"
 
