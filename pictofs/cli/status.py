@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 
 from pictofs.app import mount_table, probe, running
 from pictofs.cli import completion
-from pictofs.cli.formatting import bytes_text, clock_text, duration_text, printable, share_text
+from pictofs.cli.formatting import bytes_text, clock_text, duration_text, printable, say, share_text
 from pictofs.cli.options import AsJson
 from pictofs.errors import NoSuchEntry
 from pictofs.model.plural import counted
@@ -30,6 +31,17 @@ WINDOW_S = 3600.0
 ROUTES_SHOWN = 3
 ORDERS_SHOWN = 2
 """So many, so that a mount's status fits on a terminal of 24 lines; --json has all of them."""
+
+WIDE_COLUMNS = 100
+"""Of a terminal that has room for the servers of several mounts."""
+STATE_COLORS = {
+    "live": "green",
+    "online": "green",
+    "offline": "yellow",
+    "silent": "yellow",
+    "closed": "dim",
+    "stale": "red",
+}
 
 Facts = dict[str, Any]
 """One mount: `mountpoint`, `state`, and `status`, its status.json or None if that can't be read.
@@ -52,6 +64,8 @@ def status(
     as_json: AsJson = False,
 ) -> int:
     """Show the mounts of this machine: server, requests, cache, rate budget.
+
+    Where there are several, a line for each; name one to see it in full.
 
     Exits with 4 if MOUNTPOINT is named and no mount of pictofs is there, and with 1 if that mount
     is stale (its process died) or silent (it does not answer).
@@ -84,12 +98,87 @@ def facts(path: Path) -> Facts:
 def _print(found: list[Facts]) -> None:
     from rich.console import Console
 
+    if len(found) > 1:
+        _print_overview(found)
+        return
+
     console = Console()
     if not found:
         console.print("No pictofs mounts.")
-
     for one in found:
         console.print(_block(one))
+
+
+def _print_overview(found: list[Facts]) -> None:
+    """A line for each mount, and below them what a reader should know of some."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # Into a pipe each mount is one line, however long.
+    console = Console(width=None if sys.stdout.isatty() else 100_000)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("mount point", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    if console.width >= WIDE_COLUMNS:
+        table.add_column("server", overflow="fold")
+    table.add_column("up", no_wrap=True)
+    table.add_column("hit rate", justify="right", no_wrap=True)
+    table.add_column("requests left", justify="right", no_wrap=True)
+
+    remarks = []
+    for one in found:
+        line = outline(one, time.time())
+        cells = [
+            Text(printable(one["mountpoint"])),
+            Text(line.state, style=STATE_COLORS[line.state]),
+        ]
+        if console.width >= WIDE_COLUMNS:
+            cells.append(Text(printable(line.server)))
+        table.add_row(*cells, line.up, line.hit_rate, line.left)
+        if line.remark:
+            remarks.append(f"{one['mountpoint']}: {line.remark}")
+
+    console.print(table)
+    say("", *remarks, "pictofs status MOUNTPOINT shows one of them in full.")
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A mount in a line; "-" for what is not known."""
+
+    state: str
+    """`online`, `offline`, `stale`, `silent`, or `closed` if it is another user's."""
+    server: str = "-"
+    up: str = "-"
+    hit_rate: str = "-"
+    left: str = "-"
+    remark: str = ""
+    """What is wrong with it, and what to do."""
+
+
+def outline(one: Facts, now: float) -> Outline:
+    """The line of a mount. `now`: in seconds since the epoch."""
+    from pictofs.model.status import CacheStatus, to_status
+
+    if one["state"] != "live" or one["status"] is None:
+        [(_, remark)] = _rows(one)
+        state = "closed" if one["state"] == "live" else one["state"]
+        return Outline(state, remark=remark.partition("; " if state == "closed" else ": ")[2])
+
+    status = to_status(one["status"])
+    cache = status.cache or CacheStatus()
+    hits = cache.hits or 0
+    age = "-" if status.started_at is None else duration_text(now - status.started_at)
+
+    return Outline(
+        state="offline" if status.online is False else "online",
+        server=status.base_url or "-",
+        up=age,
+        hit_rate=share_text(hits, hits + (cache.misses or 0)),
+        left=_left(status.rate) or "-",
+        remark=limit_text(status.rate, now),
+    )
 
 
 def _block(one: Facts) -> RenderableType:
@@ -103,9 +192,8 @@ def _block(one: Facts) -> RenderableType:
     for name, value in _rows(one):
         table.add_row(name, Text(printable(value)))
 
-    color = {"live": "green", "stale": "red", "silent": "yellow"}[one["state"]]
     title = Text(printable(one["mountpoint"]))
-    return Panel(table, title=title, title_align="left", border_style=color)
+    return Panel(table, title=title, title_align="left", border_style=STATE_COLORS[one["state"]])
 
 
 def _rows(one: Facts) -> list[tuple[str, str]]:
@@ -187,16 +275,24 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
 
     rate = status.rate
     if rate.remaining is not None:
-        total = f" of {rate.limit:,}" if rate.limit is not None else ""
         when = ""
         if rate.reset_at is not None and rate.reset_at > now:
             when = f", full again in {duration_text(rate.reset_at - now)}"
-        lines.append(("request budget", f"{rate.remaining:,}{total} left{when}"))
+        lines.append(("request budget", f"{_left(rate)} left{when}"))
 
     if status.open_files is not None:
         lines.append(("open files", str(status.open_files)))
 
     return lines
+
+
+def _left(rate: RateStatus) -> str:
+    """What is left of the hourly limit; empty if the server has not told."""
+    if rate.remaining is None:
+        return ""
+    return (
+        f"{rate.remaining:,} of {rate.limit:,}" if rate.limit is not None else f"{rate.remaining:,}"
+    )
 
 
 def limit_text(rate: RateStatus, now: float) -> str:

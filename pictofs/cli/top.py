@@ -23,6 +23,7 @@ from pictofs.errors import Invalid, MountFailed, NoSuchEntry, PictofsError, Serv
 
 if TYPE_CHECKING:
     from pictofs.cli.top_frame import Frame
+    from pictofs.cli.top_overview import Overview
     from pictofs.model.status import Status
 
 ANSWER_SECONDS = 2.0
@@ -40,7 +41,7 @@ def top(
             metavar="MOUNTPOINT",
             show_default=False,
             parser=Path,  # typer's own asks the mount, which may hang, or be closed to this user
-            help="The only mount by default.",
+            help="Only this mount, in full; without it, a line for each if there are several.",
         ),
     ] = None,
     interval: Annotated[
@@ -59,11 +60,10 @@ def top(
             "top needs a terminal; --once prints one frame, and pictofs status --json is for programs"
         )
 
-    path = choose(mountpoint)
-    watched = Watched(path, interval)
-    if watched.frame().status is None:
-        told = str(watched.trouble)
-        raise PictofsError(told if str(path) in told else f"{path}: {told}")
+    paths = choose(mountpoint)
+    watched: Watched | WatchedMounts = WatchedMounts(interval)
+    if len(paths) == 1:
+        watched = _watched(paths[0], interval)
 
     if once:
         _print(watched)
@@ -75,23 +75,32 @@ def top(
         _watch(watched)
 
 
-def choose(named: Path | None) -> Path:
-    """The mount point that is meant: of the mount that `named` lies in, or of the only one.
+def choose(named: Path | None) -> list[Path]:
+    """The mount points that are meant: of the mount that `named` lies in, or of all.
 
-    Raises:
-        NoSuchEntry: there is none.
-        Invalid: there are several.
+    Raises NoSuchEntry if there is none.
     """
     if named is not None:
-        return running.mountpoint_of(mount_table.resolve(named))
+        return [running.mountpoint_of(mount_table.resolve(named))]
 
-    found = sorted({mount.path for mount in mount_table.all_mounts() if mount.ours})
+    found = _mount_points()
     if not found:
         raise NoSuchEntry("nothing is mounted: pictofs mount, or pictofs demo")
-    if len(found) > 1:
-        raise Invalid(f"name one of the mounts: {', '.join(map(str, found))}")
+    return found
 
-    return found[0]
+
+def _mount_points() -> list[Path]:
+    return sorted({mount.path for mount in mount_table.all_mounts() if mount.ours})
+
+
+def _watched(path: Path, interval: float) -> Watched:
+    """A mount that tells its status. Raises PictofsError if it does not."""
+    watched = Watched(path, interval)
+    if watched.frame().status is None:
+        told = str(watched.trouble)
+        raise PictofsError(told if str(path) in told else f"{path}: {told}")
+
+    return watched
 
 
 class Watched:
@@ -149,7 +158,26 @@ class Watched:
         return running.control_socket(self.mountpoint)
 
 
-def _print(watched: Watched) -> None:
+class WatchedMounts:
+    """The mounts of this machine, as they come and go."""
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self._mounts: dict[Path, Watched] = {}
+        self.frame()
+
+    def frame(self) -> Overview:
+        """Look at each, and what there is to show then."""
+        from pictofs.cli.top_overview import Overview
+
+        before = self._mounts
+        self._mounts = {
+            path: before.get(path) or Watched(path, self.interval) for path in _mount_points()
+        }
+        return Overview([each.frame() for each in self._mounts.values()], self.interval)
+
+
+def _print(watched: Watched | WatchedMounts) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -159,7 +187,7 @@ def _print(watched: Watched) -> None:
     console.print(watched.frame().render(console.width, rows, for_keys=False))
 
 
-def _watch(watched: Watched) -> None:
+def _watch(watched: Watched | WatchedMounts) -> None:
     from rich.console import Console
     from rich.live import Live
 

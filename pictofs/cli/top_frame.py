@@ -73,7 +73,7 @@ class Frame:
 
     def _head(self, width: int) -> Text:
         line = Text(no_wrap=True)
-        line.append(f" {_cut(printable(str(self.mountpoint)), width // 2)} ", style="bold reverse")
+        line.append(f" {cut(printable(str(self.mountpoint)), width // 2)} ", style="bold reverse")
 
         status = self.status
         if self.trouble is not None:
@@ -233,7 +233,7 @@ class Frame:
         )
 
 
-def _cut(path: str, most: int) -> str:
+def cut(path: str, most: int) -> str:
     """The end of a path, which tells more than its front."""
     return path if len(path) <= most else "…" + path[len(path) - most + 1 :]
 

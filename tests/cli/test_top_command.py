@@ -20,7 +20,7 @@ from starting import run_pictofs
 
 from pictofs.app import mount_table
 from pictofs.cli.top import choose
-from pictofs.errors import Invalid, NoSuchEntry
+from pictofs.errors import NoSuchEntry
 from standin import Spec
 from standin.spec import DatasetSpec
 
@@ -204,7 +204,7 @@ def test_a_place_that_is_no_mount(mounted: Mounting, serving: Serving, tmp_path:
     )
 
 
-def test_the_only_mount_is_meant_and_several_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_mounts_are_meant_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def there_are(*paths: str) -> None:
         found = [
             mount_table.Mount(Path(path), mount_table.FSTYPE, "pictofs", "0:99", 0)
@@ -218,13 +218,12 @@ def test_the_only_mount_is_meant_and_several_are_named(monkeypatch: pytest.Monke
 
     there_are("/a")
 
-    assert choose(None) == Path("/a")
+    assert choose(None) == [Path("/a")]
 
-    there_are("/a", "/b")
-    with pytest.raises(Invalid, match="name one of the mounts: /a, /b"):
-        choose(None)
+    there_are("/b", "/a", "/b")
 
-    assert choose(Path("/b/datasets/x")) == Path("/b")
+    assert choose(None) == [Path("/a"), Path("/b")]
+    assert choose(Path("/b/datasets/x")) == [Path("/b")]
 
     there_are()
     with pytest.raises(NoSuchEntry, match="nothing is mounted"):
