@@ -7,22 +7,27 @@ from pictofs.model.selection import CHOICES
 README = f"""\
 # What lies where
 
-    datasets/NAME/images/...              images, in their directories: the original bytes
-    datasets/NAME/annotations/....json    the annotation file of each image, at the same place
-    datasets/NAME/dataset.json            the API's object of the dataset
-    datasets/NAME/README.md               its readme, if it has one
-    datasets/NAME/by-status/STATUS/...    the same files by status
-    datasets/NAME/by-split/SPLIT/...      the same files by split
-    by-id/ID, by-id/ID.json               links to the dataset, image or annotation file of an id
-    .pictofs/status.json                  what the mount has done and is at
-    .pictofs/metrics                      the same for Prometheus
+    datasets/NAME/images/...             images, in their directories
+    datasets/NAME/annotations/....json   the annotation file of each image
+    datasets/NAME/dataset.json           the API's object of the dataset
+    datasets/NAME/README.md              its readme, if it has one
+    datasets/NAME/by-status/STATUS/...   the same files by status
+    datasets/NAME/by-split/SPLIT/...     the same files by split
+    by-id/ID                             a link to the dataset or image of an id
+    by-id/ID.json                        a link to its annotation file
+    .pictofs/status.json                 what the mount has done and is at
+    .pictofs/metrics                     the same for Prometheus
 
-`by-status` and `by-split` are there, but `ls datasets/NAME` does not show them: a copy of a dataset
-holds each file once. Name them, and go on as usual:
+`by-status` and `by-split` are there, but `ls datasets/NAME` does not show them:
+a copy of a dataset holds each file once. Name them, and go on as usual:
 
     ls datasets/NAME/by-split/train/images
 
 STATUS is one of {", ".join(CHOICES["status"])}; SPLIT one of {", ".join(CHOICES["split"])}.
 
-What the API says of a dataset or an image are extended attributes: `getfattr -d PATH`.
+What the API says of a dataset or an image are extended attributes:
+`getfattr -d PATH`.
+
+Files show the mode that a copy of them gets, so that it can be changed and
+deleted. Here nothing can, but for datasets in a mount made with --writable.
 """.encode()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pictofs.app import cache_folder
-from pictofs.cli.formatting import bytes_text
+from pictofs.cli.formatting import bytes_text, say
 from pictofs.cli.options import AsJson, CacheDir
 from pictofs.config import FreeSpace, LibrarySettings, resolve
 from pictofs.errors import NoSuchEntry, PictofsError
@@ -39,7 +39,7 @@ def info(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
 
     taken = bytes_text(usage.bytes)
     free = bytes_text(usage.free)
-    print(f"{root}: {taken} in {counted(usage.files, 'file')}; its disk has {free} free")
+    say(f"{root}: {taken} in {counted(usage.files, 'file')}; its disk has {free} free")
 
 
 @app.command()
@@ -61,7 +61,7 @@ def verify(cache_dir: CacheDir = None, as_json: AsJson = False) -> int:
         }
         print(json.dumps(found, indent=2))
     else:
-        print(
+        say(
             f"{root}: {counted(audit.blobs, 'file')}, {bytes_text(audit.bytes)}; "
             f"removed {counted(audit.damaged, 'damaged file')} and {audit.litter:,} unfinished"
         )
@@ -78,7 +78,7 @@ def clear(cache_dir: CacheDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps({"path": str(root), "files": removed}, indent=2))
     else:
-        print(f"{root}: removed {counted(removed, 'file')}")
+        say(f"{root}: removed {counted(removed, 'file')}")
 
 
 @app.command()
@@ -109,7 +109,7 @@ def prune(
     if as_json:
         print(json.dumps({"path": str(folder), "catalogs": count, "bytes": removed}, indent=2))
     else:
-        print(f"{folder}: removed {counted(count, 'catalog')}, {bytes_text(removed)}")
+        say(f"{folder}: removed {counted(count, 'catalog')}, {bytes_text(removed)}")
 
 
 def _settings(cache_dir: str | None) -> LibrarySettings:

@@ -240,7 +240,7 @@ def _ask(row: Dataset) -> None:
         images += f" and {counted(row.archived_image_count, 'archived one')}"
 
     name = printable(row.name)
-    print(f"{name} goes for good, with {images}, {bytes_text(row.total_size)}.", file=sys.stderr)
+    say(f"{name} goes for good, with {images}, {bytes_text(row.total_size)}.", to=sys.stderr)
     print("Type its name to delete it: ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().rstrip("\n") not in (row.name, name):
         raise Invalid("nothing was deleted: that is not its name")
@@ -292,7 +292,7 @@ def _print_one(row: Dataset) -> None:
 
     readme = _text(row.raw.get("readme"))
     if readme:
-        say("", *readme.splitlines())
+        say("", *readme.splitlines(), verbatim=True)
 
 
 def _facts(row: Dataset) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pictofs.app import mount_table
-from pictofs.cli.formatting import printable
+from pictofs.cli.formatting import printable, wrapped
 from pictofs.cli.options import ApiKeyFile, AsJson, Profile, with_settings
 from pictofs.config import LibrarySettings, home_folder
 from pictofs.model.plural import counted
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pictofs.app.doctor import Finding
 
 COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
+MARGIN = 19
+"""Columns of outcome and check, before what was found."""
 
 
 @with_settings(LibrarySettings)
@@ -87,10 +89,14 @@ def _print(each: Finding) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    line = Text(f"{each.outcome:5}", style=COLORS[each.outcome]).append(
-        f"{each.check:14}", style="bold"
-    )
-    console.print(line.append(printable(each.message), style="not bold"), soft_wrap=True)
+    width = console.width if console.is_terminal else None
+
+    head = f"{each.outcome:5}{each.check:14}"
+    line = Text("\n".join(wrapped(head + printable(each.message), width, MARGIN)))
+    line.stylize(COLORS[each.outcome], 0, 5)
+    line.stylize("bold", 5, len(head))
+    console.print(line, soft_wrap=True)
 
     if each.advice:
-        console.print(Text(f"{'':19}-> {printable(each.advice)}", style="cyan"), soft_wrap=True)
+        advice = wrapped(f"{'':{MARGIN}}-> {printable(each.advice)}", width, 3)
+        console.print(Text("\n".join(advice), style="cyan"), soft_wrap=True)

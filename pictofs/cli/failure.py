@@ -55,7 +55,7 @@ def explain(error: BaseException, *, show_traceback: bool) -> int:
 
     told = "".join(traceback.format_exception(error)).splitlines()
     if show_traceback:
-        say(*told, to=sys.stderr)
+        say(*told, to=sys.stderr, verbatim=True)
         _say("error", "that is a bug in pictofs")
         return 1
 

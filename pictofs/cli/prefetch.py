@@ -15,6 +15,7 @@ import typer
 
 from pictofs.app import mount_table, running
 from pictofs.cli.failure import warn
+from pictofs.cli.formatting import say
 from pictofs.errors import Invalid, NoSuchEntry
 from pictofs.model.plural import counted
 
@@ -115,11 +116,11 @@ def _report(heard: OrderProgress) -> None:
         warn(f"left out: {files}, each of which would cost a request")
 
     if heard.images:
-        print(
+        say(
             f"{counted(heard.images, 'image')} will be fetched in this order, "
             f"up to {heard.ahead:,} ahead of the reader"
         )
     elif heard.unknown or heard.annotations:
         raise NoSuchEntry("the order names no image of this mount; nothing is fetched by it")
     else:
-        print("no order is followed any more")
+        say("no order is followed any more")

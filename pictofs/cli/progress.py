@@ -75,9 +75,7 @@ def showing(*, as_json: bool, stays: bool = True) -> Iterator[Progress]:
         yield progress
     except KeyboardInterrupt:
         progress.close()
-        print(
-            "stopped: what has come stays, and the same command goes on from there", file=sys.stderr
-        )
+        say("stopped: what has come stays, and the same command goes on from there", to=sys.stderr)
         raise
     finally:
         progress.close()
@@ -192,7 +190,11 @@ class BarProgress:
         self._row.extras = [count, *rate, *others] if files else []
 
     def close(self) -> None:
-        """End the bar: its last state is left, or nothing."""
+        """End the bar: its last state is left, or nothing.
+
+        One that has never known what there is to do is no news.
+        """
+        self._live.transient = not self._stays or self._row.total is None
         self._live.stop()
 
 
