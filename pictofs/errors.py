@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 
-TROUBLESHOOTING = "docs/troubleshooting.md"
-OPERATIONS = "docs/operations.md"
+TROUBLESHOOTING = "pictofs help troubleshooting"
+OTHER_USERS = "pictofs help other-users"
 AUTHENTICATION = "https://pictograph.io/docs/authentication"
 LIMITS = "https://pictograph.io/docs/error-handling"
 
@@ -21,7 +21,7 @@ class PictofsError(Exception):
     errno: int = errno.EIO
     exit_code: int = 1
     docs: str = ""
-    """The page that tells more, a URL or a file of the source; "" if the message says it all."""
+    """Where more is told: a URL, or a command that shows it; "" if the message says it all."""
     final: bool = False
     """Whether nothing is gained by another attempt: enough have been made, or all would fail."""
 
@@ -103,7 +103,7 @@ class Forbidden(PictofsError):
 
     errno = errno.EACCES
     exit_code = 3
-    docs = OPERATIONS
+    docs = OTHER_USERS
     """The API's has the page on API keys."""
 
 

@@ -14,6 +14,7 @@ from pictofs.cli.download import download
 from pictofs.cli.help import dress
 from pictofs.cli.login import login
 from pictofs.cli.mount import mount
+from pictofs.cli.pages import help_
 from pictofs.cli.prefetch import prefetch
 from pictofs.cli.refresh import refresh
 from pictofs.cli.status import status
@@ -67,6 +68,7 @@ for command in (
 ):
     app.command()(command)
 
+app.command("help")(help_)
 app.add_typer(dataset.app, name="dataset")
 # As the vendor's command line has it.
 app.add_typer(dataset.app, name="datasets", hidden=True)

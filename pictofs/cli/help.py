@@ -31,6 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "pictofs download night data",
         "pictofs download --status complete night data",
     ),
+    "help": ("pictofs help", "pictofs help troubleshooting", "pictofs help mount-at-boot"),
     "demo": ("pictofs demo", "pictofs demo --keep /tmp/picto"),
     "dataset list": ("pictofs dataset list", "pictofs dataset list --archived --json"),
     "dataset show": ("pictofs dataset show night", "pictofs dataset show --json night"),

@@ -193,7 +193,7 @@ def test_e3_a_certificate_is_named_as_what_it_is(
 
     assert said.error.startswith(f"the certificate of 127.0.0.1 {error}")
     assert fix in said.fix
-    assert said.docs == "docs/troubleshooting.md"
+    assert said.docs == "pictofs help troubleshooting"
 
 
 @needs_openssl
@@ -320,7 +320,7 @@ def test_e3_what_is_forbidden_has_the_page_that_tells_more(
     shared.chmod(0o777)
     said = fails(3, server.api_url, "cache", "info", "--cache-dir", shared)
     assert "others may write to the cache folder" in said.error
-    assert said.docs == "docs/operations.md"
+    assert said.docs == "pictofs help other-users"
 
 
 def test_e3_a_mount_passes_on_what_its_process_says(fails: Fails, tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_e3_a_mount_passes_on_what_its_process_says(fails: Fails, tmp_path: Path
     said = fails(9, "http://127.0.0.1:1", "mount", tmp_path / "mnt")
     assert said.error == "127.0.0.1:1 can't be reached: Connection refused"
     assert "check the network" in said.fix
-    assert said.docs == "docs/troubleshooting.md"
+    assert said.docs == "pictofs help troubleshooting"
 
 
 def test_e3_offline_is_said_as_that(fails: Fails, tmp_path: Path) -> None:

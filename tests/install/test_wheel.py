@@ -11,6 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pictofs.cli.pages import PAGES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,7 +44,11 @@ def test_the_packages_are_whole(wheel: zipfile.ZipFile) -> None:
 
     brought = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
-    assert brought == there
+    assert brought == there | {f"pictofs/docs/{name}.md" for name in PAGES}
+
+    for name in PAGES:
+        text = (ROOT / f"docs/{name}.md").read_bytes()
+        assert wheel.read(f"pictofs/docs/{name}.md") == text
 
 
 def test_the_programs(wheel: zipfile.ZipFile) -> None:
