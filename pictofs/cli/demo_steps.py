@@ -76,7 +76,9 @@ def show_what_to_try(mountpoint: Path, url: str, api_key: str) -> None:
     ):
         console.print(Text(f"  {command}", style="cyan"), soft_wrap=True)
 
-    console.print(Text("\nOr mount it yourself, as docs/quickstart.md does, after:", style="bold"))
+    console.print(
+        Text("\nOr mount it yourself, as `pictofs help mount` does, after:", style="bold")
+    )
     for variable, value in (("PICTOGRAPH_BASE_URL", url), ("PICTOGRAPH_API_KEY", api_key)):
         console.print(Text(f"  export {variable}={value}", style="cyan"), soft_wrap=True)
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import trio
 from api_server import FakeClock, Handler, Peer, answer, enveloped, read_all, served
 
 from pictofs.api.client import Api
+from pictofs.api.http_transport import CONNECTIONS
 from pictofs.api.key import ApiKey
 from pictofs.api.stats import RequestStats
 from pictofs.api.storage import Storage
@@ -348,3 +350,30 @@ async def test_t4_the_kernel_tells_of_a_network_that_is_gone(moving: Moving, key
             assert await fetched(storage, moving.url)
 
             await api.datasets()
+
+
+async def test_waiting_for_a_turn_ends(
+    key: ApiKey, clock: FakeClock, request_stats: RequestStats
+) -> None:
+    """Work that nobody waits for has no deadline: bodies that nobody reads must not hold it."""
+    way = Way(DATA)
+    async with (
+        served(way.handler()) as server,
+        Api(
+            server.url,
+            key,
+            clock=clock,
+            request_stats=request_stats,
+            timeout=0.2,
+            max_retries=0,
+        ) as api,
+        AsyncExitStack() as held,
+    ):
+        for number in range(CONNECTIONS):
+            await held.enter_async_context(api.image_stream(str(number)))
+
+        with trio.fail_after(SOON):
+            with pytest.raises(TimedOut, match="32 requests are under way"):
+                await api.datasets()
+
+    assert len(server.requests) == CONNECTIONS

@@ -234,8 +234,7 @@ def server_name(entry: str) -> str:
     name = unescape(entry)
     if name is None:
         raise Invalid(
-            f"no dataset can be called {entry!r} here: "
-            "see the escapes in docs/semantics.md, N2 and N3"
+            f"no dataset can be called {entry!r} here: pictofs help names tells the escapes"
         )
 
     return name
