@@ -14,6 +14,8 @@ REASONS = {
     "the type is unknown, or there are too few points",
     "outside": "the label lies outside the image",
     "degenerate": "the label has no area within the image",
+    "unsized": "neither the listing nor the image's first bytes tell its width and height, and so "
+    "the image is left out",
     "unknown_class": "the label's class is not in the format's list of classes",
     "polyline": "the format has no lines",
     "keypoint": "the format has no keypoints",

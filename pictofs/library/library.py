@@ -27,6 +27,10 @@ from pictofs.library.content.signed_urls import SignedUrlCache
 from pictofs.library.content.source import Source
 from pictofs.library.content.via_api import ApiRoutes
 from pictofs.library.content.worker import Setup, Worker
+from pictofs.library.formats.builder import Builder
+from pictofs.library.formats.dimensions import Dimensions
+from pictofs.library.formats.formats import Formats
+from pictofs.library.formats.names import FormatNames
 from pictofs.library.listing.by_id import IdLookup
 from pictofs.library.listing.edits import Edits
 from pictofs.library.listing.invalidation import DentryInvalidations
@@ -140,12 +144,18 @@ class Library:
         self.selections = Selections(
             catalog, self.images, self.listing, single_flight, self.invalidations
         )
+        names = FormatNames(catalog, self.images, self.listing, single_flight, self.invalidations)
+
+        def forget(dataset: int) -> None:
+            self.selections.forget(dataset)
+            names.forget(dataset)
+
         self.id_lookup = IdLookup(
             api,
             catalog,
             self.images,
             self.listing,
-            self.selections,
+            forget,
             single_flight,
             self.invalidations,
             self.connectivity,
@@ -200,6 +210,11 @@ class Library:
             found=ExportList(api, catalog, clock, annotation_ttl),
             bounds=export_bounds,
         )
+        dimensions = Dimensions(catalog, self.images, cache, source, single_flight)
+        builder = Builder(
+            catalog, cache, self.annotations, self.exports, dimensions, single_flight, clock
+        )
+        self.formats = Formats(catalog, cache, self.annotations, names, dimensions, builder)
         self.annotation_prefetch = Prefetcher(
             catalog,
             AnnotationFetcher(catalog, self.annotations, self.exports.is_running),

@@ -4,7 +4,8 @@
 |---|---|
 | 0-3 | the `NodeKind` |
 | 4-11 | for a file whose content changes, its version modulo 256; for a link, the `NodeKind` of its
-         target; for a view, what it selects (model/selection.py); else 0 |
+         target; for a view, what it selects (model/selection.py), or its place in a format
+         (model/formats.py); else 0 |
 | 12-62 | the item's key: 51 bits of a hash of its id |
 
 The number survives renames and remounts. A new version of a file has a new number: an open handle
@@ -27,6 +28,8 @@ ROOT = 1
 class NodeKind(enum.IntEnum):
     """What a node is. The value is part of the inode number and must not change."""
 
+    LABEL = 0
+    """A label file in `formats/`. The key is the image's."""
     FIXED = 1
     """The folders and files that every mount has. The key is their place in the list."""
     DATASET = 2
@@ -48,6 +51,11 @@ class NodeKind(enum.IntEnum):
     """`annotations/` of a view, or a virtual directory in it. The key is the directory's."""
     README = 12
     """`README.md` of a dataset."""
+    FORMAT = 14
+    """`formats/`, or a folder or file of a format in it. The key is the dataset's."""
+    FORMAT_FOLDER = 15
+    """A virtual directory in a format, or the folder of a tag. The key is the directory's, or
+    `tag_key`."""
 
 
 class Inode(NamedTuple):

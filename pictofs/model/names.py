@@ -156,8 +156,7 @@ def tagged(name: str, identity: str) -> str:
 
     It has at most NAME_MAX_BYTES.
     """
-    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8)
-    tag = f"{QUOTE}~{digest.hexdigest()}"
+    tag = tag_of(identity)
     entry = escape(name)
     stem, extension = os.path.splitext(entry)
     if len(extension.encode()) > _MAX_EXTENSION:
@@ -170,6 +169,17 @@ def tagged(name: str, identity: str) -> str:
         front = front[:-1]  # never cut a quoted pair in two
 
     return front + tag + extension
+
+
+def tag_of(identity: str) -> str:
+    """What tells an entry from those of all other identities: the mark `‛~` and 16 hex digits."""
+    return f"{QUOTE}~{tag_digest(identity):016x}"
+
+
+def tag_digest(identity: str) -> int:
+    """The 64 bits of a tag."""
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 def entry_name(name: str, identity: str) -> str:

@@ -10,7 +10,7 @@ from pictofs.errors import Invalid
 Axis = Literal["status", "split"]
 STATUSES = ("new", "annotate", "review", "complete")
 """The statuses that `status_filter` takes (API.md 8). An image may have another one."""
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 UNASSIGNED = "unassigned"
 """The folder of images without a split."""
 
@@ -32,7 +32,7 @@ SELECTIONS: Mapping[int, Selection] = dict(
     enumerate(
         [
             *(Selection("status", status) for status in STATUSES),
-            *(Selection("split", split) for split in _SPLITS),
+            *(Selection("split", split) for split in SPLITS),
             Selection("split", None),
         ],
         1,

@@ -7,6 +7,18 @@ from typing import Literal
 
 from pictofs.library.bulk.scope import Choice, Item, Scope
 from pictofs.library.library import Library
+from pictofs.model.formats import (
+    FLAT,
+    FORMATS_FOLDER,
+    NODES,
+    TREES,
+    Format,
+    Tree,
+    base_and_place,
+    format_folders,
+    label_format,
+    tag_split,
+)
 from pictofs.model.inode import Inode, NodeKind
 from pictofs.store.catalog.datasets import DOCUMENT, README
 from pictofs.vfs.nodes.dataset import PARTS
@@ -23,6 +35,7 @@ class Places:
 
     def __init__(self, library: Library) -> None:
         self._catalog = library.catalog
+        self._formats = library.formats
         self._scope = Scope(library.catalog, Choice())
 
     def path(self, number: int) -> str:
@@ -45,8 +58,55 @@ class Places:
                 return self._file(key, "annotations")
             case Inode(NodeKind.LINK, key, kind):
                 return self._link(key, kind)
+            case Inode(NodeKind.FORMAT | NodeKind.FORMAT_FOLDER | NodeKind.LABEL):
+                return self._in_formats(inode)
 
         return UNKNOWN
+
+    def _in_formats(self, inode: Inode) -> str:
+        """The path of what lies below `formats`."""
+        try:
+            base, place = base_and_place(inode.version)
+            if inode.kind is NodeKind.FORMAT:
+                return self._below_formats(inode.key, base, NODES[place].path)
+            if inode.kind is NodeKind.LABEL:
+                return self._label(inode.key, base, label_format(place))
+
+            split = tag_split(place)
+            if split is None:
+                return self._format_directory(inode.key, base, TREES[place])
+        except IndexError:
+            return UNKNOWN
+
+        tag = self._formats.names.tag_of(inode.key)
+        return (
+            UNKNOWN
+            if tag is None
+            else self._below_formats(tag[0], base, ("imagefolder", split, tag[1]))
+        )
+
+    def _below_formats(self, dataset: int, base: str | None, path: tuple[str, ...]) -> str:
+        above = () if base is None else ("by-status", base)
+        return "/".join((self._dataset(dataset), *above, FORMATS_FOLDER, *path))
+
+    def _format_directory(self, key: int, base: str | None, tree: Tree) -> str:
+        row = self._catalog.directory(key)
+        if row is None:
+            return UNKNOWN
+
+        folders = format_folders(self._scope.folder_parts(key), tree.format)
+        return self._below_formats(row.dataset, base, (*tree.path, *folders))
+
+    def _label(self, key: int, base: str | None, format_: Format) -> str:
+        row = self._catalog.image(key)
+        names = None if row is None else self._formats.names.known(row.dataset)
+        if row is None or names is None:
+            return UNKNOWN
+        if format_ in FLAT and names.flat_twins is None:
+            return UNKNOWN
+
+        path = names.label_path(row, format_, self._scope.folder_parts(row.directory))
+        return self._below_formats(row.dataset, base, (format_, *path))
 
     def entry(self, parent: int, name: bytes) -> str:
         """The path of the entry `name` of folder `parent`; it need not exist."""

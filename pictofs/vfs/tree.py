@@ -23,6 +23,7 @@ from pictofs.vfs.nodes.by_id import IdLink
 from pictofs.vfs.nodes.dataset import DatasetDirectory, dataset_folder
 from pictofs.vfs.nodes.dataset_file import DatasetFile, readme
 from pictofs.vfs.nodes.fixed import BY_ID, Documents, FixedNodes
+from pictofs.vfs.nodes.formats import FormatFolders, FormatNodes, Labels
 from pictofs.vfs.nodes.images import ImageFile, ImagesDirectory
 from pictofs.vfs.nodes.selected import FilteredDirectory, SelectionRoot
 from pictofs.vfs.parents import parent_of
@@ -90,7 +91,10 @@ class Tree:
         self._images = ImageFile(library)
         exact = ExactSizes(library, exact_annotation_sizes)
         links = IdLink(library)
-        selections = SelectionRoot(library)
+        labels = Labels(library)
+        format_folders = FormatFolders(library, labels)
+        format_nodes = FormatNodes(library, format_folders, labels)
+        selections = SelectionRoot(library, format_nodes)
         images = ImagesDirectory(library)
         annotations = AnnotationsDirectory(library, exact)
         objects = DatasetFile(library, NodeKind.DOCUMENT, DOCUMENT, document)
@@ -102,8 +106,11 @@ class Tree:
             NodeKind.FIXED: FixedNodes(library, documents, links, started_ns),
             NodeKind.LINK: links,
             NodeKind.DATASET: DatasetDirectory(
-                library, {DOCUMENT: objects, README: readmes}, selections
+                library, {DOCUMENT: objects, README: readmes}, selections, format_nodes
             ),
+            NodeKind.FORMAT: format_nodes,
+            NodeKind.FORMAT_FOLDER: format_folders,
+            NodeKind.LABEL: labels,
             NodeKind.VIEW: selections,
             NodeKind.VIEW_IMAGES: FilteredDirectory(library, NodeKind.VIEW_IMAGES, images),
             NodeKind.VIEW_ANNOTATIONS: FilteredDirectory(

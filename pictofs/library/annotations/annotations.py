@@ -96,6 +96,14 @@ class Annotations:
 
     # What is known. Inline.
 
+    @property
+    def fresh_since(self) -> float | None:
+        """Wall-clock seconds: a file that was confirmed before is due, whatever the dataset says.
+        None if no file ever is."""
+        if not self._renews:
+            return None
+        return self._clock.wall() - self._ttl if self._ttl else 0.0
+
     def is_due(self, image: ImageRow) -> bool:
         """Whether it is time to ask the server for a cached file again."""
         if not self._renews:

@@ -137,7 +137,7 @@ class Exports:
         self._annotations = annotations
         self._single_flight = single_flight
         self._clock = clock
-        self._automatic = automatic
+        self.automatic = automatic
         self._finds = finds
         self._found = found
         self._bounds = bounds
@@ -202,7 +202,7 @@ class Exports:
         return self._finds and self._clock.monotonic() >= self._look_again.get(dataset, 0.0)
 
     def _may_make(self, dataset: int) -> bool:
-        return self._automatic and self._clock.monotonic() >= self._again.get(dataset, 0.0)
+        return self.automatic and self._clock.monotonic() >= self._again.get(dataset, 0.0)
 
     def _begin(self, dataset: int, *, finds: bool, makes: bool) -> None:
         now = self._begun_at[dataset] = self._clock.monotonic()

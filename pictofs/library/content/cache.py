@@ -44,6 +44,11 @@ class Unstored(NamedTuple):
     data: bytes
 
 
+def annotation_blob_name(server: str, image: ImageRow, crc32c: int | None = None) -> str:
+    """The name of an annotation file's blob; see `ContentCache`."""
+    return f"{server}-{image.id}.{image.annotation_crc32c if crc32c is None else crc32c:08x}"
+
+
 class ContentCache:
     """Blobs of images and annotation files, by row."""
 
@@ -52,12 +57,12 @@ class ContentCache:
         self.blob_cache = blob_cache
         self.disk = disk
         self._clock = clock
-        self._server = server
+        self.server = server
         self._again = 0.0
 
     def image_blob_name(self, image: ImageRow) -> str:
         """The name of an image's blob."""
-        return f"{self._server}-{image.id}"
+        return f"{self.server}-{image.id}"
 
     def image_path(self, image: ImageRow) -> str:
         """An image's blob, for `reopen`."""
@@ -68,9 +73,7 @@ class ContentCache:
 
         By content, not by version: catalogs of two keys count versions each for itself.
         """
-        return (
-            f"{self._server}-{image.id}.{image.annotation_crc32c if crc32c is None else crc32c:08x}"
-        )
+        return annotation_blob_name(self.server, image, crc32c)
 
     @property
     def usable(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from cachetools import LRUCache
@@ -11,7 +12,6 @@ from pictofs.errors import Forbidden, InvalidResponse, NoSuchEntry, NotSupported
 from pictofs.library.connectivity import UNAVAILABLE, Connectivity
 from pictofs.library.listing.invalidation import DentryInvalidations
 from pictofs.library.listing.listing import Listing
-from pictofs.library.listing.selections import Selections
 from pictofs.library.server_traits import ServerTraits
 from pictofs.library.single_flight import SingleFlight
 from pictofs.model.inode import key_of
@@ -36,17 +36,18 @@ class IdLookup:
         catalog: Catalog,
         images: ImageTable,
         listing: Listing,
-        selections: Selections,
+        forget: Callable[[int], None],
         single_flight: SingleFlight,
         invalidations: DentryInvalidations,
         connectivity: Connectivity,
         traits: ServerTraits,
     ) -> None:
+        """`forget`: told of a dataset's key if an image of it came without a listing."""
         self._api = api
         self._catalog = catalog
         self._images = images
         self._listing = listing
-        self._selections = selections
+        self._forget = forget
         self._single_flight = single_flight
         self._invalidations = invalidations
         self._connectivity = connectivity
@@ -125,7 +126,7 @@ class IdLookup:
         seen = self._catalog.meta("pass") or 0
         put = partial(self._images.put, dataset.key, dataset.id, [image], seen, moves=True)
         self._invalidations.tell(await in_thread(put))
-        self._selections.forget(dataset.key)
+        self._forget(dataset.key)
 
         row = self._known(identity)
         # Another image may have the same name, and be the one that is listed under it.

@@ -34,6 +34,7 @@ from pictofs.model.names import QUOTE, storable, unescape
 from pictofs.model.records import Dataset
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.datasets import Observation
+from pictofs.store.catalog.dentries import format_entries
 from pictofs.store.catalog.images import ImageTable
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
 from pictofs.threads import in_thread
@@ -214,6 +215,8 @@ class Listing:
             self._catalog.put_directories, row.key, row.id, found, row.signature, at
         )
         self._invalidations.tell(gone)
+        if gone:
+            self._invalidations.tell(format_entries(row.key))
 
     # Images.
 

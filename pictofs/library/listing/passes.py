@@ -17,6 +17,7 @@ from pictofs.library.single_flight import SingleFlight
 from pictofs.model.records import Image
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.datasets import Observation
+from pictofs.store.catalog.dentries import format_entries
 from pictofs.store.catalog.images import ImageTable
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow
 from pictofs.threads import in_thread
@@ -232,3 +233,5 @@ class ListingPasses:
         gone = await in_thread(sweep)
         self._swept()
         self._invalidations.tell(gone)
+        if moves:
+            self._invalidations.tell(format_entries(dataset.key))

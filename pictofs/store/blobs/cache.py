@@ -79,6 +79,7 @@ class BlobCache:
         self.path = root
         self._root = _open_root(root)
         self.limit = limit
+        self.reserve = reserve
         self._clock = clock
 
         self._verified = VerifiedFiles(self._root, clock)

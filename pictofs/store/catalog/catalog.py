@@ -8,18 +8,19 @@ that are gone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pictofs.model.inode import key_of
 from pictofs.model.names import entry_name, split_directory, storable
 from pictofs.model.records import Dataset, Directory
-from pictofs.model.selection import Selection
+from pictofs.model.selection import SPLITS, Selection
 from pictofs.store.catalog import datasets as datasets_table
 from pictofs.store.catalog.database import Database
 from pictofs.store.catalog.datasets import Observation
 from pictofs.store.catalog.dentries import folder_entries
+from pictofs.store.catalog.formats import STEM
 from pictofs.store.catalog.images import disambiguate
 from pictofs.store.catalog.rows import (
     SELECT,
@@ -174,19 +175,109 @@ class Catalog:
         The `seq` is None at the end. There may be no rows before the end: one call looks at no more
         than 4,096, which takes 4 ms.
         """
-        sql = "SELECT seq FROM image WHERE directory = ? AND seq > ? ORDER BY seq LIMIT 1 OFFSET ?"
-        far = self.database.query(sql, (directory, seq, SCAN - 1))
+        where = f"directory = ? AND {selection.axis} IS ?"
+        scope = ("directory = ?", (directory,))
+        return self._scanned(kind, scope, where, (directory, selection.value), seq, limit)
+
+    def shown_after(
+        self,
+        kind: type[R],
+        seq: int,
+        limit: int,
+        *,
+        dataset: int,
+        directory: int | None,
+        status: str | None,
+        split: str | None,
+    ) -> tuple[list[R], int | None]:
+        """The images that a format shows after `seq`, and where to go on, as `selected_after` has
+        it.
+
+        Args:
+            kind: what is wanted of each.
+            seq: where to begin; 0 for the first.
+            limit: rows at most.
+            dataset: its key.
+            directory: the key of the one that they are in; None for any.
+            status: theirs; None for any.
+            split: the one that `split_of` gives for theirs; None for any.
+        """
+        # No index leads to the images of a dataset in their order: all rows are gone through.
+        scope: tuple[str, Sequence[Any]] = ("1", ())
+        where = "dataset = ?"
+        values: list[Any] = [dataset]
+        if directory is not None:
+            where = "directory = ?"
+            values = [directory]
+            scope = (where, (directory,))
+
+        if status is not None:
+            where += " AND status = ?"
+            values.append(status)
+        if split == SPLITS[0]:
+            where += " AND (split IS NULL OR split NOT IN (?, ?))"
+            values += SPLITS[1:]
+        elif split is not None:
+            where += " AND split = ?"
+            values.append(split)
+
+        return self._scanned(kind, scope, where, values, seq, limit)
+
+    def _scanned(
+        self,
+        kind: type[R],
+        scope: tuple[str, Sequence[Any]],
+        where: str,
+        values: Sequence[Any],
+        seq: int,
+        limit: int,
+    ) -> tuple[list[R], int | None]:
+        """Rows after `seq` that are as `where` says, among the next `SCAN` in `scope`, and the `seq`
+        to go on after. Conditions come with their values."""
+        sql = f"SELECT seq FROM image WHERE {scope[0]} AND seq > ? ORDER BY seq LIMIT 1 OFFSET ?"
+        far = self.database.query(sql, (*scope[1], seq, SCAN - 1))
         last = far[0][0] if far else None
 
-        where = (
-            f"WHERE directory = ? AND seq > ? AND seq <= ? AND {selection.axis} IS ?"
-            " ORDER BY seq LIMIT ?"
-        )
-        values = (directory, seq, last or _SEQ_MAX, selection.value, limit)
-        rows = self._rows(kind, where, *values)
+        where = f"WHERE {where} AND seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+        rows = self._rows(kind, where, *values, seq, last or _SEQ_MAX, limit)
 
         # A full batch ends before the rows looked at do. Of each kind `seq` is the first column.
         return rows, rows[-1][0] if len(rows) == limit else last
+
+    def images_by_entry(self, directory: int, entry: str, limit: int) -> list[ImageRow]:
+        """Images in a directory in the order of their entries, after `entry`."""
+        where = "WHERE directory = ? AND entry > ? ORDER BY entry LIMIT ?"
+        return self._rows(ImageRow, where, directory, entry, limit)
+
+    def images_at(self, seqs: Sequence[int]) -> list[ImageRow]:
+        """The images of these `seq`, in order, as far as they are there."""
+        marks = ", ".join("?" * len(seqs))
+        return self._rows(ImageRow, f"WHERE seq IN ({marks}) ORDER BY seq", *seqs)
+
+    def oldest_with_stem(
+        self, stem: str, *, dataset: int, directory: int | None
+    ) -> ImageRow | None:
+        """The image that has a stem for itself in a directory, or in the whole dataset (None).
+
+        2 us for each directory.
+        """
+        scope = (
+            "= ?" if directory is not None else "IN (SELECT key FROM directory WHERE dataset = ?)"
+        )
+        row: ImageRow | None = None
+        # An index leads to both: the entry that has no extension, and those that go on by a dot.
+        for condition, values in (
+            ("entry = ? AND instr(entry, '.') = 0", (stem,)),
+            (f"entry >= ? AND entry < ? AND {STEM} = ?", (stem + ".", stem + "/", stem)),
+        ):
+            where = (
+                f"WHERE directory {scope} AND {condition} ORDER BY created_ns, lower(id) LIMIT 1"
+            )
+            found = self._row(ImageRow, where, directory or dataset, *values)
+            if found is not None and (row is None or _age(found) < _age(row)):
+                row = found
+
+        return row
 
     def next_images(
         self, row: ImageRow, order: str, limit: int, *, back: bool = False
@@ -440,6 +531,10 @@ def _directory_rows(
         taken.add(result[path][0])
 
     return result
+
+
+def _age(row: ImageRow) -> tuple[int, str]:
+    return row.created_ns, row.id.lower()
 
 
 def _replace_directories(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from pictofs.model.formats import FORMATS_FOLDER
 from pictofs.model.inode import NodeKind, number
 from pictofs.model.selection import SELECTIONS, selections_of
 from pictofs.store.catalog.rows import ImageRow, RemovedDentry
@@ -40,6 +41,14 @@ def view_entries(parent: int, entry: str, version: int) -> Iterator[RemovedDentr
     """The entries of a directory in the views of one selection."""
     yield RemovedDentry(number(NodeKind.VIEW_IMAGES, parent, version), entry)
     yield RemovedDentry(number(NodeKind.VIEW_ANNOTATIONS, parent, version), entry)
+
+
+def format_entries(dataset: int) -> Iterator[RemovedDentry]:
+    """The folders `formats` of a dataset: the kernel drops what lies below them, too."""
+    yield RemovedDentry(number(NodeKind.DATASET, dataset), FORMATS_FOLDER)
+    for version, selection in SELECTIONS.items():
+        if selection.axis == "status":
+            yield RemovedDentry(number(NodeKind.VIEW, dataset, version), FORMATS_FOLDER)
 
 
 def _in_views(row: ImageRow, versions: Iterable[int]) -> Iterator[RemovedDentry]:

@@ -48,7 +48,8 @@ _UPSERT = f"""
         size = excluded.size, created_ns = excluded.created_ns, status = excluded.status,
         split = excluded.split,
         annotation_count = excluded.annotation_count, min_confidence = excluded.min_confidence,
-        width = excluded.width, height = excluded.height, content_type = excluded.content_type,
+        width = coalesce(excluded.width, width),
+        height = coalesce(excluded.height, height), content_type = excluded.content_type,
         tags = excluded.tags, seen = max(seen, excluded.seen)
 """
 _UPSERT_CHUNK = _UPSERT.replace(_ROW, ", ".join([_ROW] * _CHUNK))
@@ -189,6 +190,11 @@ class ImageTable:
         """Note that an image has `size` bytes by its download, whatever the listing says."""
         with self._database.write() as db:
             db.execute("UPDATE image SET true_size = ? WHERE key = ?", (size, key))
+
+    def learn_dimensions(self, key: int, width: int, height: int) -> None:
+        """Note the pixels of an image of which the listing does not tell them."""
+        with self._database.write() as db:
+            db.execute("UPDATE image SET width = ?, height = ? WHERE key = ?", (width, height, key))
 
     def learn_annotations(
         self, learned: Iterable[Learned], now_ns: int, checked: float, *, archived: bool = False

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
+from pictofs.model.formats import FORMATS_FOLDER
 from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.store.catalog.rows import DatasetRow
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import Attributes, DirectoryHandler, Entry, EntryBatch, folder
 from pictofs.vfs.nodes.dataset_file import DatasetFile
+from pictofs.vfs.nodes.formats import FormatNodes
 from pictofs.vfs.nodes.selected import SelectionRoot
 
 PARTS = {"images": NodeKind.IMAGES, "annotations": NodeKind.ANNOTATIONS}
@@ -25,13 +27,18 @@ class DatasetDirectory(DirectoryHandler):
     """A dataset."""
 
     def __init__(
-        self, library: Library, files: Mapping[str, DatasetFile], views: SelectionRoot
+        self,
+        library: Library,
+        files: Mapping[str, DatasetFile],
+        views: SelectionRoot,
+        formats: FormatNodes,
     ) -> None:
         """`files`: the files made from the dataset's object, by name, in the order in which they
         are listed."""
         self._library = library
         self._files = files
         self._views = views
+        self._formats = formats
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Attributes of the folder."""
@@ -55,6 +62,8 @@ class DatasetDirectory(DirectoryHandler):
         view = self._views.axis(row, name)
         if view is not None:
             return view
+        if name == FORMATS_FOLDER:
+            return self._formats.root(row, None)
         if name not in PARTS:
             raise NoSuchEntry(f"a dataset has no {name!r}")
 

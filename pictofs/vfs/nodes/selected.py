@@ -13,10 +13,12 @@ import trio
 
 from pictofs.errors import NoSuchEntry
 from pictofs.library.library import Library
+from pictofs.model.formats import FORMATS_FOLDER
 from pictofs.model.inode import Inode, NodeKind, number
 from pictofs.model.selection import AXES, AXIS_FOLDERS, SELECTIONS, selections_of
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
 from pictofs.vfs.node import BATCH, Attributes, DirectoryHandler, Entry, EntryBatch, folder
+from pictofs.vfs.nodes.formats import FormatNodes
 from pictofs.vfs.nodes.tree import VirtualDirectory
 
 PARTS = {"images": NodeKind.VIEW_IMAGES, "annotations": NodeKind.VIEW_ANNOTATIONS}
@@ -25,8 +27,9 @@ PARTS = {"images": NodeKind.VIEW_IMAGES, "annotations": NodeKind.VIEW_ANNOTATION
 class SelectionRoot(DirectoryHandler):
     """`by-status` or `by-split`, or a folder in it."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, formats: FormatNodes) -> None:
         self._library = library
+        self._formats = formats
 
     def axis(self, row: DatasetRow, name: str) -> Attributes | None:
         """`by-status` or `by-split` in a dataset's folder; None for another name."""
@@ -42,8 +45,18 @@ class SelectionRoot(DirectoryHandler):
         return self._folder(number(*inode), await self._library.listing.dataset(inode.key))
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """Attributes of the folder `name`. Raises NoSuchEntry if nothing is in it."""
-        found = (await self._below(inode)).get(name)
+        """Attributes of the folder `name`. Raises NoSuchEntry if nothing is in it.
+
+        A status has `formats`, which `entries` does not show.
+        """
+        below = await self._below(inode)
+        if name == FORMATS_FOLDER and inode.version in SELECTIONS and below:
+            selection = SELECTIONS[inode.version]
+            if selection.axis == "status":
+                row = await self._library.listing.dataset(inode.key)
+                return self._formats.root(row, selection.value)
+
+        found = below.get(name)
         if found is None:
             raise NoSuchEntry(f"there is no {name!r}")
         return found

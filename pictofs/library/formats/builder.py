@@ -1,0 +1,242 @@
+"""Has the files of a format made, once everything that goes into them is there."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+import trio
+
+from pictofs.clock import Clock
+from pictofs.errors import DiskFull, PictofsError, Throttled
+from pictofs.formats.losses import Losses
+from pictofs.library.annotations.annotations import Annotations
+from pictofs.library.annotations.export import FEW, Exports
+from pictofs.library.beside import CannotStart, end, start
+from pictofs.library.connectivity import UNAVAILABLE
+from pictofs.library.content.cache import ContentCache
+from pictofs.library.formats.build import BuildJob, Built, build
+from pictofs.library.formats.dimensions import Dimensions
+from pictofs.library.single_flight import SingleFlight
+from pictofs.model.formats import Format
+from pictofs.store.catalog.catalog import Catalog
+from pictofs.threads import in_thread
+
+log = logging.getLogger(__name__)
+
+WORKERS = 16
+"""Annotation files fetched at once: half as many as the API's connections."""
+ROUNDS = 4
+"""How often what is missing is brought before the build is given up.
+
+Files may be edited, or evicted from a small cache, while others are fetched.
+"""
+ANSWER_MAX_BYTES = 64 << 20
+"""Bytes of the process's answer: the keys of a million images have 20 MB."""
+BELIEVED_S = 60.0
+"""Seconds for which a build is right if the catalog has not changed: annotation files come due."""
+
+_Key = tuple[int, str | None, Format]
+"""Key of a dataset, status of the images, format."""
+
+
+class _Known(NamedTuple):
+    built: Built
+    catalog_version: int
+    at: float
+    """Seconds of the monotonic clock."""
+
+
+class Builder:
+    """Makes each format of a dataset once for each state of what goes into it."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        cache: ContentCache,
+        annotations: Annotations,
+        exports: Exports,
+        dimensions: Dimensions,
+        single_flight: SingleFlight,
+        clock: Clock,
+    ) -> None:
+        self._catalog = catalog
+        self._cache = cache
+        self._annotations = annotations
+        self._exports = exports
+        self._dimensions = dimensions
+        self._single_flight = single_flight
+        self._clock = clock
+        self._known: dict[_Key, _Known] = {}
+
+    def last(self, dataset: int, base: str | None, format_: Format) -> Built | None:
+        """What was made last, whether or not it is still right; None if nothing was."""
+        known = self._known.get((dataset, base, format_))
+        return None if known is None else known.built
+
+    def losses(self) -> Iterable[tuple[int, str | None, Format, Losses]]:
+        """Of each build of this mount: the dataset's key, the status, the format, and what the
+        format could not take."""
+        for (dataset, base, format_), known in self._known.items():
+            if known.built.losses is not None:
+                yield dataset, base, format_, known.built.losses
+
+    async def made(self, dataset: int, base: str | None, format_: Format) -> Built:
+        """The files of a format as of now.
+
+        What is missing is fetched, by an export that is there, one that may be made, or a request
+        each. It goes on if the caller gives up, and the next one joins it. Raises what keeps it
+        from coming, and DiskFull if the cache is too small.
+        """
+        key = (dataset, base, format_)
+        known = self._known.get(key)
+        if known is not None and self._is_right(known):
+            return known.built
+
+        return await self._single_flight.share(("format", *key), partial(self._make, key))
+
+    def _is_right(self, known: _Known) -> bool:
+        return (
+            known.catalog_version == self._catalog.version
+            and self._clock.monotonic() < known.at + BELIEVED_S
+            and all(map(self._cache.has, known.built.blobs.values()))
+        )
+
+    async def _make(self, key: _Key) -> Built:
+        dataset, base, format_ = key
+        confirmed = False
+        for _ in range(ROUNDS):
+            version = self._catalog.version
+            at = self._clock.monotonic()
+            fresh_since = None if confirmed else self._annotations.fresh_since
+            built = await _built(self._job(key, fresh_since))
+            if built.disk_full:
+                raise DiskFull(built.refused)
+            if built.refused:
+                raise PictofsError(built.refused)
+            if built.is_complete:
+                self._known[key] = _Known(built, version, at)
+                return built
+
+            await self._bring(dataset, base, built)
+            # What could not be confirmed is better than nothing, as for a reader of one file.
+            confirmed = True
+
+        row = self._catalog.dataset(dataset)
+        raise DiskFull(
+            f"formats/{format_} of {row.name if row else 'a dataset'} can't be made: its annotation "
+            "files go from the cache while others are fetched",
+            hint="mount with a larger --cache-size",
+        )
+
+    def _job(self, key: _Key, fresh_since: float | None) -> BuildJob:
+        dataset, base, format_ = key
+        blobs = self._cache.blob_cache
+        return BuildJob(
+            catalog=str(self._catalog.database.path),
+            blobs=str(blobs.path),
+            limit=blobs.limit,
+            reserve=blobs.reserve,
+            server=self._cache.server,
+            dataset=dataset,
+            base=base,
+            format=format_,
+            fresh_since=fresh_since,
+            unsizable=sorted(self._dimensions.unknowable),
+        )
+
+    async def _bring(self, dataset: int, base: str | None, built: Built) -> None:
+        """Fetch what a build lacks."""
+        if len(built.missing) + len(built.due) > FEW:
+            await self._by_archive(dataset, base)
+
+        due = partial(self._confirm, dataset)
+        await _each(built.missing, self._fetch)
+        # A server that is away, or a limit that is spent, leaves the files of before.
+        with suppress(*UNAVAILABLE, Throttled):
+            await _each(built.due, due)
+        await _each(built.unsized, self._dimensions.learn)
+
+    async def _by_archive(self, dataset: int, base: str | None) -> None:
+        try:
+            await self._exports.look()
+            if self._exports.found(dataset) is not None:
+                await self._exports.take(dataset)
+            elif self._exports.automatic:
+                await self._exports.fetch(dataset, base)
+        except (Throttled, DiskFull):
+            raise
+        except PictofsError as error:
+            log.info("annotations come one by one: %s", error)
+
+    async def _fetch(self, key: int) -> None:
+        image = self._catalog.image(key)
+        if image is not None and not self._annotations.is_cached(image):
+            await self._annotations.fetch(image)
+
+    async def _confirm(self, dataset: int, key: int) -> None:
+        image = self._catalog.image(key)
+        if image is not None and self._annotations.is_due(image):
+            await self._annotations.fetch(image)
+
+
+async def _each(keys: list[int], work: Callable[[int], Awaitable[None]]) -> None:
+    """Do `work` for each key, some at once. The first error ends it, and is raised."""
+    remaining = iter(keys)
+    errors: list[PictofsError] = []
+
+    async def serve() -> None:
+        for key in remaining:
+            if errors:
+                return
+            try:
+                await work(key)
+            except PictofsError as error:
+                errors.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(min(WORKERS, len(keys))):
+            nursery.start_soon(serve)
+
+    if errors:
+        raise errors[0]
+
+
+async def _built(job: BuildJob) -> Built:
+    """Build in a process of its own; in a thread if none can be started."""
+    ours, theirs = socket.socketpair()
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with theirs:
+            process = start("pictofs.library.formats.build_process", theirs)
+        await stream.send_all(msgspec.json.encode(job))
+        await stream.send_eof()
+
+        answer = bytearray()
+        while piece := await stream.receive_some(1 << 16):
+            answer += piece
+            if len(answer) > ANSWER_MAX_BYTES:
+                raise PictofsError("the process that makes files of a format says too much")
+
+        return msgspec.json.decode(bytes(answer), type=Built)
+    except CannotStart as error:
+        log.info("files of a format are made by the mount itself: %s", error)
+        return await in_thread(build, job)
+    except (trio.BrokenResourceError, msgspec.MsgspecError) as error:
+        raise PictofsError(
+            f"the process that makes formats/{job.format} has ended without a word",
+            hint="is there enough memory? Try again",
+        ) from error
+    finally:
+        with trio.CancelScope(shield=True):
+            # This makes the process end.
+            await trio.aclose_forcefully(stream)
+            if process is not None:
+                await end(process)

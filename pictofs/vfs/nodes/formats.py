@@ -1,0 +1,503 @@
+"""`formats/` of a dataset, or of one status of it: its images in the layouts that trainers read.
+
+Images are those of `images/` and have the same inode numbers, as if they were hard links. Label
+files are made of annotation files when they are opened, and files of a whole dataset once for each
+state of it (pictofs/library/formats). Neither has versions in its inode number: what is open stays
+as it was opened, and the kernel drops the pages of what has changed.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import trio
+
+from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
+from pictofs.library.formats.formats import Formats
+from pictofs.library.formats.names import Names, placed_in
+from pictofs.library.library import Library
+from pictofs.model.formats import (
+    NODE_AT,
+    NODES,
+    TREE_AT,
+    TREES,
+    Format,
+    Node,
+    Role,
+    Tree,
+    base_and_place,
+    below,
+    label_format,
+    label_place,
+    listed_folder,
+    own_folder,
+    tag_place,
+    tag_split,
+    version_of,
+)
+from pictofs.model.inode import Inode, NodeKind, number
+from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
+from pictofs.vfs.node import (
+    BATCH,
+    Attributes,
+    DirectoryHandler,
+    Entry,
+    EntryBatch,
+    FileHandler,
+    Opening,
+    PlainHandler,
+    exactly,
+    folder,
+    unsized,
+)
+from pictofs.vfs.nodes.images import image_file
+
+LABEL_PLACEHOLDER_BYTES = 1 << 20
+"""Bytes that stat shows for a label file whose annotation file was never read."""
+BUILT_PLACEHOLDER_BYTES = 1 << 30
+"""Bytes that stat shows for a file of a whole dataset until it is opened."""
+
+_TREE_FILE = 1
+"""The cookie behind the one file that a tree's root has besides images; theirs are 3 and more."""
+
+
+class FormatNodes(PlainHandler):
+    """`formats/`, and what each format has once in a dataset."""
+
+    def __init__(self, library: Library, folders: FormatFolders, labels: Labels) -> None:
+        self._library = library
+        self._formats: Formats = library.formats
+        self._folders = folders
+        self._labels = labels
+
+    def root(self, row: DatasetRow, base: str | None) -> Attributes:
+        """Attributes of `formats/`. `base`: the status that it is of; None: the whole dataset."""
+        return self._folder(row, base, ())
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Attributes of a folder or file."""
+        base, node = _node(inode)
+        return self._of(await self._library.listing.dataset(inode.key), base, node)
+
+    async def lookup(self, inode: Inode, name: str) -> Attributes:
+        """Attributes of an entry. Raises NoSuchEntry, NotADirectory."""
+        base, node = _node(inode)
+        row = await self._library.listing.dataset(inode.key)
+
+        match node.role:
+            case Role.FOLDER:
+                return self._entry(row, base, node, name)
+            case Role.FLAT_IMAGES:
+                return await self._flat_image(row, base, node, name)
+            case Role.FLAT_LABELS:
+                return await self._flat_label(row, base, node, name)
+            case Role.TAGS:
+                names = await self._formats.names.flat(row.key)
+                if name in names.tags:
+                    return self._folders.of_tag(row, base, _split(node), name)
+                raise NoSuchEntry(f"no image has the tag {name!r}")
+
+        raise NotADirectory(f"{name!r} was looked up in a file")
+
+    async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
+        """Entries after `cookie`. Raises NotADirectory."""
+        base, node = _node(inode)
+        row = await self._library.listing.dataset(inode.key)
+        found: list[Entry] = []
+
+        match node.role:
+            case Role.FOLDER:
+                for at, name in enumerate(self._names(row, node), 1):
+                    found.append(Entry(name, self._entry(row, base, node, name), at))
+                return EntryBatch(found[cookie:], None)
+            case Role.FLAT_IMAGES | Role.FLAT_LABELS:
+                return EntryBatch(await self._flat(row, base, node, cookie), None)
+            case Role.TAGS:
+                names = await self._formats.names.flat(row.key)
+                for at, name in enumerate(sorted(names.tags), 1):
+                    attributes = self._folders.of_tag(row, base, _split(node), name)
+                    found.append(Entry(name, attributes, at))
+                return EntryBatch(found[cookie : cookie + BATCH], None)
+
+        raise NotADirectory("a file was listed")
+
+    async def open(self, inode: Inode) -> Opening:
+        """A file of a whole dataset, which is made if it is not there. Raises IsADirectory."""
+        base, node = _node(inode)
+        row = await self._library.listing.dataset(inode.key)
+        if node.role is Role.README:
+            content = self._formats.readme()
+        elif node.role is Role.BUILT:
+            content = await self._formats.built(row.key, base, node)
+        else:
+            raise IsADirectory("a folder was opened as a file")
+
+        shown = exactly(self._of(row, base, node), content.size)
+        return Opening(shown, content, told_one_size=False)
+
+    def _names(self, row: DatasetRow, node: Node) -> list[str]:
+        names = below(node.path)
+        if not node.path and not self._formats.has_pose(row.key):
+            names.remove("yolo-pose")
+        return names
+
+    def _entry(self, row: DatasetRow, base: str | None, node: Node, name: str) -> Attributes:
+        """An entry of a folder that has nodes and trees alone."""
+        path = (*node.path, name)
+        if name not in self._names(row, node):
+            raise NoSuchEntry(f"there is no {name!r}")
+        if path in NODE_AT:
+            return self._of(row, base, NODES[NODE_AT[path]])
+
+        return self._folders.of_tree(row, base, TREES[TREE_AT[path]])
+
+    def _of(self, row: DatasetRow, base: str | None, node: Node) -> Attributes:
+        if node.role in (Role.README, Role.BUILT):
+            return _file(self._library, row, base, node)
+        return self._folder(row, base, node.path)
+
+    def _folder(self, row: DatasetRow, base: str | None, path: tuple[str, ...]) -> Attributes:
+        keep = self._library.listing.fresh_for
+        return folder(_number(row, base, path), row.created_ns, keep)
+
+    # Folders of all images.
+
+    async def _flat_image(
+        self, row: DatasetRow, base: str | None, node: Node, name: str
+    ) -> Attributes:
+        names = await self._formats.names.flat(row.key)
+        image = names.image(_format(node), None, name)
+        if image is None or not placed_in(image, base, None):
+            raise NoSuchEntry(f"there is no {name!r}")
+        return image_file(image, self._library.listing.fresh_for)
+
+    async def _flat_label(
+        self, row: DatasetRow, base: str | None, node: Node, name: str
+    ) -> Attributes:
+        names = await self._formats.names.flat(row.key)
+        image = names.labelled(_format(node), None, name)
+        if image is None or not placed_in(image, base, None):
+            raise NoSuchEntry(f"there is no {name!r}")
+        return await self._labels.found(image, base, _format(node))
+
+    async def _flat(
+        self, row: DatasetRow, base: str | None, node: Node, cookie: int
+    ) -> list[Entry]:
+        names = await self._formats.names.flat(row.key)
+        format_ = _format(node)
+        keep = self._library.listing.fresh_for
+        after: int | None = cookie
+        while after is not None:
+            images, after = self._library.catalog.shown_after(
+                ImageRow, after, BATCH, dataset=row.key, directory=None, status=base, split=None
+            )
+            if images and node.role is Role.FLAT_IMAGES:
+                return [
+                    Entry(names.own_name(each, format_), image_file(each, keep), each.seq)
+                    for each in images
+                ]
+            if images:
+                return [
+                    Entry(
+                        names.label_name(each, format_),
+                        self._labels.listed(each, base, format_),
+                        each.seq,
+                    )
+                    for each in images
+                ]
+
+            await trio.lowlevel.checkpoint()
+
+        return []
+
+
+class FormatFolders(DirectoryHandler):
+    """The virtual directories in a format, and the folders of its tags."""
+
+    def __init__(self, library: Library, labels: Labels) -> None:
+        self._library = library
+        self._formats: Formats = library.formats
+        self._labels = labels
+
+    def of_tree(self, row: DatasetRow, base: str | None, tree: Tree) -> Attributes:
+        """Attributes of a tree's root."""
+        root = self._library.catalog.directory_by_path(row.key, "/")
+        if root is None:
+            raise NoSuchEntry("the dataset is gone")
+        return self._folder(root.key, row, base, TREE_AT[tree.path])
+
+    def of_tag(self, row: DatasetRow, base: str | None, split: str, name: str) -> Attributes:
+        """Attributes of a tag's folder."""
+        key = self._formats.names.tag_key(row, name)
+        return self._folder(key, row, base, tag_place(split))
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Attributes of a folder."""
+        base, place = _place(inode)
+        if tag_split(place) is not None:
+            row = await self._library.listing.dataset(self._tag(inode)[0])
+        else:
+            row = await self._library.listing.dataset(self._directory(inode).dataset)
+
+        return self._folder(inode.key, row, base, place)
+
+    async def lookup(self, inode: Inode, name: str) -> Attributes:
+        """Attributes of a directory, an image or a label file. Raises NoSuchEntry."""
+        base, place = _place(inode)
+        split = tag_split(place)
+        if split is not None:
+            return await self._tagged_image(inode, base, split, name)
+
+        tree = TREES[place]
+        directory = self._directory(inode)
+        names = await self._formats.names.of(directory.dataset)
+        row = await self._library.listing.dataset(directory.dataset)
+        is_top = directory.parent is None
+        own = NODE_AT.get((*tree.path, name))
+        if is_top and own is not None:
+            return _file(self._library, row, base, NODES[own])
+
+        entry = listed_folder(name, tree.format, is_top=is_top)
+        below_ = None
+        if entry is not None:
+            below_ = self._library.catalog.directory_by_entry(directory.key, entry)
+        if below_ is not None and names.shows(below_.key, base, tree.split):
+            return self._folder(below_.key, row, base, place)
+
+        find = names.labelled if tree.labels else names.image
+        image = find(tree.format, directory.key, name)
+        if image is None or not placed_in(image, base, tree.split):
+            raise NoSuchEntry(f"there is no {name!r}")
+        if tree.labels:
+            return await self._labels.found(image, base, tree.format)
+
+        return image_file(image, self._library.listing.fresh_for)
+
+    async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
+        """Entries after `cookie`: directories first, with the cookies that they have in
+        `images/`."""
+        base, place = _place(inode)
+        split = tag_split(place)
+        if split is not None:
+            return EntryBatch(await self._tagged(inode, base, split, cookie), None)
+
+        tree = TREES[place]
+        directory = self._directory(inode)
+        names = await self._formats.names.of(directory.dataset)
+        row = await self._library.listing.dataset(directory.dataset)
+        is_top = directory.parent is None
+        if not cookie and is_top:
+            found = [
+                Entry(node.path[-1], _file(self._library, row, base, node), _TREE_FILE)
+                for node in NODES
+                if node.path[:-1] == tree.path
+            ]
+            if found:
+                return EntryBatch(found, None)
+
+        if cookie == _TREE_FILE:
+            cookie = 0
+        seq = cookie >> 1
+
+        # An odd cookie is a file's: then all directories have been given.
+        catalog = self._library.catalog
+        while not cookie & 1 and (rows := catalog.directories_after(directory.key, seq, BATCH)):
+            seq = rows[-1].seq
+            entries = [
+                Entry(
+                    own_folder(each.entry, tree.format, is_top=is_top),
+                    self._folder(each.key, row, base, place),
+                    each.seq << 1,
+                )
+                for each in rows
+                if names.shows(each.key, base, tree.split)
+            ]
+            if entries:
+                return EntryBatch(entries, None)
+
+        return EntryBatch(
+            await self._files(directory, base, tree, names, seq if cookie & 1 else 0), None
+        )
+
+    async def _files(
+        self, directory: DirectoryRow, base: str | None, tree: Tree, names: Names, seq: int
+    ) -> list[Entry]:
+        keep = self._library.listing.fresh_for
+        after: int | None = seq
+        while after is not None:
+            images, after = self._library.catalog.shown_after(
+                ImageRow,
+                after,
+                BATCH,
+                dataset=directory.dataset,
+                directory=directory.key,
+                status=base,
+                split=tree.split,
+            )
+            if images and tree.labels:
+                return [
+                    Entry(
+                        names.label_name(each, tree.format),
+                        self._labels.listed(each, base, tree.format),
+                        each.seq << 1 | 1,
+                    )
+                    for each in images
+                ]
+            if images:
+                return [
+                    Entry(
+                        names.own_name(each, tree.format),
+                        image_file(each, keep),
+                        each.seq << 1 | 1,
+                    )
+                    for each in images
+                ]
+
+            await trio.lowlevel.checkpoint()
+
+        return []
+
+    # Folders of tags.
+
+    async def _tagged_image(
+        self, inode: Inode, base: str | None, split: str, name: str
+    ) -> Attributes:
+        dataset, tag = self._tag(inode)
+        names = await self._formats.names.flat(dataset)
+        image = names.image("imagefolder", None, name)
+        if image is None or not placed_in(image, base, split) or not names.has_tag(image, tag):
+            raise NoSuchEntry(f"there is no {name!r}")
+        return image_file(image, self._library.listing.fresh_for)
+
+    async def _tagged(self, inode: Inode, base: str | None, split: str, seq: int) -> list[Entry]:
+        dataset, tag = self._tag(inode)
+        names = await self._formats.names.flat(dataset)
+        keep = self._library.listing.fresh_for
+        seqs = names.tags.get(tag, ())
+        at = bisect_right(seqs, seq)
+        while at < len(seqs):
+            images = self._library.catalog.images_at(seqs[at : at + BATCH])
+            at += BATCH
+            entries = [
+                Entry(names.own_name(each, "imagefolder"), image_file(each, keep), each.seq)
+                for each in images
+                if each.dataset == dataset and placed_in(each, base, split)
+            ]
+            if entries:
+                return entries
+
+            await trio.lowlevel.checkpoint()
+
+        return []
+
+    def _tag(self, inode: Inode) -> tuple[int, str]:
+        found = self._formats.names.tag_of(inode.key)
+        if found is None:
+            raise NoSuchEntry("the folder is gone")
+        return found
+
+    def _directory(self, inode: Inode) -> DirectoryRow:
+        row = self._library.catalog.directory(inode.key)
+        if row is None or _place(inode)[1] >= len(TREES):
+            raise NoSuchEntry("the directory is gone")
+        return row
+
+    def _folder(self, key: int, row: DatasetRow, base: str | None, place: int) -> Attributes:
+        inode = number(NodeKind.FORMAT_FOLDER, key, version_of(base, place))
+        return folder(inode, row.created_ns, self._library.listing.fresh_for)
+
+
+class Labels(FileHandler):
+    """Label files: each is what one format makes of one annotation file."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._formats: Formats = library.formats
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """Attributes, with the exact size if the annotation file is there."""
+        base, format_ = _label(inode)
+        return await self.found(self._row(inode), base, format_)
+
+    async def found(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
+        """The same of an image's label file."""
+        data = await self._formats.known_label(image, base, format_)
+        shown = self.listed(image, base, format_)
+        return shown if data is None else exactly(shown, len(data))
+
+    def listed(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
+        """Attributes as a listing has them, which looks at no annotation file."""
+        return unsized(
+            number(NodeKind.LABEL, image.key, version_of(base, label_place(format_))),
+            LABEL_PLACEHOLDER_BYTES,
+            image.annotation_ns or image.created_ns,
+            self._library.listing.fresh_for,
+        )
+
+    async def open(self, inode: Inode) -> Opening:
+        """The label file as the annotation file is now."""
+        base, format_ = _label(inode)
+        content = await self._formats.label(self._row(inode), base, format_)
+        shown = exactly(self.listed(self._row(inode), base, format_), content.size)
+        return Opening(shown, content, told_one_size=False)
+
+    def _row(self, inode: Inode) -> ImageRow:
+        row = self._library.catalog.image(inode.key)
+        if row is None:
+            raise NoSuchEntry("the image is gone")
+        return row
+
+
+def _file(library: Library, row: DatasetRow, base: str | None, node: Node) -> Attributes:
+    """Attributes of a file that a format has once in a dataset, as far as they are known."""
+    size: int | None = library.formats.readme().size
+    mtime_ns = row.created_ns
+    if node.role is Role.BUILT:
+        size, mtime_ns = library.formats.last_built(row, base, node)
+
+    inode = _number(row, base, node.path)
+    shown = unsized(inode, BUILT_PLACEHOLDER_BYTES, mtime_ns, library.listing.fresh_for)
+    return shown if size is None else exactly(shown, size)
+
+
+def _number(row: DatasetRow, base: str | None, path: tuple[str, ...]) -> int:
+    return number(NodeKind.FORMAT, row.key, version_of(base, NODE_AT[path]))
+
+
+def _place(inode: Inode) -> tuple[str | None, int]:
+    """The base and place of a folder. Raises NoSuchEntry."""
+    try:
+        base, place = base_and_place(inode.version)
+    except IndexError:
+        raise NoSuchEntry("there is no such folder") from None
+    if place >= len(TREES) and tag_split(place) is None:
+        raise NoSuchEntry("there is no such folder")
+    return base, place
+
+
+def _node(inode: Inode) -> tuple[str | None, Node]:
+    """The base and node of an inode number. Raises NoSuchEntry."""
+    try:
+        base, place = base_and_place(inode.version)
+        return base, NODES[place]
+    except IndexError:
+        raise NoSuchEntry("there is no such file") from None
+
+
+def _label(inode: Inode) -> tuple[str | None, Format]:
+    """The base and format of a label file. Raises NoSuchEntry."""
+    try:
+        base, place = base_and_place(inode.version)
+        return base, label_format(place)
+    except IndexError:
+        raise NoSuchEntry("there is no such file") from None
+
+
+def _format(node: Node) -> Format:
+    assert node.format is not None
+    return node.format
+
+
+def _split(node: Node) -> str:
+    assert node.split is not None
+    return node.split
