@@ -14,6 +14,8 @@ from pictofs.api.key import ApiKey
 from pictofs.app.library import only, open_library
 from pictofs.config import LibrarySettings
 from pictofs.library.bulk.download import DownloadJob, DownloadRequest
+from pictofs.library.bulk.format_download import FormatDownloadJob
+from pictofs.model.formats import Format
 from pictofs.store.folder import Folder
 
 
@@ -34,15 +36,18 @@ def download(
     api_key: ApiKey,
     root: Path,
     request: DownloadRequest,
+    format_: Format | None,
     show: Callable[[dict[str, Any]], None],
 ) -> Ended:
     """Write a dataset to the folder `root`, and `show` now and then how far that is.
+
+    `format_`: the layout; None: as in a mount, images and annotations.
 
     Raises PictofsError for what went wrong before the server was asked.
     """
     with Folder(root) as folder:
         try:
-            return trio.run(_run, settings, api_key, folder, request, show)
+            return trio.run(_run, settings, api_key, folder, request, format_, show)
         except BaseExceptionGroup as group:
             # Of the nursery, however few are in it.
             raise only(group) from group
@@ -53,6 +58,7 @@ async def _run(
     api_key: ApiKey,
     folder: Folder,
     request: DownloadRequest,
+    format_: Format | None,
     show: Callable[[dict[str, Any]], None],
 ) -> Ended:
     interrupted = False
@@ -68,6 +74,8 @@ async def _run(
     async with open_library(settings, api_key) as (library, nursery):
         library.start(nursery, readers=False)
         job = DownloadJob(library, folder, request)
+        if format_ is not None:
+            job = FormatDownloadJob(library, folder, request, format_)
         await nursery.start(stop_on_signals, job)
         nursery.start_soon(job.run)
 

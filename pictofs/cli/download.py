@@ -30,6 +30,20 @@ from pictofs.cli.options import (
 )
 from pictofs.cli.progress import outcome, showing
 from pictofs.config import LibrarySettings, resolve
+from pictofs.model.formats import FORMATS
+
+
+class Layout(StrEnum):
+    """The layouts that trainers read."""
+
+    YOLO = "yolo"
+    YOLO_SEGMENT = "yolo-segment"
+    YOLO_OBB = "yolo-obb"
+    YOLO_POSE = "yolo-pose"
+    COCO = "coco"
+    VOC = "voc"
+    IMAGEFOLDER = "imagefolder"
+    HUGGINGFACE = "huggingface"
 
 
 class Mode(StrEnum):
@@ -62,6 +76,16 @@ def download(
             help="Images and annotations, or one of them.",
         ),
     ] = Mode.FULL,
+    layout: Annotated[
+        Layout | None,
+        typer.Option(
+            "--format",
+            metavar="|".join(Layout),
+            show_default=False,
+            help="Write what `formats/` of a mount has for a trainer: images and labels in its "
+            "layout, of the whole dataset or of one --status.",
+        ),
+    ] = None,
     status: Status = None,
     split: Split = None,
     workers: Annotated[
@@ -84,7 +108,7 @@ def download(
     **given: str | bool | None,
 ) -> int:
     """Write a dataset to DIR: DIR/images/... and DIR/annotations/..., as `cp -r` from a mount
-    would, without a mount.
+    would, without a mount; or in the layout of a trainer.
 
     Goes on where an earlier run ended, fetches only what is missing or has changed, and leaves
     alone what else is in DIR. Exits with 0 only when everything is there.
@@ -110,7 +134,9 @@ def download(
 
     with showing(as_json=as_json) as progress:
         root = Path(os.path.abspath(os.path.expanduser(folder)))
-        ended = run(settings, ApiKey(access.api_key, access.source), root, wanted, progress.show)
+        format_ = None if layout is None else FORMATS[list(Layout).index(layout)]
+        key = ApiKey(access.api_key, access.source)
+        ended = run(settings, key, root, wanted, format_, progress.show)
 
         result = ended.result
         progress.show(result)

@@ -20,6 +20,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
+import google_crc32c
+
 from pictofs.errors import AlreadyExists, Conflict, DiskFull, Forbidden, Invalid, PictofsError
 from pictofs.store.checksum import checksum
 
@@ -35,6 +37,9 @@ _DENIED = (errno.EACCES, errno.EPERM)
 _NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 _NO_RANGES = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 """Errors of `copy_file_range` at which the bytes are copied by this process instead."""
+
+_NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT)
+"""Errors of `link` at which the file is brought again instead."""
 
 _PIECE = 1 << 20
 
@@ -155,7 +160,40 @@ class Folder:
         finally:
             os.close(fd)
 
+    def holds_bytes(self, path: Sequence[str], data: bytes) -> bool:
+        """Whether there is a file of that content."""
+        return self.holds_content(path, len(data), google_crc32c.value(data))
+
     # Changes.
+
+    def link(self, there: Sequence[str], path: Sequence[str]) -> bool:
+        """Give the file at `there` the name `path`, too; a regular file of that name is replaced.
+
+        False if the file system has no hard links, or the file no more. Raises what
+        `PartialFile.commit` raises.
+        """
+        name = b"%d" % next(self._numbers)
+        *folders, source = _spelled(there)
+        with self._errors(f"linking {'/'.join(path)}"):
+            at = self._open(folders)
+            try:
+                os.link(
+                    source, name, src_dir_fd=at, dst_dir_fd=self._partial, follow_symlinks=False
+                )
+            except OSError as error:
+                if error.errno in _NO_LINKS:
+                    return False
+                raise
+            finally:
+                self._close(at)
+
+            try:
+                self._commit(name, path)
+            finally:
+                # Of a link to the very same file `rename` does nothing, and leaves both.
+                self._discard(name)
+
+        return True
 
     def make(self, path: Sequence[str]) -> None:
         """Make a folder at `path`, if there is none. Raises AlreadyExists if something else is

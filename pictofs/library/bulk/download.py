@@ -101,14 +101,18 @@ class DownloadJob(Job):
             self._make_folders()
             self._warn()
 
-            if self.missing:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._folder_writer.serve)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._folder_writer.serve)
+                if self.missing:
                     await self._fetch_missing()
-                    nursery.cancel_scope.cancel()
+                    # What counts is what is there now.
+                    await self._count()
 
-                # What counts is what is there now.
-                await self._count()
+                await self._finish()
+                nursery.cancel_scope.cancel()
+
+    async def _finish(self) -> None:
+        """What comes when every file was fetched."""
 
     async def _list_dataset(self) -> None:
         listing = self._library.listing

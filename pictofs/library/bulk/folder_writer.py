@@ -123,6 +123,28 @@ class FolderWriter:
         now = self._catalog.image(image.key) or image
         await self._put(path, data, _annotation_time(now))
 
+    async def label(self, image: ImageRow, path: Path, data: bytes) -> None:
+        """Bring a file that was made of an image's annotation file."""
+        await self._put(path, data, _annotation_time(image))
+
+    async def built(self, blob_name: str, path: Path, mtime_ns: int) -> None:
+        """Bring a blob, unless its content is there already.
+
+        Raises NoSuchEntry if the cache has lost it.
+        """
+        blob = await self._cache.verified(blob_name)
+        if blob is None:
+            raise NoSuchEntry(f"{'/'.join(path)} went from the cache: try again")
+
+        with blob:
+            size = blob.size
+            if not self._folder.holds_content(path, size, blob.crc32c):
+                await self._disk.call(_copy, self._folder, blob.fd, size, path, mtime_ns)
+
+    async def link(self, there: Path, path: Path) -> bool:
+        """Give a file that is there a second name; False if the file system has no hard links."""
+        return await self._disk.call(self._folder.link, there, path)
+
     async def _from_cache(self, key: str, path: Path, mtime_ns: int) -> int | None:
         """Copy a blob; its size, None if there is none."""
         blob = await self._cache.verified(key)

@@ -11,13 +11,14 @@ from pictofs.formats.losses import Losses
 from pictofs.formats.sample import Sample, decode
 from pictofs.library.annotations.annotations import Annotations
 from pictofs.library.content.cache import ContentCache
-from pictofs.library.content.content import CachedContent, Content, ContentInMemory
+from pictofs.library.content.content import Content, ContentInMemory
 from pictofs.library.formats.build import is_sized, sample_of
 from pictofs.library.formats.builder import Builder
 from pictofs.library.formats.dimensions import Dimensions
 from pictofs.library.formats.names import FormatNames
 from pictofs.library.formats.writers import TASKS
 from pictofs.model.formats import Format, Node
+from pictofs.store.blobs.cache import Blob
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
@@ -112,25 +113,24 @@ class Formats:
 
         raise Stale(f"the annotations of {image.entry} change all the time")
 
-    async def known_label(self, image: ImageRow, base: str | None, format_: Format) -> bytes | None:
-        """The same, if everything is there that it takes; None if not."""
+    def known_label(self, image: ImageRow, base: str | None, format_: Format) -> bytes | None:
+        """The same, if everything is there that it takes; None if not. Inline, 0.2 ms."""
         if not self._annotations.is_cached(image) or not is_sized(image):
             return None
 
-        content = await self._cache.content(self._cache.annotation_blob_name(image))
-        if content is None:
-            return None
         try:
-            return self._known(image, content, base, format_)
+            blob = self._cache.blob(self._cache.annotation_blob_name(image))
+            if blob is None:
+                return None
+            with blob:
+                return self._known(image, blob, base, format_) if blob.verified else None
         except PictofsError:
             return None
-        finally:
-            content.close()
 
     def _known(
-        self, image: ImageRow, content: CachedContent, base: str | None, format_: Format
+        self, image: ImageRow, blob: Blob, base: str | None, format_: Format
     ) -> bytes | None:
-        sample = self._sample(image, content.pread(0, content.size), format_)
+        sample = self._sample(image, blob.pread(0, blob.size), format_)
         classes = self.declared(image.dataset)
         more = undeclared(sample, classes)
         if more and format_ in TASKS:

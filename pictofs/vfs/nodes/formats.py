@@ -178,7 +178,7 @@ class FormatNodes(PlainHandler):
         image = names.labelled(_format(node), None, name)
         if image is None or not placed_in(image, base, None):
             raise NoSuchEntry(f"there is no {name!r}")
-        return await self._labels.found(image, base, _format(node))
+        return self._labels.found(image, base, _format(node))
 
     async def _flat(
         self, row: DatasetRow, base: str | None, node: Node, cookie: int
@@ -269,7 +269,7 @@ class FormatFolders(DirectoryHandler):
         if image is None or not placed_in(image, base, tree.split):
             raise NoSuchEntry(f"there is no {name!r}")
         if tree.labels:
-            return await self._labels.found(image, base, tree.format)
+            return self._labels.found(image, base, tree.format)
 
         return image_file(image, self._library.listing.fresh_for)
 
@@ -417,11 +417,11 @@ class Labels(FileHandler):
     async def attributes(self, inode: Inode) -> Attributes:
         """Attributes, with the exact size if the annotation file is there."""
         base, format_ = _label(inode)
-        return await self.found(self._row(inode), base, format_)
+        return self.found(self._row(inode), base, format_)
 
-    async def found(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
+    def found(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
         """The same of an image's label file."""
-        data = await self._formats.known_label(image, base, format_)
+        data = self._formats.known_label(image, base, format_)
         shown = self.listed(image, base, format_)
         return shown if data is None else exactly(shown, len(data))
 
