@@ -23,13 +23,14 @@ from pictofs.model.plural import counted
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pictofs.model.status import AnnotationsStatus, RateStatus, Status
+    from pictofs.model.status import AnnotationsStatus, FormatStatus, RateStatus, Status
 
 WINDOW_S = 3600.0
 """Seconds after which the rate limit is there again at the latest."""
 
 ROUTES_SHOWN = 3
 ORDERS_SHOWN = 2
+FORMATS_SHOWN = 2
 """So many, so that a mount's status fits on a terminal of 24 lines; --json has all of them."""
 
 WIDE_COLUMNS = 100
@@ -263,6 +264,8 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
 
     lines += _labels(status.annotations, now)
 
+    lines += _formats(status.formats)
+
     ahead = status.prefetch
     if ahead.fetched:
         read = f"{ahead.used:,} {'was' if ahead.used == 1 else 'were'} read"
@@ -315,6 +318,22 @@ def _routes(by_route: dict[str, int]) -> str:
     if len(most) > ROUTES_SHOWN:
         shown.append(f"others {sum(count for _, count in most[ROUTES_SHOWN:])}")
     return ", ".join(shown)
+
+
+def _formats(formats: list[FormatStatus]) -> list[tuple[str, str]]:
+    """What the formats whose files were made can't hold."""
+    lines = []
+    for each in formats[:FORMATS_SHOWN]:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in each.left_out.items())
+        place = f"{each.dataset}/by-status/{each.of_status}" if each.of_status else each.dataset
+        text = f"{place}: {counted(each.labels, 'label')}"
+        if left_out:
+            text += f"; left out or reduced: {left_out} (see report.json)"
+        lines.append((f"formats/{each.format}", text))
+    if len(formats) > FORMATS_SHOWN:
+        lines.append(("", f"and {counted(len(formats) - FORMATS_SHOWN, 'other format')}"))
+
+    return lines
 
 
 def _labels(annotations: AnnotationsStatus, now: float) -> list[tuple[str, str]]:

@@ -43,6 +43,7 @@ from pictofs.library.stats import ReadStats
 from pictofs.model.status import (
     BytesStatus,
     CacheStatus,
+    FormatStatus,
     RateStatus,
     RequestsStatus,
     Status,
@@ -357,6 +358,7 @@ class Library:
         status.cache = self._cache_status(cache_dir)
         status.prefetch = self.downloads.prefetch.status()
         status.annotations = self.annotations.ages.status()
+        status.formats = self._format_status()
         status.server = self.traits.all()
         status.rate = RateStatus(
             limit=stats.limit,
@@ -365,6 +367,24 @@ class Library:
             reserve=stats.reserve,
             spent_until=stats.spent_until(self.clock.wall()),
         )
+
+    def _format_status(self) -> list[FormatStatus]:
+        found = []
+        for dataset, base, format_, losses in self.formats.builder.losses():
+            row = self.catalog.dataset(dataset)
+            if row is not None:
+                found.append(
+                    FormatStatus(
+                        dataset=row.entry,
+                        of_status=base,
+                        format=format_,
+                        images=losses.images,
+                        labels=losses.labels,
+                        left_out=losses.counts,
+                    )
+                )
+
+        return found
 
     def _cache_status(self, cache_dir: Path) -> CacheStatus:
         status = CacheStatus(

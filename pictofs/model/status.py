@@ -118,6 +118,18 @@ class AnnotationsStatus(msgspec.Struct):
     exports: list[ExportStatus] = []
 
 
+class FormatStatus(msgspec.Struct):
+    """A format whose files were made. `of_status`: the status of its images; None: any."""
+
+    dataset: str = ""
+    of_status: str | None = None
+    format: str = ""
+    images: int = 0
+    labels: int = 0
+    left_out: dict[str, int] = {}
+    """What the format can't hold, by the words of its report.json."""
+
+
 class RateStatus(msgspec.Struct):
     """The request budget. `reset_at`: seconds since the epoch."""
 
@@ -161,6 +173,7 @@ class Status(msgspec.Struct):
     cache: CacheStatus | None = None
     prefetch: PrefetchStatus = msgspec.field(default_factory=PrefetchStatus)
     annotations: AnnotationsStatus = msgspec.field(default_factory=AnnotationsStatus)
+    formats: list[FormatStatus] = []
     server: dict[str, str] = {}
     """Where this server differs, by trait."""
     rate: RateStatus = msgspec.field(default_factory=RateStatus)
