@@ -29,7 +29,7 @@ class Pose(msgspec.Struct, frozen=True):
     slots: tuple[Annotation | None, ...]
     """None where a joint is not labelled or lies outside the image."""
     first: Annotation
-    """Its first joint, whose id stands for the object."""
+    """Its first joint in that order: its id and its attributes are the object's."""
     box: Corners
     """Around the joints, not smaller than BOX_SIDE_SHARE, cut to the image."""
 
@@ -81,7 +81,6 @@ def _pose(
     places = classes.slots(name)
     slots: list[Annotation | None] = [None] * len(classes.skeletons[name].nodes)
     spilled = []
-    placed = []
 
     for point in points:
         place = places.get(point.name)
@@ -89,8 +88,8 @@ def _pose(
             spilled.append(point)
             continue
         slots[place] = point
-        placed.append(point)
 
+    placed = [slot for slot in slots if slot is not None]
     box = points_box(placed, sample)
     return Pose(name, tuple(slots), placed[0], box), spilled
 
