@@ -104,7 +104,7 @@ def annotation_ids(sample: Sample, chosen: Sequence[Annotation], ids: Ids) -> li
     taken: set[int] = set()
     found = []
     for annotation in chosen:
-        index = zlib.crc32(annotation.id.encode()) % ANNOTATIONS_MAX
+        index = zlib.crc32(annotation.id.encode("utf-8", "surrogatepass")) % ANNOTATIONS_MAX
         while index in taken:
             index = (index + 1) % ANNOTATIONS_MAX
         taken.add(index)
@@ -155,32 +155,30 @@ def _shape_row(
         losses.add("unknown_class", sample.file_name)
         return None
 
-    ring = geometry.clip_ring(geometry.outline(annotation), sample.width, sample.height)
-    if not ring:
-        losses.add("outside", sample.file_name)
-        return None
-    size = geometry.area(ring)
+    width = sample.width
+    height = sample.height
+    clipped = geometry.clip_annotation(annotation, width, height)
+    ring = geometry.clip_outline(annotation, width, height)
     segmentation: Any = [_flat(ring)]
+    size = 0.0
+    if clipped is not None and ring:
+        size = geometry.area(ring)
 
-    if annotation.kind == "bbox":
-        clipped = geometry.clip_corners(geometry.corners(annotation), sample.width, sample.height)
-        box = annotation.box
-        if clipped is not None and box is not None:
-            size = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
-    else:
-        clipped = geometry.clip_corners(geometry.extent(ring), sample.width, sample.height)
-        if len(annotation.rings) > 1:
-            code = runs.encode(annotation.rings, sample.width, sample.height)
-            if code is None:
-                losses.add("hole", sample.file_name)
-            else:
-                segmentation = {"size": [sample.height, sample.width], "counts": code}
-                size = float(sum(code[1::2]))
+    if len(annotation.rings) > 1 and size > 0:
+        code = runs.encode(annotation.rings, width, height)
+        if code is None:
+            losses.add("hole", sample.file_name)
+        else:
+            segmentation = {"size": [height, width], "counts": code}
+            size = float(sum(code[1::2]))
 
     if clipped is None or size <= 0:
-        losses.add("degenerate", sample.file_name)
+        outside = geometry.is_outside(annotation, width, height)
+        losses.add("outside" if outside else "degenerate", sample.file_name)
         return None
 
+    if annotation.kind == "bbox":
+        size = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
     row = _row(sample, place, _xywh(clipped, annotation), size, segmentation)
     skeleton = classes.skeletons.get(annotation.name)
     if skeleton is not None:
@@ -251,7 +249,7 @@ def _xywh(clipped: geometry.Corners, annotation: Annotation) -> list[float]:
     """The box as COCO has it. One that was not cut keeps its very numbers."""
     left, top, right, bottom = clipped
     box = annotation.box
-    if box is not None and clipped == geometry.corners(annotation):
+    if box is not None and clipped == annotation.bounds:
         return [box.x, box.y, box.w, box.h]
     return [left, top, right - left, bottom - top]
 

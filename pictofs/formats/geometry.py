@@ -34,12 +34,28 @@ def extent(points: Sequence[Point]) -> Corners:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def corners(annotation: Annotation) -> Corners:
-    """The upright box around a `bbox` or a `polygon`, not cut to the image."""
-    box = annotation.box
-    if box is not None:
-        return box.x, box.y, box.x + box.w, box.y + box.h
-    return extent(annotation.rings[0])
+def clip_annotation(annotation: Annotation, width: int, height: int) -> Corners | None:
+    """The upright box around what of a `bbox` or a `polygon` lies within the image.
+
+    None if nothing does, or if what is left has no area.
+    """
+    if annotation.kind == "bbox" or _is_inside(annotation.bounds, width, height):
+        return clip_corners(annotation.bounds, width, height)
+
+    ring = clip_ring(annotation.rings[0], width, height)
+    if not ring:
+        return None
+    return clip_corners(extent(ring), width, height)
+
+
+def is_outside(annotation: Annotation, width: int, height: int) -> bool:
+    """Whether the box around a label has nothing in common with the image."""
+    left, top, right, bottom = annotation.bounds
+    return right <= 0 or bottom <= 0 or left >= width or top >= height
+
+
+def _is_inside(box: Corners, width: int, height: int) -> bool:
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height
 
 
 def rectangle(box: Corners) -> list[Point]:
@@ -68,7 +84,15 @@ def outline(annotation: Annotation) -> list[Point]:
         return list(annotation.rings[0])
     if annotation.oriented is not None:
         return turned_corners(annotation.oriented)
-    return rectangle(corners(annotation))
+    return rectangle(annotation.bounds)
+
+
+def clip_outline(annotation: Annotation, width: int, height: int) -> list[Point]:
+    """The outline, cut to the image; [] if nothing is left."""
+    points = outline(annotation)
+    if annotation.oriented is None and _is_inside(annotation.bounds, width, height):
+        return points
+    return clip_ring(points, width, height)
 
 
 def clip_ring(ring: Sequence[Point], width: int, height: int) -> list[Point]:
@@ -77,8 +101,7 @@ def clip_ring(ring: Sequence[Point], width: int, height: int) -> list[Point]:
     A polygon of which several pieces are left stays one ring, whose pieces are joined along the
     image's edge: its area is right.
     """
-    left, top, right, bottom = extent(ring)
-    if left >= 0 and top >= 0 and right <= width and bottom <= height:
+    if _is_inside(extent(ring), width, height):
         return list(ring)
 
     points = list(ring)

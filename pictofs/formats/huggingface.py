@@ -17,6 +17,7 @@ from pictofs.formats.classes import Classes
 from pictofs.formats.coco import Ids, annotation_ids
 from pictofs.formats.losses import Losses
 from pictofs.formats.sample import Annotation, Sample
+from pictofs.model import names
 
 _encode = msgspec.json.Encoder().encode
 
@@ -49,7 +50,7 @@ def row(sample: Sample, classes: Classes, ids: Ids, losses: Losses) -> bytes:
         "width": sample.width,
         "height": sample.height,
         "image_id": sample.key,
-        "tags": _encode(sample.tags).decode(),
+        "tags": _encode([names.storable(tag) for tag in sample.tags]).decode(),
         "objects": objects,
     }
     return _encode(line) + b"\n"
@@ -67,18 +68,16 @@ def _add(
         losses.add("unknown_class", sample.file_name)
         return False
 
-    corners = geometry.corners(annotation)
+    clipped = geometry.clip_annotation(annotation, sample.width, sample.height)
+    if clipped is None:
+        outside = geometry.is_outside(annotation, sample.width, sample.height)
+        losses.add("outside" if outside else "degenerate", sample.file_name)
+        return False
+
     if annotation.kind == "polygon":
         losses.add("outline", sample.file_name)
-        ring = geometry.clip_ring(annotation.rings[0], sample.width, sample.height)
-        corners = geometry.extent(ring) if ring else (0.0, 0.0, 0.0, 0.0)
     elif annotation.oriented is not None:
         losses.add("rotation", sample.file_name)
-
-    clipped = geometry.clip_corners(corners, sample.width, sample.height)
-    if clipped is None:
-        losses.add("outside", sample.file_name)
-        return False
 
     left, top, right, bottom = clipped
     objects.bbox.append([left, top, right - left, bottom - top])

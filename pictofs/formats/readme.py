@@ -76,10 +76,12 @@ numbers in all splits. Images without a tag are in `_untagged`.
     datasets.load_dataset("imagefolder", data_dir="formats/huggingface")
 
 `objects.category` is the place in the dataset's classes, `objects.category_name` the class; `tags` is
-a JSON array. `datasets` copies nothing, but refuses splits of different types, as where one split has
-no labels at all; load that one by itself:
+a JSON array. `datasets` infers types from the labels and refuses splits whose types differ, so that
+a split in which nothing is labelled has to be loaded by itself, with the types of another one:
 
-    datasets.load_dataset("imagefolder", data_dir="formats/huggingface/test")
+    train = datasets.load_dataset("imagefolder", data_dir="formats/huggingface/train")["train"]
+    datasets.load_dataset("imagefolder", data_dir="formats/huggingface/test",
+                          features=train.features)
 """
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -61,8 +62,10 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
     """The platform's, unique in the image; "" if it has none."""
     name: str
     """The class, or the joint of a keypoint."""
+    bounds: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    """Left, top, right and bottom of a `bbox` or of a `polygon`'s outer ring."""
     box: Box | None = None
-    """Of a `bbox`; None for other kinds, whose geometry tells it."""
+    """Of a `bbox`, with the very numbers of the file."""
     oriented: OrientedBox | None = None
     """Of a `bbox` that is turned."""
     rings: tuple[Ring, ...] = ()
@@ -180,7 +183,7 @@ def _decode_singly(data: bytes) -> Decoded:
     for each in content[:ANNOTATIONS_MAX]:
         try:
             annotation = _checked(msgspec.convert(_plain(each), _Annotation))
-        except (msgspec.ValidationError, RecursionError, OverflowError):
+        except (msgspec.ValidationError, UnicodeEncodeError, OverflowError, RecursionError):
             continue
         if annotation is not None:
             kept.append(annotation)
@@ -229,6 +232,7 @@ def _checked_box(raw: _Annotation, name: str) -> Annotation | None:
         kind="bbox",
         id=_identity(raw.id),
         name=name,
+        bounds=(box.x, box.y, box.x + box.w, box.y + box.h),
         box=box,
         oriented=oriented,
         attributes=_attributes(raw.attributes),
@@ -242,18 +246,20 @@ def _checked_polygon(raw: _Annotation, name: str) -> Annotation | None:
         return None
 
     rings = []
+    bounds = []
     for path in raw.polygon.paths:
-        if len(path) < 3:
+        xs = [point.x for point in path]
+        ys = [point.y for point in path]
+        if len(xs) < 3 or not _are_places(xs) or not _are_places(ys):
             return None
-        ring = tuple([(point.x, point.y) for point in path])
-        if not _are_places(ring):
-            return None
-        rings.append(ring)
+        rings.append(tuple(zip(xs, ys, strict=True)))
+        bounds.append((min(xs), min(ys), max(xs), max(ys)))
 
     return Annotation(
         kind="polygon",
         id=_identity(raw.id),
         name=name,
+        bounds=bounds[0],
         rings=tuple(rings),
         attributes=_attributes(raw.attributes),
     )
@@ -263,7 +269,7 @@ def _checked_keypoint(raw: _Annotation, name: str) -> Annotation | None:
     if raw.keypoint is None:
         return None
     point = (raw.keypoint.x, raw.keypoint.y)
-    if not _are_places((point,)):
+    if not _are_places(point):
         return None
 
     instance = raw.instance_id
@@ -285,10 +291,11 @@ def _checked_keypoint(raw: _Annotation, name: str) -> Annotation | None:
 
 def _checked_polyline(raw: _Annotation, name: str) -> Annotation | None:
     """No format has lines: that it is one is all that is kept of it."""
-    if raw.polyline is None or len(raw.polyline.path) < 2:
+    if raw.polyline is None or not 2 <= len(raw.polyline.path) <= POINTS_MAX:
         return None
-    if not _are_places([(point.x, point.y) for point in raw.polyline.path]):
-        return None
+    for point in raw.polyline.path:
+        if not _are_places((point.x, point.y)):
+            return None
 
     return Annotation(kind="polyline", id=_identity(raw.id), name=name)
 
@@ -303,11 +310,13 @@ def _is_box(x: float, y: float, w: float, h: float) -> bool:
     )
 
 
-def _are_places(points: tuple[Point, ...] | list[Point]) -> bool:
-    """Whether all points lie within COORDINATE_MAX. NaN fails every comparison."""
-    return all(
-        -COORDINATE_MAX < x < COORDINATE_MAX and -COORDINATE_MAX < y < COORDINATE_MAX
-        for x, y in points
+def _are_places(values: Sequence[float]) -> bool:
+    """Whether all coordinates are numbers within COORDINATE_MAX."""
+    # The sum is not finite if one of them is not, whereas `min` and `max` may pass over NaN.
+    return (
+        math.isfinite(sum(values))
+        and min(values) > -COORDINATE_MAX
+        and max(values) < COORDINATE_MAX
     )
 
 

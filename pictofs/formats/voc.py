@@ -80,19 +80,16 @@ def _box(
     annotation: Annotation, sample: Sample, losses: Losses
 ) -> tuple[int, int, int, int] | None:
     """The box in whole pixels, at least one wide and high; None if nothing of it is in the image."""
+    clipped = geometry.clip_annotation(annotation, sample.width, sample.height)
+    if clipped is None:
+        outside = geometry.is_outside(annotation, sample.width, sample.height)
+        losses.add("outside" if outside else "degenerate", sample.file_name)
+        return None
+
     if annotation.kind == "polygon":
         losses.add("outline", sample.file_name)
-        ring = geometry.clip_ring(annotation.rings[0], sample.width, sample.height)
-        corners = geometry.extent(ring) if ring else (0.0, 0.0, 0.0, 0.0)
-    else:
-        if annotation.oriented is not None:
-            losses.add("rotation", sample.file_name)
-        corners = geometry.corners(annotation)
-
-    clipped = geometry.clip_corners(corners, sample.width, sample.height)
-    if clipped is None:
-        losses.add("outside", sample.file_name)
-        return None
+    elif annotation.oriented is not None:
+        losses.add("rotation", sample.file_name)
 
     left, right = _whole(clipped[0], clipped[2], sample.width)
     top, bottom = _whole(clipped[1], clipped[3], sample.height)

@@ -24,6 +24,8 @@ from pictofs.formats.sample import Annotation, Point, Sample
 Task = Literal["detect", "segment", "obb", "pose"]
 SPLITS = ("train", "val", "test")
 _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_STEP = 1e-6
+"""The smallest share of a side that six digits can express."""
 _ZERO = "0.000000"
 _SIDES = (("left", "right"), ("l", "r"))
 """Words in the names of joints that mirror each other."""
@@ -129,31 +131,26 @@ def _shape_lines(sample: Sample, classes: Classes, task: Task, losses: Losses) -
 
 def _box_columns(annotation: Annotation, sample: Sample, losses: Losses) -> str:
     """`cx cy w h`, or "" if nothing is left of the box."""
-    box = geometry.corners(annotation)
-    if annotation.kind == "polygon":
+    clipped = geometry.clip_annotation(annotation, sample.width, sample.height)
+    columns = _shares_of_box(clipped, sample)
+    if not columns:
+        losses.add(_why_nothing(annotation, sample), sample.file_name)
+    elif annotation.kind == "polygon":
         losses.add("outline", sample.file_name)
-        ring = geometry.clip_ring(annotation.rings[0], sample.width, sample.height)
-        if not ring:
-            losses.add("outside", sample.file_name)
-            return ""
-        box = geometry.extent(ring)
     elif annotation.oriented is not None:
         losses.add("rotation", sample.file_name)
+    return columns
 
-    return _shares_of_box(box, sample, losses)
 
-
-def _shares_of_box(box: geometry.Corners, sample: Sample, losses: Losses) -> str:
-    clipped = geometry.clip_corners(box, sample.width, sample.height)
-    if clipped is None:
-        losses.add(_reason(box, sample), sample.file_name)
+def _shares_of_box(box: geometry.Corners | None, sample: Sample) -> str:
+    """`cx cy w h` of a box within the image; "" if it has no area once it is rounded."""
+    if box is None:
         return ""
 
-    left, top, right, bottom = clipped
+    left, top, right, bottom = box
     wide = f"{(right - left) / sample.width:.6f}"
     high = f"{(bottom - top) / sample.height:.6f}"
     if _ZERO in (wide, high):
-        losses.add("degenerate", sample.file_name)
         return ""
 
     across = (left + right) / 2 / sample.width
@@ -161,66 +158,59 @@ def _shares_of_box(box: geometry.Corners, sample: Sample, losses: Losses) -> str
     return f"{across:.6f} {down:.6f} {wide} {high}"
 
 
-def _reason(box: geometry.Corners, sample: Sample) -> str:
-    """Why nothing is left of a box."""
-    left, top, right, bottom = box
-    if right <= 0 or bottom <= 0 or left >= sample.width or top >= sample.height:
+def _why_nothing(annotation: Annotation, sample: Sample) -> str:
+    """The reason, if nothing is left of a label."""
+    if geometry.is_outside(annotation, sample.width, sample.height):
         return "outside"
     return "degenerate"
 
 
 def _polygon_columns(annotation: Annotation, sample: Sample, losses: Losses) -> str:
     """`x1 y1 x2 y2 ...`, or "" if nothing is left of the polygon."""
-    if len(annotation.rings) > 1:
+    ring = geometry.clip_outline(annotation, sample.width, sample.height)
+    columns = _shares_of_ring(ring, sample)
+    if not columns:
+        losses.add(_why_nothing(annotation, sample), sample.file_name)
+    elif len(annotation.rings) > 1:
         losses.add("hole", sample.file_name)
-
-    ring = geometry.clip_ring(geometry.outline(annotation), sample.width, sample.height)
-    return _shares_of_ring(ring, sample, losses)
+    return columns
 
 
-def _shares_of_ring(ring: Sequence[Point], sample: Sample, losses: Losses) -> str:
+def _shares_of_ring(ring: Sequence[Point], sample: Sample) -> str:
+    """`x1 y1 x2 y2 ...` of a polygon within the image; "" if it has no area."""
     if not ring:
-        losses.add("outside", sample.file_name)
         return ""
 
     width = sample.width
     height = sample.height
+    left, top, right, bottom = geometry.extent(ring)
+    if (right - left) / width < _STEP or (bottom - top) / height < _STEP:
+        return ""
+
     points = [f"{x / width:.6f} {y / height:.6f}" for x, y in ring]
-    if len(set(points)) < 3 or geometry.area(ring) == 0 or _is_line(points):
-        losses.add("degenerate", sample.file_name)
+    if len(set(points)) < 3 or geometry.area(ring) == 0:
         return ""
     return " ".join(points)
 
 
-def _is_line(points: Sequence[str]) -> bool:
-    """Whether all points have one x or one y once they are rounded: the box has no area."""
-    half = len(_ZERO)
-    return len({each[:half] for each in points}) < 2 or len({each[half:] for each in points}) < 2
-
-
 def _turned_columns(annotation: Annotation, sample: Sample, losses: Losses) -> str:
     """The four corners of a box that may be turned; of a polygon, those of the smallest one."""
-    if annotation.kind == "polygon":
-        losses.add("outline", sample.file_name)
-        inside = geometry.clip_ring(annotation.rings[0], sample.width, sample.height)
-        if not inside:
-            losses.add("outside", sample.file_name)
-            return ""
-        ring = geometry.turned_box(inside)
-        if not ring:
-            losses.add("degenerate", sample.file_name)
-            return ""
-    else:
+    ring = geometry.clip_outline(annotation, sample.width, sample.height)
+    if ring and annotation.kind == "polygon":
+        ring = geometry.turned_box(ring)
+    elif ring:
         ring = geometry.outline(annotation)
-        if not geometry.clip_ring(ring, sample.width, sample.height):
-            losses.add("outside", sample.file_name)
-            return ""
 
     # Four corners are the format, so each one is moved into the image by itself.
     width = float(sample.width)
     height = float(sample.height)
     corners = [(min(max(x, 0.0), width), min(max(y, 0.0), height)) for x, y in ring]
-    return _shares_of_ring(corners, sample, losses)
+    columns = _shares_of_ring(corners, sample)
+    if not columns:
+        losses.add(_why_nothing(annotation, sample), sample.file_name)
+    elif annotation.kind == "polygon":
+        losses.add("outline", sample.file_name)
+    return columns
 
 
 def _pose_lines(sample: Sample, classes: Classes, losses: Losses) -> list[str]:
@@ -237,9 +227,7 @@ def _pose_lines(sample: Sample, classes: Classes, losses: Losses) -> list[str]:
     lines = []
 
     for pose in found:
-        columns = [str(classes.pose_index(pose.name)), _shares_of_box(pose.box, sample, losses)]
-        if not columns[1]:
-            continue
+        columns = [str(classes.pose_index(pose.name)), _shares_of_box(pose.box, sample)]
         for slot in pose.slots:
             columns.append(_joint(slot, sample))
         columns.extend(["0 0 0"] * (joints - len(pose.slots)))
