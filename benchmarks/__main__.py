@@ -10,7 +10,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import download, listing, order, reading
+from benchmarks import download, formats, listing, order, reading
 from benchmarks.rig import Row
 
 ALL = {
@@ -26,6 +26,8 @@ ALL = {
     "million": listing.million,
     "order": order.told_order,
     "download": download.download,
+    "formats": formats.formats,
+    "formats-large": formats.large,
     "responsive": reading.responsive,
 }
 

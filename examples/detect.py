@@ -114,9 +114,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.manual_seed(0)
 
-    train, test = (
-        Marked(given.dataset, splits, WIDTH, HEIGHT) for splits in ({"train"}, {"val", "test"})
-    )
+    train = Marked(given.dataset, ["train"], WIDTH, HEIGHT)
+    test = Marked(given.dataset, ["val", "test"], WIDTH, HEIGHT)
     classes = sorted({box[0] for boxes in train.boxes for box in boxes})
     with Image.open(train.files[0]) as image:  # all are of one size here
         scale = (WIDTH / image.width, HEIGHT / image.height)

@@ -1,11 +1,8 @@
-"""A data set of PyTorch: the images of a mounted dataset, with the boxes that are marked in
-them."""
+"""A data set of PyTorch: the images of a mounted dataset, with the boxes that COCO has of them."""
 
 from __future__ import annotations
 
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -19,27 +16,28 @@ Box = tuple[str, float, float, float, float]
 
 
 class Marked(Dataset[tuple[Tensor, int]]):
-    """Images at one size, and the number of each, by which `boxes` has what is marked in it.
+    """Images at one size, and the number of each, by which `boxes` has what is marked in it."""
 
-    Labels are read once, before the training: 16 files at a time, one API request each unless they
-    are cached.
-    """
-
-    def __init__(self, folder: Path, splits: set[str], width: int, height: int) -> None:
-        """`folder`: a dataset in a mount. `splits`: which images, by the split that the platform
-        shows."""
-        images = folder / "images"
-        self.files = [
-            file
-            for file in sorted(images.rglob("*"))
-            if file.is_file() and split_of(file) in splits
-        ]
-        labels = [
-            folder / "annotations" / f"{file.relative_to(images)}.json" for file in self.files
-        ]
-        with ThreadPoolExecutor(16) as pool:
-            self.boxes = list(pool.map(boxes_in, labels))
+    def __init__(self, folder: Path, splits: list[str], width: int, height: int) -> None:
+        """`folder`: a dataset in a mount. `splits`: which images."""
+        self.files: list[Path] = []
+        self.boxes: list[list[Box]] = []
         self._size = (width, height)
+
+        for split in splits:
+            self._read(folder / "formats/coco", split)
+
+    def _read(self, coco: Path, split: str) -> None:
+        marks = json.loads((coco / f"annotations/instances_{split}.json").read_text())
+        names = {each["id"]: each["name"] for each in marks["categories"]}
+        boxes: dict[int, list[Box]] = {each["id"]: [] for each in marks["images"]}
+        for each in marks["annotations"]:
+            if "keypoints" not in each:
+                boxes[each["image_id"]].append((names[each["category_id"]], *each["bbox"]))
+
+        for each in marks["images"]:
+            self.files.append(coco / "images" / split / each["file_name"])
+            self.boxes.append(boxes[each["id"]])
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -47,23 +45,12 @@ class Marked(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """An image's pixels from 0 to 1 (3, height, width), and its number."""
-        with Image.open(self.files[index]) as image:
-            image.draft("RGB", self._size)
-            pixels = numpy.array(image.convert("RGB").resize(self._size))
-        return torch.from_numpy(pixels).permute(2, 0, 1) / 255, index
+        return pixels_of(self.files[index], self._size), index
 
 
-def split_of(file: Path) -> str:
-    """The split of an image. It comes with the listing and costs no request; empty where there is
-    none."""
-    try:
-        return os.getxattr(file, "user.pictograph.split").decode()
-    except OSError:
-        return ""
-
-
-def boxes_in(file: Path) -> list[Box]:
-    """The bounding boxes in an annotation file."""
-    marks = json.loads(file.read_text())["annotations"]
-    shapes = [(mark["name"], mark["bounding_box"]) for mark in marks if mark["type"] == "bbox"]
-    return [(name, box["x"], box["y"], box["w"], box["h"]) for name, box in shapes]
+def pixels_of(file: Path, size: tuple[int, int]) -> Tensor:
+    """An image's pixels from 0 to 1 (3, height, width), at that width and height."""
+    with Image.open(file) as image:
+        image.draft("RGB", size)
+        pixels = numpy.array(image.convert("RGB").resize(size))
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 255
