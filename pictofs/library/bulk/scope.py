@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from pictofs.errors import Invalid, NoSuchEntry
 from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, Listing
+from pictofs.model.formats import FORMATS_FOLDER
 from pictofs.model.records import FileKind
 from pictofs.model.selection import UNASSIGNED
 from pictofs.store.catalog.catalog import Catalog
@@ -85,6 +86,10 @@ class Scope:
             for row in self._catalog.datasets_after(0, 1 << 30):
                 await self._add_below(row, KINDS, ("/",), listing)
             return
+
+        # Whatever the format: trainers read all images and labels.
+        if path[0] == "datasets" and path[2:3] == (FORMATS_FOLDER,):
+            path = path[:2]
 
         dataset = self._catalog.dataset_by_entry(path[1]) if path[0] == "datasets" else None
         if path[0] != "datasets" or (len(path) > 2 and path[2] not in KINDS):
