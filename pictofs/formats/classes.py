@@ -25,8 +25,10 @@ from pictofs.model import names as entries
 
 CLASSES_MAX = 10_000
 """Names in the list. Labels of others are left out: a trainer's last layer grows with it."""
-NODES_MAX = 1000
-"""Joints of a skeleton; one with more is not used."""
+NODES_MAX = 500
+"""Joints of a skeleton; one with more is not used. A mesh of a face has 478."""
+SKELETONS_MAX = 200
+"""Skeletons of a dataset that are used, the first ones."""
 EDGES_MAX = 10_000
 _NAME_CHARS_MAX = 1000
 _NOT_DRAWN = ("tag", "polyline")
@@ -77,6 +79,9 @@ class Classes:
         """Those of the dataset: the first ones of `names`."""
         self.pose_names: tuple[str, ...] = tuple(skeletons)
         """Classes with a skeleton, in order."""
+
+        self.joints_max = max((len(each.nodes) for each in skeletons.values()), default=0)
+        """Joints of the largest skeleton; 0 if there is none."""
 
         self._places = {name: place for place, name in enumerate(self.names)}
         self._pose_places = {name: place for place, name in enumerate(self.pose_names)}
@@ -149,7 +154,9 @@ def _skeletons(declared: Sequence[dict[str, Any]]) -> dict[str, Skeleton]:
     found: dict[str, Skeleton] = {}
     for each in declared:
         skeleton = _skeleton(each.get("skeleton"))
-        if skeleton is not None and each.get("type") not in _NOT_DRAWN:
+        if skeleton is None or each.get("type") in _NOT_DRAWN:
+            continue
+        if len(found) < SKELETONS_MAX:
             found.setdefault(each["name"], skeleton)
     return found
 

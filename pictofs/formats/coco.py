@@ -126,12 +126,13 @@ def _rows(sample: Sample, classes: Classes, ids: Ids, losses: Losses) -> list[di
     losses.add("malformed", sample.file_name, sample.malformed)
     chosen: list[Annotation] = []
     rows: list[dict[str, Any]] = []
+    budget = runs.Budget()
 
     for annotation in sample.annotations:
         if annotation.kind == "polyline":
             losses.add("polyline", sample.file_name)
         elif annotation.kind != "keypoint":
-            row = _shape_row(annotation, sample, classes, losses)
+            row = _shape_row(annotation, sample, classes, budget, losses)
             if row is not None:
                 chosen.append(annotation)
                 rows.append(row)
@@ -147,7 +148,11 @@ def _rows(sample: Sample, classes: Classes, ids: Ids, losses: Losses) -> list[di
 
 
 def _shape_row(
-    annotation: Annotation, sample: Sample, classes: Classes, losses: Losses
+    annotation: Annotation,
+    sample: Sample,
+    classes: Classes,
+    budget: runs.Budget,
+    losses: Losses,
 ) -> dict[str, Any] | None:
     """The object of a box or a polygon without its id; None if nothing is left of it."""
     place = classes.index(annotation.name)
@@ -165,12 +170,12 @@ def _shape_row(
         size = geometry.area(ring)
 
     if len(annotation.rings) > 1 and size > 0:
-        code = runs.encode(annotation.rings, width, height)
-        if code is None:
-            losses.add("hole", sample.file_name)
-        else:
+        if budget.take(annotation.rings, width):
+            code = runs.encode(annotation.rings, width, height)
             segmentation = {"size": [height, width], "counts": code}
             size = float(sum(code[1::2]))
+        else:
+            losses.add("hole", sample.file_name)
 
     if clipped is None or size <= 0:
         outside = geometry.is_outside(annotation, width, height)
@@ -181,7 +186,7 @@ def _shape_row(
         size = (clipped[2] - clipped[0]) * (clipped[3] - clipped[1])
     row = _row(sample, place, _xywh(clipped, annotation), size, segmentation)
     skeleton = classes.skeletons.get(annotation.name)
-    if skeleton is not None:
+    if skeleton is not None and len(sample.annotations) * len(skeleton.nodes) <= poses.SLOTS_MAX:
         # Readers of keypoints expect them in each annotation of the category.
         row["keypoints"] = [0] * (3 * len(skeleton.nodes))
         row["num_keypoints"] = 0

@@ -27,11 +27,9 @@ REASONS = {
     "outline": "the format has no polygons: the box around it is written",
     "rotation": "the format has no turned boxes: the upright box around it is written",
     "duplicate": "another label of the image has the same class and the same coordinates",
-    "too_many": "the image has more labels than the format can number",
+    "too_many": "the image has more poses than are written: together they have a million joints",
     "several_tags": "the image has several tags, and is listed under each of them",
     "no_tag": "the image has no tag, and is listed under `_untagged`",
-    "attributes": "the format has no attributes",
-    "tags": "the format has no tags of images",
 }
 """The sentence for each machine word."""
 

@@ -18,6 +18,8 @@ from pictofs.formats.sample import Annotation, Sample
 BOX_SIDE_SHARE = 0.05
 """A pose's box has sides of at least this share of the image's shorter side, as in the platform's
 exports: a box of a single joint has no size, and a detector can't be taught one of a pixel."""
+SLOTS_MAX = 1_000_000
+"""Joints of all poses of one image, those that are not labelled included: 6 MB of a label file."""
 _BOX_SIDE_MIN = 1.0
 """Pixels."""
 
@@ -57,12 +59,16 @@ def grouped(
             instances.setdefault(annotation.instance, []).append(annotation)
 
     losses.add("outside", sample.file_name, outside)
-    poses = []
-    loose = []
+    poses: list[Pose] = []
+    loose: list[Annotation] = []
+    poses_max = SLOTS_MAX // max(classes.joints_max, 1)
     for points in [instances[key] for key in sorted(instances)] + singles:
         name = classes.match(point.name for point in points)
         if name is None:
             loose.extend(points)
+            continue
+        if len(poses) == poses_max:
+            losses.add("too_many", sample.file_name)
             continue
         pose, spilled = _pose(name, points, sample, classes)
         poses.append(pose)

@@ -36,11 +36,11 @@ Labels are cut to the image; one that lies outside it is left out and counted.
     yolo obb train data=formats/yolo-obb/data.yaml model=yolo11n-obb.pt
     yolo pose train data=formats/yolo-pose/data.yaml model=yolo11n-pose.pt
 
-Before it trains, ultralytics opens every image and every label file once, and keeps what it found
-in `labels/*.cache`. A mount can't be written, so it warns "Cache directory ... is not writable,
-cache not saved", goes on, and does the same at the next start. That costs one read of the beginning
-of each image and of each label file: what is in pictofs' cache is read from there. If that takes too
-long, download once and train on the copy, where the file can be written:
+Before it trains, ultralytics looks at every image and every label file, and keeps what it found in
+`labels/*.cache`. A mount can't be written, so it warns "Cache directory ... is not writable, cache
+not saved", goes on, and does the same at the next start. That reads each label file, the beginning
+and the end of each JPEG, and each PNG whole; what is in pictofs' cache comes from there. If it takes
+too long, download once and train on the copy, where the file can be written:
 
     pictofs download NAME DIR --format yolo
 

@@ -14,16 +14,34 @@ from collections.abc import Sequence
 from pictofs.formats.sample import Point
 
 STEPS_MAX = 2_000_000
-"""Crossings of edges and columns that are computed: about 1 s. A polygon of 1,000 points around a
-hole in an image of 10,000 pixels has 20,000 to 100,000."""
+"""Crossings of edges and columns that are computed for one image: about 1 s. A polygon of 1,000
+points around a hole in an image of 10,000 pixels has 20,000 to 100,000."""
 
 
-def encode(rings: Sequence[Sequence[Point]], width: int, height: int) -> list[int] | None:
-    """The lengths of the runs; None if it would take more than STEPS_MAX."""
+class Budget:
+    """How many steps are left for an image: hostile polygons could take hours."""
+
+    def __init__(self) -> None:
+        self._left = STEPS_MAX
+
+    def take(self, rings: Sequence[Sequence[Point]], width: int) -> bool:
+        """Whether the steps for these rings are left; they are then taken."""
+        steps = 0
+        for ring in rings:
+            before = ring[-1][0]
+            for x, _ in ring:
+                steps += 1 + max(_last(max(before, x), width) - _first(min(before, x)), 0)
+                before = x
+
+        if steps > self._left:
+            return False
+        self._left -= steps
+        return True
+
+
+def encode(rings: Sequence[Sequence[Point]], width: int, height: int) -> list[int]:
+    """The lengths of the runs."""
     columns = _crossings(rings, width)
-    if columns is None:
-        return None
-
     counts: list[int] = []
     inside_to = 0
     for column in sorted(columns):
@@ -48,23 +66,14 @@ def encode(rings: Sequence[Sequence[Point]], width: int, height: int) -> list[in
     return counts
 
 
-def _crossings(rings: Sequence[Sequence[Point]], width: int) -> dict[int, list[float]] | None:
+def _crossings(rings: Sequence[Sequence[Point]], width: int) -> dict[int, list[float]]:
     """For each column, at which y its middle line crosses an edge."""
     columns: dict[int, list[float]] = {}
-    steps = 0
-
     for ring in rings:
         x0, y0 = ring[-1]
         for x1, y1 in ring:
-            left = min(x0, x1)
-            right = max(x0, x1)
-            # Of an edge the left end counts and the right end does not, so that a corner between
-            # two edges is crossed once.
-            first = max(math.ceil(left - 0.5), 0)
-            last = min(math.ceil(right - 0.5), width)
-            steps += max(last - first, 0) + 1
-            if steps > STEPS_MAX:
-                return None
+            first = _first(min(x0, x1))
+            last = _last(max(x0, x1), width)
             if first < last:
                 slope = (y1 - y0) / (x1 - x0)
                 for column in range(first, last):
@@ -74,3 +83,16 @@ def _crossings(rings: Sequence[Sequence[Point]], width: int) -> dict[int, list[f
             y0 = y1
 
     return columns
+
+
+def _first(left: float) -> int:
+    """The first column whose middle is not left of an edge that begins at `left`."""
+    return max(math.ceil(left - 0.5), 0)
+
+
+def _last(right: float, width: int) -> int:
+    """The column after the last one whose middle is left of `right`.
+
+    A middle at `right` does not count, so that a corner between two edges is crossed once.
+    """
+    return min(math.ceil(right - 0.5), width)

@@ -11,7 +11,6 @@ import re
 from xml.sax.saxutils import escape
 
 from pictofs.formats import geometry
-from pictofs.formats.classes import Classes
 from pictofs.formats.losses import Losses
 from pictofs.formats.sample import Annotation, Sample
 
@@ -21,7 +20,7 @@ _NOT_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 can't hold, not even escaped."""
 
 
-def document(sample: Sample, classes: Classes, losses: Losses) -> str:
+def document(sample: Sample, losses: Losses) -> str:
     """The text of `Annotations/<stem>.xml`.
 
     `sample.file_name` is the name in JPEGImages. What VOC can't hold is counted in `losses`.
@@ -29,7 +28,7 @@ def document(sample: Sample, classes: Classes, losses: Losses) -> str:
     losses.add("malformed", sample.file_name, sample.malformed)
     objects = []
     for annotation in sample.annotations:
-        found = _object(annotation, sample, classes, losses)
+        found = _object(annotation, sample, losses)
         if found:
             objects.append(found)
 
@@ -47,13 +46,10 @@ def document(sample: Sample, classes: Classes, losses: Losses) -> str:
     )
 
 
-def _object(annotation: Annotation, sample: Sample, classes: Classes, losses: Losses) -> str:
+def _object(annotation: Annotation, sample: Sample, losses: Losses) -> str:
     """The element of a label; "" if VOC can't hold it."""
     if annotation.kind not in ("bbox", "polygon"):
         losses.add(annotation.kind, sample.file_name)
-        return ""
-    if classes.index(annotation.name) is None:
-        losses.add("unknown_class", sample.file_name)
         return ""
 
     box = _box(annotation, sample, losses)

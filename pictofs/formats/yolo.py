@@ -223,7 +223,7 @@ def _pose_lines(sample: Sample, classes: Classes, losses: Losses) -> list[str]:
 
     found, alone = poses.grouped(sample, classes, losses)
     losses.add("no_skeleton", sample.file_name, len(alone))
-    joints = _joints(classes)
+    joints = classes.joints_max
     lines = []
 
     for pose in found:
@@ -244,18 +244,13 @@ def _joint(slot: Annotation | None, sample: Sample) -> str:
     return f"{x / sample.width:.6f} {y / sample.height:.6f} {visible}"
 
 
-def _joints(classes: Classes) -> int:
-    """The number of joints of a line: those of the largest skeleton."""
-    return max((len(each.nodes) for each in classes.skeletons.values()), default=0)
-
-
 def _pose_settings(classes: Classes) -> list[str]:
     """`kpt_shape`, and `flip_idx` if the names of the joints tell which ones mirror each other.
 
     Without `flip_idx` ultralytics does not mirror images. With a wrong one it would teach that a
     left hand is a right one.
     """
-    joints = _joints(classes)
+    joints = classes.joints_max
     lines = [f"kpt_shape: [{joints}, 3]"]
 
     orders = {_mirrored(each.nodes, joints) for each in classes.skeletons.values()}

@@ -184,12 +184,11 @@ def write_coco(root: Path, samples: list[Sample]) -> Path:
 
 def write_voc(root: Path, samples: list[Sample]) -> None:
     """JPEGImages and Annotations. The samples' names are flat."""
-    classes = classes_of(samples)
     (root / "Annotations").mkdir(parents=True)
     for each in samples:
         draw(each, root / "JPEGImages" / each.file_name)
         path = (root / "Annotations" / each.file_name).with_suffix(".xml")
-        path.write_text(voc.document(each, classes, Losses()), encoding="utf-8")
+        path.write_text(voc.document(each, Losses()), encoding="utf-8")
 
 
 def write_imagefolder(root: Path, samples: list[Sample]) -> None:

@@ -27,7 +27,7 @@ from making import (
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
-from pictofs.formats import coco, runs
+from pictofs.formats import coco, poses, runs
 from pictofs.formats.classes import Classes
 from pictofs.formats.losses import Losses
 from pictofs.formats.sample import Sample
@@ -200,7 +200,6 @@ def test_a_run_length_code_has_the_centres_inside_by_the_even_odd_rule(
 ) -> None:
     one = sample(width=50, height=40)
     counts = runs.encode([ring], one.width, one.height)
-    assert counts is not None
     assert sum(counts) == one.width * one.height
     mask = masks.decode(masks.frPyObjects({"size": [40, 50], "counts": counts}, 40, 50))
     inside = _even_odd(ring, one)
@@ -226,6 +225,23 @@ def test_a_polygon_that_would_take_too_long_loses_its_holes(
     (row,) = rows(sample(polygon("lake", OUTER, HOLE)), losses)
     assert row["segmentation"] == [[each for point in OUTER for each in point]]
     assert losses.counts == {"hole": 1}
+
+
+def test_the_steps_are_bounded_for_an_image_and_not_for_a_polygon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs, "STEPS_MAX", 1000)
+    losses = Losses()
+    rows(sample(polygon("lake", OUTER, HOLE), polygon("lake", OUTER, HOLE)), losses)
+    assert losses.counts == {"hole": 1}
+
+
+def test_poses_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poses, "SLOTS_MAX", 7)
+    losses = Losses()
+    points = [keypoint("nose", 5 + place, 5, place + 1) for place in range(4)]
+    assert len(rows(sample(*points), losses)) == 2
+    assert losses.counts == {"too_many": 2}
 
 
 def test_ids_do_not_depend_on_what_else_there_is() -> None:

@@ -35,7 +35,7 @@ def test_voc_has_boxes_in_whole_pixels_from_0() -> None:
         box("car", 700, 5, 10, 10),
         box("car", 639.9, 5.1, 0.05, 0.2),
     )
-    root = ElementTree.fromstring(voc.document(one, DECLARED, losses))
+    root = ElementTree.fromstring(voc.document(one, losses))
 
     assert root.findtext("folder") == "JPEGImages"
     assert root.findtext("filename") == "a.jpg"
@@ -59,9 +59,8 @@ def test_voc_has_boxes_in_whole_pixels_from_0() -> None:
 
 @pytest.mark.parametrize("name", ["<b>&amp;", "a\x00b\x1b", "a\nb", "\ufffe", "🦀", "]]>"])
 def test_voc_is_xml_whatever_a_class_is_called(name: str) -> None:
-    classes = Classes([{"name": f"x{name}", "type": "box"}])
     one = sample(box(f"x{name}", 1, 1, 9, 9), file_name=f"{name}.jpg")
-    root = ElementTree.fromstring(voc.document(one, classes, Losses()).encode())
+    root = ElementTree.fromstring(voc.document(one, Losses()).encode())
     assert len(root.findall("object")) == 1
 
 

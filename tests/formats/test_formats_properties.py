@@ -157,9 +157,9 @@ def test_coco_rows_lie_within_the_image(
 def test_voc_boxes_are_whole_pixels_of_the_image(
     annotations: list[Any], key: int, width: int, height: int
 ) -> None:
-    one, classes = _sample(annotations, key, width, height)
+    one, _ = _sample(annotations, key, width, height)
     losses = Losses()
-    root = ElementTree.fromstring(voc.document(one, classes, losses).encode())
+    root = ElementTree.fromstring(voc.document(one, losses).encode())
     _accounted(one, losses)
     boxes = root.findall("object/bndbox")
     assert len(boxes) == losses.labels

@@ -155,7 +155,7 @@ def test_yolo_differs_in_mixed_images_and_outside() -> None:
 
 
 def test_voc_boxes_are_equal() -> None:
-    ours = voc.document(sample(*AGREED), DECLARED, Losses())
+    ours = voc.document(sample(*AGREED), Losses())
     sdks = to_pascal_voc(
         SDK.validate_python(AGREED), filename="a.jpg", image_width=640, image_height=480
     )
@@ -174,7 +174,7 @@ def _objects(text: str) -> list[list[tuple[str, str]]]:
 
 def test_voc_differs_in_boxes_thinner_than_a_pixel() -> None:
     thin = [box("car", 10.1, 10, 0.2, 5)]
-    ours = voc.document(sample(*thin), DECLARED, Losses())
+    ours = voc.document(sample(*thin), Losses())
     sdks = to_pascal_voc(
         SDK.validate_python(thin), filename="a.jpg", image_width=640, image_height=480
     )
