@@ -187,10 +187,12 @@ def _shares_of_ring(ring: Sequence[Point], sample: Sample) -> str:
     if (right - left) / width < _STEP or (bottom - top) / height < _STEP:
         return ""
 
-    points = [f"{x / width:.6f} {y / height:.6f}" for x, y in ring]
-    if len(set(points)) < 3 or geometry.area(ring) == 0:
+    if geometry.area(ring) == 0:
         return ""
-    return " ".join(points)
+
+    # One format for all numbers: half the time of one for each.
+    shares = [share for x, y in ring for share in (x / width, y / height)]
+    return " ".join(["%.6f"] * len(shares)) % tuple(shares)
 
 
 def _turned_columns(annotation: Annotation, sample: Sample, losses: Losses) -> str:
