@@ -161,7 +161,6 @@ async def test_g3_g4_ultralytics_finds_a_label_of_its_own_for_each_image(
 
 
 async def test_g3_voc_finds_a_document_for_each_image(mount: Mount) -> None:
-    classes = Classes(CLASSES)
     by_bytes = {image_bytes(image): image for image in images(mount)}
     documents = await files(mount, f"{VIEWS}/voc/Annotations")
     pictures = await files(mount, f"{VIEWS}/voc/JPEGImages")
@@ -170,7 +169,7 @@ async def test_g3_voc_finds_a_document_for_each_image(mount: Mount) -> None:
     for path, data in pictures.items():
         assert data is not None
         stem = path.removesuffix(".jpg")
-        text = voc.document(sample(mount, by_bytes[data], path), classes, Losses())
+        text = voc.document(sample(mount, by_bytes[data], path), Losses())
         assert documents[f"{stem}.xml"] == text.encode()
 
     for split in SPLITS:

@@ -37,6 +37,7 @@ ROWS = 256
 """Images read from the catalog at once."""
 NEEDS_ANNOTATIONS: frozenset[Format] = frozenset({*YOLO, "coco", "voc", "huggingface"})
 NEEDS_SIZES: frozenset[Format] = NEEDS_ANNOTATIONS
+NUMBERS_CLASSES: frozenset[Format] = NEEDS_ANNOTATIONS - {"voc"}
 NO_ANNOTATIONS = Decoded((), 0)
 UNREADABLE = Decoded((), 1)
 """A file that can't be read counts as one annotation that can't."""
@@ -251,7 +252,8 @@ class _Build:
                     found.missing.append(row.key)
                     continue
 
-                more |= undeclared(sample, classes).difference(classes.names)
+                if self._job.format in NUMBERS_CLASSES:
+                    more |= undeclared(sample, classes).difference(classes.names)
                 if more or found.missing:
                     continue
                 if is_sized(row) or self._job.format not in NEEDS_SIZES:

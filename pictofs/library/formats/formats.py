@@ -132,14 +132,11 @@ class Formats:
     ) -> bytes | None:
         sample = self._sample(image, blob.pread(0, blob.size), format_)
         classes = self.declared(image.dataset)
-        more = undeclared(sample, classes)
-        if more and format_ in TASKS:
+        if format_ in TASKS and undeclared(sample, classes):
             built = self.builder.last(image.dataset, base, format_)
             if built is None:
                 return None
-            more = set(built.extra)
-        if more:
-            classes = self._with_extra(image.dataset, more)
+            classes = self._with_extra(image.dataset, built.extra)
 
         return _text(sample, classes, format_)
 
@@ -159,12 +156,10 @@ class Formats:
             await self.names.flat(image.dataset)
         sample = self._sample(image, data, format_)
         classes = self.declared(image.dataset)
-        more = undeclared(sample, classes)
-        if more and format_ in TASKS:
+        if format_ in TASKS and undeclared(sample, classes):
             # Their numbers depend on all other files.
-            more = set((await self.builder.made(image.dataset, base, format_)).extra)
-        if more:
-            classes = self._with_extra(image.dataset, more)
+            built = await self.builder.made(image.dataset, base, format_)
+            classes = self._with_extra(image.dataset, built.extra)
 
         return _text(sample, classes, format_)
 
@@ -176,7 +171,7 @@ class Formats:
             name = names.own_name(image, format_)
         return sample_of(image, name, decoded)
 
-    def _with_extra(self, dataset: int, extra: set[str]) -> Classes:
+    def _with_extra(self, dataset: int, extra: list[str]) -> Classes:
         raw, _ = self._catalog.dataset_object(dataset)
         return Classes(raw.get("classes"), extra)
 
@@ -189,5 +184,5 @@ class Formats:
 
 def _text(sample: Sample, classes: Classes, format_: Format) -> bytes:
     if format_ == "voc":
-        return voc.document(sample, classes, Losses()).encode()
+        return voc.document(sample, Losses()).encode()
     return yolo.label(sample, classes, TASKS[format_], Losses()).encode()

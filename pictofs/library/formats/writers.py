@@ -183,7 +183,7 @@ class VocWriter(Writer):
 
     def add(self, sample: Sample, split: str) -> None:
         """See `Writer`."""
-        voc.document(sample, self._classes, self._losses)
+        voc.document(sample, self._losses)
         self._sets[split].write(sample.file_name.removesuffix(".jpg").encode() + b"\n")
 
 
