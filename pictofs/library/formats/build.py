@@ -225,7 +225,7 @@ class _Build:
         found = self._written(digest, Classes(self._classes), more)
         # Classes that the dataset does not declare come behind the others, whose numbers stay.
         if more and not found.missing:
-            found = self._written(digest, Classes(self._classes, more), set())
+            found = self._written(digest, Classes(self._classes, more), None)
             found.extra = sorted(more)
 
         if not found.missing:
@@ -235,9 +235,9 @@ class _Build:
 
         return found
 
-    def _written(self, digest: str, classes: Classes, more: set[str]) -> Built:
+    def _written(self, digest: str, classes: Classes, more: set[str] | None) -> Built:
         """Write the files. `more` is filled with names of classes that are not among `classes`;
-        then nothing is kept, as they have no number."""
+        then nothing is kept, as they have no number. None: they are left out and counted."""
         losses = Losses()
         found = Built(losses=losses)
 
@@ -252,7 +252,7 @@ class _Build:
                     found.missing.append(row.key)
                     continue
 
-                if self._job.format in NUMBERS_CLASSES:
+                if more is not None and self._job.format in NUMBERS_CLASSES:
                     more |= undeclared(sample, classes).difference(classes.names)
                 if more or found.missing:
                     continue
