@@ -47,11 +47,14 @@ class Body(Protocol):
 class Stored:
     """Bytes that someone gave: an upload or an export archive."""
 
-    __slots__ = ("data", "size")
+    __slots__ = ("_etag", "crc32c", "data", "size")
 
     def __init__(self, data: bytes) -> None:
         self.data = data
         self.size = len(data)
+        self._etag = ""
+        #: The value of `x-goog-hash`, once it was computed: each answer of a large archive has it.
+        self.crc32c: bytes | None = None
 
     def read(self, start: int, stop: int) -> bytes:
         """A slice of the bytes."""
@@ -59,7 +62,10 @@ class Stored:
 
     def etag(self) -> str:
         """The digest of the bytes."""
-        return f'"{hashlib.blake2b(self.data, digest_size=16).hexdigest()}"'
+        if not self._etag:
+            self._etag = f'"{hashlib.blake2b(self.data, digest_size=16).hexdigest()}"'
+
+        return self._etag
 
 
 class Frame(NamedTuple):
@@ -205,11 +211,17 @@ def checksum(seed: str, size: int, look: Look, png: bool) -> bytes:
 
 def crc32c(body: Body) -> bytes:
     """The `crc32c=<base64>` of a body of any size, big-endian as Google sends it."""
+    if isinstance(body, Stored) and body.crc32c is not None:
+        return body.crc32c
+
     value = 0
     for start in range(0, body.size, _CHUNK):
         value = google_crc32c.extend(value, body.read(start, min(start + _CHUNK, body.size)))
 
-    return b"crc32c=" + base64.b64encode(value.to_bytes(4, "big"))
+    told = b"crc32c=" + base64.b64encode(value.to_bytes(4, "big"))
+    if isinstance(body, Stored):
+        body.crc32c = told
+    return told
 
 
 def md5(body: Body) -> bytes:

@@ -113,6 +113,11 @@ class Export:
     image_count: int | None = None
     annotation_count: int | None = None
 
+    @property
+    def object_name(self) -> str:
+        """The name of its archive at the storage host."""
+        return f"exports/{self.id}.zip"
+
 
 @dataclass(slots=True)
 class Job:

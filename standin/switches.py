@@ -81,3 +81,6 @@ class Switches:
     export_polls: int = 1
     #: How many reads find a dataset freezing or restoring before it is idle.
     storage_polls: int = 1
+    #: What is wrong with the archives of exports that are finished from now on: a name in
+    #: `standin/archives.py` (`HOSTILE`). None: nothing.
+    export_archive: str | None = None

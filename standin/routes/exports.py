@@ -1,11 +1,12 @@
 """`/exports`: archives of a dataset's annotations, made on the server and fetched from storage.
 
-The stand-in makes the format `pictograph`; an export in another format ends as `failed`. The layout
-of the vendor's archive is not documented. Here each image has one JSON file, named after its id so
-that equal names in several directories stay apart: `annotations/<image id>.json`, with the wrapper
-of `GET /annotations/{image_id}/file`, and with `include_images` also `images/<image id><suffix>`.
-With `organize_by_split` all of it is below `train/`, `valid/` or `test/`; images without a split
-are in `train/`.
+The stand-in makes the formats `pictograph`, `coco`, `yolo` and `csv`; an export in another format
+ends as `failed`. The layout of the vendor's archives is not documented; that of the last three is
+in `standin/archives.py`. Of `pictograph` each image has one JSON file, named after its id so that
+equal names in several directories stay apart: `annotations/<image id>.json`, with the wrapper of
+`GET /annotations/{image_id}/file`, and with `include_images` also `images/<image id><suffix>`. With
+`organize_by_split` all of it is below `train/`, `valid/` or `test/`; images without a split are in
+`train/`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from standin.content import Stored
+from standin import archives
 from standin.dataset import Dataset, Selection
 from standin.identity import is_uuid
 from standin.records import Export, Image
 from standin.routes.registry import on, page, refuse_cold
 from standin.routing import Answer, Call, bad_request, conflict, data, not_found
+from standin.shapes import annotations_of
 from standin.wire import annotation_file, export_row
 
 Format = Literal[
@@ -128,13 +130,9 @@ def _export(call: Call) -> Export:
 def _row(call: Call, export: Export) -> dict[str, Any]:
     url = None
     if export.status == "completed":
-        url = call.signer.batch()(_object_of(export))
+        url = call.signer.batch()(export.object_name)
 
     return export_row(export, call.organization, url)
-
-
-def _object_of(export: Export) -> str:
-    return f"exports/{export.id}.zip"
 
 
 @on("GET", "/exports/{export:path}/download", query="dataset")
@@ -144,7 +142,7 @@ def download(call: Call) -> Answer:
     if export.status != "completed":
         raise bad_request(f"Export '{export.name}' is {export.status}")
 
-    return data({"download_url": call.signer.batch()(_object_of(export))})
+    return data({"download_url": call.signer.batch()(export.object_name)})
 
 
 @on("GET", "/exports/{export:path}", query="dataset")
@@ -161,7 +159,7 @@ def _advance(call: Call, export: Export) -> None:
     if export.polls_left > 0:
         export.polls_left -= 1
         export.status = "processing"
-    elif export.format != "pictograph":
+    elif export.format != "pictograph" and export.format not in archives.FORMATS:
         export.status = "failed"
         export.error_message = f"The stand-in does not make the format '{export.format}'"
     else:
@@ -174,14 +172,19 @@ def _finish(call: Call, export: Export) -> None:
     out = io.BytesIO()
     export.annotation_count = 0
 
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for image in images:
-            export.annotation_count += _pack(call, export, image, archive)
+    hostile = call.switches.export_archive
+    if hostile is not None:
+        out.write(archives.HOSTILE[hostile]())
+    elif export.format in archives.FORMATS:
+        export.annotation_count = sum(len(annotations_of(image)) for image in images)
+        made = archives.FORMATS[export.format](images, export.include_images)
+        out.write(archives.pack(made))
+    else:
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            for image in images:
+                export.annotation_count += _pack(call, export, image, archive)
 
-    blob = call.organization.blobs[_object_of(export)] = Stored(out.getvalue())
-    export.status = "completed"
-    export.file_size = blob.size
-    export.image_count = len(images)
+    call.organization.finish_export(export, out.getvalue(), len(images))
     call.organization.notify("export_ready", f"Export {export.name} is ready", export_id=export.id)
 
 
@@ -239,4 +242,4 @@ def bulk_delete(call: Call) -> Answer:
 
 def _remove(call: Call, export: Export) -> None:
     del call.organization.exports[export.id]
-    call.organization.blobs.pop(_object_of(export), None)
+    call.organization.blobs.pop(export.object_name, None)

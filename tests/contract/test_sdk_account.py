@@ -84,7 +84,7 @@ def test_exports_list_delete_and_conflict(client: pictograph.Client) -> None:
 
 def test_a_format_that_is_not_made_ends_as_failed(client: pictograph.Client) -> None:
     with pytest.raises(ApiError, match="does not make"):
-        client.exports.create(NAME, "coco", format="coco", poll_interval=0.001)
+        client.exports.create(NAME, "dota", format="dota", poll_interval=0.001)
 
 
 def test_notifications(client: pictograph.Client, standin: StandIn) -> None:
