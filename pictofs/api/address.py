@@ -116,6 +116,16 @@ def path_segment(value: str) -> str:
     return quote(value, safe="")
 
 
+def export_segment(name: str) -> str:
+    """The name of an export as one percent-encoded path segment; it may have `/` in it.
+
+    Raises `Invalid` for a name that no path can carry.
+    """
+    if not all(is_addressable(part) for part in name.split("/") if part) or not name.strip("/"):
+        raise Invalid(f"the API can't address the export {name!r} by name")
+    return quote(name, safe="")
+
+
 def item_of(route: str, path: str) -> str:
     """What the request to `path` is about, for messages, such as `dataset 'cars'`.
 

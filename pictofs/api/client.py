@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from pictofs.api import decode as wire
-from pictofs.api.address import is_uuid, path_segment
+from pictofs.api.address import export_segment, is_uuid, path_segment
 from pictofs.api.body import Body, described, range_headers
 from pictofs.api.key import ApiKey
 from pictofs.api.retries import API_CALL
@@ -304,21 +304,33 @@ class Api:
         )
         return await self._change("POST", "/exports/", "/exports/", wire.export, fields)
 
-    async def exports(self, limit: int = 1000, *, status: str | None = None) -> Page[Export]:
-        """The newest exports of all datasets, at most 1,000. `GET /exports/`"""
-        return await self._get(
-            "/exports/", "/exports/", wire.exports, _given(limit=limit, offset=0, status=status)
-        )
+    async def exports(
+        self,
+        limit: int = 1000,
+        *,
+        offset: int = 0,
+        dataset: str | None = None,
+        status: str | None = None,
+    ) -> Page[Export]:
+        """One page of at most 1,000 exports of all datasets, or of one by its name, newest first.
+
+        `GET /exports/`
+        """
+        params = _given(limit=limit, offset=offset, dataset_name=dataset, status=status)
+        return await self._get("/exports/", "/exports/", wire.exports, params)
 
     async def export(self, dataset: str, name: str) -> Export:
         """The present state of an export. `GET /exports/{export}`"""
         return await self._get(
-            "/exports/{export}", f"/exports/{path_segment(name)}", wire.export, {"dataset": dataset}
+            "/exports/{export}",
+            f"/exports/{export_segment(name)}",
+            wire.export,
+            {"dataset": dataset},
         )
 
     async def export_download_url(self, dataset: str, name: str) -> str:
         """The signed URL of a completed export, for `Storage`. `GET /exports/{export}/download`"""
-        path = f"/exports/{path_segment(name)}/download"
+        path = f"/exports/{export_segment(name)}/download"
         return await self._get(
             "/exports/{export}/download", path, wire.download_url, {"dataset": dataset}
         )
@@ -328,7 +340,7 @@ class Api:
         await self._exchange.call(
             "DELETE",
             "/exports/{export}",
-            f"/exports/{path_segment(name)}",
+            f"/exports/{export_segment(name)}",
             params={"dataset": dataset},
         )
 

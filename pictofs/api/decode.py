@@ -250,7 +250,7 @@ def _export(row: dict[str, Any]) -> Export | None:
         return None
 
     return Export(
-        name=name,
+        name=bounded(name),
         status=status,
         error_message=_text(row.get("error_message"), TEXT_MAX),
         file_size=_count(row.get("file_size")),
@@ -262,6 +262,10 @@ def _export(row: dict[str, Any]) -> Export | None:
         include_images=row.get("include_images") not in (None, False),
         filtered=bool(row.get("class_filter") or row.get("status_filter")),
         created_ns=time_ns(row.get("created_at")),
+        id=_text(row.get("id")),
+        annotation_count=_count(row.get("annotation_count")),
+        # Who has the signed URL needs no key.
+        raw={field: _plain(value) for field, value in row.items() if field != "download_url"},
     )
 
 

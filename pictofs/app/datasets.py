@@ -18,7 +18,8 @@ from pictofs.app.library import ATTEMPT, only
 from pictofs.clock import SystemClock
 from pictofs.config import ServerSettings
 from pictofs.errors import Invalid, InvalidResponse, NoSuchEntry, TimedOut
-from pictofs.model.records import Dataset, Page
+from pictofs.library.archives.exports import read_exports
+from pictofs.model.records import Dataset, Export, Page
 
 T = TypeVar("T")
 
@@ -128,6 +129,12 @@ class Datasets:
                     return row
 
         raise NoSuchEntry(f"there is no dataset {name!r}, or the API key may not see it")
+
+    async def exports(self, name: str) -> tuple[Dataset, list[Export]]:
+        """A dataset and its exports, finished or not, the newest first."""
+        found = await self.find(name)
+        reading = read_exports(self._api, found.name, found.id)
+        return found, await self._in_time(reading)
 
     async def create(self, name: str, description: str | None) -> Dataset:
         """A new dataset. Raises AlreadyExists."""

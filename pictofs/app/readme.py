@@ -15,13 +15,15 @@ README = f"""\
     datasets/NAME/by-status/STATUS/...   the same files by status
     datasets/NAME/by-split/SPLIT/...     the same files by split
     datasets/NAME/formats/FORMAT/...     images and labels as trainers read them
+    datasets/NAME/exports/EXPORT/...     what the archive of a finished export holds
     by-id/ID                             a link to the dataset or image of an id
     by-id/ID.json                        a link to its annotation file
     .pictofs/status.json                 what the mount has done and is at
     .pictofs/metrics                     the same for Prometheus
 
-`by-status`, `by-split` and `formats` are there, but `ls datasets/NAME` does not
-show them: a copy of a dataset holds each file once. Name them, and go on as usual:
+`by-status`, `by-split`, `formats` and `exports` are there, but
+`ls datasets/NAME` does not show them: a copy of a dataset holds each file once.
+Name them, and go on as usual:
 
     ls datasets/NAME/by-split/train/images
     cat datasets/NAME/formats/README.md

@@ -26,7 +26,7 @@ from pictofs.model.plural import counted
 
 if TYPE_CHECKING:
     from pictofs.app.datasets import Datasets
-    from pictofs.model.records import Dataset
+    from pictofs.model.records import Dataset, Export
 
 T = TypeVar("T")
 Given = str | bool | None
@@ -109,6 +109,32 @@ def show(
         _print_object(row)
     else:
         _print_one(row)
+
+
+@app.command()
+@with_settings(ServerSettings)
+def exports(
+    name: Name,
+    as_json: AsJson = False,
+    profile: Profile = None,
+    api_key_file: ApiKeyFile = None,
+    **given: Given,
+) -> None:
+    """List the exports of a dataset, its versions that stay, newest first. Needs the role viewer.
+
+    A finished one is a folder in a mount, at the path that is shown; `ls` of the dataset does not
+    list `exports`. With --json the API's objects, each with its `path`.
+    """
+    settings, api_key = _access(profile, api_key_file, given)
+    dataset, found = _run(settings, api_key, lambda datasets: datasets.exports(name))
+    paths = _export_paths(dataset, found)
+
+    if as_json:
+        print(
+            json.dumps([{**each.raw, "path": paths.get(each.identity)} for each in found], indent=2)
+        )
+    else:
+        _print_exports(found, paths)
 
 
 @app.command()
@@ -276,6 +302,52 @@ def _print_rows(rows: list[Dataset]) -> None:
     console.print(table)
 
 
+def _export_paths(dataset: Dataset, exports: list[Export]) -> dict[str, str]:
+    """Where each finished export is in a mount, by what identifies it."""
+    from pictofs.model.names import entry_name
+    from pictofs.model.records import export_entries
+
+    folder = f"datasets/{entry_name(dataset.name, dataset.id)}/exports"
+    entries = export_entries(exports)
+    return {each.identity: f"{folder}/{entry}" for entry, each in entries.items()}
+
+
+def _print_exports(exports: list[Export], paths: dict[str, str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # As in `_print_rows`.
+    console = Console(width=None if sys.stdout.isatty() else 100_000, soft_wrap=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("name", overflow="fold")
+    for column in ("format", "status"):
+        table.add_column(column, no_wrap=True)
+    for column in ("images", "annotations", "size", "created"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("path", overflow="fold")
+
+    for each in exports:
+        counts = ("-", "-", "-")
+        if each.identity in paths:
+            counts = (
+                f"{each.image_count:,}",
+                f"{each.annotation_count:,}",
+                bytes_text(each.file_size),
+            )
+
+        table.add_row(
+            Text(printable(each.name)),
+            Text(printable(each.format or "-")),
+            Text(printable(each.status)),
+            *counts,
+            _moment(each.created_ns),
+            Text(printable(paths.get(each.identity, "-"))),
+        )
+
+    console.print(table)
+
+
 def _print_one(row: Dataset) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -315,6 +387,7 @@ def _facts(row: Dataset) -> list[tuple[str, str]]:
         ("annotation types", ", ".join(types) or "-"),
         ("classes", _classes(raw.get("classes")) or "-"),
         ("views", "by-status/ and by-split/ in its folder in a mount; ls does not list them"),
+        ("exports", "exports/ there, as hidden; pictofs dataset exports lists them"),
         ("storage", row.storage_class),
         ("created", _moment(row.created_ns)),
         ("updated", _moment(time_ns(row.updated_at))),

@@ -35,6 +35,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("pictofs demo", "pictofs demo --keep /tmp/picto"),
     "dataset list": ("pictofs dataset list", "pictofs dataset list --archived --json"),
     "dataset show": ("pictofs dataset show night", "pictofs dataset show --json night"),
+    "dataset exports": ("pictofs dataset exports night", "pictofs dataset exports --json night"),
     "dataset create": ("pictofs dataset create --readme night.md night",),
     "dataset update": (
         "pictofs dataset update --rename dusk night",

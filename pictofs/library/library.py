@@ -19,6 +19,7 @@ from pictofs.library.annotations.archive import Bounds
 from pictofs.library.annotations.export import Exports
 from pictofs.library.annotations.export_list import ExportList
 from pictofs.library.annotations.prefetch import ANNOTATIONS, AnnotationFetcher
+from pictofs.library.archives.exports import ExportArchives
 from pictofs.library.connectivity import Connectivity
 from pictofs.library.content.cache import ContentCache
 from pictofs.library.content.disk import Disk
@@ -68,7 +69,7 @@ TEND_EVERY_S = 60.0
 
 
 class Library:
-    """What exists (`listing`, `catalog`) and its bytes (`downloads`, `annotations`)."""
+    """What exists (`listing`, `catalog`) and its bytes (`downloads`, `annotations`, `archives`)."""
 
     def __init__(
         self,
@@ -216,6 +217,21 @@ class Library:
             catalog, cache, self.annotations, self.exports, dimensions, single_flight, clock
         )
         self.formats = Formats(catalog, cache, self.annotations, names, dimensions, builder)
+        self.archives = ExportArchives(
+            api,
+            storage,
+            source,
+            self.listing,
+            catalog,
+            cache,
+            single_flight,
+            self.connectivity,
+            self.invalidations,
+            self.read_stats,
+            clock,
+            ttl=ttl,
+            frozen=frozen,
+        )
         self.annotation_prefetch = Prefetcher(
             catalog,
             AnnotationFetcher(catalog, self.annotations, self.exports.is_running),
@@ -298,6 +314,7 @@ class Library:
             key = known.key if known else NO_DATASET
 
         await self.listing.invalidate(key)
+        self.archives.invalidate(key)
         await self.listing.datasets()
         if self.connectivity.error is not None:
             raise self.connectivity.error

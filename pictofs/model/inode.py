@@ -5,8 +5,9 @@
 | 0-3 | the `NodeKind` |
 | 4-11 | for a file whose content changes, its version modulo 256; for a link, the `NodeKind` of its
          target; for a view, what it selects (model/selection.py), or its place in a format
-         (model/formats.py); else 0 |
-| 12-62 | the item's key: 51 bits of a hash of its id |
+         (model/formats.py); for exports, which kind of node; else 0 |
+| 12-62 | the item's key: 51 bits of a hash of its id; in an archive, 30 bits of a hash of the export's
+          id and the archive's directory, and 21 bits of the node's place in it |
 
 The number survives renames and remounts. A new version of a file has a new number: an open handle
 keeps the old number with its own page cache, so that no reader sees a mix of two versions.
@@ -51,6 +52,9 @@ class NodeKind(enum.IntEnum):
     """`annotations/` of a view, or a virtual directory in it. The key is the directory's."""
     README = 12
     """`README.md` of a dataset."""
+    EXPORT = 13
+    """`exports/` of a dataset, an export in it, or a file or folder of an export's archive. The
+    version bits tell which (library/archives/exports.py)."""
     FORMAT = 14
     """`formats/`, or a folder or file of a format in it. The key is the dataset's."""
     FORMAT_FOLDER = 15

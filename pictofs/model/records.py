@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
+
+from pictofs.model.names import entry_name, tagged
 
 T = TypeVar("T")
 
@@ -135,6 +137,36 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a filter leaves out images or annotation classes."""
     created_ns: int = 0
     """Nanoseconds since the epoch, by the server's clock; 0 if unsent."""
+    id: str | None = None
+    annotation_count: int = 0
+    raw: dict[str, Any] = {}
+    """The API's object without its signed URL."""
+
+    @property
+    def identity(self) -> str:
+        """What tells it from every other export: its id, or if the server sends none, its name and
+        time."""
+        return self.id.lower() if self.id else f"{self.name}:{self.created_ns}"
+
+
+FINISHED = "completed"
+"""The status of an export whose archive is there."""
+
+
+def export_entries(exports: Iterable[Export]) -> dict[str, Export]:
+    """Finished exports of a dataset by their names in its folder `exports`, the oldest first.
+
+    Of two that want one name the older keeps it, and the other gets a tag.
+    """
+    found = {each.identity: each for each in exports if each.status == FINISHED}
+    entries: dict[str, Export] = {}
+    for each in sorted(found.values(), key=lambda each: (each.created_ns, each.identity)):
+        entry = entry_name(each.name, each.identity)
+        if entry in entries:
+            entry = tagged(each.name, each.identity)
+        entries[entry] = each
+
+    return entries
 
 
 def document(raw: Mapping[str, Any]) -> bytes:

@@ -41,6 +41,9 @@ def parent_of(catalog: Catalog, inode: Inode) -> int:
             return number(NodeKind.DATASET, inode.key)
         case NodeKind.VIEW:
             return _above_view(inode)
+        case NodeKind.EXPORT:
+            # No listing leads to `exports/`, so the kernel could not go on from a folder above.
+            raise NoSuchEntry("a folder of an export is found by its path only")
         case NodeKind.IMAGE | NodeKind.ANNOTATION:
             return number(_FOLDERS[inode.kind], _image(catalog, inode).directory)
         case NodeKind.FORMAT:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pictofs.errors import NoSuchEntry, Stale
+from pictofs.library.archives.exports import EXPORT, FOLDER
 from pictofs.library.bulk.scope import Choice, Item, Scope
 from pictofs.library.library import Library
 from pictofs.model.formats import (
@@ -22,6 +24,7 @@ from pictofs.model.formats import (
 from pictofs.model.inode import Inode, NodeKind
 from pictofs.store.catalog.datasets import DOCUMENT, README
 from pictofs.vfs.nodes.dataset import PARTS
+from pictofs.vfs.nodes.exports import EXPORTS
 from pictofs.vfs.nodes.fixed import fixed_path
 
 UNKNOWN = "?"
@@ -36,6 +39,7 @@ class Places:
     def __init__(self, library: Library) -> None:
         self._catalog = library.catalog
         self._formats = library.formats
+        self._archives = library.archives
         self._scope = Scope(library.catalog, Choice())
 
     def path(self, number: int) -> str:
@@ -60,6 +64,8 @@ class Places:
                 return self._link(key, kind)
             case Inode(NodeKind.FORMAT | NodeKind.FORMAT_FOLDER | NodeKind.LABEL):
                 return self._in_formats(inode)
+            case Inode(NodeKind.EXPORT, key, kind):
+                return self._export(key, kind)
 
         return UNKNOWN
 
@@ -130,3 +136,20 @@ class Places:
         row = self._catalog.dataset(key) if kind == NodeKind.DATASET else self._catalog.image(key)
         ending = ".json" if kind == NodeKind.ANNOTATION else ""
         return f"/by-id/{row.id.lower() if row else UNKNOWN}{ending}"
+
+    def _export(self, key: int, kind: int) -> str:
+        if kind == FOLDER:
+            return f"{self._dataset(key)}/{EXPORTS}"
+
+        try:
+            if kind == EXPORT:
+                place = self._archives.place(key)
+                below = ""
+            else:
+                place, node = self._archives.place_of_member(key)
+                index = self._archives.resident(place)
+                below = f"/{index.path(node) if index else UNKNOWN}"
+        except (NoSuchEntry, Stale):
+            return UNKNOWN
+
+        return f"{self._dataset(place.dataset)}/{EXPORTS}/{place.export.entry}{below}"

@@ -22,6 +22,7 @@ from pictofs.vfs.nodes.annotations import AnnotationFile, AnnotationsDirectory, 
 from pictofs.vfs.nodes.by_id import IdLink
 from pictofs.vfs.nodes.dataset import DatasetDirectory, dataset_folder
 from pictofs.vfs.nodes.dataset_file import DatasetFile, readme
+from pictofs.vfs.nodes.exports import ExportNodes
 from pictofs.vfs.nodes.fixed import BY_ID, Documents, FixedNodes
 from pictofs.vfs.nodes.formats import FormatFolders, FormatNodes, Labels
 from pictofs.vfs.nodes.images import ImageFile, ImagesDirectory
@@ -95,6 +96,7 @@ class Tree:
         format_folders = FormatFolders(library, labels)
         format_nodes = FormatNodes(library, format_folders, labels)
         selections = SelectionRoot(library, format_nodes)
+        exports = ExportNodes(library)
         images = ImagesDirectory(library)
         annotations = AnnotationsDirectory(library, exact)
         objects = DatasetFile(library, NodeKind.DOCUMENT, DOCUMENT, document)
@@ -106,8 +108,9 @@ class Tree:
             NodeKind.FIXED: FixedNodes(library, documents, links, started_ns),
             NodeKind.LINK: links,
             NodeKind.DATASET: DatasetDirectory(
-                library, {DOCUMENT: objects, README: readmes}, selections, format_nodes
+                library, {DOCUMENT: objects, README: readmes}, selections, format_nodes, exports
             ),
+            NodeKind.EXPORT: exports,
             NodeKind.FORMAT: format_nodes,
             NodeKind.FORMAT_FOLDER: format_folders,
             NodeKind.LABEL: labels,

@@ -14,7 +14,15 @@ from typing import Any
 
 import pictograph
 import pytest
-from mounting import Hold, Mounting, Serving, Spent, eventually, inherited
+from mounting import (
+    Hold,
+    Mounting,
+    Serving,
+    Spent,
+    eventually,
+    finished_export,
+    inherited,
+)
 from starting import Pictofs, run_pictofs
 
 from standin import Organization, StandIn
@@ -404,3 +412,52 @@ def test_k10_another_dataset_than_the_one_that_was_named(
     assert code == 1
     assert "another dataset than the one whose id" in err or "gave 'put away'" in err
     assert {each.name for each in organization.datasets.values()} >= {"put away", "street signs"}
+
+
+def exports_of(server: StandIn) -> None:
+    """A finished export, one that can't be made, and one that nobody has looked at."""
+    finished_export(server, "street signs", "july/1", include_images=True)
+    organization = server.organization
+    signs = organization["street signs"]
+    organization.add_export(signs, "broken", b"", status="failed", format="dota")
+    organization.add_export(organization["put away"], "of another", b"")
+
+
+def test_y12_exports_lists_finished_and_unfinished_ones(server: StandIn) -> None:
+    exports_of(server)
+    code, out, _ = dataset(server, "exports", "street signs", role="viewer")
+    heads, *lines = out.splitlines()
+
+    assert code == 0
+    assert heads.split() == [
+        *("name", "format", "status", "images", "annotations", "size", "created", "path")
+    ]
+    assert lines[0].split()[:6] == ["broken", "dota", "failed", "-", "-", "-"]
+    assert lines[0].split()[-1] == "-"
+    assert lines[1].split()[:4] == ["july/1", "pictograph", "completed", "12"]
+    assert lines[1].endswith("datasets/street signs/exports/july‛s1")
+    assert len(lines) == 2
+
+
+def test_y12_exports_as_json_is_what_the_api_says(server: StandIn) -> None:
+    exports_of(server)
+    code, out, _ = dataset(server, "exports", "--json", "street signs", role="viewer")
+    found = json.loads(out)
+    with pictograph.Client(server.keys["viewer"], base_url=server.api_url) as client:
+        known = client.exports.list(dataset_name="street signs")
+
+    assert code == 0
+    assert [each["id"] for each in found] == [each.id for each in known]
+    assert [each["path"] for each in found] == [
+        None,
+        "datasets/street signs/exports/july‛s1",
+    ]
+    assert "X-Goog-Signature" not in out
+    assert dataset(server, "exports", "no such")[0] == 4
+
+
+def test_y12_the_path_is_that_of_a_mount(server: StandIn, mounted: Mounting) -> None:
+    exports_of(server)
+    found = json.loads(dataset(server, "exports", "--json", "street signs")[1])
+    folder = mounted(server).root / found[1]["path"]
+    assert len(os.listdir(folder / "annotations")) == 12

@@ -75,6 +75,10 @@ class ContentCache:
         """
         return annotation_blob_name(self.server, image, crc32c)
 
+    def blob_name(self, identity: str) -> str:
+        """The name of the blob of something else, by a text that no two versions of it share."""
+        return f"{self.server}-{identity}"
+
     @property
     def usable(self) -> bool:
         """Whether the disk takes something, as far as is known."""

@@ -121,13 +121,13 @@ class Listing:
         """
         checked = self._catalog.meta("checked_at")
         if strict:
-            await self._renew("datasets", self._read_datasets, have=False)
+            await self.renew("datasets", self._read_datasets, have=False)
             return
         if checked and self._frozen:
             return
 
         if not checked or not 0 <= self._clock.wall() - checked < self._ttl:
-            await self._renew(
+            await self.renew(
                 "datasets", self._read_datasets, have=checked is not None, patience=patience
             )
 
@@ -202,9 +202,7 @@ class Listing:
         if not self._current(row.tree_at, row.tree_signature, row.signature, strict=strict):
             work = partial(self._read_tree, row)
             known = row.tree_at is not None or row.tree_signature is not None
-            await self._renew(
-                ("tree", key, self._passes.refreshes), work, have=known and not strict
-            )
+            await self.renew(("tree", key, self._passes.refreshes), work, have=known and not strict)
 
         return row
 
@@ -430,7 +428,7 @@ class Listing:
             await self._wait_for(current, entry, read)
         else:
             work = partial(self._ask, dataset, current, filename)
-            await self._renew(("name", directory.key, filename), work, have=row is not None)
+            await self.renew(("name", directory.key, filename), work, have=row is not None)
 
         return read(directory.key, entry)
 
@@ -487,7 +485,7 @@ class Listing:
 
         return 0 <= self._clock.wall() - at < self._ttl * (1 if strict else RELIST_AFTER)
 
-    async def _renew(
+    async def renew(
         self,
         key: object,
         work: Callable[[], Awaitable[None]],

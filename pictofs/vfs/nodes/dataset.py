@@ -12,6 +12,7 @@ from pictofs.store.catalog.rows import DatasetRow
 from pictofs.vfs import xattrs
 from pictofs.vfs.node import Attributes, DirectoryHandler, Entry, EntryBatch, folder
 from pictofs.vfs.nodes.dataset_file import DatasetFile
+from pictofs.vfs.nodes.exports import EXPORTS, ExportNodes
 from pictofs.vfs.nodes.formats import FormatNodes
 from pictofs.vfs.nodes.selected import SelectionRoot
 
@@ -32,6 +33,7 @@ class DatasetDirectory(DirectoryHandler):
         files: Mapping[str, DatasetFile],
         views: SelectionRoot,
         formats: FormatNodes,
+        exports: ExportNodes,
     ) -> None:
         """`files`: the files made from the dataset's object, by name, in the order in which they
         are listed."""
@@ -39,6 +41,7 @@ class DatasetDirectory(DirectoryHandler):
         self._files = files
         self._views = views
         self._formats = formats
+        self._exports = exports
 
     async def attributes(self, inode: Inode) -> Attributes:
         """Attributes of the folder."""
@@ -51,8 +54,8 @@ class DatasetDirectory(DirectoryHandler):
         return xattrs.of_dataset(self._library.catalog.dataset_object(inode.key)[0])
 
     async def lookup(self, inode: Inode, name: str) -> Attributes:
-        """Attributes of `images`, `annotations`, a file of the dataset itself, or a view, which
-        `entries` does not show."""
+        """Attributes of `images`, `annotations`, a file of the dataset itself, or what `entries`
+        does not show: a view, or `exports`."""
         row = await self._library.listing.dataset(inode.key)
         if name in self._files:
             made = self._files[name].of(row)
@@ -64,13 +67,15 @@ class DatasetDirectory(DirectoryHandler):
             return view
         if name == FORMATS_FOLDER:
             return self._formats.root(row, None)
+        if name == EXPORTS:
+            return self._exports.folder_of(row)
         if name not in PARTS:
             raise NoSuchEntry(f"a dataset has no {name!r}")
 
         return self._part(PARTS[name], row)
 
     async def entries(self, inode: Inode, cookie: int) -> EntryBatch:
-        """All entries but the views: a walk through the folder must meet each file once."""
+        """All entries but the views and `exports`: a walk through the folder must meet each file once."""
         row = await self._library.listing.dataset(inode.key)
         found = {name: self._part(kind, row) for name, kind in PARTS.items()}
         for name, file in self._files.items():

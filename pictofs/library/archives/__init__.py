@@ -1,0 +1,1 @@
+"""The archives of finished exports, as trees of files."""
