@@ -387,7 +387,7 @@ def _facts(row: Dataset) -> list[tuple[str, str]]:
         ("annotation types", ", ".join(types) or "-"),
         ("classes", _classes(raw.get("classes")) or "-"),
         ("views", "by-status/ and by-split/ in its folder in a mount; ls does not list them"),
-        ("exports", "exports/ there, as hidden; pictofs dataset exports lists them"),
+        ("exports", "exports/ in its folder in a mount, which ls does not list either"),
         ("storage", row.storage_class),
         ("created", _moment(row.created_ns)),
         ("updated", _moment(time_ns(row.updated_at))),

@@ -343,6 +343,15 @@ async def test_y4_a_member_that_the_cache_can_not_take_is_told(rig: Rig) -> None
         assert await mount.read(f"{TOP}/big/small.txt") == b"small"
 
 
+async def test_y4_a_disk_that_takes_nothing(mount: Mount) -> None:
+    add(mount, "big", pack([("big.jpg", bytes(9 << 20)), ("small.txt", b"small")]))
+    mount.library.cache.failed(DiskFull("the disk is full"))
+    assert await mount.read(f"{TOP}/big/small.txt") == b"small"
+    assert isinstance(await error_of(partial(mount.read, f"{TOP}/big/big.jpg")), DiskFull)
+    mount.clock.advance(31)
+    assert await mount.read(f"{TOP}/big/big.jpg", 1 << 20) == bytes(9 << 20)
+
+
 async def test_y4_a_large_member_that_is_damaged_leaves_nothing(mount: Mount, rig: Rig) -> None:
     body = bytes(9 << 20)
     add(mount, "big", assemble(member(b"big.bin", body, crc=5)))

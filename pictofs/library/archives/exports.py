@@ -52,6 +52,9 @@ PAGES = 10
 """Pages of a dataset's exports that are read; older ones are not shown."""
 INDEX_BYTES = 64 << 20
 """Bytes of archives' directories that are kept in memory. A larger one is there alone."""
+GONE_MAX = 100_000
+"""Keys of what is gone that are remembered: the kernel is told to look again, and not that nothing is
+there."""
 META = "exports:"
 """How the names of lists begin in the catalog's table `meta`; the dataset's key follows."""
 _NODE_MASK = (1 << NODE_BITS) - 1
@@ -260,7 +263,11 @@ class ExportArchives:
 
     def _forget(self, export: KnownExport) -> None:
         """Forget an export that is gone, or its archive if that is another one."""
+        if len(self._gone) >= GONE_MAX:
+            self._gone.clear()
+
         self._places.pop(folder_key(export), None)
+        self._doubted.discard(folder_key(export))
         self._gone.add(folder_key(export))
         self._forget_archive(export)
 
