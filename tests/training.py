@@ -112,7 +112,8 @@ class Trainer:
         self.python = folder / "bin" / "python"
 
     def make(self) -> None:
-        """Install what is missing: some 700 MB, a minute or two."""
+        """Install what is missing: some 700 MB and two minutes with torch for the CPU, which is what
+        pip finds where the project's own torch comes from."""
         stamp = self.folder / "installed"
         wanted = "\n".join([*WITH_DEPENDENCIES, *ALONE])
         if stamp.exists() and stamp.read_text() == wanted:

@@ -273,6 +273,17 @@ def test_ids_are_unique_and_fit_into_53_bits(step: int) -> None:
     assert max(found) <= 2**53
 
 
+def test_images_whose_blocks_fall_together_have_different_ids() -> None:
+    # Keys that differ in the last bit once they are spread: they share a block.
+    back = pow(coco._MIX, -1, 2**51)
+    first = 5 * 2**20 * back % 2**51
+    second = (5 * 2**20 + 1) * back % 2**51
+    assert coco.Ids().block(first) == coco.Ids().block(second)
+
+    ids = coco.Ids()
+    assert ids.block(second) - ids.block(first) == -(2**16)
+
+
 def test_annotations_with_one_identity_have_different_ids() -> None:
     same = {**box("car", 1, 1, 9, 9), "id": "same"}
     found = rows(sample(same, same, same))
