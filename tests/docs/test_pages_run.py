@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mounting import Mount, Spent, inherited
+from mounting import Mount, Spent, finished_export, inherited
 from PIL import Image
 
 from pictofs.app import mount_table, mounting
@@ -136,6 +136,25 @@ def test_browsing_and_going_offline(
     assert "all 480 files are cached" in said
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
+def test_training_on_formats(serving: Callable[..., StandIn], prompt: Callable[[str], str]) -> None:
+    """All but ultralytics itself, which tests/mount has."""
+    typed = blocks("howto.md", "sh", "## Train on formats", "## Train on a version")
+    lines = [line for line in "".join(typed).splitlines() if not line.startswith("yolo ")]
+    said = prompt(
+        "\n".join(
+            [
+                "mkdir ~/picto; pictofs mount ~/picto",
+                *lines,
+                "diff -r signs-yolo ~/picto/datasets/street-signs/formats/yolo && echo the same",
+                "pictofs unmount ~/picto",
+            ]
+        )
+    )
+    assert "as trainers read it" in said
+    assert "the same" in said
+
+
 def test_a_copy_in_ci(serving: Callable[..., StandIn], prompt: Callable[[str], str]) -> None:
     install, *rest = "".join(
         blocks("howto.md", "sh", "## Use it in CI", "## Mount at boot")
@@ -148,6 +167,7 @@ def test_a_copy_in_ci(serving: Callable[..., StandIn], prompt: Callable[[str], s
 def prompt(serving: Callable[..., StandIn], tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """Runs what a person types, in a home folder of its own, with a key; its output."""
     server = serving(PRESETS["sample"]())
+    finished_export(server, "street-signs", "july")
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin/pictofs"
     program.write_text(
