@@ -13,7 +13,9 @@ import trio
 from mounting import Hold
 from rig import Mount, Rig, annotation_bytes
 
+from pictofs.library.annotations import prefetch
 from pictofs.library.annotations.prefetch import SPARE, WORKERS
+from pictofs.library.prefetch import access_pattern
 from pictofs.store.catalog.rows import ImageRow
 from standin import Spec, StandIn
 from standin.faults import Delay, Fault, Match, error, throttled
@@ -99,6 +101,60 @@ async def test_q6_never_more_than_twice_what_was_read(
         for count, image in enumerate(chosen, 1):
             await readers.read([image])
             assert readers.requests - readers.misses <= 2 * count + SPARE
+
+
+def arriving(images: list[ImageRow], parts: str, arrival: str) -> list[ImageRow]:
+    """The reads of four readers at one pace, in the order in which they come.
+
+    `parts`: each has every fourth image, or a quarter of them. `arrival`: how the four reads of a
+    round are ordered: always as `3120`, or anew each time.
+    """
+    rounds = len(images) // 4
+    order = [int(digit) for digit in "3120"]
+    chance = random.Random(7)
+    reads = []
+
+    for at in range(rounds):
+        if arrival == "anew":
+            chance.shuffle(order)
+        for reader in order:
+            place = 4 * at + reader if parts == "interleaved" else reader * rounds + at
+            reads.append(images[place])
+
+    return reads
+
+
+@pytest.mark.parametrize("arrival", ["3120", "anew"])
+@pytest.mark.parametrize("parts", ["interleaved", "contiguous"])
+@pytest.mark.parametrize("order", ["seq", "entry", "key"])
+async def test_q6_four_readers_out_of_step_have_their_order_found(
+    rig: Rig, order: str, parts: str, arrival: str
+) -> None:
+    """Before it is, files come from the beginning of the listing, which may be read last."""
+    async with reading(rig) as (readers, images):
+        images.sort(key=lambda image: getattr(image, order))
+        for count, image in enumerate(arriving(images, parts, arrival), 1):
+            await readers.read([image])
+            assert readers.requests - readers.misses <= 2 * count + SPARE
+
+        assert readers.requests == COUNT
+        # One reader is followed at a time: those with other quarters read on by themselves.
+        assert readers.misses <= (20 if parts == "interleaved" else 90)
+
+
+async def test_q6_an_order_that_begins_late_is_found(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window that is full of what nobody reads is no obstacle."""
+    monkeypatch.setattr(access_pattern, "LOOKED_AT", 64)
+    monkeypatch.setattr(access_pattern, "LOOKED_AT_AGAIN", 16)
+    monkeypatch.setattr(prefetch, "MOST", 32)
+    async with reading(rig) as (readers, images):
+        by_name = sorted(images, key=lambda image: image.entry)
+        await readers.read(random.Random(7).sample(by_name[:150], 70))
+        before = readers.misses
+        await readers.read(by_name[150:])
+        assert readers.misses - before <= 12
 
 
 async def test_q6_so_many_at_once(rig: Rig) -> None:

@@ -13,18 +13,26 @@ FIRST = 4
 """Reads of a dataset before anything is fetched ahead: a lone `cat` costs nothing more."""
 PER_READ = 8
 """Images that may lie unused for each one that was read: the window doubles every eighth read."""
-NEAR = 6
-"""A read counts as the next one in an order when it is one of so many behind the last one."""
-RECENT = 8
-"""Reads of which it may be right behind one.
-
-Several processes read in one order, each at a place of its own.
-"""
+NEAR = 8
+"""A read agrees with an order if more of the recent ones are among so many before it than among so
+many behind it: several processes that share an order arrive in any order."""
+RECENT = 16
+"""Reads that count as recent ones."""
 CERTAIN = 5
-"""Reads in a row that decide an order.
+"""Reads in a row that decide an order, if each comes right behind the last one, or next to one of
+the last RIGHT_BEHIND.
 
 Of a hundred images in no order so many agree by chance once in 20,000.
 """
+RIGHT_BEHIND = 8
+LIKELY = 12
+"""Reads in a row that decide an order, if each agrees with it.
+
+Four processes of which each reads every fourth image may arrive as 3 1 2 0, 7 5 6 4 for as long as
+they read: never are five in a row right behind each other.
+"""
+SPREAD = 256
+"""Images within which processes that share an order are: eight workers with batches of 32."""
 LAG = 64
 """Images by which a process may be behind another one.
 
@@ -39,7 +47,11 @@ a mix grows one if most are read whole.
 MODEST = 16
 """Reads to which their count shrinks if what was fetched ahead is not read."""
 LOOKED_AT = 256
-"""Reads in which an order is looked for."""
+"""Reads in which an order is looked for: all of the first so many."""
+LOOKED_AT_AGAIN = 32
+"""The same of each further LOOKED_AT: a look costs 0.15 ms."""
+KEPT = 1024
+"""Images that follow in an order of which those that lie ready stay expected."""
 PAGE = 24
 
 ORDERS = ("seq", "entry", "key")
@@ -70,8 +82,16 @@ class AccessPattern(Plan):
         """Images that were to be fetched ahead, all of them."""
 
         self._catalog = catalog
+        self.used = 0
+        """Images that were fetched ahead and read, all of them."""
+
         self._recent: deque[ImageRow] = deque(maxlen=RECENT)
+        self._right_behind = dict.fromkeys(ORDERS, 0)
         self._agreement = dict.fromkeys(ORDERS, 0)
+        self._unordered_reads = 0
+        """Reads in which no order was found."""
+        self._unexpected = 0
+        """Reads in a row of what was not fetched ahead."""
         self._folders: dict[int, int] = {}
         """How far each one that was read in is fetched (a `seq`), without order."""
         self._reached: ImageRow | None = None
@@ -90,30 +110,40 @@ class AccessPattern(Plan):
     def use(self, key: int) -> bool:
         """An image is read that was there; whether it was fetched for that."""
         mark = self.ahead.take(key)
+        if mark is None:
+            return False
 
+        self.used += 1
         # Without an order each image may come last.
-        if mark is not None and self.order is not None:
+        if self.order is not None:
             passed = self.ahead.give_up(mark - LAG)
             self.reads = max(min(self.reads, MODEST), self.reads - passed)
 
-        return mark is not None
+        return True
 
-    def read(self, image: ImageRow) -> None:
-        """An image is read that a reader waits for, or that was fetched ahead."""
+    def read(self, image: ImageRow, *, expected: bool) -> None:
+        """An image is read that a reader waits for, or that was fetched ahead.
+
+        `expected`: it was fetched ahead, or is about to be.
+        """
         self.reads += 1
         self.total += 1
         self._folders.setdefault(image.directory, 0)
+        self._unexpected = 0 if expected else self._unexpected + 1
 
         if self.order is None:
-            if self.reads <= LOOKED_AT:
+            self._unordered_reads += 1
+            looked_at = self._unordered_reads
+            if looked_at <= LOOKED_AT or looked_at % LOOKED_AT < LOOKED_AT_AGAIN:
                 self._compare(image)
         elif not self._follows(image):
-            self.order = None
-            self._reached = None
             self.reads = self.reads // 2
-            self._agreement = dict.fromkeys(ORDERS, 0)
+            self._lose_order()
         elif self._reached is None or self._reached.directory != image.directory:
             self._reached = image
+        elif self._unexpected >= RECENT:
+            # What is fetched lies elsewhere than what is read.
+            self._begin_at(image, self.order, RECENT)
 
         self._recent.append(image)
 
@@ -126,6 +156,13 @@ class AccessPattern(Plan):
         for folder in self._catalog.directory_keys(self.dataset):
             self._folders.setdefault(folder, 0)
 
+    def _lose_order(self) -> None:
+        self.order = None
+        self._reached = None
+        self._unordered_reads = 0
+        self._right_behind = dict.fromkeys(ORDERS, 0)
+        self._agreement = dict.fromkeys(ORDERS, 0)
+
     def _compare(self, image: ImageRow) -> None:
         """Count which orders this read agrees with."""
         # The first image in a folder says nothing.
@@ -133,20 +170,52 @@ class AccessPattern(Plan):
             return
 
         for order in ORDERS:
-            if self._is_next(image, order):
-                self._agreement[order] += 1
-            else:
-                self._agreement[order] = 0
-
-            if self._agreement[order] >= CERTAIN:
-                self.order = order
-                self._reached = image
+            self._count(image, order)
+            if self._right_behind[order] >= CERTAIN or self._agreement[order] >= LIKELY:
+                self._begin_at(image, order, self._agreement[order])
                 return
 
-    def _is_next(self, image: ImageRow, order: str) -> bool:
-        before = [row.key for row in self._catalog.next_images(image, order, NEAR, back=True)]
-        near = bool(self._recent) and self._recent[-1].key in before
-        return near or any(row.key in before[:1] for row in self._recent)
+    def _count(self, image: ImageRow, order: str) -> None:
+        before = self._beside(image, order, back=True)
+        after = self._beside(image, order, back=False)
+        recent = [row.key for row in self._recent]
+        behind = sum(key in before for key in recent)
+        in_front = sum(key in after for key in recent)
+
+        right_behind = behind >= in_front and self._is_next(before)
+        self._right_behind[order] = self._right_behind[order] + 1 if right_behind else 0
+
+        agrees = right_behind or behind > in_front
+        self._agreement[order] = self._agreement[order] + 1 if agrees else 0
+
+    def _beside(self, image: ImageRow, order: str, *, back: bool) -> list[int]:
+        return [row.key for row in self._catalog.next_images(image, order, NEAR, back=back)]
+
+    def _is_next(self, before: list[int]) -> bool:
+        """Whether a read of what comes after `before` comes right behind a recent one."""
+        recent = [row.key for row in self._recent]
+        return recent[-1] in before or any(key in before[:1] for key in recent[-RIGHT_BEHIND:])
+
+    def _begin_at(self, image: ImageRow, order: str, reads: int) -> None:
+        """Follow an order from the reader on that is furthest behind this read of it.
+
+        `reads`: of the recent ones, those that are in this order.
+
+        What lies ready and does not follow soon is given up. It was fetched before anybody knew the
+        order, from the other end of the folder as it may be, and what takes its place is needed
+        sooner.
+        """
+        recent = [row.key for row in self._recent][-reads:]
+        behind = self._catalog.next_images(image, order, SPREAD, back=True)
+        farthest = max((at for at, row in enumerate(behind, 1) if row.key in recent), default=0)
+
+        self.order = order
+        self._unexpected = 0
+        self._reached = behind[farthest - 1] if farthest else image
+
+        if self.ahead:
+            follow = self._catalog.next_images(image, order, min(len(self.ahead), KEPT))
+            self.ahead.keep({row.key for row in (*behind[:farthest], *follow)})
 
     def _follows(self, image: ImageRow) -> bool:
         """Whether an ordered read went on in its order: it was fetched ahead, or is not far."""
@@ -161,7 +230,8 @@ class AccessPattern(Plan):
         if in_reach and getattr(image, self.order) <= getattr(reached, self.order):
             return True
 
-        return self._is_next(image, self.order)
+        before = self._beside(image, self.order, back=True)
+        return any(row.key in before for row in self._recent)
 
     def upcoming(self, *, whole: bool) -> Iterator[ImageRow]:
         """What may be read next, each image once; `whole`: also if there is no order."""

@@ -147,7 +147,7 @@ class Prefetcher:
         if expected and pattern is not None:
             row = self._catalog.image(image)
             if row is not None:
-                self._read(pattern, row)
+                self._read(pattern, row, expected=True)
 
     def miss(self, image: ImageRow) -> None:
         """A reader waits for a download."""
@@ -161,8 +161,8 @@ class Prefetcher:
             pattern = AccessPattern(self._catalog, image.dataset)
             self._patterns[image.dataset] = pattern
 
-        pattern.ahead.take(image.key)
-        self._read(pattern, image)
+        expected = pattern.ahead.take(image.key) is not None
+        self._read(pattern, image, expected=expected)
 
     def skimmed(self, image: ImageRow) -> None:
         """A reader is done with a file, and has taken but the head of it."""
@@ -170,14 +170,14 @@ class Prefetcher:
         if pattern is not None and self._mode != "all":
             pattern.skim()
 
-    def _read(self, pattern: AccessPattern, image: ImageRow) -> None:
+    def _read(self, pattern: AccessPattern, image: ImageRow, *, expected: bool) -> None:
         now = self._clock.monotonic()
         if pattern.reads and now - pattern.read_at > IDLE_S:
             pattern = AccessPattern(self._catalog, image.dataset)
             self._patterns[image.dataset] = pattern
 
         pattern.read_at = now
-        pattern.read(image)
+        pattern.read(image, expected=expected)
         if self._mode == "all" and pattern.reads == 1:
             self._unlisted.append(pattern)
         self._wake.set()

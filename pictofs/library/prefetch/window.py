@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Container
 
 
 class PrefetchWindow:
@@ -56,6 +57,11 @@ class PrefetchWindow:
             passed += 1
 
         return passed
+
+    def keep(self, keys: Container[int]) -> None:
+        """Expect none any more but those of `keys`."""
+        for key in [each for each in self._marks if each not in keys]:
+            self.take(key)
 
     def clear(self) -> None:
         """Expect nothing."""
