@@ -21,9 +21,9 @@ The mount refuses both: it is read-only, or answers EROFS."""
 FILE = stat.S_IFREG | 0o644
 """The mode of files, chosen for the same reason."""
 
-BATCH = 256
-"""Entries that a handler gives at once: ten times what fits into one readdir with attributes
-(4 KiB)."""
+BATCH = 744
+"""Entries that a handler gives at once: what fits into one readdir with attributes, 128 KiB, if names
+have 17 to 24 letters. They take 3 ms."""
 
 
 class Attributes(NamedTuple):
