@@ -112,6 +112,8 @@ def build(job: BuildJob) -> Built:
         closing(
             BlobCache(Path(job.blobs), limit=job.limit, reserve=job.reserve, clock=SystemClock())
         ) as cache,
+        # What is read twice, for the digest and for the files, must be the same.
+        catalog.database.snapshot(),
     ):
         return _Build(job, catalog, cache).run()
 
@@ -128,9 +130,9 @@ class _Build:
             raise NoSuchEntry("the dataset is gone")
 
         scans = FormatScans(catalog.database)
-        self._names = Names(catalog, row, {}, scans.twins(job.dataset, flat=False))
+        self._names = Names(catalog, row, {}, scans.twins_of_snapshot(job.dataset, flat=False))
         if job.format in FLAT:
-            self._names.flat_twins = scans.twins(job.dataset, flat=True)
+            self._names.flat_twins = scans.twins_of_snapshot(job.dataset, flat=True)
 
         self._row = row
         self._classes: Any = catalog.dataset_object(job.dataset)[0].get("classes")

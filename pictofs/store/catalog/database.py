@@ -245,6 +245,18 @@ class Database:
             raise self._named("read", error) from error
 
     @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Within the block `query` reads one state, whatever others write meanwhile.
+
+        For processes that do nothing else. Raises CatalogDamaged, DiskFull.
+        """
+        self.query("BEGIN")
+        try:
+            yield
+        finally:
+            self.query("ROLLBACK")
+
+    @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
         """One transaction; blocks, so call it from a thread.
 

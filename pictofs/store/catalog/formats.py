@@ -58,16 +58,22 @@ class FormatScans:
 
         `flat`: in one folder for the whole dataset, else in the directory of each. 5 us an image.
         """
+        with self._database.write() as db:
+            return Twins(db.execute(self._twins_sql(flat), (dataset,)))
+
+    def twins_of_snapshot(self, dataset: int, *, flat: bool) -> Twins:
+        """The same, in the state that `Database.snapshot` has fixed."""
+        return Twins(self._database.query(self._twins_sql(flat), (dataset,)))
+
+    def _twins_sql(self, flat: bool) -> str:
         place = "" if flat else "directory, "
-        sql = (
+        return (
             f"SELECT key, id FROM (SELECT key, id, stem, row_number() OVER"
             f" (PARTITION BY {place}stem ORDER BY created_ns, lower(id)) AS place"
             f" FROM (SELECT key, id, directory, created_ns, {STEM} AS stem"
             f" FROM image WHERE {_IN_DATASET}))"
             f" WHERE place > 1 OR length(CAST(stem AS BLOB)) > {STEM_MAX_BYTES}"
         )
-        with self._database.write() as db:
-            return Twins(db.execute(sql, (dataset,)))
 
     def tags(self, dataset: int) -> dict[str, array[int]]:
         """By the name of a tag's folder the `seq` of each image in it, in order: 8 bytes each."""

@@ -1,0 +1,82 @@
+"""`formats/` of a dataset that changes, or of a server that fails, at the worst moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from format_world import CLASSES, VIEWS, box
+from rig import Mount, Rig
+
+from pictofs.library.beside import CannotStart
+from pictofs.library.formats import build, builder
+from standin import Organization, StandIn
+from standin.records import Image
+
+TRAIN = f"{VIEWS}/coco/annotations/instances_train.json"
+
+
+@pytest.fixture
+def standin() -> Iterator[StandIn]:
+    """Four images of two statuses, all in train."""
+    made = Organization()
+    signs = made.add_dataset("signs", classes=CLASSES)
+    for place in range(4):
+        made.add_image(
+            signs,
+            f"{place}.jpg",
+            size=500 + place,
+            width=200,
+            height=100,
+            annotations=[box("car", 10 + place)],
+            annotation_count=1,
+            status=("new", "complete")[place % 2],
+            split="train",
+        )
+    with StandIn(made) as running:
+        yield running
+
+
+@pytest.fixture
+async def mount(standin: StandIn, tmp_path: Path) -> AsyncIterator[Mount]:
+    async with Rig(standin, tmp_path).mount() as mount:
+        yield mount
+
+
+def first(standin: StandIn) -> Image:
+    return next(iter(standin.organization["signs"].images.values()))
+
+
+async def listed_images(mount: Mount) -> list[str]:
+    """The images in `instances_train.json`."""
+    return [each["file_name"] for each in json.loads(await mount.read(TRAIN))["images"]]
+
+
+async def test_g5_files_are_made_of_one_state_and_kept_under_its_name(
+    mount: Mount, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: Any) -> Any:
+        raise CannotStart("so that this process builds")
+
+    def move(split: str) -> None:
+        with mount.catalog.database.write() as db:
+            db.execute("UPDATE image SET split = ? WHERE id = ?", (split, first(standin).id))
+
+    survey = build._Build._survey
+
+    def surveyed(self: build._Build, found: build.Built) -> str:
+        digest = survey(self, found)
+        if not found.missing:
+            monkeypatch.setattr(build._Build, "_survey", survey)
+            move("val")
+        return digest
+
+    monkeypatch.setattr(builder, "start", cannot)
+    monkeypatch.setattr(build._Build, "_survey", surveyed)
+    assert len(await listed_images(mount)) == 4
+    assert len(await listed_images(mount)) == 3
+    move("train")
+    assert len(await listed_images(mount)) == 4
