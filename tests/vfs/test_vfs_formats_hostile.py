@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from format_world import CLASSES, VIEWS, box
 from rig import Mount, Rig
 
@@ -80,3 +82,36 @@ async def test_g5_files_are_made_of_one_state_and_kept_under_its_name(
     assert len(await listed_images(mount)) == 3
     move("train")
     assert len(await listed_images(mount)) == 4
+
+
+async def test_g9_an_open_does_not_join_a_build_that_is_older_than_a_refresh(
+    mount: Mount, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mount.read(f"{VIEWS}/yolo/data.yaml")
+    made = builder._built
+    is_made = trio.Event()
+    passes = trio.Event()
+
+    async def held(job: build.BuildJob) -> build.Built:
+        found = await made(job)
+        is_made.set()
+        await passes.wait()
+        return found
+
+    monkeypatch.setattr(builder, "_built", held)
+    later: list[str] = []
+
+    async def read_later() -> None:
+        later.extend(await listed_images(mount))
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listed_images, mount)
+            await is_made.wait()
+            standin.organization.update_image(first(standin), split="val")
+            await mount.library.refresh("signs")
+            nursery.start_soon(read_later)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            passes.set()
+
+    assert later == ["1.jpg", "2.jpg", "3.jpg"]

@@ -99,7 +99,13 @@ class Builder:
         if known is not None and self._is_right(known):
             return known.built
 
-        return await self._single_flight.share(("format", *key), partial(self._make, key))
+        flight = ("format", *key)
+        joined = self._single_flight.in_progress(flight)
+        built: Built = await self._single_flight.share(flight, partial(self._make, key))
+        if joined and not self._is_right(self._known[key]):
+            # It was begun before the caller asked, and something has changed meanwhile.
+            built = await self._single_flight.share(flight, partial(self._make, key))
+        return built
 
     def _is_right(self, known: _Known) -> bool:
         return (
