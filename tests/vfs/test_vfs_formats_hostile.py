@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from format_world import CLASSES, VIEWS, box
-from rig import Mount, Rig
+from format_world import CLASSES, TOP, VIEWS, box
+from rig import Mount, Rig, error_of
 
+from pictofs.errors import NoSuchEntry
 from pictofs.library.beside import CannotStart
 from pictofs.library.formats import build, builder
 from standin import Organization, StandIn
@@ -115,3 +117,21 @@ async def test_g9_an_open_does_not_join_a_build_that_is_older_than_a_refresh(
             passes.set()
 
     assert later == ["1.jpg", "2.jpg", "3.jpg"]
+
+
+async def test_g11_a_label_is_gone_from_a_status_that_the_image_has_left(
+    mount: Mount, standin: StandIn
+) -> None:
+    """Among the classes of that status its names have no number: they would be left out."""
+    image = first(standin)
+    standin.organization.set_annotations(image, [box("zebra"), box("car")])
+    path = f"{TOP}/by-status/new/formats/yolo/labels/train/0.txt"
+    whole = await mount.read(path)
+    assert [line.split()[0] for line in whole.decode().splitlines()] == ["3", "0"]
+
+    inode = (await mount.look(path)).inode
+    standin.organization.update_image(image, status="complete")
+    await mount.library.refresh("signs")
+    assert isinstance(await error_of(partial(mount.tree.open, inode)), NoSuchEntry)
+    path = path.replace("/new/", "/complete/")
+    assert await mount.read(path) == whole

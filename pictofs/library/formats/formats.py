@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from cachetools import LRUCache
 
 from pictofs.errors import NoSuchEntry, PictofsError, Stale
 from pictofs.formats import readme, voc, yolo
-from pictofs.formats.classes import Classes, undeclared
+from pictofs.formats.classes import CLASSES_MAX, Classes, undeclared
 from pictofs.formats.losses import Losses
 from pictofs.formats.sample import Sample, decode
 from pictofs.library.annotations.annotations import Annotations
@@ -98,18 +100,16 @@ class Formats:
         Raises what keeps that from coming, InvalidResponse if it can't be read.
         """
         for _ in range(ATTEMPTS):
-            try:
+            # This file has no version of its own that the caller would have to look up again.
+            with suppress(Stale):
                 content = await self._annotations.open(image)
-            except Stale:
-                # This file has no version of its own that the caller would have to look up again.
-                image = self._again(image)
-                continue
+                try:
+                    data = await content.read(0, content.size)
+                finally:
+                    content.close()
+                return ContentInMemory(await self._labelled(image, data, base, format_))
 
-            try:
-                data = await content.read(0, content.size)
-            finally:
-                content.close()
-            return ContentInMemory(await self._labelled(image, data, base, format_))
+            image = self._again(image)
 
         raise Stale(f"the annotations of {image.entry} change all the time")
 
@@ -137,12 +137,15 @@ class Formats:
             if built is None:
                 return None
             classes = self._with_extra(image.dataset, built.extra)
+            if not _are_numbered(sample, classes):
+                return None
 
         return _text(sample, classes, format_)
 
     async def _labelled(
         self, image: ImageRow, data: bytes, base: str | None, format_: Format
     ) -> bytes:
+        """Raises Stale if what it is made of has changed meanwhile."""
         if not is_sized(image):
             await self._dimensions.learn(image.key)
             image = self._again(image)
@@ -158,8 +161,12 @@ class Formats:
         classes = self.declared(image.dataset)
         if format_ in TASKS and undeclared(sample, classes):
             # Their numbers depend on all other files.
+            _, before = self._catalog.dataset_object(image.dataset)
             built = await self.builder.made(image.dataset, base, format_)
+            _, after = self._catalog.dataset_object(image.dataset)
             classes = self._with_extra(image.dataset, built.extra)
+            if before != after or not _are_numbered(sample, classes):
+                raise Stale(f"the classes changed while {image.entry} was read")
 
         return _text(sample, classes, format_)
 
@@ -180,6 +187,12 @@ class Formats:
         if row is None:
             raise NoSuchEntry("the image is gone")
         return row
+
+
+def _are_numbered(sample: Sample, classes: Classes) -> bool:
+    """Whether each name has a number, or can't have one as there are too many."""
+    is_full = len(classes.names) == CLASSES_MAX
+    return is_full or undeclared(sample, classes).issubset(classes.names)
 
 
 def _text(sample: Sample, classes: Classes, format_: Format) -> bytes:

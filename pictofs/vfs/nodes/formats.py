@@ -417,7 +417,7 @@ class Labels(FileHandler):
     async def attributes(self, inode: Inode) -> Attributes:
         """Attributes, with the exact size if the annotation file is there."""
         base, format_ = _label(inode)
-        return self.found(self._row(inode), base, format_)
+        return self.found(self._row(inode, base), base, format_)
 
     def found(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
         """The same of an image's label file."""
@@ -437,14 +437,17 @@ class Labels(FileHandler):
     async def open(self, inode: Inode) -> Opening:
         """The label file as the annotation file is now."""
         base, format_ = _label(inode)
-        content = await self._formats.label(self._row(inode), base, format_)
-        shown = exactly(self.listed(self._row(inode), base, format_), content.size)
+        content = await self._formats.label(self._row(inode, base), base, format_)
+        shown = exactly(self.listed(self._row(inode, base), base, format_), content.size)
         return Opening(shown, content, told_one_size=False)
 
-    def _row(self, inode: Inode) -> ImageRow:
+    def _row(self, inode: Inode, base: str | None) -> ImageRow:
         row = self._library.catalog.image(inode.key)
         if row is None:
             raise NoSuchEntry("the image is gone")
+        # Names that the image alone has got no number among the classes of a status it has left.
+        if not placed_in(row, base, None):
+            raise NoSuchEntry(f"the image has left the status {base}")
         return row
 
 
