@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from rig import Mount, Rig, error_of
 from pictofs.errors import NoSuchEntry
 from pictofs.library.beside import CannotStart
 from pictofs.library.formats import build, builder
+from pictofs.library.formats import formats as wing
 from standin import Organization, StandIn
 from standin.records import Image
 
@@ -135,3 +137,30 @@ async def test_g11_a_label_is_gone_from_a_status_that_the_image_has_left(
     assert isinstance(await error_of(partial(mount.tree.open, inode)), NoSuchEntry)
     path = path.replace("/new/", "/complete/")
     assert await mount.read(path) == whole
+
+
+async def test_t2_a_label_of_many_annotations_is_not_made_on_the_loop(
+    mount: Mount, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 MB of them take ten seconds."""
+    image = first(standin)
+    standin.organization.set_annotations(image, [box("car", place) for place in range(2000)])
+    decode = wing.decode
+    text = wing._text
+    at: list[threading.Thread] = []
+
+    def decoded(data: bytes) -> Any:
+        at.append(threading.current_thread())
+        return decode(data)
+
+    def written(*parts: Any) -> bytes:
+        at.append(threading.current_thread())
+        return text(*parts)
+
+    monkeypatch.setattr(wing, "decode", decoded)
+    monkeypatch.setattr(wing, "_text", written)
+    path = f"{VIEWS}/yolo/labels/train/0.txt"
+    data = await mount.read(path)
+    assert (await mount.look(path)).size == len(data)
+    assert len(at) >= 4
+    assert threading.current_thread() not in at

@@ -178,7 +178,7 @@ class FormatNodes(PlainHandler):
         image = names.labelled(_format(node), None, name)
         if image is None or not placed_in(image, base, None):
             raise NoSuchEntry(f"there is no {name!r}")
-        return self._labels.found(image, base, _format(node))
+        return await self._labels.found(image, base, _format(node))
 
     async def _flat(
         self, row: DatasetRow, base: str | None, node: Node, cookie: int
@@ -269,7 +269,7 @@ class FormatFolders(DirectoryHandler):
         if image is None or not placed_in(image, base, tree.split):
             raise NoSuchEntry(f"there is no {name!r}")
         if tree.labels:
-            return self._labels.found(image, base, tree.format)
+            return await self._labels.found(image, base, tree.format)
 
         return image_file(image, self._library.listing.fresh_for)
 
@@ -417,13 +417,13 @@ class Labels(FileHandler):
     async def attributes(self, inode: Inode) -> Attributes:
         """Attributes, with the exact size if the annotation file is there."""
         base, format_ = _label(inode)
-        return self.found(self._row(inode, base), base, format_)
+        return await self.found(self._row(inode, base), base, format_)
 
-    def found(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
+    async def found(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
         """The same of an image's label file."""
-        data = self._formats.known_label(image, base, format_)
+        size = await self._formats.known_label_size(image, base, format_)
         shown = self.listed(image, base, format_)
-        return shown if data is None else exactly(shown, len(data))
+        return shown if size is None else exactly(shown, size)
 
     def listed(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
         """Attributes as a listing has them, which looks at no annotation file."""
