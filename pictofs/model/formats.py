@@ -38,6 +38,12 @@ BASES: tuple[str | None, ...] = (None, *STATUSES)
 STEM_MAX_BYTES = NAME_MAX_BYTES - 21
 """Bytes of a stem to which any extension can be added."""
 
+LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""Where `str.splitlines` parts a text."""
+BLANKS = "".join(filter(str.isspace, map(chr, range(0x10000))))
+"""What `str.strip` takes away, line breaks included."""
+_BREAK = re.compile(f"[{LINE_BREAKS}]")
+
 
 class Role(enum.Enum):
     """What a node of a format is."""
@@ -205,13 +211,15 @@ def split_name(entry: str) -> tuple[str, str]:
 def own_stem(entry: str, identity: str, *, is_twin: bool) -> tuple[str, str]:
     """The stem that an image has in a format, and its extension.
 
-    `is_twin`: whether an older image has the same one. Then, and if it is too long for another
-    extension, it has a tag as N3 has it.
+    `is_twin`: whether an older image has the same one, or a list of names can't hold it. Then, and
+    if it is too long for another extension, it has a tag as N3 has it, and no line breaks, nor
+    white space at its beginning.
     """
     stem, extension = split_name(entry)
     if not is_twin and len(stem.encode()) <= STEM_MAX_BYTES:
         return stem, extension
 
+    stem = _BREAK.sub(" ", stem).lstrip()
     tag = tag_of(identity)
     room = STEM_MAX_BYTES - len(tag.encode())
     front = stem.encode()[:room].decode("utf-8", "ignore")

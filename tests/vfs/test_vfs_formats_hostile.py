@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -164,3 +165,30 @@ async def test_t2_a_label_of_many_annotations_is_not_made_on_the_loop(
     assert (await mount.look(path)).size == len(data)
     assert len(at) >= 4
     assert threading.current_thread() not in at
+
+
+async def test_g3_vocs_lists_have_a_line_for_each_image(tmp_path: Path) -> None:
+    made = Organization()
+    signs = made.add_dataset("signs", classes=CLASSES)
+    names = [
+        "a\nb.jpg",
+        "b.jpg",
+        "cr\rx.jpg",
+        " lead.jpg",
+        "trail .jpg",
+        "two words.jpg",
+        "\u2028.jpg",
+    ]
+    for place, name in enumerate(names):
+        made.add_image(signs, name, size=500 + place, width=200, height=100, split="train")
+
+    with StandIn(made) as standin:
+        async with Rig(standin, tmp_path).mount() as mount:
+            there = set(await mount.walk(f"{VIEWS}/voc/JPEGImages", read=False))
+            text = (await mount.read(f"{VIEWS}/voc/ImageSets/Main/train.txt")).decode()
+            lines = [line.strip() for line in io.StringIO(text, newline=None)]
+            assert {f"{VIEWS}/voc/JPEGImages/{line}.jpg" for line in lines} == there
+            assert len(lines) == len(text.splitlines()) == len(names)
+            assert {"b", "two words"} < set(lines)
+            for line in lines:
+                await mount.read(f"{VIEWS}/voc/Annotations/{line}.xml")

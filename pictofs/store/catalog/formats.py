@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from pictofs.formats.imagefolder import UNTAGGED, folders
-from pictofs.model.formats import STEM_MAX_BYTES
+from pictofs.model.formats import BLANKS, LINE_BREAKS, STEM_MAX_BYTES
 from pictofs.model.names import tag_digest
 from pictofs.store.catalog.database import Database
 
@@ -23,7 +23,7 @@ _IN_DATASET = "directory IN (SELECT key FROM directory WHERE dataset = ?)"
 
 
 class Twins:
-    """The images of which an older one has the stem, or whose stem is too long: 24 bytes each."""
+    """The images of which an older one has the stem, or whose stem can't stay: 24 bytes each."""
 
     def __init__(self, rows: Iterable[tuple[int, str]]) -> None:
         """`rows`: keys and ids."""
@@ -67,12 +67,16 @@ class FormatScans:
 
     def _twins_sql(self, flat: bool) -> str:
         place = "" if flat else "directory, "
+        # Readers of VOC's lists part them at line breaks, and strip each line.
+        unlisted = f" OR stem GLOB '*[{LINE_BREAKS}]*' OR stem GLOB '[{BLANKS}]*'"
+        unlisted += f" OR stem GLOB '*[{BLANKS}]'"
         return (
             f"SELECT key, id FROM (SELECT key, id, stem, row_number() OVER"
             f" (PARTITION BY {place}stem ORDER BY created_ns, lower(id)) AS place"
             f" FROM (SELECT key, id, directory, created_ns, {STEM} AS stem"
             f" FROM image WHERE {_IN_DATASET}))"
             f" WHERE place > 1 OR length(CAST(stem AS BLOB)) > {STEM_MAX_BYTES}"
+            f"{unlisted if flat else ''}"
         )
 
     def tags(self, dataset: int) -> dict[str, array[int]]:
