@@ -214,7 +214,14 @@ class Library:
         )
         dimensions = Dimensions(catalog, self.images, cache, source, single_flight)
         builder = Builder(
-            catalog, cache, self.annotations, self.exports, dimensions, single_flight, clock
+            catalog,
+            cache,
+            self.annotations,
+            self.exports,
+            dimensions,
+            self.listing,
+            single_flight,
+            clock,
         )
         self.formats = Formats(catalog, cache, self.annotations, names, dimensions, builder)
         self.archives = ExportArchives(

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from format_world import CLASSES, TOP, VIEWS, box
+from format_world import CLASSES, FILE, TOP, VIEWS, box
 from rig import Mount, Rig, error_of
 
-from pictofs.errors import NoSuchEntry
+from pictofs.errors import NoSuchEntry, PictofsError
 from pictofs.library.beside import CannotStart
 from pictofs.library.formats import build, builder
 from pictofs.library.formats import formats as wing
-from standin import Organization, StandIn
+from standin import Fault, Match, Organization, StandIn
+from standin.faults import error
 from standin.records import Image
 
 TRAIN = f"{VIEWS}/coco/annotations/instances_train.json"
@@ -192,3 +193,41 @@ async def test_g3_vocs_lists_have_a_line_for_each_image(tmp_path: Path) -> None:
             assert {"b", "two words"} < set(lines)
             for line in lines:
                 await mount.read(f"{VIEWS}/voc/Annotations/{line}.xml")
+
+
+async def test_g5_an_image_that_was_deleted_meanwhile_is_left_out(
+    mount: Mount, standin: StandIn
+) -> None:
+    await mount.list(f"{VIEWS}/yolo/labels/train")
+    mount.clock.advance(60)
+    standin.organization.remove_image(first(standin))
+    mount.forget_log()
+    assert await listed_images(mount) == ["1.jpg", "2.jpg", "3.jpg"]
+    assert mount.asked.count("GET /datasets/{dataset}") == 1
+
+
+async def test_g5_a_file_that_the_server_denies_is_no_file_that_is_not_there(
+    mount: Mount, standin: StandIn
+) -> None:
+    """A trainer would look for data.yaml elsewhere."""
+    await mount.list(f"{VIEWS}/yolo/labels/train")
+    mount.clock.advance(60)
+    standin.faults.add(Fault(Match(path=first(standin).id), error(404)))
+    failed = await error_of(partial(mount.read, TRAIN))
+    assert failed is not None
+    assert type(failed) is PictofsError
+    assert first(standin).id in str(failed)
+
+
+async def test_f9_a_due_file_that_the_server_denies_stays_as_it_was(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    rig = Rig(standin, tmp_path)
+    async with rig.mount(annotation_ttl=600) as mount:
+        assert len(await listed_images(mount)) == 4
+        mount.clock.advance(700)
+        fault = rig.fault(error(404), path=first(standin).id)
+        mount.forget_log()
+        assert len(await listed_images(mount)) == 4
+        assert fault.hits == 1
+        assert mount.asked.count(FILE) == 4

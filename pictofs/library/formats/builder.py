@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from pictofs.clock import Clock
-from pictofs.errors import DiskFull, PictofsError, Throttled
+from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Throttled
 from pictofs.formats.losses import Losses
 from pictofs.library.annotations.annotations import Annotations
 from pictofs.library.annotations.export import FEW, Exports
@@ -23,6 +23,7 @@ from pictofs.library.connectivity import UNAVAILABLE
 from pictofs.library.content.cache import ContentCache
 from pictofs.library.formats.build import BuildJob, Built, build
 from pictofs.library.formats.dimensions import Dimensions
+from pictofs.library.listing.listing import Listing
 from pictofs.library.single_flight import SingleFlight
 from pictofs.model.formats import Format
 from pictofs.store.catalog.catalog import Catalog
@@ -39,6 +40,8 @@ Files may be edited, or evicted from a small cache, while others are fetched.
 """
 ANSWER_MAX_BYTES = 64 << 20
 """Bytes of the process's answer: the keys of a million images have 20 MB."""
+RELIST_AFTER_S = 15.0
+"""Seconds for which a listing is believed that has an image which the server denies."""
 BELIEVED_S = 60.0
 """Seconds for which a build is right if the catalog has not changed: annotation files come due."""
 
@@ -63,9 +66,11 @@ class Builder:
         annotations: Annotations,
         exports: Exports,
         dimensions: Dimensions,
+        listing: Listing,
         single_flight: SingleFlight,
         clock: Clock,
     ) -> None:
+        self._listing = listing
         self._catalog = catalog
         self._cache = cache
         self._annotations = annotations
@@ -130,7 +135,14 @@ class Builder:
                 self._known[key] = _Known(built, version, at)
                 return built
 
-            await self._bring(dataset, base, built)
+            try:
+                await self._bring(dataset, base, built)
+            except NoSuchEntry as error:
+                # The image may have been deleted since it was listed.
+                if not await self._listing.relist(dataset, RELIST_AFTER_S):
+                    raise PictofsError(f"formats/{format_} can't be made: {error}") from error
+                continue
+
             # What could not be confirmed is better than nothing, as for a reader of one file.
             confirmed = True
 
@@ -188,8 +200,15 @@ class Builder:
 
     async def _confirm(self, dataset: int, key: int) -> None:
         image = self._catalog.image(key)
-        if image is not None and self._annotations.is_due(image):
+        if image is None or not self._annotations.is_due(image):
+            return
+
+        try:
             await self._annotations.fetch(image)
+        except (*UNAVAILABLE, Throttled):
+            raise  # the others would fare no better
+        except PictofsError as error:
+            log.info("the annotations of %s stay as they were: %s", image.entry, error)
 
 
 async def _each(keys: list[int], work: Callable[[int], Awaitable[None]]) -> None:

@@ -307,6 +307,22 @@ class Listing:
             if listing_pass.error is None and listing_pass.signature != dataset.signature:
                 await self.all_images(key, strict=strict)
 
+    async def relist(self, key: int, older_than_s: float) -> bool:
+        """Read a dataset's listing again if it is that old; whether it was.
+
+        For a caller who was told that an image is gone. Raises what keeps it from being read.
+        """
+        dataset = await self.dataset(key)
+        age = self._clock.wall() - (dataset.listed_at or 0.0)
+        if self._frozen or 0 <= age < older_than_s:
+            return False
+
+        listing_pass = self._passes.under_way(key) or self._list_dataset(dataset)
+        await listing_pass.finished.wait()
+        if listing_pass.error is not None:
+            raise listing_pass.error
+        return True
+
     def is_listed(self, dataset: DatasetRow) -> bool:
         """Whether every image of a dataset is in the catalog, and fresh."""
         return self._current(dataset.listed_at, dataset.listed_signature, dataset.signature)
