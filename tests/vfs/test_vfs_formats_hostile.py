@@ -16,7 +16,7 @@ import trio.testing
 from format_world import CLASSES, FILE, TOP, VIEWS, box
 from rig import Mount, Rig, error_of
 
-from pictofs.errors import NoSuchEntry, PictofsError
+from pictofs.errors import DiskFull, NoSuchEntry, PictofsError
 from pictofs.library.beside import CannotStart
 from pictofs.library.formats import build, builder
 from pictofs.library.formats import formats as wing
@@ -231,3 +231,34 @@ async def test_f9_a_due_file_that_the_server_denies_stays_as_it_was(
         assert len(await listed_images(mount)) == 4
         assert fault.hits == 1
         assert mount.asked.count(FILE) == 4
+
+
+async def test_g8_a_cache_that_is_too_small_costs_each_annotation_file_once(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    for image in standin.organization["signs"].images.values():
+        standin.organization.set_annotations(image, [box("car", place) for place in range(30)])
+
+    async with Rig(standin, tmp_path).mount(cache_size=5 * 4096) as mount:
+        await mount.list(f"{VIEWS}/yolo/labels/train")
+        mount.forget_log()
+        for _ in range(3):
+            assert isinstance(await error_of(partial(mount.read, TRAIN)), DiskFull)
+        assert mount.asked.count(FILE) == 4
+
+
+async def test_g8_a_cache_that_can_not_be_written_costs_few_annotation_files(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of an hour would be spent on what can't be kept."""
+    await mount.list(f"{VIEWS}/yolo/labels/train")
+
+    def full(*_: Any) -> Any:
+        raise DiskFull("no room")
+
+    monkeypatch.setattr(builder, "WORKERS", 1)
+    monkeypatch.setattr(mount.blob_cache, "put", full)
+    mount.forget_log()
+    for _ in range(3):
+        assert isinstance(await error_of(partial(mount.read, TRAIN)), DiskFull)
+    assert mount.asked.count(FILE) == 1

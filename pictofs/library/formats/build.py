@@ -18,7 +18,7 @@ import msgspec
 
 from pictofs.clock import SystemClock
 from pictofs.config import FreeSpace
-from pictofs.errors import InvalidResponse, NoSuchEntry
+from pictofs.errors import DiskFull, InvalidResponse, NoSuchEntry
 from pictofs.formats.classes import Classes, undeclared
 from pictofs.formats.losses import Losses
 from pictofs.formats.sample import Decoded, Sample, decode
@@ -26,7 +26,9 @@ from pictofs.library.content.cache import annotation_blob_name
 from pictofs.library.formats.names import Names, placed_in
 from pictofs.library.formats.writers import WRITERS, Outputs
 from pictofs.model.formats import FLAT, YOLO, Format, format_folders, split_of
+from pictofs.store.blobs.blob import FOOTER_SIZE
 from pictofs.store.blobs.cache import BlobCache
+from pictofs.store.blobs.ledger import allocated_size
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.formats import FormatScans
 from pictofs.store.catalog.rows import ImageRow
@@ -152,12 +154,16 @@ class _Build:
     # What goes in.
 
     def _survey(self, found: Built) -> str:
-        """Fill in what is missing. Returns a digest of all that the files will depend on."""
+        """Fill in what is missing. Returns a digest of all that the files will depend on.
+
+        Raises DiskFull if the cache can't hold what is missing.
+        """
         job = self._job
         digest = blake2b(digest_size=16)
         digest.update(repr((VERSION, job.format, job.base, job.dataset)).encode())
         digest.update(json.dumps(self._classes).encode())
 
+        needed_bytes = 0
         needs_annotations = job.format in NEEDS_ANNOTATIONS
         needs_sizes = job.format in NEEDS_SIZES
         due_before = 0.0
@@ -170,6 +176,7 @@ class _Build:
             annotation = None
             if needs_annotations:
                 annotation = (row.annotation_crc32c, row.annotation_size)
+                needed_bytes += allocated_size((row.annotation_size or 0) + FOOTER_SIZE)
                 if not self._is_cached(row):
                     found.missing.append(row.key)
                 elif (row.annotation_checked or 0.0) < due_before:
@@ -180,6 +187,13 @@ class _Build:
 
             size = (row.width, row.height)
             digest.update(repr((row.key, split, file_name, size, row.tags, annotation)).encode())
+
+        # Each attempt would fetch them all again.
+        if found.missing and needed_bytes > job.limit:
+            raise DiskFull(
+                f"the annotation files of formats/{job.format} take more than the cache may hold "
+                f"({needed_bytes:,} of {job.limit:,} bytes); mount with a larger --cache-size"
+            )
 
         return digest.hexdigest()
 

@@ -170,7 +170,9 @@ class Builder:
         )
 
     async def _bring(self, dataset: int, base: str | None, built: Built) -> None:
-        """Fetch what a build lacks."""
+        """Fetch what a build lacks. Raises DiskFull if it would not be kept."""
+        if built.missing:
+            self._check_cache()
         if len(built.missing) + len(built.due) > FEW:
             await self._by_archive(dataset, base)
 
@@ -197,6 +199,11 @@ class Builder:
         image = self._catalog.image(key)
         if image is not None and not self._annotations.is_cached(image):
             await self._annotations.fetch(image)
+            self._check_cache()
+
+    def _check_cache(self) -> None:
+        if not self._cache.usable:
+            raise DiskFull("the cache takes no annotation files, of which formats/ is made")
 
     async def _confirm(self, dataset: int, key: int) -> None:
         image = self._catalog.image(key)
