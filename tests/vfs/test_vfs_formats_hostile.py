@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from format_world import CLASSES, FILE, TOP, VIEWS, box
+from format_world import CLASSES, FILE, LAKE, TOP, VIEWS, box
 from rig import Mount, Rig, error_of
 
 from pictofs.errors import DiskFull, NoSuchEntry, PictofsError
@@ -262,3 +262,17 @@ async def test_g8_a_cache_that_can_not_be_written_costs_few_annotation_files(
     for _ in range(3):
         assert isinstance(await error_of(partial(mount.read, TRAIN)), DiskFull)
     assert mount.asked.count(FILE) == 1
+
+
+async def test_g6_no_label_is_larger_than_what_stat_shows_before(
+    mount: Mount, standin: StandIn
+) -> None:
+    """A program that trusts it would cut the file."""
+    lakes = []
+    for lake in range(100):
+        ring = [{"x": (place + lake) % 190, "y": place * 7 % 90} for place in range(800)]
+        lakes.append({**LAKE, "id": f"{lake}", "polygon": {"paths": [ring]}})
+    standin.organization.set_annotations(first(standin), lakes)
+    path = f"{VIEWS}/yolo-segment/labels/train/0.txt"
+    shown = (await mount.look(path)).size
+    assert 1 << 20 < len(await mount.read(path)) <= shown

@@ -50,10 +50,12 @@ from pictofs.vfs.node import (
     folder,
     unsized,
 )
+from pictofs.vfs.nodes.annotations import PLACEHOLDER_EACH
 from pictofs.vfs.nodes.images import image_file
 
 LABEL_PLACEHOLDER_BYTES = 1 << 20
-"""Bytes that stat shows for a label file whose annotation file was never read."""
+"""Bytes that stat shows for a label file whose annotation file was never read, and for each
+annotation as many more as for that file (annotations.py)."""
 BUILT_PLACEHOLDER_BYTES = 1 << 30
 """Bytes that stat shows for a file of a whole dataset until it is opened."""
 
@@ -429,7 +431,7 @@ class Labels(FileHandler):
         """Attributes as a listing has them, which looks at no annotation file."""
         return unsized(
             number(NodeKind.LABEL, image.key, version_of(base, label_place(format_))),
-            LABEL_PLACEHOLDER_BYTES,
+            LABEL_PLACEHOLDER_BYTES + PLACEHOLDER_EACH * image.annotation_count,
             image.annotation_ns or image.created_ns,
             self._library.listing.fresh_for,
         )
