@@ -15,7 +15,7 @@ BLOB = 106_496
 
 EPOCHS = """
 import glob, json, sys, time, torch
-from pictofs.torch import Told
+from pictofs.torch import PrefetchingSampler
 top, told, work = sys.argv[1], sys.argv[2] == "told", float(sys.argv[3])
 class Files(torch.utils.data.Dataset):
     def __init__(self): self.paths = sorted(glob.glob(top + "/datasets/*/images/**/*.jpg", recursive=True))
@@ -29,7 +29,7 @@ def counts():
     return status["cache"]["hits"], status["cache"]["misses"], status["requests"]["storage"]
 files = Files()
 sampler = torch.utils.data.RandomSampler(files, generator=torch.Generator().manual_seed(7))
-if told: sampler = Told(sampler, files.paths)
+if told: sampler = PrefetchingSampler(sampler, files.paths)
 loader = torch.utils.data.DataLoader(files, batch_size=8, num_workers=4, sampler=sampler, persistent_workers=True)
 for epoch in range(2):
     before, start = counts(), time.perf_counter()

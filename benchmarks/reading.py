@@ -95,8 +95,13 @@ print("ready", flush=True)
 sys.stdin.readline()
 start = time.perf_counter()
 files = Files(sys.argv[1])
-shuffled = sys.argv[2] == "shuffled"
-batches = iter(torch.utils.data.DataLoader(files, batch_size=32, num_workers=4, shuffle=shuffled))
+order = sys.argv[2]
+sampler = torch.utils.data.SequentialSampler(files)
+if order != "sorted": sampler = torch.utils.data.RandomSampler(files)
+if order == "told":
+    from pictofs.torch import PrefetchingSampler
+    sampler = PrefetchingSampler(sampler, files.paths)
+batches = iter(torch.utils.data.DataLoader(files, batch_size=32, num_workers=4, sampler=sampler))
 next(batches)
 print(json.dumps(time.perf_counter() - start), flush=True)
 """
@@ -193,7 +198,7 @@ def first_sample() -> list[Row]:
 
 def first_batch() -> list[Row]:
     """From the return of `mount` to the first 32 images, which one worker reads one by one."""
-    times: dict[str, list[float]] = {"shuffled": [], "sorted": []}
+    times: dict[str, list[float]] = {"shuffled": [], "sorted": [], "told": []}
     with server("--images", str(FILES), "--size", str(SIZE), "--latency", str(LATENCY)) as s:
         for _ in range(RUNS):
             for order, found in times.items():
@@ -217,10 +222,12 @@ def first_batch() -> list[Row]:
 
     a = statistics.median(times["shuffled"])
     b = statistics.median(times["sorted"])
+    c = statistics.median(times["told"])
     trips = "32 round trips in a row: 0.64 s"
     return [
         Row("first batch of 32, shuffled, 20 ms", f"{a:.2f} s", trips, a, "<= 0.6 s", a <= 0.6),
         Row("  in the order of names", f"{b:.2f} s", "", b, "<= 0.6 s (0.4)", b <= 0.6),
+        Row("  shuffled, the order told", f"{c:.2f} s", "", c, "<= 0.6 s (0.4)", c <= 0.6),
     ]
 
 
