@@ -40,6 +40,10 @@ _STEPS = (
         "The same files, chosen by status or split, are in folders that no listing shows:",
         "cd datasets/street-signs && ls by-status by-split",
     ),
+    (
+        "So is what trainers read, made from the annotations: YOLO, COCO and others:",
+        "cd datasets/street-signs/formats && ls && cat yolo/labels/val/cam1/frame-0000.txt",
+    ),
 )
 
 
