@@ -14,6 +14,7 @@ from pictofs.library.bulk.scope import Choice
 from pictofs.library.bulk.warm import WarmJob, WarmRequest
 from pictofs.library.library import Library
 from pictofs.library.prefetch.prefetcher import WORKERS
+from pictofs.model.shard import Shard
 
 WORKERS_MOST = WORKERS
 
@@ -55,9 +56,10 @@ def _request(message: messages.WarmRequest) -> WarmRequest:
         raise Invalid(f"from 1 to {WORKERS_MOST} workers, not {message.workers}")
 
     kinds = None if message.kinds is None else frozenset(message.kinds)
+    shard = None if message.shard is None else Shard(*message.shard)
     return WarmRequest(
         paths=tuple(PurePosixPath(path).parts for path in message.paths),
-        choice=Choice(kinds, message.status, message.split),
+        choice=Choice(kinds, message.status, message.split, shard),
         workers=message.workers,
         bulk=message.bulk,
         wait=message.wait,

@@ -24,6 +24,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "pictofs warm --dry-run ~/picto/datasets/night",
         "pictofs warm ~/picto/datasets/night",
         "pictofs warm --images --split train ~/picto/datasets/night",
+        "pictofs warm --shard 0/8 ~/picto/datasets/night",
         "pictofs warm --check ~/picto/datasets/night",
     ),
     "prefetch": ("pictofs prefetch --order order.txt ~/picto/datasets/night",),

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from pictofs.cli.formatting import bytes_text, duration_text, say
 from pictofs.cli.options import BulkAnnotations, NoWait, ProgressJson, Split, Status
 from pictofs.cli.progress import Facts, outcome, requests_text, showing
 from pictofs.errors import Invalid
+from pictofs.model import shard as shards
 from pictofs.model.plural import counted
 from pictofs.model.selection import Axis, view_of
 
@@ -68,6 +70,14 @@ def warm(
     ] = False,
     status: Status = None,
     split: Split = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N|auto",
+            help="Only this share of the images, and their annotations: I from 0 to N-1. "
+            "auto: by RANK and WORLD_SIZE (torchrun), or SLURM_PROCID and SLURM_NTASKS (srun).",
+        ),
+    ] = None,
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, max=24, help="Downloads at once.")
     ] = 16,
@@ -103,6 +113,8 @@ def warm(
     if dry_run + check + evict > 1:
         raise Invalid("--dry-run, --check and --evict exclude each other")
 
+    share = None if shard is None else shards.parse(shard, os.environ)
+
     mode: WarmMode = "fetch"
     words = _fetched
     if evict:
@@ -120,6 +132,7 @@ def warm(
             kinds=_kinds(images, annotations),
             status=wanted.status,
             split=wanted.split,
+            shard=None if share is None else (share.index, share.count),
             workers=workers,
             bulk=bulk_annotations,
             wait=not no_wait,
@@ -135,9 +148,11 @@ def warm(
                 progress.show(told)
                 progress.close()
                 incomplete |= not (dry_run or evict) and told["missing"] > 0
-                incomplete |= check and not told["files"]
+                # Of a small dataset a shard may have nothing.
+                incomplete |= check and not told["files"] and share is None
+                name = wanted.name if share is None else f"{wanted.name} (shard {share})"
                 if not as_json:
-                    say(*words({**told, "path": wanted.name}))
+                    say(*words({**told, "path": name}))
 
     return int(incomplete)
 

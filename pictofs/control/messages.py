@@ -78,6 +78,8 @@ class WarmRequest(Request, tag="warm"):
     kinds: list[FileKind] | None = None
     status: str | None = None
     split: str | None = None
+    shard: tuple[int, int] | None = None
+    """Which one of how many, from 0 on."""
     workers: int = 16
     bulk: bool = False
     wait: bool = True

@@ -17,6 +17,7 @@ import pytest
 from mounting import Mount, Mounting, Serving, Spent, expected, files_below
 from starting import Pictofs
 
+from pictofs.model.shard import Shard
 from standin import Spec
 from standin.faults import Fault, Match, error
 from standin.spec import DatasetSpec
@@ -137,6 +138,9 @@ def test_check_and_evict(mounted: Mounting, serving: Serving) -> None:
         (["datasets", "--workers", "0"], 6),
         (["datasets", "--split", "trian"], 6),
         (["datasets", "--status", "done"], 6),
+        (["datasets", "--shard", "2/2"], 6),
+        (["datasets", "--shard", "half"], 6),
+        (["datasets", "--shard", "auto"], 6),
         (["datasets/small/by-split"], 6),
         (["datasets/small/by-split/holdout"], 6),
         (["datasets/small/by-split/val", "--split", "train"], 6),
@@ -149,6 +153,45 @@ def test_what_can_t_be_done(
     path, *options = arguments
     got, out, err = warm(mount, mount.root / path, *options)
     assert (got, out, err.count("error: ")) == (code, "", 1), err
+
+
+def test_q10_launched_processes_fetch_a_share_each(mounted: Mounting, serving: Serving) -> None:
+    server = serving(SMALL)
+    mount = mounted(server)
+    rows = server.organization["small"].images.values()
+    shares = [[each for each in rows if Shard(index, 3).takes(each.id)] for index in range(3)]
+    code, out, _ = warm(mount, "--dry-run", "--shard", "1/3", mount.datasets)
+
+    assert code == 0
+    assert out.startswith(f"{mount.datasets} (shard 1/3):\n  images: {len(shares[1])} files, ")
+
+    # As srun starts them: all at once.
+    before = Spent(server)
+    running = [
+        Pictofs(
+            *("warm", "--json", "--shard", "auto", mount.datasets / "small"),
+            env={**mount.environ, "SLURM_PROCID": str(index), "SLURM_NTASKS": "3"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(3)
+    ]
+    for index, process in enumerate(running):
+        out, err = process.communicate(timeout=90)
+        result = objects(out)[-1]
+
+        assert (process.returncode, err) == (0, "")
+        assert result["shard"] == {"index": index, "count": 3}
+        assert result["files"] == 2 * len(shares[index])
+
+    assert len([each for each in before.api if each.startswith("/annotations/")]) == 30
+    assert len(before.storage) == 30
+    assert warm(mount, "--check", mount.root)[0] == 0
+
+    # Of 30 images some of 300 shards have none, and lack nothing.
+    empty = next(i for i in range(300) if not any(Shard(i, 300).takes(each.id) for each in rows))
+    assert warm(mount, "--check", "--shard", f"{empty}/300", mount.datasets)[0] == 0
 
 
 def test_c14_a_disk_that_is_too_small_is_refused_and_named(

@@ -26,8 +26,10 @@ from pictofs.errors import (
     ServerUnreachable,
     Throttled,
 )
-from pictofs.library.bulk.scope import Choice
+from pictofs.library.bulk.scope import Choice, Item, Scope
 from pictofs.library.bulk.warm import WarmJob, WarmRequest
+from pictofs.model.records import FileKind
+from pictofs.model.shard import Shard
 from pictofs.store.blobs.ledger import Usage
 from pictofs.store.catalog.rows import ImageRow
 from standin import Organization, Spec, StandIn
@@ -52,10 +54,25 @@ def images(rig: Rig) -> list[Image]:
     return list(rig.standin.organization["small"].images.values())
 
 
+def items(mount: Mount, kind: FileKind) -> list[Item]:
+    """The files of a kind that the catalog has of `small`."""
+    dataset = mount.library.catalog.dataset_by_entry("small")
+    assert dataset is not None
+    scope = Scope(mount.library.catalog, Choice(frozenset({kind})))
+    scope.add_listed(dataset)
+    return [item for page in scope.pages(dataset.key) for item in page]
+
+
+def there(mount: Mount, item: Item) -> bool:
+    if item.kind == "images":
+        return mount.library.downloads.is_kept(item.image)
+    return mount.library.annotations.has(item.image)
+
+
 async def warm(mount: Mount, *paths: tuple[str, ...], mode: str = "fetch", **wish: Any) -> WarmJob:
     """A run, to its end."""
     choice = Choice(
-        **{name: wish.pop(name) for name in ("kinds", "status", "split") if name in wish}
+        **{name: wish.pop(name) for name in ("kinds", "status", "split", "shard") if name in wish}
     )
     run = WarmJob(mount.library, WarmRequest(paths or ALL, choice=choice, **wish))
     await getattr(run, mode)()
@@ -81,6 +98,53 @@ async def all_read(mount: Mount, rig: Rig) -> None:
 
 
 # What it costs.
+
+
+async def test_q10_shards_of_two_machines_are_the_whole_once(rig: Rig, tmp_path: Path) -> None:
+    """Each has a cache of its own, and has listed in another order; neither asks the other."""
+    shards = [Shard(index, 2) for index in range(2)]
+    fetched: list[set[str]] = []
+    for shard in shards:
+        machine = Rig(rig.standin, tmp_path / str(shard.index))
+        async with machine.mount() as mount:
+            if shard.index:
+                await mount.walk("/datasets/small/annotations/part-002", read=False)
+
+            mount.forget_log()
+            planned = (await warm(mount, mode="look", shard=shard)).result()
+            result = await landed(mount, shard=shard)
+
+            assert result["shard"] == {"index": shard.index, "count": 2}
+            assert planned["files"] == result["files"] == result["fetched"]
+            assert planned["images"]["files"] == planned["annotations"]["files"]
+            assert planned["requests_needed"]["annotations"] == mount.asked.count(FILE)
+
+            kept = {item.image.id for item in items(mount, "images") if there(mount, item)}
+            labelled = {item.image.id for item in items(mount, "annotations") if there(mount, item)}
+
+            assert kept == labelled == {each.id for each in images(rig) if shard.takes(each.id)}
+            fetched.append(kept)
+
+            # What it does not have is for the other one.
+            assert (await warm(mount, mode="look")).result()["missing"] == 60 - result["files"]
+
+    assert fetched[0] | fetched[1] == {each.id for each in images(rig)}
+    assert not fetched[0] & fetched[1]
+
+
+async def test_a_shard_of_one_status_and_its_eviction(rig: Rig) -> None:
+    async with rig.mount() as mount:
+        await landed(mount)
+        result = (await warm(mount, mode="evict", shard=Shard(0, 3))).result()
+        mine = [each for each in images(rig) if Shard(0, 3).takes(each.id)]
+
+        assert 0 < len(mine) < 30
+        assert result["evicted"] == 2 * len(mine)
+
+        statuses = {each.status for each in mine}
+        for status in statuses:
+            found = (await warm(mount, mode="look", shard=Shard(0, 3), status=status)).result()
+            assert found["images"]["missing"] == len([e for e in mine if e.status == status])
 
 
 async def test_q7_a_dataset_costs_its_listing_one_batch_and_its_annotations(rig: Rig) -> None:

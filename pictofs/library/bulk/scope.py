@@ -11,6 +11,7 @@ from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, Listing
 from pictofs.model.formats import FORMATS_FOLDER
 from pictofs.model.records import FileKind
 from pictofs.model.selection import UNASSIGNED
+from pictofs.model.shard import Shard
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, DirectoryRow, ImageRow
 
@@ -57,11 +58,14 @@ class Choice:
     status: str | None = None
     split: str | None = None
     """`UNASSIGNED`: images without a split."""
+    shard: Shard | None = None
 
     def takes(self, image: ImageRow) -> bool:
         """Whether an image is meant."""
         split = UNASSIGNED if image.split is None else image.split
-        return self.status in (None, image.status) and self.split in (None, split)
+        if self.status not in (None, image.status) or self.split not in (None, split):
+            return False
+        return self.shard is None or self.shard.takes(image.id)
 
 
 class Scope:

@@ -67,9 +67,11 @@ class WarmJob(Job):
         request_stats = self._library.request_stats
         cost = self._cost
         seconds = seconds_of_budget(request_stats, cost.total, self._library.clock.wall())
+        shard = self._request.choice.shard
 
         return {
             **super().result(),
+            "shard": None if shard is None else {"index": shard.index, "count": shard.count},
             **self._inventory.shown(),
             "requests_needed": cost.shown(),
             "fits": self._obstacle is None,
