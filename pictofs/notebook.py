@@ -78,6 +78,7 @@ def mounted(
 def _options(settings: dict[str, object]) -> list[str]:
     known = {item.name: item for item in declared(MountSettings)}
     del known["foreground"]  # the command would never return
+    del known["fuse_fd"]  # the command would not get it
 
     options = []
     for name, value in settings.items():

@@ -192,13 +192,16 @@ class _Mount:
             stopping = _Stopping(foreground=settings.foreground)
             await nursery.start(stopping.listen)
 
-            mounting.check_free(settings.mountpoint)
+            if settings.fuse_fd is None:
+                mounting.check_free(settings.mountpoint)
             session = Session(
                 operations,
                 settings.mountpoint,
                 writable=settings.writable,
                 allow_other=settings.allow_other,
+                fd=settings.fuse_fd,
             )
+            made = mount_table.mount_at(settings.mountpoint)
 
             try:
                 nursery.start_soon(_read_ahead, settings.mountpoint, operations.asked)
@@ -210,7 +213,7 @@ class _Mount:
                 self._tell_systemd(
                     "READY=1", f"STATUS={settings.base_url} is mounted at {settings.mountpoint}"
                 )
-                await session.serve(_looker(settings.mountpoint))
+                await session.serve(_looker(made))
             except PictofsError as error:
                 # In the background what ends the process is logged anyway.
                 if settings.foreground:
@@ -220,6 +223,8 @@ class _Mount:
                 self._tell_systemd("STOPPING=1")
                 session.close()
                 tree.close_all()
+                if settings.fuse_fd is not None and session.clean:
+                    mounting.take_away(made)
 
         log.info("unmounted %s", settings.mountpoint)
 
@@ -249,12 +254,8 @@ def _log_file(settings: MountSettings) -> str | None:
     return str(log_path(settings))
 
 
-def _looker(mountpoint: Path) -> Callable[[], bool]:
-    """Tells from now on whether what is mounted there now is still mounted somewhere.
-
-    The mount is not touched for that.
-    """
-    made = mount_table.mount_at(mountpoint)
+def _looker(made: mount_table.Mount | None) -> Callable[[], bool]:
+    """Tells whether a mount is still there, somewhere. It is not touched for that."""
 
     def is_mounted() -> bool:
         return made is not None and any(

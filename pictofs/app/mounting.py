@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import select
 import shlex
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,6 +23,8 @@ CLAIM_TIMEOUT_S = 60.0
 
 FUSE_CONF = Path("/etc/fuse.conf")
 DEVICE = Path("/dev/fuse")
+DEVICE_NUMBER = os.makedev(10, 229)
+"""That of /dev/fuse, which need not be there where a descriptor of it is."""
 READ_AHEAD_FILE = "/sys/class/bdi/{}/read_ahead_kb"
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
@@ -174,6 +179,61 @@ def check_folder(path: Path) -> None:
         raise MountFailed(
             f"{path} is not yours to mount on", hint="you need to be able to write to it"
         )
+
+
+def check_given(fd: int, path: Path) -> None:
+    """Make sure that `fd` is an open /dev/fuse that is mounted: at `path`, as far as can be seen.
+
+    It may be mounted where this process does not see it, as in another container. Programs that
+    are started from now on don't get it.
+
+    Raises:
+        Invalid: it is none.
+        MountFailed: it is mounted nowhere, or no more.
+        Conflict: something else is mounted at `path`.
+    """
+    try:
+        found = os.fstat(fd)
+    except OSError:
+        raise Invalid(
+            f"--fuse-fd {fd}: there is no such descriptor",
+            hint="whoever starts pictofs opens /dev/fuse, mounts it, and hands the descriptor on",
+        ) from None
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != DEVICE_NUMBER:
+        raise Invalid(f"--fuse-fd {fd}: that descriptor is not one of /dev/fuse")
+
+    os.set_inheritable(fd, False)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if any(events & select.POLLERR for _, events in poll.poll(0)):
+        raise MountFailed(
+            f"--fuse-fd {fd}: that descriptor is not mounted",
+            hint=f"mount it first, by `mount -i -t {mount_table.FSTYPE} -o fd={fd},...`",
+        )
+
+    mount = mount_table.mount_at(path)
+    if mount is None:
+        return
+    if not mount.ours:
+        raise Conflict(
+            f"{path} is busy: {mount.source} ({mount.fstype}) is mounted there",
+            hint=f"mount the descriptor by the type {mount_table.FSTYPE}",
+        )
+
+    # Not every kernel tells.
+    with contextlib.suppress(OSError):
+        told = Path(f"/proc/self/fdinfo/{fd}").read_text()
+        connection = re.search(r"^fuse_connection:\s*([0-9]+)$", told, re.MULTILINE)
+        if connection is not None and connection[1] != mount.device.partition(":")[2]:
+            raise Conflict(f"{path} is another mount of pictofs than that of --fuse-fd {fd}")
+
+
+def take_away(mount: mount_table.Mount | None) -> None:
+    """Unmount what somebody else has mounted for us, if it is there and this process may."""
+    if mount is None or mount_table.mount_at(mount.path) != mount:
+        return
+    with contextlib.suppress(Conflict, MountFailed):
+        detach(mount.path, lazy=True)
 
 
 def unmount(path: Path, *, lazy: bool = False, seconds: float = 10.0) -> None:

@@ -104,6 +104,7 @@ def _given(options: str, *, sloppy: bool) -> Given:
     switches = {item.name: item.parse is None for item in declared(MountSettings)}
     switches |= {"profile": False, "api_key_file": False}
     del switches["foreground"]  # mount(8) waits for the helper to end
+    del switches["fuse_fd"]  # mount(8) passes none on
 
     given: Given = {}
     for option in re.findall(r'(?:[^,"]|"[^"]*")+', options):

@@ -35,7 +35,8 @@ def mount(
     access = access_for(profile, api_key_file, given)
     settings = MountSettings.load(mount_table.resolve(mountpoint), given, os.environ)
 
-    mounting.check_machine(settings.allow_other)
+    if settings.fuse_fd is None:
+        mounting.check_machine(settings.allow_other)
     run(settings, ApiKey(access.api_key, access.source))
 
 
@@ -45,18 +46,26 @@ def run(settings: MountSettings, api_key: ApiKey) -> None:
     Raises:
         PictofsError: the mount can't be made.
     """
+    if settings.fuse_fd is not None:
+        mounting.check_given(settings.fuse_fd, settings.mountpoint)
+        _run(settings, api_key, settings.fuse_fd, lambda: None)
+        return
+
     claim = mounting.Claim(settings.mountpoint)
 
     try:
         if mounting.prepare(settings.mountpoint):
             warn(f"{settings.mountpoint} was left over by a mount that died; it is mounted anew")
 
-        _run(settings, api_key, claim)
+        _run(settings, api_key, claim.fd, claim.release)
     finally:
         claim.release()
 
 
-def _run(settings: MountSettings, api_key: ApiKey, claim: mounting.Claim) -> None:
+def _run(
+    settings: MountSettings, api_key: ApiKey, keep: int, on_mounted: Callable[[], None]
+) -> None:
+    """`keep`: a descriptor that the mount's process needs. `on_mounted`: for that process."""
     cache_folder.claim(settings.cache_dir)
 
     if settings.foreground:
@@ -64,23 +73,26 @@ def _run(settings: MountSettings, api_key: ApiKey, claim: mounting.Claim) -> Non
             logs.log_to_file(settings.log_file, settings)
         else:
             logs.log_to_terminal(settings)
-        _serve(settings, api_key, claim, lambda: _announce(settings))
+        _serve(settings, api_key, on_mounted, lambda: _announce(settings))
         return
 
-    serve = partial(_serve, settings, api_key, claim)
+    serve = partial(_serve, settings, api_key, on_mounted)
     seconds = settings.timeout + START_SECONDS
-    daemon.start(serve, settings, seconds, on_retry=say_retry, keep={claim.fd})
+    daemon.start(serve, settings, seconds, on_retry=say_retry, keep={keep})
     _check_answers(settings)
     _announce(settings)
 
 
 def _serve(
-    settings: MountSettings, api_key: ApiKey, claim: mounting.Claim, on_ready: Callable[[], None]
+    settings: MountSettings,
+    api_key: ApiKey,
+    on_mounted: Callable[[], None],
+    on_ready: Callable[[], None],
 ) -> None:
     from pictofs.app.mount import serve
 
     def ready() -> None:
-        claim.release()
+        on_mounted()
         on_ready()
 
     serve(settings, api_key, ready)
@@ -94,6 +106,10 @@ def _announce(settings: MountSettings) -> None:
 
 
 def _check_answers(settings: MountSettings) -> None:
+    if settings.fuse_fd is not None and mount_table.mount_at(settings.mountpoint) is None:
+        # It is mounted where this process does not see it.
+        return
+
     def ask() -> bytes:
         (settings.mountpoint / ".pictofs").stat()
         return b""

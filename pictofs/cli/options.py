@@ -20,7 +20,11 @@ from pictofs.model.selection import CHOICES, Axis
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-Mountpoint = Annotated[Path, typer.Argument(metavar="MOUNTPOINT", show_default=False)]
+Mountpoint = Annotated[
+    Path,
+    # typer's own parser asks what is mounted there, which may hang.
+    typer.Argument(metavar="MOUNTPOINT", show_default=False, parser=Path),
+]
 Profile = Annotated[
     str | None,
     typer.Option(

@@ -80,6 +80,15 @@ class MountSettings(LibrarySettings):
         "Let other users in. Needs user_allow_other in /etc/fuse.conf unless root mounts.",
         panel=_MOUNT,
     )
+    fuse_fd: int | None = setting(
+        "Serve this descriptor: an open /dev/fuse that whoever starts pictofs has mounted at "
+        "MOUNTPOINT, as side-cars of Kubernetes get it. That takes no right to mount.",
+        panel=_MOUNT,
+        parse=values.descriptor,
+        metavar="N",
+        default="pictofs mounts by itself",
+        make=lambda: None,
+    )
     uid: int = setting(
         "The owner that files show.",
         panel=_MOUNT,

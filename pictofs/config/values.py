@@ -122,6 +122,13 @@ def port(text: str) -> int:
     return int(text)
 
 
+def descriptor(text: str) -> int:
+    """The number of a file descriptor that is no standard stream."""
+    if not re.fullmatch("[0-9]{1,7}", text.strip()) or int(text) < 3:
+        raise ValueError("write the number of an open file descriptor, 3 or more")
+    return int(text)
+
+
 def numeric_id(text: str) -> int:
     """A numeric user or group id."""
     try:

@@ -45,9 +45,19 @@ class Session:
     """A mount point in the kernel."""
 
     def __init__(
-        self, operations: Operations, mountpoint: Path, *, writable: bool, allow_other: bool
+        self,
+        operations: Operations,
+        mountpoint: Path,
+        *,
+        writable: bool,
+        allow_other: bool,
+        fd: int | None = None,
     ) -> None:
-        """Mount. Unless `writable` the kernel itself refuses every change. Raises MountFailed."""
+        """Mount. Unless `writable` the kernel itself refuses every change. Raises MountFailed.
+
+        `fd`: an open /dev/fuse that somebody else has mounted, with options of their own. It is
+        served, and closed in the end; nothing is mounted or unmounted.
+        """
         options = set(pyfuse3.default_options)
         options |= {"fsname=pictofs", "subtype=pictofs", "default_permissions"}
         if not writable:
@@ -55,15 +65,20 @@ class Session:
         if allow_other:
             options.add("allow_other")
 
+        # libfuse takes a mount point of this form for a descriptor, and mounts nothing.
+        place = str(mountpoint) if fd is None else f"/dev/fd/{fd}"
+
         install()
         reason = Reason()
         try:
             with heard() as reason:
-                pyfuse3.init(operations, str(mountpoint), options)
+                pyfuse3.init(operations, place, options)
         except RuntimeError as error:
             raise MountFailed(f"{mountpoint} can't be mounted: {reason.text or error}") from error
 
-        self._clean = False
+        self._unmounts = fd is None
+        self.clean = False
+        """Whether it has ended in order."""
         self._stopped = False
         self._serving = trio.CancelScope()
         self._telling = threading.Lock()
@@ -86,7 +101,7 @@ class Session:
                 " `pictofs mount` or `pictofs unmount` there cleans it up"
             )
 
-        self._clean = True
+        self.clean = True
 
     async def _stays(self, is_mounted: Callable[[], bool]) -> bool:
         """Whether a mount without a connection is there to stay.
@@ -119,7 +134,7 @@ class Session:
         told = self._telling.acquire(timeout=SHUTDOWN_TIMEOUT_S)
 
         self._closed = True
-        pyfuse3.close(unmount=self._clean)
+        pyfuse3.close(unmount=self.clean and self._unmounts)
         if told:
             self._telling.release()
 

@@ -176,6 +176,7 @@ def test_settings_that_there_are_not() -> None:
         ({"cache": "1GB"}, "'cache' is no setting of a mount; there is: base_url, timeout"),
         ({"api_key": "x"}, "A key belongs in PICTOGRAPH_API_KEY, a profile or a file"),
         ({"foreground": True}, "'foreground' is no setting"),
+        ({"fuse_fd": 5}, "'fuse_fd' is no setting"),
         ({"offline": "yes"}, "offline is True or False, not 'yes'"),
     ):
         with pytest.raises(TypeError, match=words):

@@ -148,6 +148,12 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
         "--force",
         "--force-reinstall",
         "--set",
+        "--reuid",
+        "--regid",
+        "--clear-groups",
+        "--no-new-privs",
+        "--bounding-set",
+        "--inh-caps",
     }
 
     for page in PAGES:
