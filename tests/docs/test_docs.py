@@ -148,6 +148,7 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
         "--force",
         "--force-reinstall",
         "--set",
+        "--nproc-per-node",
         "--reuid",
         "--regid",
         "--clear-groups",

@@ -80,6 +80,124 @@ def test_training(mounted: Mounting, serving: Serving, name: str, ending: str) -
     assert spent.all == []
 
 
+@needs_torch
+def test_processes_of_torchrun_tell_an_order_each(mounted: Mounting, serving: Serving) -> None:
+    """Together they read each image of an epoch once, most of it fetched ahead, and the next run
+    costs no request."""
+    server = serving(PRESETS["sample"]())
+    mount = mounted(server, "--prefetch", "off")
+    splits = Counter(
+        image.split or "train" for image in server.organization["street-signs"].images.values()
+    )
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+        *(EXAMPLES / "distributed.py", mount.datasets / "street-signs", "--workers", "1"),
+        *("--epochs", "2"),
+    ]
+
+    def train() -> list[str]:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=110,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "is not told to a mount" not in done.stderr
+        return done.stdout.splitlines()
+
+    half = (splits["train"] + 1) // 2
+    lines = [f"epoch {n}: images read by each process: [{half}, {half}]" for n in (1, 2)]
+
+    assert train() == lines
+    assert mount.status()["prefetch"]["fetched"] > 50
+
+    spent = Spent(server)
+
+    assert train() == lines
+    assert spent.all == []
+
+
+def test_tasks_of_slurm_work_on_a_share_each(serving: Serving, tmp_path: Path) -> None:
+    """Two nodes with a mount and a cache of their own each: together they cost what one would have,
+    but for the listing and the URLs."""
+    server = serving(PRESETS["sample"]())
+    signs = server.organization["street-signs"].images.values()
+    program = tmp_path / "pictofs"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m pictofs "$@"\n')
+    program.chmod(0o755)
+    spent = Spent(server)
+    tasks = []
+
+    for node in range(2):
+        home = tmp_path / f"node-{node}"
+        home.mkdir()
+        text = (EXAMPLES / "slurm/task.sh").read_text()
+        for was, now in (
+            ("PLACE=/tmp/", f"PLACE={home}/"),
+            ("CACHE=/local/", f"CACHE={home}/"),
+            ("PICTOFS=pictofs", f"PICTOFS={program}"),
+        ):
+            assert was in text
+            text = text.replace(was, now)
+        (home / "task.sh").write_text(text)
+
+        environ = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(home),
+            "PICTOGRAPH_BASE_URL": server.api_url,
+            "PICTOGRAPH_API_KEY": server.keys["viewer"],
+            "SLURM_JOB_ID": "17",
+            "SLURM_PROCID": str(node),
+            "SLURM_NTASKS": "2",
+        }
+        tasks.append(
+            subprocess.Popen(
+                ["sh", home / "task.sh", "street-signs", sys.executable, EXAMPLES / "share.py"],
+                env=environ,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+
+    images = 0
+    marks = 0
+    for task in tasks:
+        out, err = task.communicate(timeout=110)
+        assert task.returncode == 0, err
+        found = re.search(r"^(\d+) images, (\d+) marks$", out, re.MULTILINE)
+        assert found is not None, out
+        assert 0 < int(found[1]) < len(signs)
+        images += int(found[1])
+        marks += int(found[2])
+
+    assert images == len(signs)
+    assert marks == sum(image.annotation_count for image in signs)
+    assert len([each for each in spent.api if each.startswith("/annotations/")]) == len(signs)
+    assert len(spent.storage) == len(signs)
+    assert not [each for each in mount_table.all_mounts() if each.path.is_relative_to(tmp_path)]
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="needs ray")
+def test_ray_reads_paths(mounted: Mounting, serving: Serving) -> None:
+    server = serving(PRESETS["sample"]())
+    mount = mounted(server)
+    signs = server.organization["street-signs"].images.values()
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "ray_images.py", mount.datasets / "street-signs"],
+        env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    marks = sum(image.annotation_count for image in signs)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{len(signs)} images, {marks} marks"
+
+
 def test_the_notebook(serving: Serving, tmp_path: Path) -> None:
     server = serving(PRESETS["sample"]())
     environ = {
