@@ -32,6 +32,7 @@ from pictofs.library.formats.builder import Builder
 from pictofs.library.formats.dimensions import Dimensions
 from pictofs.library.formats.formats import Formats
 from pictofs.library.formats.names import FormatNames
+from pictofs.library.formats.revisions import FileRevisions
 from pictofs.library.listing.by_id import IdLookup
 from pictofs.library.listing.edits import Edits
 from pictofs.library.listing.invalidation import DentryInvalidations
@@ -223,7 +224,15 @@ class Library:
             single_flight,
             clock,
         )
-        self.formats = Formats(catalog, cache, self.annotations, names, dimensions, builder)
+        self.formats = Formats(
+            catalog,
+            cache,
+            self.annotations,
+            names,
+            dimensions,
+            builder,
+            FileRevisions(clock),
+        )
         self.archives = ExportArchives(
             api,
             storage,

@@ -150,6 +150,11 @@ _EACH = 51
 """Places for each base in the 8 bits that an inode number has for them."""
 _TAGS_FROM = 40
 """The first place of folders that are named after a tag, one for each split."""
+LABEL_VERSIONS = 10
+"""Versions of a label file that have places of their own."""
+REVISION_PLACE = 48
+"""The place of files of a whole dataset in a later content than the first
+(library/formats/revisions.py)."""
 
 
 def version_of(base: str | None, place: int) -> int:
@@ -174,16 +179,19 @@ def tag_split(place: int) -> str | None:
     return SPLITS[at] if 0 <= at < len(SPLITS) else None
 
 
-def label_place(format_: Format) -> int:
-    """The place of a label file of a format in inode numbers. None is 0: nor is any number."""
-    return list(LABELLED).index(format_) + 1
+def label_place(format_: Format, version: int) -> int:
+    """The place of a label file of a format in inode numbers. None is 0: nor is any number.
+
+    `version`: that of its content, of which the place holds the remainder by `LABEL_VERSIONS`.
+    """
+    return list(LABELLED).index(format_) + 1 + version % LABEL_VERSIONS * len(LABELLED)
 
 
 def label_format(place: int) -> Format:
     """The format of that place. Raises IndexError."""
-    if not place:
+    if not 1 <= place <= LABEL_VERSIONS * len(LABELLED):
         raise IndexError(place)
-    return list(LABELLED)[place - 1]
+    return list(LABELLED)[(place - 1) % len(LABELLED)]
 
 
 def split_of(split: str | None) -> str:

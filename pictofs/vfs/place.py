@@ -72,6 +72,7 @@ class Places:
     def _in_formats(self, inode: Inode) -> str:
         """The path of what lies below `formats`."""
         try:
+            inode = self._formats.revisions.first(inode)
             base, place = base_and_place(inode.version)
             if inode.kind is NodeKind.FORMAT:
                 return self._below_formats(inode.key, base, NODES[place].path)
@@ -81,7 +82,7 @@ class Places:
             split = tag_split(place)
             if split is None:
                 return self._format_directory(inode.key, base, TREES[place])
-        except IndexError:
+        except (IndexError, NoSuchEntry, Stale):
             return UNKNOWN
 
         tag = self._formats.names.tag_of(inode.key)

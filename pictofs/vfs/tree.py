@@ -24,7 +24,7 @@ from pictofs.vfs.nodes.dataset import DatasetDirectory, dataset_folder
 from pictofs.vfs.nodes.dataset_file import DatasetFile, readme
 from pictofs.vfs.nodes.exports import ExportNodes
 from pictofs.vfs.nodes.fixed import BY_ID, Documents, FixedNodes
-from pictofs.vfs.nodes.formats import FormatFolders, FormatNodes, Labels
+from pictofs.vfs.nodes.formats import BuiltFiles, FormatFolders, FormatNodes, Labels
 from pictofs.vfs.nodes.images import ImageFile, ImagesDirectory
 from pictofs.vfs.nodes.selected import FilteredDirectory, SelectionRoot
 from pictofs.vfs.parents import parent_of
@@ -93,8 +93,9 @@ class Tree:
         exact = ExactSizes(library, exact_annotation_sizes)
         links = IdLink(library)
         labels = Labels(library)
-        format_folders = FormatFolders(library, labels)
-        format_nodes = FormatNodes(library, format_folders, labels)
+        built = BuiltFiles(library)
+        format_folders = FormatFolders(library, labels, built)
+        format_nodes = FormatNodes(library, format_folders, labels, built)
         selections = SelectionRoot(library, format_nodes)
         exports = ExportNodes(library)
         images = ImagesDirectory(library)
@@ -173,6 +174,7 @@ class Tree:
         if name == ".":
             return await self._itself(parent)
         if name == "..":
+            inode = self._library.formats.revisions.first(inode)
             return await self._itself(parent_of(self._library.catalog, inode))
 
         return self.shown(await handler.lookup(inode, name))

@@ -46,7 +46,7 @@ def hold(catalog: Catalog, number: int) -> None:
     for line in sys.stdin:
         if line == "write\n":
             raw = {"id": f"d-{number}", "name": f"own-{number}"}
-            catalog.put_changed(dataset(f"own-{number}", number, raw=raw))
+            catalog.put_changed(dataset(f"own-{number}", number, raw=raw), 2.0)
             print("written", flush=True)
         elif line == "count\n":
             print(catalog.counts()[0], flush=True)

@@ -91,7 +91,7 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
     world.catalog.put_datasets([], 1.0)
     there = {5: told("same", 5), 3: told("other", 3)}
     for row in there.values():
-        assert world.catalog.put_changed(row) == []
+        assert world.catalog.put_changed(row, 3.0) == []
     for row in (
         told("same", 3),
         told("lone \ud83d", 5),
@@ -101,7 +101,7 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
     ):
         there[row.created_ns] = row
         before = entries(world)
-        gone = world.catalog.put_changed(row)
+        gone = world.catalog.put_changed(row, 3.0)
         one = entries(world)
         lost = {name for each, name in before.items() if one[each] != name}
 
@@ -117,7 +117,7 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
         RemovedDentry(DATASETS, tagged("a/b", "d-5")),
     ]
     assert entries(world) == {"d-5": "a‛sb"}
-    assert world.catalog.put_changed(told("a/b", 5, is_archived=True)) == [
+    assert world.catalog.put_changed(told("a/b", 5, is_archived=True), 3.0) == [
         RemovedDentry(DATASETS, "a‛sb")
     ]
 
@@ -125,7 +125,7 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
 def test_a_list_from_before_a_change_is_not_taken(world: World) -> None:
     before = world.catalog.revision
     world.catalog.put_datasets([told("old", 1)], 1.0, before)
-    world.catalog.put_changed(told("new", 2))
+    world.catalog.put_changed(told("new", 2), 2.0)
     assert world.catalog.put_datasets([told("old", 1)], 2.0, before) is None
     assert entries(world) == {"d-1": "old", "d-2": "new"}
     assert world.catalog.meta("checked_at") == 1.0

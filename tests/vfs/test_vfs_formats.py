@@ -16,7 +16,7 @@ from format_world import CLASSES, FILE, LISTED, SPLITS, TOP, VIEWS, box, organiz
 from mounting import finished_export
 from rig import Mount, Rig, annotation_bytes, error_of, image_bytes
 
-from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, ServerFault
+from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, ServerFault, Stale
 from pictofs.formats import voc, yolo
 from pictofs.formats.classes import Classes
 from pictofs.formats.losses import Losses
@@ -26,14 +26,19 @@ from pictofs.library.formats import builder
 from pictofs.model.formats import (
     BASES,
     FORMATS,
+    LABEL_VERSIONS,
     LABELLED,
     NODES,
+    REVISION_PLACE,
     TREES,
     YOLO,
+    label_format,
+    label_place,
     version_of,
 )
 from pictofs.model.inode import NodeKind, number
 from pictofs.store.catalog.rows import RemovedDentry
+from pictofs.vfs.place import Places
 from standin import PRESETS, Organization, StandIn
 from standin.faults import Reset
 from standin.records import Image
@@ -578,7 +583,26 @@ async def test_a_node_that_no_format_has_is_not_found(mount: Mount, kind: NodeKi
         if version < 255 and place < last:
             continue
         error = await error_of(partial(mount.tree.attributes, number(kind, key, version)))
-        assert isinstance(error, NoSuchEntry), version
+        # It may have been that of an earlier content: then the path leads to another number.
+        is_revision = kind is NodeKind.FORMAT and place == REVISION_PLACE and version < 255
+        assert isinstance(error, Stale if is_revision else NoSuchEntry), version
+
+
+async def test_i4_a_file_of_a_later_content_leads_to_the_folder_above(mount: Mount) -> None:
+    for name in ("yolo/data.yaml", "huggingface/train/metadata.jsonl"):
+        path = f"{VIEWS}/{name}"
+        await mount.read(path)
+        before = (await mount.look(path)).inode
+        images(mount)[0].annotations = [box("ant")]
+        images(mount)[0].split = "val"
+        await mount.library.refresh("signs")
+        await mount.read(path)
+        now = (await mount.look(path)).inode
+        assert now != before
+        above = (await mount.look(path.rpartition("/")[0])).inode
+        assert (await mount.tree.lookup(now, "..")).inode == above
+        assert Places(mount.library).path(now) == path
+        images(mount)[0].split = "train"
 
 
 async def test_i4_a_folder_leads_to_the_one_above(mount: Mount) -> None:
@@ -602,4 +626,11 @@ def test_places_of_formats_do_not_change() -> None:
     assert NODES[47].path == ("huggingface", "report.json")
     assert TREES[0].path == ("yolo", "images", "train")
     assert TREES[29].path == ("huggingface", "test")
+    assert len(NODES) == REVISION_PLACE == 48
+    assert [label_place(format_, 0) for format_ in LABELLED] == [1, 2, 3, 4, 5]
+    assert [label_place("yolo", version) for version in (1, 9, 10)] == [6, 46, 1]
+    last = label_place("voc", LABEL_VERSIONS - 1)
+    assert version_of(BASES[1], 0) == last + 1 == 51
+    for format_ in LABELLED:
+        assert {label_format(label_place(format_, at)) for at in range(20)} == {format_}
     assert list(LABELLED) == ["yolo", "yolo-segment", "yolo-obb", "yolo-pose", "voc"]

@@ -16,10 +16,11 @@ import trio.testing
 from format_world import CLASSES, FILE, LAKE, TOP, VIEWS, box
 from rig import Mount, Rig, error_of
 
-from pictofs.errors import DiskFull, NoSuchEntry, PictofsError
+from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Stale
 from pictofs.library.beside import CannotStart
 from pictofs.library.formats import build, builder
 from pictofs.library.formats import formats as wing
+from pictofs.vfs.tree import OpenFile
 from standin import Fault, Match, Organization, StandIn
 from standin.faults import error
 from standin.records import Image
@@ -121,6 +122,126 @@ async def test_g9_an_open_does_not_join_a_build_that_is_older_than_a_refresh(
             passes.set()
 
     assert later == ["1.jpg", "2.jpg", "3.jpg"]
+
+
+LABEL = f"{VIEWS}/yolo/labels/train/0.txt"
+
+
+async def as_kernel(mount: Mount, path: str) -> OpenFile:
+    """Open a path: of two Stale the second reaches the program."""
+    try:
+        return await mount.tree.open((await mount.look(path)).inode)
+    except Stale:
+        return await mount.tree.open((await mount.look(path)).inode)
+
+
+@pytest.mark.parametrize("path", [LABEL, TRAIN])
+async def test_i2_g5_another_content_has_another_number(
+    mount: Mount, standin: StandIn, path: str
+) -> None:
+    shown = await mount.look(path)
+    held = await as_kernel(mount, path)
+    assert held.attributes.inode == shown.inode
+
+    standin.organization.set_annotations(first(standin), [box("car", x) for x in range(50)])
+    await mount.library.refresh("signs")
+    shown = await mount.look(path)
+    assert shown.blocks == 0 or path == LABEL
+    opened = await as_kernel(mount, path)
+    # `cp` wants the number that it was shown.
+    assert opened.attributes.inode == shown.inode != held.attributes.inode
+    assert not opened.direct
+    for each in (held, opened):
+        there = await mount.tree.attributes(each.attributes.inode)
+        assert there.size == each.content.size == len(await mount.rest(each))
+    assert held.content.size < opened.content.size
+    mount.tree.close(held.handle)
+    mount.tree.close(opened.handle)
+
+    # Once nothing changes, the number stays.
+    assert (await mount.look(path)).inode == (await as_kernel(mount, path)).attributes.inode
+
+
+async def test_i2_a_number_that_was_left_is_stale(mount: Mount, standin: StandIn) -> None:
+    before = []
+    for path in (LABEL, TRAIN, f"{VIEWS}/yolo/data.yaml"):
+        await mount.read(path)
+        before.append((await mount.look(path)).inode)
+
+    classes = list(reversed(standin.organization["signs"].classes))
+    standin.organization["signs"].set_classes(classes)
+    standin.organization.changed(standin.organization["signs"], "dataset")
+    await mount.library.refresh("signs")
+    for path, inode in zip((LABEL, TRAIN, f"{VIEWS}/yolo/data.yaml"), before, strict=True):
+        await mount.read(path)
+        assert (await mount.look(path)).inode != inode
+        assert isinstance(await error_of(partial(mount.tree.attributes, inode)), Stale)
+        assert isinstance(await error_of(partial(mount.tree.open, inode)), Stale)
+
+
+async def test_i2_a_label_that_was_confirmed_is_not_another_one(
+    mount: Mount, standin: StandIn
+) -> None:
+    """Until its annotation file has come, the next version is expected."""
+    before = await mount.read(LABEL)
+    inode = (await mount.look(LABEL)).inode
+    await mount.library.refresh("signs")
+    expected = await mount.look(LABEL)
+    opened = await as_kernel(mount, LABEL)
+    assert opened.attributes.inode == expected.inode != inode
+    assert await mount.rest(opened) == before
+    mount.tree.close(opened.handle)
+    assert (await mount.look(LABEL)).inode == inode
+
+
+async def test_g5_an_open_is_stale_once_although_everything_changes_again(
+    mount: Mount, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mount.read(TRAIN)
+    made = builder._built
+    sides = ["val", "train"]
+
+    async def changed(job: build.BuildJob) -> build.Built:
+        found = await made(job)
+        sides.reverse()
+        standin.organization.update_image(first(standin), split=sides[0])
+        with mount.catalog.database.write() as db:
+            db.execute("UPDATE image SET split = ? WHERE id = ?", (sides[0], first(standin).id))
+        return found
+
+    monkeypatch.setattr(builder, "_built", changed)
+    for _ in range(4):
+        inode = (await mount.look(TRAIN)).inode
+        # Between a program's lookup and its open.
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(open_as_kernel_from, mount, inode)
+
+
+async def open_as_kernel_from(mount: Mount, inode: int) -> None:
+    try:
+        opened = await mount.tree.open(inode)
+    except Stale:
+        opened = await mount.tree.open((await mount.look(TRAIN)).inode)
+    assert len(json.loads(await mount.rest(opened))["images"]) in (3, 4)
+    mount.tree.close(opened.handle)
+
+
+async def test_g5_a_dataset_that_changes_all_the_time_is_made(
+    mount: Mount, standin: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = builder._built
+
+    async def changed(job: build.BuildJob) -> build.Built:
+        found = await made(job)
+        mount.clock.advance(1)
+        await mount.library.refresh("signs")
+        with mount.catalog.database.write() as db:
+            db.execute("UPDATE image SET annotation_stale = 1")
+        return found
+
+    monkeypatch.setattr(builder, "_built", changed)
+    assert len(await listed_images(mount)) == 4
 
 
 async def test_g11_a_label_is_gone_from_a_status_that_the_image_has_left(

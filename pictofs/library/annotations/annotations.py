@@ -33,7 +33,7 @@ from pictofs.library.single_flight import SingleFlight
 from pictofs.library.stats import ReadStats
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.images import ImageTable, Learned
-from pictofs.store.catalog.rows import ImageRow
+from pictofs.store.catalog.rows import DatasetRow, ImageRow
 
 RENEWAL_WAIT_S = 5.0
 """Seconds that a reader waits for the renewal of a cached file."""
@@ -106,8 +106,20 @@ class Annotations:
 
     def is_due(self, image: ImageRow) -> bool:
         """Whether it is time to ask the server for a cached file again."""
-        if not self._renews:
+        return self._renews and self._is_due(image, self._catalog.annotations_due(image.dataset))
+
+    def may_change(self, image: ImageRow, dataset: DatasetRow) -> bool:
+        """Whether the next `open` may bring another version of a file that was fetched before.
+
+        1 us.
+        """
+        if image.annotation_size is None:
             return False
+        if image.annotation_stale:
+            return True
+        return self._renews and self._is_due(image, dataset.annotations_due or 0.0)
+
+    def _is_due(self, image: ImageRow, since: float) -> bool:
         if image.annotation_checked is None:
             return True
 
@@ -115,7 +127,7 @@ class Annotations:
         if self._ttl and not 0 <= age < self._ttl:
             return True
 
-        return image.annotation_checked < self._catalog.annotations_due(image.dataset)
+        return image.annotation_checked < since
 
     def is_cached(self, image: ImageRow) -> bool:
         """Whether the file is cached, and nothing says that it has changed."""

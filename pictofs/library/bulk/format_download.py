@@ -121,7 +121,7 @@ class FormatDownloadJob(DownloadJob):
         if self._format not in LABELLED:
             return
 
-        content = await self._formats.label(image, self._base, self._format)
+        content, _ = await self._formats.label(image, self._base, self._format)
         try:
             data = await content.read(0, content.size)
         finally:

@@ -33,7 +33,7 @@ from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.formats import FormatScans
 from pictofs.store.catalog.rows import ImageRow
 
-VERSION = 1
+VERSION = 2
 """Grows when other files are made of the same inputs."""
 ROWS = 256
 """Images read from the catalog at once."""
@@ -64,6 +64,9 @@ class BuildJob(msgspec.Struct, kw_only=True):
     base: str | None
     """The status of the images; None: any."""
     format: Format
+    began: float
+    """Wall-clock seconds: annotation files that were confirmed since are right, although the dataset
+    may have changed again. Else one that changes all the time would never be done."""
     fresh_since: float | None
     """Wall-clock seconds: annotation files that were confirmed before should be confirmed again;
     None: none should."""
@@ -160,7 +163,7 @@ class _Build:
         """
         job = self._job
         digest = blake2b(digest_size=16)
-        digest.update(repr((VERSION, job.format, job.base, job.dataset)).encode())
+        digest.update(repr((VERSION, job.format, job.base, job.dataset, self._row.name)).encode())
         digest.update(json.dumps(self._classes).encode())
 
         needed_bytes = 0
@@ -198,7 +201,9 @@ class _Build:
         return digest.hexdigest()
 
     def _is_cached(self, row: ImageRow) -> bool:
-        if row.annotation_size is None or row.annotation_stale:
+        if row.annotation_size is None:
+            return False
+        if row.annotation_stale and (row.annotation_checked or 0.0) < self._job.began:
             return False
         return self._cache.has(annotation_blob_name(self._job.server, row))
 

@@ -80,6 +80,16 @@ class Builder:
         self._clock = clock
         self._known: dict[_Key, _Known] = {}
 
+    def current(self, dataset: int, base: str | None, format_: Format) -> Built | None:
+        """What was made last; None if nothing was, or if its inputs may have changed since.
+
+        Inline.
+        """
+        known = self._known.get((dataset, base, format_))
+        if known is None or known.catalog_version != self._catalog.version:
+            return None
+        return known.built
+
     def last(self, dataset: int, base: str | None, format_: Format) -> Built | None:
         """What was made last, whether or not it is still right; None if nothing was."""
         known = self._known.get((dataset, base, format_))
@@ -122,11 +132,12 @@ class Builder:
     async def _make(self, key: _Key) -> Built:
         dataset, base, format_ = key
         confirmed = False
+        began = self._clock.wall()
         for _ in range(ROUNDS):
             version = self._catalog.version
             at = self._clock.monotonic()
             fresh_since = None if confirmed else self._annotations.fresh_since
-            built = await _built(self._job(key, fresh_since))
+            built = await _built(self._job(key, began, fresh_since))
             if built.disk_full:
                 raise DiskFull(built.refused)
             if built.refused:
@@ -147,13 +158,19 @@ class Builder:
             confirmed = True
 
         row = self._catalog.dataset(dataset)
+        failed = f"formats/{format_} of {row.name if row else 'a dataset'} can't be made: "
+        images = list(map(self._catalog.image, built.missing))
+        if all(image is not None and self._annotations.is_cached(image) for image in images):
+            raise PictofsError(
+                failed + "it changes faster than its annotation files come", hint="try again"
+            )
+
         raise DiskFull(
-            f"formats/{format_} of {row.name if row else 'a dataset'} can't be made: its annotation "
-            "files go from the cache while others are fetched",
+            failed + "its annotation files go from the cache while others are fetched",
             hint="mount with a larger --cache-size",
         )
 
-    def _job(self, key: _Key, fresh_since: float | None) -> BuildJob:
+    def _job(self, key: _Key, began: float, fresh_since: float | None) -> BuildJob:
         dataset, base, format_ = key
         blobs = self._cache.blob_cache
         return BuildJob(
@@ -165,6 +182,7 @@ class Builder:
             dataset=dataset,
             base=base,
             format=format_,
+            began=began,
             fresh_since=fresh_since,
             unsizable=sorted(self._dimensions.unknowable),
         )

@@ -16,12 +16,13 @@ from pictofs.formats.sample import Sample, decode
 from pictofs.library.annotations.annotations import Annotations
 from pictofs.library.content.cache import ContentCache
 from pictofs.library.content.content import Content, ContentInMemory
-from pictofs.library.formats.build import is_sized, sample_of
+from pictofs.library.formats.build import Built, is_sized, sample_of
 from pictofs.library.formats.builder import Builder
 from pictofs.library.formats.dimensions import Dimensions
 from pictofs.library.formats.names import FormatNames
+from pictofs.library.formats.revisions import BuiltFile, FileRevisions, WholeFile
 from pictofs.library.formats.writers import TASKS
-from pictofs.model.formats import Format, Node
+from pictofs.model.formats import NODES, Format, Node
 from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.rows import DatasetRow, ImageRow
 from pictofs.threads import in_thread
@@ -47,9 +48,11 @@ class Formats:
         names: FormatNames,
         dimensions: Dimensions,
         builder: Builder,
+        revisions: FileRevisions,
     ) -> None:
         self.names = names
         self.builder = builder
+        self.revisions = revisions
         self._catalog = catalog
         self._cache = cache
         self._annotations = annotations
@@ -77,43 +80,68 @@ class Formats:
 
     # Files of the whole dataset.
 
-    def last_built(self, row: DatasetRow, base: str | None, node: Node) -> tuple[int | None, int]:
-        """Bytes of the file that was made last, None if none was, and the time of what went in, in
-        nanoseconds since the epoch. Inline."""
-        assert node.format is not None
-        built = self.builder.last(row.key, base, node.format)
-        if built is None:
-            return None, row.created_ns
-        return built.sizes.get(node.file), built.changed_ns
+    def known_file(self, file: WholeFile) -> BuiltFile | None:
+        """The file as it was made last; None if it was not, or may have changed since. Inline."""
+        node, format_ = _node(file)
+        built = self.builder.current(file.dataset, file.base, format_)
+        return None if built is None else _built_file(built, node)
 
-    async def built(self, dataset: int, base: str | None, node: Node) -> Content:
-        """The file at a node as of now; see `Builder.made`."""
-        assert node.format is not None
-        await self.names.of(dataset)
+    async def built(self, file: WholeFile) -> tuple[Content, BuiltFile]:
+        """The file as of now; see `Builder.made`."""
+        node, format_ = _node(file)
+        await self.names.of(file.dataset)
         for _ in range(ATTEMPTS):
-            made = await self.builder.made(dataset, base, node.format)
-            content = await self._cache.content(made.blobs[node.file])
+            made = await self.builder.made(file.dataset, file.base, format_)
+            found = _built_file(made, node)
+            content = await self._cache.content(found.blob)
             if content is not None:
-                return content
+                return content, found
 
         raise PictofsError(f"{node.file} went from the cache as soon as it was made")
 
+    async def blob(self, name: str) -> Content | None:
+        """The content of a file that was made; None if the cache has it no more."""
+        return await self._cache.content(name)
+
     # Label files.
 
-    async def label(self, image: ImageRow, base: str | None, format_: Format) -> Content:
-        """The label file of an image, for one request if its annotation file is not there.
+    def label_version(self, image: ImageRow) -> int:
+        """A number that grows when an image's label file changes. Inline: 20 us.
+
+        It does not if annotations of other images change the number of a name that is no class.
+        """
+        row = self._catalog.dataset(image.dataset)
+        if row is None:
+            raise NoSuchEntry("the dataset is gone")
+        return version_of_label(image, row)
+
+    def next_label_version(self, image: ImageRow, row: DatasetRow) -> int:
+        """The version that the next `open` of a label file will bring, as far as can be told: the
+        next one if its annotation file is to be fetched again. Inline.
+
+        `cp` skips a file whose inode number is another one once it is open.
+        """
+        return version_of_label(image, row) + self._annotations.may_change(image, row)
+
+    async def label(
+        self, image: ImageRow, base: str | None, format_: Format
+    ) -> tuple[Content, int]:
+        """The label file of an image and its version, for one request if its annotation file is not
+        there.
 
         Raises what keeps that from coming, InvalidResponse if it can't be read.
         """
         for _ in range(ATTEMPTS):
-            # This file has no version of its own that the caller would have to look up again.
+            version = self.label_version(image)
             with suppress(Stale):
                 content = await self._annotations.open(image)
                 try:
                     data = await content.read(0, content.size)
                 finally:
                     content.close()
-                return ContentInMemory(await self._labelled(image, data, base, format_))
+                label = await self._labelled(image, data, base, format_)
+                if self.label_version(self._again(image)) == version:
+                    return ContentInMemory(label), version
 
             image = self._again(image)
 
@@ -223,6 +251,21 @@ class Formats:
         if row is None:
             raise NoSuchEntry("the image is gone")
         return row
+
+
+def version_of_label(image: ImageRow, row: DatasetRow) -> int:
+    """`Formats.label_version` of an image of the dataset `row`."""
+    return image.annotation_version + row.classes_changes
+
+
+def _node(file: WholeFile) -> tuple[Node, Format]:
+    node = NODES[file.place]
+    assert node.format is not None
+    return node, node.format
+
+
+def _built_file(built: Built, node: Node) -> BuiltFile:
+    return BuiltFile(built.blobs[node.file], built.sizes[node.file], built.changed_ns)
 
 
 async def _apart(data: bytes, work: Callable[..., T], *args: Any) -> T:

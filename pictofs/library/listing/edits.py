@@ -198,7 +198,9 @@ class Edits:
 
     async def _show(self, dataset: Dataset) -> DatasetRow:
         """Put a dataset into the list as the server has just described it."""
-        self._invalidations.tell(await in_thread(self._catalog.put_changed, dataset))
+        self._invalidations.tell(
+            await in_thread(self._catalog.put_changed, dataset, self._clock.wall())
+        )
         row = self._catalog.dataset(key_of(dataset.id.lower()))
         if row is None:
             raise NoSuchEntry("the dataset was archived meanwhile")

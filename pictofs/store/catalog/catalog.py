@@ -385,8 +385,9 @@ class Catalog:
 
         return gone
 
-    def put_changed(self, dataset: Dataset) -> list[RemovedDentry]:
-        """Write a dataset that this machine has made or changed. Blocks."""
+    def put_changed(self, dataset: Dataset, at: float) -> list[RemovedDentry]:
+        """Write a dataset that this machine has made or changed, at `at` in wall-clock seconds.
+        Blocks."""
         with self.database.write() as db:
             _set_meta(db, "revision", _revision(db) + 1)
 
@@ -394,7 +395,7 @@ class Catalog:
             if dataset.is_archived:
                 return datasets_table.remove_one(db, key_of(dataset.id.lower()))
 
-            return datasets_table.put_one(db, dataset)
+            return datasets_table.put_one(db, dataset, at)
 
     def drop_dataset(self, key: int) -> list[RemovedDentry]:
         """Remove a dataset that this machine has deleted. Blocks."""
@@ -451,7 +452,9 @@ class Catalog:
         another one by now, nobody can tell which answer is newer, and nothing is written.
         """
         key = key_of(dataset.id.lower())
+        raw = json.dumps(dataset.raw).encode()
         with self.database.write() as db:
+            before = db.execute("SELECT raw FROM dataset WHERE key = ?", (key,)).fetchone()
             written = db.execute(
                 "UPDATE dataset SET image_count = ?, total_size = ?, signature = ?, raw = ?"
                 " WHERE key = ? AND signature = ?",
@@ -459,7 +462,7 @@ class Catalog:
                     dataset.image_count,
                     dataset.total_size,
                     dataset.signature,
-                    json.dumps(dataset.raw).encode(),
+                    raw,
                     key,
                     known,
                 ),
@@ -467,6 +470,7 @@ class Catalog:
             if not written:
                 return []
 
+            datasets_table.note_classes(db, key, before[0], raw, observation.at)
             datasets_table.note_move(db, dataset, observation)
 
         return datasets_table.documents(key)

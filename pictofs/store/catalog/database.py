@@ -20,7 +20,7 @@ from pictofs.store.catalog.database_state import State, turn, used_by_others
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """`user_version` of the file. A file of another version is put aside: what it holds comes again
 from the API."""
 

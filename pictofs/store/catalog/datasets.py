@@ -64,17 +64,18 @@ def put_all(
 
     # The server's order, newest first, becomes the order of listing.
     for identity, dataset in unique.items():
-        gone += _put(db, entries[key_of(identity)], dataset)
+        gone += _put(db, entries[key_of(identity)], dataset, heard.at)
         note_move(db, dataset, heard)
 
     return gone
 
 
-def put_one(db: sqlite3.Connection, dataset: Dataset) -> list[RemovedDentry]:
-    """Add or change one dataset, as `put_all` would. Returns the entries that are gone."""
+def put_one(db: sqlite3.Connection, dataset: Dataset, at: float) -> list[RemovedDentry]:
+    """Add or change one dataset, as `put_all` would, at `at` in wall-clock seconds. Returns the
+    entries that are gone."""
     key = key_of(dataset.id.lower())
     entries = _entries([*_known(db, without=key), _named(dataset)])
-    return _give(db, entries) + _put(db, entries[key], dataset)
+    return _give(db, entries) + _put(db, entries[key], dataset, at)
 
 
 def remove_one(db: sqlite3.Connection, key: int) -> list[RemovedDentry]:
@@ -110,6 +111,25 @@ def note_move(db: sqlite3.Connection, dataset: Dataset, heard: Observation) -> N
         "UPDATE dataset SET updated_at = ?, annotations_due = ? WHERE key = ?",
         (updated_at, due, key),
     )
+
+
+def note_classes(db: sqlite3.Connection, key: int, before: bytes, raw: bytes, at: float) -> None:
+    """Note that a dataset's classes are others since `at`, in wall-clock seconds, if they are.
+
+    `before`, `raw`: the API's objects, in JSON.
+    """
+    if _classes(before) == _classes(raw):
+        return
+
+    db.execute(
+        "UPDATE dataset SET classes_changes = classes_changes + 1, classes_ns = ? WHERE key = ?",
+        (int(at * 1e9), key),
+    )
+
+
+def _classes(raw: bytes) -> str:
+    # As text: the order counts, and in Python 1 is True.
+    return json.dumps(json.loads(raw).get("classes"))
 
 
 def _named(dataset: Dataset) -> _Named:
@@ -164,7 +184,7 @@ def _give(db: sqlite3.Connection, entries: Mapping[int, str]) -> list[RemovedDen
     return gone
 
 
-def _put(db: sqlite3.Connection, entry: str, dataset: Dataset) -> list[RemovedDentry]:
+def _put(db: sqlite3.Connection, entry: str, dataset: Dataset, at: float) -> list[RemovedDentry]:
     """Write a row. Returns the files made of the dataset's object if there was another object."""
     key = key_of(dataset.id.lower())
     name = storable(dataset.name)
@@ -194,7 +214,11 @@ def _put(db: sqlite3.Connection, entry: str, dataset: Dataset) -> list[RemovedDe
         " VALUES (?, ?, NULL, '/', '', 0, 0)",
         (key_of(dataset.id + ":/"), key),
     )
-    return documents(key) if old and old[1] != raw else []
+    if not old or old[1] == raw:
+        return []
+
+    note_classes(db, key, old[1], raw, at)
+    return documents(key)
 
 
 def documents(key: int) -> list[RemovedDentry]:

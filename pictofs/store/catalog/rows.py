@@ -23,6 +23,8 @@ class DatasetRow(NamedTuple):
     listed_signature: str | None
     updated_at: str | None
     annotations_due: float | None
+    classes_changes: int
+    classes_ns: int
 
 
 class DirectoryRow(NamedTuple):

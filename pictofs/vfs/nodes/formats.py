@@ -2,8 +2,8 @@
 
 Images are those of `images/` and have the same inode numbers, as if they were hard links. Label
 files are made of annotation files when they are opened, and files of a whole dataset once for each
-state of it (pictofs/library/formats). Neither has versions in its inode number: what is open stays
-as it was opened, and the kernel drops the pages of what has changed.
+state of it (pictofs/library/formats). Both have another inode number when their content is another,
+so that a reader of the new one shares no size and no page with those who still read the old one.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from bisect import bisect_right
 
 import trio
 
-from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory
-from pictofs.library.formats.formats import Formats
+from pictofs.errors import IsADirectory, NoSuchEntry, NotADirectory, Stale
+from pictofs.library.formats.formats import Formats, version_of_label
 from pictofs.library.formats.names import Names, placed_in
+from pictofs.library.formats.revisions import BuiltFile, WholeFile
 from pictofs.library.library import Library
 from pictofs.model.formats import (
     NODE_AT,
     NODES,
+    REVISION_PLACE,
     TREE_AT,
     TREES,
     Format,
@@ -47,6 +49,7 @@ from pictofs.vfs.node import (
     Opening,
     PlainHandler,
     exactly,
+    file,
     folder,
     unsized,
 )
@@ -66,7 +69,10 @@ _TREE_FILE = 1
 class FormatNodes(PlainHandler):
     """`formats/`, and what each format has once in a dataset."""
 
-    def __init__(self, library: Library, folders: FormatFolders, labels: Labels) -> None:
+    def __init__(
+        self, library: Library, folders: FormatFolders, labels: Labels, built: BuiltFiles
+    ) -> None:
+        self._built = built
         self._library = library
         self._formats: Formats = library.formats
         self._folders = folders
@@ -77,7 +83,10 @@ class FormatNodes(PlainHandler):
         return self._folder(row, base, ())
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Attributes of a folder or file."""
+        """Attributes of a folder or file. Raises Stale if a file has another content now."""
+        if _is_built(inode):
+            return await self._built.attributes(inode)
+
         base, node = _node(inode)
         return self._of(await self._library.listing.dataset(inode.key), base, node)
 
@@ -124,18 +133,18 @@ class FormatNodes(PlainHandler):
         raise NotADirectory("a file was listed")
 
     async def open(self, inode: Inode) -> Opening:
-        """A file of a whole dataset, which is made if it is not there. Raises IsADirectory."""
+        """A file of a whole dataset, which is made if it is not there. Raises IsADirectory,
+        Stale."""
+        if _is_built(inode):
+            return await self._built.open(inode)
+
         base, node = _node(inode)
         row = await self._library.listing.dataset(inode.key)
-        if node.role is Role.README:
-            content = self._formats.readme()
-        elif node.role is Role.BUILT:
-            content = await self._formats.built(row.key, base, node)
-        else:
+        if node.role is not Role.README:
             raise IsADirectory("a folder was opened as a file")
 
-        shown = exactly(self._of(row, base, node), content.size)
-        return Opening(shown, content, told_one_size=False)
+        content = self._formats.readme()
+        return Opening(self._of(row, base, node), content, told_one_size=False)
 
     def _names(self, row: DatasetRow, node: Node) -> list[str]:
         names = below(node.path)
@@ -154,9 +163,14 @@ class FormatNodes(PlainHandler):
         return self._folders.of_tree(row, base, TREES[TREE_AT[path]])
 
     def _of(self, row: DatasetRow, base: str | None, node: Node) -> Attributes:
-        if node.role in (Role.README, Role.BUILT):
-            return _file(self._library, row, base, node)
-        return self._folder(row, base, node.path)
+        if node.role is Role.BUILT:
+            return self._built.of(row, base, node)
+        if node.role is not Role.README:
+            return self._folder(row, base, node.path)
+
+        keep = self._library.listing.fresh_for
+        inode = _number(row, base, node.path)
+        return file(inode, self._formats.readme().size, row.created_ns, keep, keep)
 
     def _folder(self, row: DatasetRow, base: str | None, path: tuple[str, ...]) -> Attributes:
         keep = self._library.listing.fresh_for
@@ -180,7 +194,7 @@ class FormatNodes(PlainHandler):
         image = names.labelled(_format(node), None, name)
         if image is None or not placed_in(image, base, None):
             raise NoSuchEntry(f"there is no {name!r}")
-        return await self._labels.found(image, base, _format(node))
+        return await self._labels.found(image, row, base, _format(node))
 
     async def _flat(
         self, row: DatasetRow, base: str | None, node: Node, cookie: int
@@ -202,7 +216,7 @@ class FormatNodes(PlainHandler):
                 return [
                     Entry(
                         names.label_name(each, format_),
-                        self._labels.listed(each, base, format_),
+                        self._labels.listed(each, row, base, format_),
                         each.seq,
                     )
                     for each in images
@@ -216,10 +230,11 @@ class FormatNodes(PlainHandler):
 class FormatFolders(DirectoryHandler):
     """The virtual directories in a format, and the folders of its tags."""
 
-    def __init__(self, library: Library, labels: Labels) -> None:
+    def __init__(self, library: Library, labels: Labels, built: BuiltFiles) -> None:
         self._library = library
         self._formats: Formats = library.formats
         self._labels = labels
+        self._built = built
 
     def of_tree(self, row: DatasetRow, base: str | None, tree: Tree) -> Attributes:
         """Attributes of a tree's root."""
@@ -257,7 +272,7 @@ class FormatFolders(DirectoryHandler):
         is_top = directory.parent is None
         own = NODE_AT.get((*tree.path, name))
         if is_top and own is not None:
-            return _file(self._library, row, base, NODES[own])
+            return self._built.of(row, base, NODES[own])
 
         entry = listed_folder(name, tree.format, is_top=is_top)
         below_ = None
@@ -271,7 +286,7 @@ class FormatFolders(DirectoryHandler):
         if image is None or not placed_in(image, base, tree.split):
             raise NoSuchEntry(f"there is no {name!r}")
         if tree.labels:
-            return await self._labels.found(image, base, tree.format)
+            return await self._labels.found(image, row, base, tree.format)
 
         return image_file(image, self._library.listing.fresh_for)
 
@@ -290,7 +305,7 @@ class FormatFolders(DirectoryHandler):
         is_top = directory.parent is None
         if not cookie and is_top:
             found = [
-                Entry(node.path[-1], _file(self._library, row, base, node), _TREE_FILE)
+                Entry(node.path[-1], self._built.of(row, base, node), _TREE_FILE)
                 for node in NODES
                 if node.path[:-1] == tree.path
             ]
@@ -318,11 +333,17 @@ class FormatFolders(DirectoryHandler):
                 return EntryBatch(entries, None)
 
         return EntryBatch(
-            await self._files(directory, base, tree, names, seq if cookie & 1 else 0), None
+            await self._files(directory, row, base, tree, names, seq if cookie & 1 else 0), None
         )
 
     async def _files(
-        self, directory: DirectoryRow, base: str | None, tree: Tree, names: Names, seq: int
+        self,
+        directory: DirectoryRow,
+        row: DatasetRow,
+        base: str | None,
+        tree: Tree,
+        names: Names,
+        seq: int,
     ) -> list[Entry]:
         keep = self._library.listing.fresh_for
         after: int | None = seq
@@ -340,7 +361,7 @@ class FormatFolders(DirectoryHandler):
                 return [
                     Entry(
                         names.label_name(each, tree.format),
-                        self._labels.listed(each, base, tree.format),
+                        self._labels.listed(each, row, base, tree.format),
                         each.seq << 1 | 1,
                     )
                     for each in images
@@ -417,52 +438,130 @@ class Labels(FileHandler):
         self._formats: Formats = library.formats
 
     async def attributes(self, inode: Inode) -> Attributes:
-        """Attributes, with the exact size if the annotation file is there."""
+        """Attributes, with the exact size if the annotation file is there. Raises Stale."""
         base, format_ = _label(inode)
-        return await self.found(self._row(inode, base), base, format_)
+        image, row = self._rows(inode, base)
+        found = await self.found(image, row, base, format_)
+        if found.inode != number(*inode):
+            raise Stale("the label file has a newer version")
+        return found
 
-    async def found(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
-        """The same of an image's label file."""
+    async def found(
+        self, image: ImageRow, row: DatasetRow, base: str | None, format_: Format
+    ) -> Attributes:
+        """The same of an image's label file. `row`: the image's dataset."""
         size = await self._formats.known_label_size(image, base, format_)
-        shown = self.listed(image, base, format_)
+        shown = self.listed(image, row, base, format_)
         return shown if size is None else exactly(shown, size)
 
-    def listed(self, image: ImageRow, base: str | None, format_: Format) -> Attributes:
+    def listed(
+        self, image: ImageRow, row: DatasetRow, base: str | None, format_: Format
+    ) -> Attributes:
         """Attributes as a listing has them, which looks at no annotation file."""
+        place = label_place(format_, self._formats.next_label_version(image, row))
         return unsized(
-            number(NodeKind.LABEL, image.key, version_of(base, label_place(format_))),
+            number(NodeKind.LABEL, image.key, version_of(base, place)),
             LABEL_PLACEHOLDER_BYTES + PLACEHOLDER_EACH * image.annotation_count,
             image.annotation_ns or image.created_ns,
             self._library.listing.fresh_for,
         )
 
     async def open(self, inode: Inode) -> Opening:
-        """The label file as the annotation file is now."""
+        """The label file as the annotation file is now. Raises Stale if the path leads to another
+        inode by now."""
         base, format_ = _label(inode)
-        content = await self._formats.label(self._row(inode, base), base, format_)
-        shown = exactly(self.listed(self._row(inode, base), base, format_), content.size)
-        return Opening(shown, content, told_one_size=False)
+        image, row = self._rows(inode, base)
+        self._check(inode, version_of_label(image, row))
+        content, version = await self._formats.label(image, base, format_)
+        self._check(inode, version)
 
-    def _row(self, inode: Inode, base: str | None) -> ImageRow:
-        row = self._library.catalog.image(inode.key)
-        if row is None:
+        image, row = self._rows(inode, base)
+        shown = self.listed(image, row, base, format_)._replace(inode=number(*inode))
+        # One number may have several contents: after nine versions, if a version was expected that
+        # did not come, if the pixels or the name of the image change, and if other files change the
+        # number of a name that is no class.
+        return Opening(exactly(shown, content.size), content, told_one_size=False)
+
+    def _check(self, inode: Inode, version: int) -> None:
+        base, format_ = _label(inode)
+        # The next one was expected, but the annotation file may be as it was.
+        places = (label_place(format_, version), label_place(format_, version + 1))
+        if inode.version not in [version_of(base, place) for place in places]:
+            raise Stale("the label file has a newer version")
+
+    def _rows(self, inode: Inode, base: str | None) -> tuple[ImageRow, DatasetRow]:
+        image = self._library.catalog.image(inode.key)
+        row = None if image is None else self._library.catalog.dataset(image.dataset)
+        if image is None or row is None:
             raise NoSuchEntry("the image is gone")
         # Names that the image alone has got no number among the classes of a status it has left.
-        if not placed_in(row, base, None):
+        if not placed_in(image, base, None):
             raise NoSuchEntry(f"the image has left the status {base}")
-        return row
+        return image, row
 
 
-def _file(library: Library, row: DatasetRow, base: str | None, node: Node) -> Attributes:
-    """Attributes of a file that a format has once in a dataset, as far as they are known."""
-    size: int | None = library.formats.readme().size
-    mtime_ns = row.created_ns
-    if node.role is Role.BUILT:
-        size, mtime_ns = library.formats.last_built(row, base, node)
+class BuiltFiles:
+    """Files of a whole dataset, which are made of every annotation file when they are opened."""
 
-    inode = _number(row, base, node.path)
-    shown = unsized(inode, BUILT_PLACEHOLDER_BYTES, mtime_ns, library.listing.fresh_for)
-    return shown if size is None else exactly(shown, size)
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._formats: Formats = library.formats
+        self._revisions = library.formats.revisions
+
+    def of(self, row: DatasetRow, base: str | None, node: Node) -> Attributes:
+        """Attributes of the file at a node: exact if nothing has changed since it was made."""
+        file = WholeFile(row.key, base, NODE_AT[node.path])
+        known = self._formats.known_file(file)
+        inode = self._revisions.shown(file, None if known is None else known.blob)
+        return _shown(inode, row, known)
+
+    async def attributes(self, inode: Inode) -> Attributes:
+        """The same of an inode. Raises Stale if the path leads to another one now."""
+        file = self._revisions.file(inode)
+        row = await self._library.listing.dataset(file.dataset)
+        found = self.of(row, file.base, NODES[file.place])
+        if found.inode != number(*inode):
+            raise Stale("the file has another content")
+        return found
+
+    async def open(self, inode: Inode) -> Opening:
+        """The file as of now. Raises Stale if it has another content than the inode."""
+        file = self._revisions.file(inode)
+        row = await self._library.listing.dataset(file.dataset)
+
+        owed = self._revisions.owed(file, inode)
+        if owed is not None:
+            there = await self._formats.blob(owed.blob)
+            if there is not None:
+                return Opening(_shown(inode, row, owed), there, told_one_size=False)
+
+        content, built = await self._formats.built(file)
+        try:
+            is_first = self._revisions.opened(file, inode, built)
+        except Stale:
+            content.close()
+            raise
+
+        # Until now the number had a placeholder.
+        return Opening(_shown(inode, row, built), content, told_one_size=not is_first)
+
+
+def _shown(inode: Inode, row: DatasetRow, built: BuiltFile | None) -> Attributes:
+    """Attributes of a file of a whole dataset, of which the kernel keeps nothing: only the mount can
+    tell whether it is still right."""
+    shown = unsized(number(*inode), BUILT_PLACEHOLDER_BYTES, row.created_ns, 0.0)
+    if built is None:
+        return shown
+    return exactly(shown, built.size)._replace(mtime_ns=built.changed_ns)
+
+
+def _is_built(inode: Inode) -> bool:
+    """Whether an inode is a file of a whole dataset. Raises NoSuchEntry."""
+    try:
+        place = base_and_place(inode.version)[1]
+    except IndexError:
+        raise NoSuchEntry("there is no such file") from None
+    return place == REVISION_PLACE or (place < len(NODES) and NODES[place].role is Role.BUILT)
 
 
 def _number(row: DatasetRow, base: str | None, path: tuple[str, ...]) -> int:
