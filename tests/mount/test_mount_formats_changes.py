@@ -145,6 +145,34 @@ def test_g5_the_first_reader_and_the_first_after_a_change_get_all(
     assert read(path, tmp_path) == path.read_bytes()
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+def test_g6_rsync_brings_what_new_classes_change(
+    mount: Mount, server: StandIn, top: Path, tmp_path: Path, is_read: bool
+) -> None:
+    """Two names of one length: no size changes."""
+    source = f"{top}/yolo/"
+    names = ["data.yaml", "labels/train/0.txt"]
+    # Once more, because a size that was not known at first is not the copy's.
+    for _ in range(2):
+        run("rsync", "-a", source, tmp_path / "copy")
+    before = [(tmp_path / "copy" / name).read_bytes() for name in names]
+
+    signs = server.organization["signs"]
+    signs.set_classes(list(reversed(CLASSES)))
+    server.organization.changed(signs, "dataset")
+    mount.pictofs("refresh", mount.datasets / "signs")
+    if is_read:
+        for name in names:
+            (top / "yolo" / name).read_bytes()
+
+    run("rsync", "-a", source, tmp_path / "copy")
+    after = [(tmp_path / "copy" / name).read_bytes() for name in names]
+    assert after == [(top / "yolo" / name).read_bytes() for name in names]
+    for old, new in zip(before, after, strict=True):
+        assert len(old) == len(new)
+        assert old != new
+
+
 def test_g5_fifty_readers_at_once_find_one_content(
     mount: Mount, server: StandIn, top: Path
 ) -> None:

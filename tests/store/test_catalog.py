@@ -14,7 +14,7 @@ from pictofs.model.inode import NodeKind, key_of, number
 from pictofs.model.names import NAME_MAX_BYTES, tagged
 from pictofs.model.records import Dataset
 from pictofs.model.selection import selections_of
-from pictofs.store.catalog.datasets import DATASETS
+from pictofs.store.catalog.datasets import DATASETS, Observation
 from pictofs.store.catalog.images import Learned
 from pictofs.store.catalog.rows import RemovedDentry
 
@@ -120,6 +120,33 @@ def test_a_dataset_that_is_changed_here_stands_as_the_list_will_have_it(world: W
     assert world.catalog.put_changed(told("a/b", 5, is_archived=True), 3.0) == [
         RemovedDentry(DATASETS, "a‛sb")
     ]
+
+
+def test_a_change_of_the_classes_is_counted_and_has_a_time(world: World) -> None:
+    def listed(classes: object, **fields: object) -> Dataset:
+        raw = {"id": "d-2", "name": "signs", "classes": classes, **fields}
+        return dataset("signs", 2, raw=raw)
+
+    def found() -> tuple[int, int]:
+        row = world.catalog.dataset(key_of("d-2"))
+        assert row is not None
+        return row.classes_changes, row.classes_ns
+
+    one = [{"name": "car"}, {"name": "van"}]
+    world.catalog.put_datasets([listed(one)], 1.0)
+    assert found() == (0, 0)
+    world.catalog.put_datasets([listed(one, description="another")], 2.0)
+    assert found() == (0, 0)
+    world.catalog.put_datasets([listed(one[::-1])], 3.0)
+    assert found() == (1, 3_000_000_000)
+    world.catalog.put_changed(listed(None), 4.0)
+    assert found() == (2, 4_000_000_000)
+    world.catalog.put_dataset(listed([True]), Observation(5.0, None), known=listed(None).signature)
+    assert found() == (3, 5_000_000_000)
+    world.catalog.put_dataset(listed([1]), Observation(6.0, None), known="another")
+    assert found() == (3, 5_000_000_000)
+    world.catalog.put_changed(listed([1]), 7.0)
+    assert found() == (4, 7_000_000_000)
 
 
 def test_a_list_from_before_a_change_is_not_taken(world: World) -> None:

@@ -150,6 +150,8 @@ class _Build:
 
         kept = self._kept(digest)
         if kept is not None:
+            # Classes may be what they were before the last two changes.
+            kept.changed_ns = found.changed_ns
             return kept
 
         return self._made(digest, found.changed_ns)
@@ -167,6 +169,7 @@ class _Build:
         digest.update(json.dumps(self._classes).encode())
 
         needed_bytes = 0
+        found.changed_ns = self._row.classes_ns
         needs_annotations = job.format in NEEDS_ANNOTATIONS
         needs_sizes = job.format in NEEDS_SIZES
         due_before = 0.0

@@ -462,7 +462,7 @@ class Labels(FileHandler):
         return unsized(
             number(NodeKind.LABEL, image.key, version_of(base, place)),
             LABEL_PLACEHOLDER_BYTES + PLACEHOLDER_EACH * image.annotation_count,
-            image.annotation_ns or image.created_ns,
+            max(image.annotation_ns or image.created_ns, row.classes_ns),
             self._library.listing.fresh_for,
         )
 
@@ -549,7 +549,8 @@ class BuiltFiles:
 def _shown(inode: Inode, row: DatasetRow, built: BuiltFile | None) -> Attributes:
     """Attributes of a file of a whole dataset, of which the kernel keeps nothing: only the mount can
     tell whether it is still right."""
-    shown = unsized(number(*inode), BUILT_PLACEHOLDER_BYTES, row.created_ns, 0.0)
+    changed_ns = max(row.created_ns, row.classes_ns)
+    shown = unsized(number(*inode), BUILT_PLACEHOLDER_BYTES, changed_ns, 0.0)
     if built is None:
         return shown
     return exactly(shown, built.size)._replace(mtime_ns=built.changed_ns)
