@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import socket
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -242,6 +245,34 @@ async def test_g5_a_dataset_that_changes_all_the_time_is_made(
 
     monkeypatch.setattr(builder, "_built", changed)
     assert len(await listed_images(mount)) == 4
+
+
+@pytest.mark.parametrize("stopped", [1, 2])
+async def test_g5_a_process_that_stands_still_is_killed(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    begin = builder.start
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(module: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        process = begin(module, theirs)
+        started.append(process)
+        if len(started) <= stopped:
+            process.send_signal(signal.SIGSTOP)
+        pulses = 2 if len(started) <= stopped else 120
+        monkeypatch.setattr(builder, "SILENT_PULSES", pulses)
+        return process
+
+    monkeypatch.setattr(builder, "start", start)
+    with trio.fail_after(60):
+        if stopped < builder.STARTS:
+            assert len(await listed_images(mount)) == 4
+        else:
+            failed = await error_of(partial(mount.read, TRAIN))
+            assert type(failed) is PictofsError
+            assert "stands still" in str(failed)
+
+    assert [each.returncode for each in started[:stopped]] == [-signal.SIGKILL] * stopped
 
 
 async def test_g11_a_label_is_gone_from_a_status_that_the_image_has_left(

@@ -1,16 +1,21 @@
-"""The process that makes the files of a format; `pictofs.library.formats.builder` starts it."""
+"""The process that makes the files of a format; `pictofs.library.formats.builder` starts it.
+
+It answers in JSON. Before that it sends a blank, which means nothing in JSON, for each second in
+which it has made progress: the mount kills one that stands still.
+"""
 
 from __future__ import annotations
 
 import logging
 import signal
 import socket
+import time
 from contextlib import suppress
 
 import msgspec
 
 from pictofs.errors import DiskFull, PictofsError
-from pictofs.library.formats.build import BuildJob, Built, build
+from pictofs.library.formats.build import PULSE_S, BuildJob, Built, build
 
 
 def _received(channel: socket.socket) -> bytes:
@@ -21,16 +26,30 @@ def _received(channel: socket.socket) -> bytes:
     return bytes(data)
 
 
-def _outcome(message: bytes) -> Built:
+class _Pulse:
+    """Tells the mount of progress, once a second at most."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._told_at = 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now >= self._told_at + PULSE_S:
+            self._told_at = now
+            self._channel.sendall(b" ")
+
+
+def _outcome(message: bytes, pulse: _Pulse) -> Built:
     try:
-        return build(msgspec.json.decode(message, type=BuildJob))
+        return build(msgspec.json.decode(message, type=BuildJob), pulse)
     except PictofsError as error:
         return Built(refused=str(error), disk_full=isinstance(error, DiskFull))
 
 
 def _main() -> None:
     with socket.socket(fileno=0) as channel, suppress(OSError):
-        channel.sendall(msgspec.json.encode(_outcome(_received(channel))))
+        channel.sendall(msgspec.json.encode(_outcome(_received(channel), _Pulse(channel))))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pictofs.library.annotations.export import FEW, Exports
 from pictofs.library.beside import CannotStart, end, start
 from pictofs.library.connectivity import UNAVAILABLE
 from pictofs.library.content.cache import ContentCache
-from pictofs.library.formats.build import BuildJob, Built, build
+from pictofs.library.formats.build import PULSE_S, BuildJob, Built, build
 from pictofs.library.formats.dimensions import Dimensions
 from pictofs.library.listing.listing import Listing
 from pictofs.library.single_flight import SingleFlight
@@ -38,6 +38,12 @@ ROUNDS = 4
 
 Files may be edited, or evicted from a small cache, while others are fetched.
 """
+SILENT_PULSES = 120
+"""Checks without a sign of progress after which a process is killed. A million images take 10 s to
+be searched for equal names, and a slow disk a minute for a gigabyte. Checks are counted instead of
+seconds, because a mount that was stopped must not take that time for its process's silence."""
+STARTS = 2
+"""How often a process is started before one that stands still is an error."""
 ANSWER_MAX_BYTES = 64 << 20
 """Bytes of the process's answer: the keys of a million images have 20 MB."""
 RELIST_AFTER_S = 15.0
@@ -137,7 +143,7 @@ class Builder:
             version = self._catalog.version
             at = self._clock.monotonic()
             fresh_since = None if confirmed else self._annotations.fresh_since
-            built = await _built(self._job(key, began, fresh_since))
+            built = await _watched(self._job(key, began, fresh_since))
             if built.disk_full:
                 raise DiskFull(built.refused)
             if built.refused:
@@ -258,6 +264,53 @@ async def _each(keys: list[int], work: Callable[[int], Awaitable[None]]) -> None
         raise errors[0]
 
 
+class _StandsStill(Exception):
+    """A process makes no progress: it is stopped, or waits for what does not come."""
+
+
+async def _watched(job: BuildJob) -> Built:
+    """Build, and once more if the process stands still. Raises PictofsError."""
+    for _ in range(STARTS):
+        try:
+            return await _built(job)
+        except _StandsStill:
+            log.warning("the process that makes formats/%s stands still, and is killed", job.format)
+
+    raise PictofsError(
+        f"the process that makes formats/{job.format} stands still, and was killed {STARTS} times",
+        hint="does the disk of the cache answer? Try again",
+    )
+
+
+async def _send(stream: trio.SocketStream, message: bytes) -> None:
+    """Send all of a message, and its end. Raises _StandsStill."""
+    with trio.move_on_after(SILENT_PULSES * PULSE_S) as waiting:
+        await stream.send_all(message)
+        await stream.send_eof()
+    if waiting.cancelled_caught:
+        raise _StandsStill
+
+
+async def _answer(stream: trio.SocketStream) -> bytes:
+    """All that a process says until it ends. Raises _StandsStill."""
+    answer = bytearray()
+    silent = 0
+    while silent < SILENT_PULSES:
+        with trio.move_on_after(PULSE_S):
+            piece = await stream.receive_some(1 << 16)
+            if not piece:
+                return bytes(answer)
+
+            silent = -1
+            answer += piece
+            if len(answer) > ANSWER_MAX_BYTES:
+                raise PictofsError("the process that makes files of a format says too much")
+
+        silent += 1
+
+    raise _StandsStill
+
+
 async def _built(job: BuildJob) -> Built:
     """Build in a process of its own; in a thread if none can be started."""
     ours, theirs = socket.socketpair()
@@ -266,16 +319,12 @@ async def _built(job: BuildJob) -> Built:
     try:
         with theirs:
             process = start("pictofs.library.formats.build_process", theirs)
-        await stream.send_all(msgspec.json.encode(job))
-        await stream.send_eof()
-
-        answer = bytearray()
-        while piece := await stream.receive_some(1 << 16):
-            answer += piece
-            if len(answer) > ANSWER_MAX_BYTES:
-                raise PictofsError("the process that makes files of a format says too much")
-
-        return msgspec.json.decode(bytes(answer), type=Built)
+        await _send(stream, msgspec.json.encode(job))
+        return msgspec.json.decode(await _answer(stream), type=Built)
+    except _StandsStill:
+        if process is not None:
+            process.kill()
+        raise
     except CannotStart as error:
         log.info("files of a format are made by the mount itself: %s", error)
         return await in_thread(build, job)
