@@ -3,7 +3,7 @@ another."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -147,6 +147,47 @@ def test_a_change_of_the_classes_is_counted_and_has_a_time(world: World) -> None
     assert found() == (3, 5_000_000_000)
     world.catalog.put_changed(listed([1]), 7.0)
     assert found() == (4, 7_000_000_000)
+
+
+def test_what_formats_are_made_of_is_counted_for_its_dataset_alone(world: World) -> None:
+    def changes(key: int = 0) -> int:
+        row = world.catalog.dataset(key or world.key)
+        assert row is not None
+        return row.input_changes
+
+    world.catalog.put_datasets([world.dataset, dataset("other", 2)], 1.0)
+    image_key = key_of("i-1")
+    catalog = world.catalog
+    steps: list[Callable[[], object]] = [
+        lambda: world.put(image(1, "a.jpg"), image(2, "b.jpg")),
+        lambda: world.table.learn_annotations([Learned(image_key, 5, 6)], 1, 1.0),
+        lambda: world.table.learn_annotations([Learned(image_key, 5, 7)], 1, 1.0),
+        lambda: world.table.learn_dimensions(image_key, 20, 10),
+        lambda: world.table.put_answer(
+            world.key, world.dataset.id, key_of(f"{world.dataset.id}:/"), "b.jpg", [], 1
+        ),
+        lambda: catalog.put_directories(world.key, "d-1", [directory("/made")], "", 1.0),
+        lambda: catalog.expire(world.key),
+        lambda: world.table.learn_annotations([Learned(image_key, 5, 7)], 1, 1.0),
+        lambda: world.table.sweep(
+            world.key, world.table.begin_pass(), directory=None, signature="", at=1.0
+        ),
+        lambda: catalog.put_datasets([dataset("renamed"), dataset("other", 2)], 1.0),
+    ]
+    for place, step in enumerate(steps):
+        before = changes()
+        step()
+        assert changes() > before, place
+    assert changes(key_of("d-2")) == 0
+
+    # What changes nothing is not counted.
+    world.table.put(world.key, "d-1", [image(1, "a.jpg")], 9, moves=True)
+    world.table.learn_annotations([Learned(image_key, 5, 7)], 1, 1.0)
+    before = changes()
+    world.table.learn_annotations([Learned(image_key, 5, 7)], 2, 2.0)
+    catalog.put_directories(world.key, "d-1", [directory("/made")], "", 2.0)
+    world.table.sweep(world.key, 0, directory=None, signature="", at=1.0)
+    assert changes() == before
 
 
 def test_a_list_from_before_a_change_is_not_taken(world: World) -> None:

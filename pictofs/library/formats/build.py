@@ -92,6 +92,9 @@ class Built(msgspec.Struct, kw_only=True, omit_defaults=True):
     extra: list[str] = []
     """Names of classes that only annotations have."""
     losses: Losses | None = None
+    confirmed_at: float | None = None
+    """Wall-clock seconds: when the annotation file was confirmed that was not for the longest; None
+    if none is needed."""
     changed_ns: int = 0
     """When the newest input changed, in nanoseconds since the epoch."""
     refused: str = ""
@@ -160,9 +163,10 @@ class _Build:
         if kept is not None:
             # Classes may be what they were before the last two changes.
             kept.changed_ns = found.changed_ns
+            kept.confirmed_at = found.confirmed_at
             return kept
 
-        return self._made(digest, found.changed_ns)
+        return self._made(digest, found)
 
     # What goes in.
 
@@ -190,6 +194,9 @@ class _Build:
             annotation = None
             if needs_annotations:
                 annotation = (row.annotation_crc32c, row.annotation_size)
+                confirmed_at = row.annotation_checked or 0.0
+                if found.confirmed_at is None or confirmed_at < found.confirmed_at:
+                    found.confirmed_at = confirmed_at
                 needed_bytes += allocated_size((row.annotation_size or 0) + FOOTER_SIZE)
                 if not self._is_cached(row):
                     found.missing.append(row.key)
@@ -253,7 +260,7 @@ class _Build:
             kept = msgspec.json.decode(blob.pread(0, blob.size), type=Built)
         return kept if all(map(self._cache.has, kept.blobs.values())) else None
 
-    def _made(self, digest: str, changed_ns: int) -> Built:
+    def _made(self, digest: str, surveyed: Built) -> Built:
         more: set[str] = set()
         found = self._written(digest, Classes(self._classes), more)
         # Classes that the dataset does not declare come behind the others, whose numbers stay.
@@ -262,7 +269,8 @@ class _Build:
             found.extra = sorted(more)
 
         if not found.missing:
-            found.changed_ns = changed_ns
+            found.changed_ns = surveyed.changed_ns
+            found.confirmed_at = surveyed.confirmed_at
             meta = msgspec.json.encode(found)
             self._cache.put(f"{self._prefix(digest)}.{_META}", meta, None).close()
 

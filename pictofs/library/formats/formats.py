@@ -199,7 +199,7 @@ class Formats:
         """The classes by which a label is numbered, if it is known how."""
         classes = self.declared(image.dataset)
         if format_ in TASKS and undeclared(sample, classes):
-            built = self.builder.last(image.dataset, base, format_)
+            built = self.builder.current(image.dataset, base, format_)
             if built is None:
                 return None
             classes = self._with_extra(image.dataset, built.extra)

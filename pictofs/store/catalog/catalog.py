@@ -435,6 +435,7 @@ class Catalog:
             gone: list[RemovedDentry] = []
             if after != before:
                 gone = _replace_directories(db, dataset, root, old, new)
+                datasets_table.note_input(db, dataset)
 
             db.execute(
                 "UPDATE dataset SET tree_at = ?, tree_signature = ? WHERE key = ?",
@@ -485,7 +486,11 @@ class Catalog:
 
             only = "" if dataset is None else "WHERE key = ?"
             values = () if dataset is None else (dataset,)
-            db.execute(f"UPDATE dataset SET tree_at = NULL, listed_at = NULL {only}", values)
+            db.execute(
+                "UPDATE dataset SET tree_at = NULL, listed_at = NULL,"
+                f" input_changes = input_changes + 1 {only}",
+                values,
+            )
 
             only = only.replace("key", "dataset")
             db.execute(f"UPDATE directory SET listed_at = NULL {only}", values)

@@ -113,6 +113,12 @@ def note_move(db: sqlite3.Connection, dataset: Dataset, heard: Observation) -> N
     )
 
 
+def note_input(db: sqlite3.Connection, key: int) -> None:
+    """Note that rows of a dataset's images or directories may have changed: what was made of them
+    is to be looked at again, by whatever process made it."""
+    db.execute("UPDATE dataset SET input_changes = input_changes + 1 WHERE key = ?", (key,))
+
+
 def note_classes(db: sqlite3.Connection, key: int, before: bytes, raw: bytes, at: float) -> None:
     """Note that a dataset's classes are others since `at`, in wall-clock seconds, if they are.
 
@@ -194,6 +200,7 @@ def _put(db: sqlite3.Connection, entry: str, dataset: Dataset, at: float) -> lis
     # Each annotation file names its dataset.
     if old and old[0] != name:
         db.execute("UPDATE image SET annotation_stale = 1 WHERE dataset = ?", (key,))
+        note_input(db, key)
 
     db.execute(
         _UPSERT,

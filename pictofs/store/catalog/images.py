@@ -22,6 +22,7 @@ from pictofs.model.names import (
 )
 from pictofs.model.records import Image
 from pictofs.store.catalog.database import Database
+from pictofs.store.catalog.datasets import note_input
 from pictofs.store.catalog.dentries import folder_entries, image_entries, moved_entries
 from pictofs.store.catalog.rows import SELECT, ImageRow, RemovedDentry
 
@@ -122,6 +123,7 @@ class ImageTable:
                 if before:
                     gone += _moved(before, _places(db, list(before)))
 
+            note_input(db, dataset)
             return gone
 
     def sweep(
@@ -150,6 +152,8 @@ class ImageTable:
                 gone += _drop_implicit(db, dataset)
 
             gone += _untag(db, scope, values[0])
+            if gone:
+                note_input(db, dataset)
 
             table, key = ("directory", directory) if directory else ("dataset", dataset)
             db.execute(
@@ -182,6 +186,9 @@ class ImageTable:
                         gone += image_entries(row)
                         db.execute("DELETE FROM image WHERE key = ?", (row.key,))
 
+            if gone:
+                note_input(db, dataset)
+
         if images:
             gone += self.put(dataset, dataset_id, images, seen, moves=True)
         return gone
@@ -194,7 +201,9 @@ class ImageTable:
     def learn_dimensions(self, key: int, width: int, height: int) -> None:
         """Note the pixels of an image of which the listing does not tell them."""
         with self._database.write() as db:
-            db.execute("UPDATE image SET width = ?, height = ? WHERE key = ?", (width, height, key))
+            sql = "UPDATE image SET width = ?, height = ? WHERE key = ? RETURNING dataset"
+            for (dataset,) in db.execute(sql, (width, height, key)).fetchall():
+                note_input(db, dataset)
 
     def learn_annotations(
         self, learned: Iterable[Learned], now_ns: int, checked: float, *, archived: bool = False
@@ -222,13 +231,27 @@ class ImageTable:
             " annotation_crc32c = ?2, annotation_stale = 0,"
             f" annotation_checked = ?5 WHERE key = ?4 {newer} RETURNING annotation_version"
         )
+        # Most renewals bring what is known.
+        changed = (
+            "SELECT dataset FROM image WHERE key = ?3 AND (annotation_stale"
+            " OR annotation_size IS NOT ?1 OR annotation_crc32c IS NOT ?2)"
+        )
 
+        datasets: set[int] = set()
+        versions: list[int | None] = []
         with self._database.write() as db:
-            rows = [
-                db.execute(sql, (each.size, each.crc32c, now_ns, each.key, checked)).fetchone()
-                for each in learned
-            ]
-            return [None if row is None else int(row[0]) for row in rows]
+            for each in learned:
+                found = db.execute(changed, (each.size, each.crc32c, each.key)).fetchone()
+                datasets.update(found or ())
+
+                values = (each.size, each.crc32c, now_ns, each.key, checked)
+                row = db.execute(sql, values).fetchone()
+                versions.append(None if row is None else int(row[0]))
+
+            for dataset in datasets:
+                note_input(db, dataset)
+
+        return versions
 
     def seen_in(self, dataset: int, seen: int, directory: int | None) -> int:
         """How many different images a pass has seen so far. Inline it would stall the loop."""

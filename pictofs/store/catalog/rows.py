@@ -23,6 +23,7 @@ class DatasetRow(NamedTuple):
     listed_signature: str | None
     updated_at: str | None
     annotations_due: float | None
+    input_changes: int
     classes_changes: int
     classes_ns: int
 

@@ -27,6 +27,7 @@ CREATE TABLE dataset (
     signature      TEXT    NOT NULL,      -- model Dataset.signature, as last seen
     raw            BLOB    NOT NULL,      -- the API's object, JSON
     raw_changes    INTEGER NOT NULL DEFAULT 0,  -- how often it has changed
+    input_changes  INTEGER NOT NULL DEFAULT 0,  -- grows when rows of its images or directories may have changed
     classes_changes INTEGER NOT NULL DEFAULT 0, -- how often the classes in it have changed
     classes_ns     INTEGER NOT NULL DEFAULT 0,  -- when they last did, nanoseconds since the epoch; 0: never
     tree_at        REAL,                  -- when the directories were last read, NULL: never
