@@ -350,6 +350,36 @@ async def test_g9_files_that_come_due_are_confirmed(
         assert len(json.loads(await mount.read(TRAIN))["annotations"]) == 5
 
 
+async def test_g5_two_formats_are_made_at_once_in_the_order_they_were_asked_for(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mount.read(TRAIN)
+    made = builder._built
+    begun: list[str] = []
+    running: list[str] = []
+    most = 0
+
+    async def counted(job: build.BuildJob) -> build.Built:
+        nonlocal most
+        begun.append(job.format)
+        running.append(job.format)
+        most = max(most, len(running))
+        try:
+            return await made(job)
+        finally:
+            running.remove(job.format)
+
+    monkeypatch.setattr(builder, "_built", counted)
+    wanted = ["yolo", "yolo-segment", "yolo-obb", "voc", "imagefolder", "huggingface"]
+    async with trio.open_nursery() as nursery:
+        for name in wanted:
+            nursery.start_soon(mount.read, f"{VIEWS}/{name}/report.json")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+    assert begun == wanted
+    assert most == builder.BUILDS == 2
+
+
 async def test_g11_a_label_is_gone_from_a_status_that_the_image_has_left(
     mount: Mount, standin: StandIn
 ) -> None:

@@ -38,6 +38,9 @@ ROUNDS = 4
 
 Files may be edited, or evicted from a small cache, while others are fetched.
 """
+BUILDS = 2
+"""Processes at once: each takes a core, and 0.1 GB. The next one is for who has waited longest. A
+place is given back by a process that stands still, too, as it is killed."""
 SILENT_PULSES = 120
 """Checks without a sign of progress after which a process is killed. A million images take 10 s to
 be searched for equal names, and a slow disk a minute for a gigabyte. Checks are counted instead of
@@ -97,6 +100,7 @@ class Builder:
         self._single_flight = single_flight
         self._clock = clock
         self._known: dict[_Key, _Known] = {}
+        self._places = trio.CapacityLimiter(BUILDS)
 
     def current(self, dataset: int, base: str | None, format_: Format) -> Built | None:
         """What was made last; None if nothing was, or if its inputs may have changed since.
@@ -165,10 +169,12 @@ class Builder:
         confirmed = False
         began = self._clock.wall()
         for _ in range(ROUNDS):
-            state = self._state(dataset)
-            at = self._clock.monotonic()
-            fresh_since = None if confirmed else self._annotations.fresh_since
-            built = await _watched(self._job(key, began, fresh_since))
+            async with self._places:
+                # Not before: others may have waited for minutes.
+                state = self._state(dataset)
+                at = self._clock.monotonic()
+                fresh_since = None if confirmed else self._annotations.fresh_since
+                built = await _watched(self._job(key, began, fresh_since))
             if built.disk_full:
                 raise DiskFull(built.refused)
             if built.refused:
