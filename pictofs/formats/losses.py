@@ -16,6 +16,8 @@ REASONS = {
     "degenerate": "the label has no area within the image",
     "unsized": "neither the listing nor the image's first bytes tell its width and height, and so "
     "the image is left out",
+    "unreadable": "the server does not give the image's annotation file, or not as JSON, and so the "
+    "image is left out",
     "unknown_class": "the label's class is not in the format's list of classes",
     "polyline": "the format has no lines",
     "keypoint": "the format has no keypoints",

@@ -222,6 +222,7 @@ class Library:
             dimensions,
             self.listing,
             single_flight,
+            source,
             clock,
         )
         self.formats = Formats(

@@ -19,7 +19,7 @@ import trio.testing
 from format_world import CLASSES, FILE, LAKE, TOP, VIEWS, box
 from rig import Mount, Rig, error_of
 
-from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Stale
+from pictofs.errors import DiskFull, Forbidden, NoSuchEntry, PictofsError, ServerFault, Stale
 from pictofs.library.beside import CannotStart
 from pictofs.library.formats import build, builder
 from pictofs.library.formats import formats as wing
@@ -28,7 +28,7 @@ from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.images import ImageTable, Learned
 from pictofs.vfs.tree import OpenFile
 from standin import Fault, Match, Organization, StandIn
-from standin.faults import error
+from standin.faults import error, html
 from standin.records import Image
 
 TRAIN = f"{VIEWS}/coco/annotations/instances_train.json"
@@ -378,6 +378,63 @@ async def test_g5_two_formats_are_made_at_once_in_the_order_they_were_asked_for(
 
     assert begun == wanted
     assert most == builder.BUILDS == 2
+
+
+@pytest.mark.parametrize("how", ["forbidden", "broken", "html"])
+async def test_g7_an_annotation_file_that_the_server_does_not_give_is_counted(
+    standin: StandIn, tmp_path: Path, how: str
+) -> None:
+    answer = {"forbidden": error(403), "broken": error(500), "html": html()}[how]
+    rig = Rig(standin, tmp_path)
+    async with rig.mount(max_retries=1) as mount:
+        await mount.list(f"{VIEWS}/yolo/labels/train")
+        rig.fault(answer, path=f"annotations/{first(standin).id}")
+        assert await listed_images(mount) == ["1.jpg", "2.jpg", "3.jpg"]
+        report = json.loads(await mount.read(f"{VIEWS}/coco/report.json"))
+        (found,) = report["left_out"]
+        assert (found["reason"], found["count"]) == ("unreadable", 1)
+        assert "0.jpg" in json.dumps(found)
+
+        mount.forget_log()
+        await mount.read(f"{VIEWS}/yolo/data.yaml")
+        assert FILE not in mount.asked
+        standin.faults.clear()
+        mount.clock.advance(301)
+        assert len(await listed_images(mount)) == 4
+
+
+async def test_g7_an_annotation_file_that_fails_once_is_asked_for_again(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    rig = Rig(standin, tmp_path)
+    async with rig.mount() as mount:
+        rig.fault(html(), path=f"annotations/{first(standin).id}", times=1)
+        assert len(await listed_images(mount)) == 4
+
+
+@pytest.mark.parametrize("count", [2, 4])
+async def test_g7_files_that_the_server_does_not_give_are_an_error_if_they_are_many(
+    standin: StandIn, tmp_path: Path, count: int
+) -> None:
+    rig = Rig(standin, tmp_path)
+    async with rig.mount() as mount:
+        await mount.list(f"{VIEWS}/yolo/labels/train")
+        for image in list(standin.organization["signs"].images.values())[:count]:
+            rig.fault(error(403), path=f"annotations/{image.id}")
+        failed = await error_of(partial(mount.read, TRAIN))
+        assert isinstance(failed, Forbidden)
+        assert ".jpg" in str(failed)
+
+
+async def test_g7_a_server_that_is_broken_is_no_annotation_file_that_is(
+    mount: Mount, standin: StandIn
+) -> None:
+    for place in (1, 2, 3):
+        await mount.read(f"{VIEWS}/yolo/labels/train/{place}.txt")
+    standin.faults.add(Fault(Match(path="annotations/"), error(500)))
+    failed = await error_of(partial(mount.read, TRAIN))
+    assert isinstance(failed, ServerFault)
+    assert "0.jpg" in str(failed)
 
 
 async def test_g11_a_label_is_gone_from_a_status_that_the_image_has_left(

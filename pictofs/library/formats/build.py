@@ -74,6 +74,8 @@ class BuildJob(msgspec.Struct, kw_only=True):
     None: none should."""
     unsizable: list[int]
     """Keys of images of which no width and height can be found."""
+    unreadable: list[int]
+    """Keys of images whose annotation file the server does not give."""
 
 
 class Built(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -92,6 +94,10 @@ class Built(msgspec.Struct, kw_only=True, omit_defaults=True):
     extra: list[str] = []
     """Names of classes that only annotations have."""
     losses: Losses | None = None
+    images: int = 0
+    """Images whose annotation file is needed."""
+    unreadable: int = 0
+    """Those of them that are left out, as the server does not give it."""
     confirmed_at: float | None = None
     """Wall-clock seconds: when the annotation file was confirmed that was not for the longest; None
     if none is needed."""
@@ -140,6 +146,8 @@ class _Build:
         self._catalog = catalog
         self._cache = cache
         self._unsizable = set(job.unsizable)
+        self._unreadable = set(job.unreadable)
+        self._left_out: set[int] = set()
 
         row = catalog.dataset(job.dataset)
         if row is None:
@@ -164,6 +172,7 @@ class _Build:
             # Classes may be what they were before the last two changes.
             kept.changed_ns = found.changed_ns
             kept.confirmed_at = found.confirmed_at
+            kept.unreadable = found.unreadable
             return kept
 
         return self._made(digest, found)
@@ -191,14 +200,20 @@ class _Build:
         for row, split, file_name in self._inputs():
             changed_ns = row.annotation_ns or row.created_ns
             found.changed_ns = max(found.changed_ns, changed_ns)
-            annotation = None
+            annotation: object = None
             if needs_annotations:
+                found.images += 1
+            if needs_annotations and row.key in self._unreadable and not self._has_any(row):
+                annotation = "unreadable"
+                found.unreadable += 1
+                self._left_out.add(row.key)
+            elif needs_annotations:
                 annotation = (row.annotation_crc32c, row.annotation_size)
                 confirmed_at = row.annotation_checked or 0.0
                 if found.confirmed_at is None or confirmed_at < found.confirmed_at:
                     found.confirmed_at = confirmed_at
                 needed_bytes += allocated_size((row.annotation_size or 0) + FOOTER_SIZE)
-                if not self._is_cached(row):
+                if not self._is_cached(row) and row.key not in self._unreadable:
                     found.missing.append(row.key)
                 elif (row.annotation_checked or 0.0) < due_before:
                     found.due.append(row.key)
@@ -224,6 +239,11 @@ class _Build:
         if row.annotation_stale and (row.annotation_checked or 0.0) < self._job.began:
             return False
         return self._cache.has(annotation_blob_name(self._job.server, row))
+
+    def _has_any(self, row: ImageRow) -> bool:
+        """Whether some version of an annotation file is cached."""
+        is_known = row.annotation_size is not None
+        return is_known and self._cache.has(annotation_blob_name(self._job.server, row))
 
     def _inputs(self) -> Iterator[_Input]:
         """The images in the order of their paths, which is the same on every machine."""
@@ -271,6 +291,7 @@ class _Build:
         if not found.missing:
             found.changed_ns = surveyed.changed_ns
             found.confirmed_at = surveyed.confirmed_at
+            found.unreadable = surveyed.unreadable
             meta = msgspec.json.encode(found)
             self._cache.put(f"{self._prefix(digest)}.{_META}", meta, None).close()
 
@@ -288,6 +309,10 @@ class _Build:
                 self._job.format, outputs, classes, losses, self._row.name
             )
             for row, split, file_name in self._inputs():
+                if row.key in self._left_out:
+                    losses.add("unreadable", file_name)
+                    continue
+
                 sample = self._sample(row, file_name)
                 if sample is None:
                     found.missing.append(row.key)

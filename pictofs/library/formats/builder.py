@@ -12,21 +12,32 @@ from typing import NamedTuple
 
 import msgspec
 import trio
+from cachetools import TTLCache
 
 from pictofs.clock import Clock
-from pictofs.errors import DiskFull, NoSuchEntry, PictofsError, Throttled
+from pictofs.errors import (
+    DiskFull,
+    Forbidden,
+    InvalidResponse,
+    NoSuchEntry,
+    PictofsError,
+    ServerFault,
+    Throttled,
+)
 from pictofs.formats.losses import Losses
 from pictofs.library.annotations.annotations import Annotations
 from pictofs.library.annotations.export import FEW, Exports
 from pictofs.library.beside import CannotStart, end, start
 from pictofs.library.connectivity import UNAVAILABLE
 from pictofs.library.content.cache import ContentCache
+from pictofs.library.content.source import Source
 from pictofs.library.formats.build import PULSE_S, BuildJob, Built, build
 from pictofs.library.formats.dimensions import Dimensions
 from pictofs.library.listing.listing import Listing
 from pictofs.library.single_flight import SingleFlight
 from pictofs.model.formats import Format
 from pictofs.store.catalog.catalog import Catalog
+from pictofs.store.catalog.rows import ImageRow
 from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -49,6 +60,15 @@ STARTS = 2
 """How often a process is started before one that stands still is an error."""
 ANSWER_MAX_BYTES = 64 << 20
 """Bytes of the process's answer: the keys of a million images have 20 MB."""
+UNREADABLE = (Forbidden, InvalidResponse, ServerFault)
+"""Errors that may concern one annotation file alone."""
+UNREADABLE_SHARE = 0.01
+"""Of the images of a build, one at least, so many may be left out for such an error. If there are
+more, nothing is made: labels that nobody misses are worse than an error."""
+UNREADABLE_MAX = 65_536
+"""Files for which that is remembered: 100 bytes each."""
+UNREADABLE_S = 300.0
+"""Seconds after which the server is asked again for such a file."""
 RELIST_AFTER_S = 15.0
 """Seconds for which a listing is believed that has an image which the server denies."""
 BELIEVED_S = 60.0
@@ -89,8 +109,10 @@ class Builder:
         dimensions: Dimensions,
         listing: Listing,
         single_flight: SingleFlight,
+        source: Source,
         clock: Clock,
     ) -> None:
+        self._source = source
         self._listing = listing
         self._catalog = catalog
         self._cache = cache
@@ -99,6 +121,10 @@ class Builder:
         self._dimensions = dimensions
         self._single_flight = single_flight
         self._clock = clock
+        # By the key of an image, why its annotation file can't be had.
+        self._unreadable: TTLCache[int, PictofsError] = TTLCache(
+            UNREADABLE_MAX, UNREADABLE_S, clock.monotonic
+        )
         self._known: dict[_Key, _Known] = {}
         self._places = trio.CapacityLimiter(BUILDS)
 
@@ -142,6 +168,8 @@ class Builder:
     def _is_right(self, key: _Key, known: _Known) -> bool:
         """Whether a build needs no look at its inputs. Inline: 50 us."""
         if known.state != self._state(key[0]):
+            return False
+        if known.built.unreadable and self._clock.monotonic() >= known.at + UNREADABLE_S:
             return False
         if self._is_due(known) and self._clock.monotonic() >= known.at + BELIEVED_S:
             return False
@@ -222,6 +250,7 @@ class Builder:
             began=began,
             fresh_since=fresh_since,
             unsizable=sorted(self._dimensions.unknowable),
+            unreadable=sorted(self._unreadable),
         )
 
     async def _bring(self, dataset: int, base: str | None, built: Built) -> None:
@@ -232,7 +261,13 @@ class Builder:
             await self._by_archive(dataset, base)
 
         due = partial(self._confirm, dataset)
-        await _each(built.missing, self._fetch)
+        failed: dict[int, PictofsError] = {}
+        most = max(1, int(built.images * UNREADABLE_SHARE)) - built.unreadable
+        await _each(built.missing, partial(self._fetch, failed, most))
+        if failed:
+            await self._check_server(dataset, failed)
+            self._unreadable.update(failed)
+
         # A server that is away, or a limit that is spent, leaves the files of before.
         with suppress(*UNAVAILABLE, Throttled):
             await _each(built.due, due)
@@ -250,11 +285,44 @@ class Builder:
         except PictofsError as error:
             log.info("annotations come one by one: %s", error)
 
-    async def _fetch(self, key: int) -> None:
+    async def _fetch(self, failed: dict[int, PictofsError], most: int, key: int) -> None:
+        """Fetch a file. Up to `most` that the server does not give are noted in `failed`."""
         image = self._catalog.image(key)
-        if image is not None and not self._annotations.is_cached(image):
-            await self._annotations.fetch(image)
+        if image is None or self._annotations.is_cached(image):
+            return
+
+        try:
+            await self._source.retried(image.entry, partial(self._annotations.fetch, image))
+        except UNREADABLE as error:
+            failed[key] = error
+            if len(failed) > most:
+                raise _named(error, image) from error
+        else:
             self._check_cache()
+
+    async def _check_server(self, dataset: int, failed: dict[int, PictofsError]) -> None:
+        """Raise one of the errors unless the server gives another file of the dataset: else it may
+        be the server, or the API key, and not the file. One request."""
+        rows, _ = self._catalog.shown_after(
+            ImageRow,
+            0,
+            len(failed) + 1,
+            dataset=dataset,
+            directory=None,
+            status=None,
+            split=None,
+        )
+        try:
+            for row in rows:
+                if row.key not in failed and row.key not in self._unreadable:
+                    await self._annotations.fetch(row)
+                    return
+        except UNREADABLE:
+            pass
+
+        key, error = next(iter(failed.items()))
+        image = self._catalog.image(key)
+        raise error if image is None else _named(error, image)
 
     def _check_cache(self) -> None:
         if not self._cache.usable:
@@ -271,6 +339,13 @@ class Builder:
             raise  # the others would fare no better
         except PictofsError as error:
             log.info("the annotations of %s stay as they were: %s", image.entry, error)
+
+
+def _named(error: PictofsError, image: ImageRow) -> PictofsError:
+    """The same error, with the name of the image."""
+    named = type(error)(f"the annotation file of {image.entry}: {error}", hint=error.hint)
+    named.final = error.final
+    return named
 
 
 async def _each(keys: list[int], work: Callable[[int], Awaitable[None]]) -> None:
