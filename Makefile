@@ -38,7 +38,7 @@ $(VENV)/tests: pyproject.toml .ci/packages
 	@.ci/packages tests "$(PYTHON)"
 	@.ci/venv "$(PYTHON)" $(VENV)
 	@echo "installing pictofs and what its tests need into $(VENV); torch is large, give it minutes"
-	@$(PIP) install --editable '.[demo,dev,torch]'
+	@$(PIP) install --editable '.[cluster,demo,dev,torch]'
 	@touch $(VENV)/runtime $@
 
 demo: $(VENV)/runtime
