@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -501,6 +502,68 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection(redis: Engine
             while here.shared.stats().breaker == "closed":
                 assert await here.shared.get(["name"]) == {}
         assert here.shared.stats().hits == 0
+
+
+WORDS = (
+    *(
+        b"+OK\r\n",
+        b"$-1\r\n",
+        b":1\r\n",
+        b":x\r\n",
+        b"_\r\n",
+        b"#x\r\n",
+        b",nan\r\n",
+        b"\r\n",
+        b"\n",
+    ),
+    *(
+        b"*1\r\n",
+        b"*0\r\n",
+        b"*-1\r\n",
+        b"*3\r\n:1\r\n",
+        b"%1\r\n",
+        b"~2\r\n",
+        b">2\r\n",
+        b">0\r\n",
+    ),
+    *(
+        b"-ERR x\r\n",
+        b"-LOADING\r\n",
+        b"-\r\n",
+        b"-\xff\r\n",
+        b"+\r\n",
+        b"\xff",
+        b"(9" * 20 + b"\r\n",
+    ),
+    *(b"$5\r\nabcde\r\n", b"$3\r\nab\r\n", b"$0\r\n\r\n", b"$2147483647\r\n", b"=2\r\nab\r\n"),
+    *(b">3\r\n$7\r\nmessage\r\n$-1\r\n$-1\r\n", b">3\r\n$7\r\nmessage\r\n*1\r\n+a\r\n$-1\r\n"),
+    *(b"%1\r\n*1\r\n+a\r\n+b\r\n", b"~1\r\n%1\r\n+a\r\n*1\r\n+x\r\n", b"|1\r\n+a\r\n+b\r\n"),
+)
+"""Words of the protocol, right and wrong ones."""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100))
+async def test_an_engine_that_says_anything(seed: int, patience: Patience) -> None:
+    chance = random.Random(seed)
+    patience.short()
+
+    def anything(most: int) -> bytes:
+        return b"".join(chance.choice(WORDS) for _ in range(chance.randint(1, most)))
+
+    greeting = [name for name in ("HELLO", "SUBSCRIBE", "PING") if chance.random() < 0.1]
+    answers = {name: anything(3) for name in greeting}
+    async with acted(anything(4), **answers) as address, node(address, wait=False) as here:
+        with trio.fail_after(3 * BOUND_S):
+            for _ in range(3):
+                assert await here.shared.get(["name", "other"]) == {}
+                await here.shared.count("n", ttl=60.0, start=1)
+                here.shared.put("name", b"{}", 300.0)
+                assert isinstance(await here.shared.wait("name", 0.1), Waited)
+                lease = await here.shared.lease("name", 60.0)
+                if lease is not None:
+                    here.shared.release(lease)
+        assert here.shared.stats().reason != "it failed in an unforeseen way"
 
 
 async def test_a_network_that_takes_200_ms(redis: Engine, patience: Patience) -> None:
