@@ -112,14 +112,14 @@ def count(text: str) -> int:
     """An integer, 0 or more."""
     if not re.fullmatch("[0-9]{1,9}", text.strip()):
         raise ValueError("write a whole number, 0 or more")
-    return int(text)
+    return int(text.strip())
 
 
 def port(text: str) -> int:
     """A TCP port."""
-    if not re.fullmatch("[0-9]{1,5}", text.strip()) or not 0 < int(text) < 65536:
+    if not re.fullmatch("[0-9]{1,5}", text.strip()) or not 0 < int(text.strip()) < 65536:
         raise ValueError("write a port from 1 to 65535")
-    return int(text)
+    return int(text.strip())
 
 
 def descriptor(text: str) -> int:
@@ -139,9 +139,9 @@ def numeric_id(text: str) -> int:
 
 def octal(text: str) -> int:
     """Permission bits in octal."""
-    if not re.fullmatch("(0o)?[0-7]{1,4}", text.strip()) or int(text, 8) > 0o777:
+    if not re.fullmatch("(0o)?[0-7]{1,4}", text.strip()) or int(text.strip(), 8) > 0o777:
         raise ValueError("write permission bits in octal, such as 022")
-    return int(text, 8)
+    return int(text.strip(), 8)
 
 
 def one_of(*names: str) -> Callable[[str], str]:
