@@ -38,6 +38,7 @@ hypothesis.settings.load_profile("any machine")
 
 SLOWEST = (
     "library/test_library_lengths.py",
+    "library/test_sharing_cost.py",
     "user/test_another_user.py",
     "mount/test_mount_requests.py",
     "model/test_model.py",

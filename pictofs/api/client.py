@@ -115,10 +115,17 @@ class Api:
 
         `GET /datasets/`
         """
+        answer = await self.datasets_answer(offset, limit, archived=archived)
+        return await self.decoded(wire.datasets, answer)
+
+    async def datasets_answer(
+        self, offset: int = 0, limit: int = 1000, *, archived: bool = False
+    ) -> Answer:
+        """The same, for `decode.datasets`."""
         params: dict[str, Any] = {"limit": limit, "offset": offset}
         if archived:
             params["archived"] = "true"
-        return await self._get("/datasets/", "/datasets/", wire.datasets, params)
+        return await self._ask("/datasets/", "/datasets/", params)
 
     async def dataset(self, dataset: str) -> Dataset:
         """One dataset. `GET /datasets/{dataset}`"""
@@ -149,7 +156,7 @@ class Api:
 
         Raises `InvalidResponse`.
         """
-        found, page = await self._decoded(wire.dataset_images, answer)
+        found, page = await self.decoded(wire.dataset_images, answer)
         return self._same(dataset, found), page
 
     async def create_dataset(self, name: str, description: str | None = None) -> Dataset:
@@ -210,12 +217,35 @@ class Api:
 
         `directory` is exact, not recursive, and so is `filename`.
         """
+        answer = await self.images_answer(
+            dataset,
+            directory=directory,
+            filename=filename,
+            status=status,
+            offset=offset,
+            limit=limit,
+            include_archived=include_archived,
+        )
+        return await self.decoded(wire.images, answer)
+
+    async def images_answer(
+        self,
+        dataset: str,
+        *,
+        directory: str | None = None,
+        filename: str | None = None,
+        status: str | None = None,
+        offset: int = 0,
+        limit: int = 1000,
+        include_archived: bool = False,
+    ) -> Answer:
+        """The same, for `decode.images`."""
         params = _given(dataset=dataset, directory_path=directory, filename=filename, status=status)
         params |= {"limit": limit, "offset": offset}
         if include_archived:
             params["include_archived"] = "true"
 
-        return await self._get("/images/", "/images/", wire.images, params)
+        return await self._ask("/images/", "/images/", params)
 
     async def image(self, image_id: str) -> Image:
         """One image of any dataset of the organization. `GET /images/{image}/metadata`"""
@@ -228,8 +258,12 @@ class Api:
 
         `GET /directories/{dataset}/tree`
         """
+        return await self.decoded(wire.directories, await self.directory_tree_answer(dataset))
+
+    async def directory_tree_answer(self, dataset: str) -> Answer:
+        """The same, for `decode.directories`."""
         path = f"/directories/{path_segment(dataset)}/tree"
-        return await self._get("/directories/{dataset}/tree", path, wire.directories)
+        return await self._ask("/directories/{dataset}/tree", path)
 
     async def download_items(
         self, dataset: str, *, status: str | None = None, limit: int = 10_000
@@ -239,13 +273,21 @@ class Api:
         There are no further pages: exactly `limit` rows mean that some images may be missing.
         `GET /datasets/{dataset}/download`
         """
+        answer = await self.download_items_answer(dataset, status=status, limit=limit)
+        return await self.signed_urls(answer, self._clock.wall())
+
+    async def download_items_answer(
+        self, dataset: str, *, status: str | None = None, limit: int = 10_000
+    ) -> Answer:
+        """The same, for `signed_urls`."""
         params = _given(mode="images_only", limit=limit, status_filter=status)
         path = f"/datasets/{path_segment(dataset)}/download"
-        answer = await self._exchange.call(
-            "GET", "/datasets/{dataset}/download", path, params=params
-        )
-        signing = UrlExpiry(self._clock.wall(), answer.served_at)
-        return await self._decoded(partial(wire.signed_urls, signing=signing), answer)
+        return await self._ask("/datasets/{dataset}/download", path, params)
+
+    async def signed_urls(self, answer: Answer, came_at: float) -> list[SignedUrl]:
+        """The signed URLs of an answer. `came_at`: wall-clock seconds when it came."""
+        signing = UrlExpiry(came_at, answer.served_at)
+        return await self.decoded(partial(wire.signed_urls, signing=signing), answer)
 
     async def annotation_file(self, image_id: str) -> bytes:
         """An image's annotation file, byte for byte as the vendor's SDK writes it to disk.
@@ -316,8 +358,20 @@ class Api:
 
         `GET /exports/`
         """
+        answer = await self.exports_answer(limit, offset=offset, dataset=dataset, status=status)
+        return await self.decoded(wire.exports, answer)
+
+    async def exports_answer(
+        self,
+        limit: int = 1000,
+        *,
+        offset: int = 0,
+        dataset: str | None = None,
+        status: str | None = None,
+    ) -> Answer:
+        """The same, for `decode.exports`."""
         params = _given(limit=limit, offset=offset, dataset_name=dataset, status=status)
-        return await self._get("/exports/", "/exports/", wire.exports, params)
+        return await self._ask("/exports/", "/exports/", params)
 
     async def export(self, dataset: str, name: str) -> Export:
         """The present state of an export. `GET /exports/{export}`"""
@@ -353,8 +407,10 @@ class Api:
         decode: Callable[[bytes], T],
         params: Mapping[str, Any] | None = None,
     ) -> T:
-        answer = await self._exchange.call("GET", route, path, params=params)
-        return await self._decoded(decode, answer)
+        return await self.decoded(decode, await self._ask(route, path, params))
+
+    async def _ask(self, route: str, path: str, params: Mapping[str, Any] | None = None) -> Answer:
+        return await self._exchange.call("GET", route, path, params=params)
 
     async def _change(
         self,
@@ -367,9 +423,10 @@ class Api:
         """Make a change, with an Idempotency-Key by which the server recognizes a repeated one."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         answer = await self._exchange.call(method, route, path, json=fields, headers=headers)
-        return await self._decoded(decode, answer)
+        return await self.decoded(decode, answer)
 
-    async def _decoded(self, decode: Callable[[bytes], T], answer: Answer) -> T:
+    async def decoded(self, decode: Callable[[bytes], T], answer: Answer) -> T:
+        """What an answer says, by a function of `decode`. Raises `InvalidResponse`."""
         try:
             if len(answer.body) >= _THREAD_FROM_BYTES:
                 return await in_thread(decode, answer.body)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pictofs.api.address import Locality
+from pictofs.api.server_time import ServerTime
 from pictofs.errors import PictofsError, Throttled, Unauthorized
 
 Host = Literal["api", "storage"]
@@ -127,6 +128,7 @@ class RequestStats:
         """Failures that callers got, by class name."""
         self.offset: float | None = None
         """Seconds that the API's clock is ahead of ours, by the last answer with a Date header."""
+        self.server_time = ServerTime()
         self.in_flight = 0
         """Unanswered requests to the API. `remaining` does not include them yet."""
         self.retries = 0

@@ -330,6 +330,8 @@ class ApiTransport:
         self._request_stats.answered(
             name, response.status_code, response.headers, now, served_at, heard
         )
+        if served_at is not None:
+            self._request_stats.server_time.heard(served_at, self._clock.monotonic())
         if response.is_success:
             return response
 

@@ -20,7 +20,7 @@ from pictofs.clock import SystemClock
 from pictofs.config import LibrarySettings
 from pictofs.errors import PictofsError
 from pictofs.library.content.worker import Setup
-from pictofs.library.library import Library
+from pictofs.library.library import Library, Shared
 from pictofs.library.prefetch.prefetcher import PrefetchMode
 from pictofs.store.blobs.cache import BlobCache
 from pictofs.store.catalog.catalog import Catalog
@@ -83,6 +83,19 @@ async def open_library(
         allow_plain_http=settings.allow_plain_http,
     )
 
+    engine = None
+    if settings.engine is not None and not offline:
+        # Imported with the option alone, and after the fork: it takes half a second.
+        from pictofs.store.shared.engine import SharedEngine  # noqa: PLC0415
+
+        engine = SharedEngine(
+            settings.engine,
+            api_key.reveal(),
+            settings.base_url,
+            clock=clock,
+            common_time=lambda: request_stats.server_time.at(clock.monotonic()) or clock.wall(),
+        )
+
     try:
         async with api, storage, trio.open_nursery() as nursery:
             if not offline and is_unused(catalog):
@@ -107,7 +120,13 @@ async def open_library(
                 writable=writable,
                 bulk_annotations=bulk_annotations,
                 worker=_setup(settings) if worker else None,
+                shared=None
+                if engine is None
+                else Shared(engine, str(settings.engine), engine.stats),
+                timeout=settings.timeout,
             )
+            if engine is not None:
+                nursery.start_soon(library.keep, engine.run)
 
             yield library, nursery
             nursery.cancel_scope.cancel()

@@ -27,6 +27,7 @@ from pictofs.errors import Conflict, MountFailed, PictofsError
 from pictofs.fuse.stats import BOUNDS, OperationStats
 from pictofs.library.library import Library
 from pictofs.model.printable import printable
+from pictofs.store.shared.stats import LATENCY_BOUNDS_S
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Metrics(Collector):
         yield from self._cache()
         yield from self._traffic()
         yield from self._server()
+        yield from self._shared()
 
     def _kernel(self) -> Iterator[Metric]:
         ended = CounterMetricFamily(
@@ -266,6 +268,43 @@ class Metrics(Collector):
             yield _gauge(
                 "rate_reset_timestamp_seconds", "When all are there again.", request_stats.reset_at
             )
+
+    def _shared(self) -> Iterator[Metric]:
+        if self._library.shared is None:
+            return
+
+        stats = self._library.shared.stats()
+        yield _gauge(
+            "shared_engine_available",
+            "Whether the shared engine answers, as far as is known.",
+            stats.breaker == "closed",
+        )
+        yield _counter("shared_hits", "Records of other nodes that were used.", stats.hits)
+        yield _counter(
+            "shared_misses", "Records that were not there, or did not serve.", stats.misses
+        )
+        yield _counter(
+            "shared_unusable",
+            "Those of them that were not sealed by this key, or not of this time.",
+            stats.unusable + stats.outdated,
+        )
+        yield _counter("shared_puts", "Records that the shared engine took.", stats.puts)
+        yield _counter("shared_dropped", "Records that it did not take.", stats.dropped)
+        yield _counter(
+            "shared_turns", "Questions to the API for which other nodes waited.", stats.leases
+        )
+        yield _counter(
+            "shared_errors", "Calls that it refused, or did not answer in time.", stats.errors
+        )
+        yield _counter("shared_breaker_opened", "How often it was left alone.", stats.opened)
+
+        took = HistogramMetricFamily(
+            "pictofs_shared_call_duration_seconds", "How long its answers took."
+        )
+        bounds = [*map(str, LATENCY_BOUNDS_S), "+Inf"]
+        counts = map(float, accumulate(stats.buckets))
+        took.add_metric([], list(zip(bounds, counts, strict=True)), stats.seconds)
+        yield took
 
     @asynccontextmanager
     async def served(self, port: int) -> AsyncIterator[None]:

@@ -31,6 +31,7 @@ from pictofs.cli.options import (
 from pictofs.cli.progress import outcome, showing
 from pictofs.config import LibrarySettings, resolve
 from pictofs.model.formats import FORMATS
+from pictofs.store.shared.extra import require_cluster
 
 
 class Layout(StrEnum):
@@ -119,6 +120,8 @@ def download(
 
     access = access_for(profile, api_key_file, given)
     settings = LibrarySettings(**resolve(LibrarySettings, given, os.environ))
+    if settings.engine is not None:
+        require_cluster()
     cache_folder.claim(settings.cache_dir)
     logging.getLogger("pictofs").addHandler(_Warnings(logging.WARNING))
 

@@ -15,6 +15,7 @@ from pictofs.cli.formatting import say
 from pictofs.cli.options import ApiKeyFile, Mountpoint, Profile, access_for, with_settings
 from pictofs.config import MountSettings
 from pictofs.errors import MountFailed, TimedOut
+from pictofs.store.shared.extra import require_cluster
 
 START_SECONDS = 30.0
 """How long a mount may take to start, on top of the deadline of one operation."""
@@ -35,6 +36,8 @@ def mount(
     access = access_for(profile, api_key_file, given)
     settings = MountSettings.load(mount_table.resolve(mountpoint), given, os.environ)
 
+    if settings.engine is not None and not settings.offline:
+        require_cluster()
     if settings.fuse_fd is None:
         mounting.check_machine(settings.allow_other)
     run(settings, ApiKey(access.api_key, access.source))

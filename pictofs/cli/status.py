@@ -23,7 +23,13 @@ from pictofs.model.plural import counted
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from pictofs.model.status import AnnotationsStatus, FormatStatus, RateStatus, Status
+    from pictofs.model.status import (
+        AnnotationsStatus,
+        FormatStatus,
+        RateStatus,
+        SharedStatus,
+        Status,
+    )
 
 WINDOW_S = 3600.0
 """Seconds after which the rate limit is there again at the latest."""
@@ -262,6 +268,9 @@ def describe(status: Status, now: float) -> list[tuple[str, str]]:
         if cache.dir:
             lines.append(("cache folder", cache.dir))
 
+    if status.shared is not None:
+        lines.append(("shared engine", shared_text(status.shared)))
+
     lines += _labels(status.annotations, now)
 
     lines += _formats(status.formats)
@@ -311,6 +320,23 @@ def limit_text(rate: RateStatus, now: float) -> str:
     return f"reads of what is not cached {do} until {clock_text(until)}: the hourly limit is spent"
 
 
+def shared_text(shared: SharedStatus) -> str:
+    """What there is to say of the shared engine, in a line."""
+    state = "answers"
+    if shared.state == "connecting":
+        state = "is being connected"
+    elif shared.state != "closed":
+        state = f"is left alone: {shared.reason or 'it does not answer'}"
+
+    used = share_text(shared.hits, shared.hits + shared.misses)
+    text = f"{shared.engine} {state}; hit rate {used}"
+    if shared.calls:
+        text += f", {1000 * shared.seconds / shared.calls:.1f} ms a call"
+    if shared.errors:
+        text += f", {counted(shared.errors, 'error')}"
+    return text
+
+
 def _routes(by_route: dict[str, int]) -> str:
     """The routes that took the most requests, each with its number."""
     most = sorted(by_route.items(), key=lambda item: item[1], reverse=True)
@@ -346,8 +372,10 @@ def _labels(annotations: AnnotationsStatus, now: float) -> list[tuple[str, str]]
         lines.append(("oldest label", f"confirmed {age} ago{late}"))
 
     came = annotations.origin
-    if came.requests or came.exports:
+    if came.requests or came.exports or came.shared:
         text = f"{came.requests:,} one by one"
+        if came.shared:
+            text += f", {came.shared:,} from other nodes"
 
         if annotations.exports:
             last = annotations.exports[-1]

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pictofs.cli.formatting import bytes_text, duration_text, printable, share_text
 from pictofs.cli.line_chart import Line, Point, chart
-from pictofs.cli.status import limit_text
+from pictofs.cli.status import limit_text, shared_text
 from pictofs.cli.top_history import History, Sample
 from pictofs.model.status import CacheStatus, RateStatus, Status
 
@@ -61,7 +61,10 @@ class Frame:
                 Text(f" {spent}", style="bold red", no_wrap=True, overflow="ellipsis"),
             ]
 
-        left = height - NUMBERS - HEADS + (not for_keys)
+        numbers = NUMBERS
+        if self.status is not None and self.status.shared is not None:
+            numbers += 1
+        left = height - numbers - HEADS + (not for_keys)
         below = max(LEAST_CHART, left * 3 // 7)
         above = left - below
         if above >= LEAST_CHART:
@@ -101,13 +104,18 @@ class Frame:
         table.add_column(style="dim", width=LABELS, no_wrap=True)
         table.add_column(width=width - LABELS - 2, no_wrap=True, overflow="ellipsis")
 
-        for name, value in (
+        figures = [
             ("budget", self._budget(status.rate)),
             ("cache", self._cache(cache)),
             ("hit rate", self._hit_rate(cache)),
             ("in flight", self._in_flight(status)),
             ("per second", self._kinds()),
-        ):
+        ]
+        if status.shared is not None:
+            style = "" if status.shared.state == "closed" else "red"
+            figures.append(("shared", Text(printable(shared_text(status.shared)), style=style)))
+
+        for name, value in figures:
             table.add_row(f" {name}", value)
 
         return table

@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pictofs.config import values
 from pictofs.config.server import ServerSettings
 from pictofs.config.setting import setting
+from pictofs.config.shared import SharedAddress, argument_address, parse_address, read_address
 from pictofs.errors import Invalid
 
 _CACHE = "Cache"
+_SHARED = "Sharing among nodes"
 
 
 def default_cache_dir() -> Path:
@@ -82,6 +84,45 @@ class LibrarySettings(ServerSettings):
         default="86400",
         env="PICTOFS_ANNOTATION_TTL",
     )
+
+    shared: SharedAddress | None = setting(
+        "The Valkey or Redis by which the nodes of a cluster share what the API says, and take "
+        "turns in asking it. Needs the extra pictofs[cluster]. "
+        "A URL with a password belongs into the variable, or a file.",
+        panel=_SHARED,
+        parse=argument_address,
+        metavar="URL",
+        default="none",
+        make=lambda: None,
+        env="PICTOFS_SHARED",
+        parse_variable=parse_address,
+    )
+    shared_file: Path | None = setting(
+        "Take the URL of --shared from this file.",
+        panel=_SHARED,
+        parse=values.path,
+        metavar="FILE",
+        default="none",
+        make=lambda: None,
+        env="PICTOFS_SHARED_FILE",
+    )
+
+    engine: SharedAddress | None = field(init=False, default=None)
+    """The shared engine that these name; None: this node is by itself."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shared is not None and self.shared_file is not None:
+            raise Invalid(
+                "there are two URLs of a shared engine, one of them in a file",
+                hint="give --shared or --shared-file (PICTOFS_SHARED or PICTOFS_SHARED_FILE)",
+            )
+
+        engine = self.shared
+        if self.shared_file is not None:
+            engine = read_address(self.shared_file)
+        # The file is read once, before the mount's process begins.
+        object.__setattr__(self, "engine", engine)
 
     @property
     def blobs_dir(self) -> Path:

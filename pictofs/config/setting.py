@@ -31,6 +31,8 @@ class Setting:
     shown: str
     """The default as a person would write it."""
     env: str | None
+    parse_variable: Callable[[str], Any] | None
+    """What takes the place of `parse` for the variable; None: nothing."""
 
     @property
     def flag(self) -> str:
@@ -47,13 +49,15 @@ def setting(
     default: str = "",
     make: Callable[[], Any] | None = None,
     env: str | None = None,
+    parse_variable: Callable[[str], Any] | None = None,
 ) -> Any:
     """A field of a frozen dataclass that is a setting.
 
     `default` is text as a person would write it. If the value depends on the machine, `make`
     computes it and `default` describes it. Without `parse` the setting is a switch, off by default.
+    `parse_variable`: takes the place of `parse` for the variable, which may hold a secret.
     """
-    meta = {_KEY: (help, panel, parse, metavar, default, env)}
+    meta = {_KEY: (help, panel, parse, metavar, default, env, parse_variable)}
     if make is not None:
         return dataclasses.field(default_factory=make, metadata=meta)
     return dataclasses.field(default=parse(default) if parse else False, metadata=meta)
@@ -84,15 +88,17 @@ def resolve(
             continue
 
         source = item.flag
+        parse = item.parse
         if text is None and item.env:
             text = lookup(environ, item.env)
             source = item.env
+            parse = item.parse_variable or item.parse
 
         if text is None:
             continue
 
         try:
-            values[item.name] = item.parse(str(text))
+            values[item.name] = parse(str(text))
         except ValueError as error:
             raise Invalid(f"{source}: {quoted(str(text))} won't do: {error}") from None
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from pictofs.config.setting import quoted
 from pictofs.errors import Invalid
 
 DEFAULT_PORT = 6379
@@ -94,22 +95,24 @@ def argument_address(text: str) -> SharedAddress:
 
 def read_address(path: Path) -> SharedAddress:
     """The engine that the URL in a file names. Raises Invalid, which shows nothing of it."""
+    # What was given may be a key, or a URL, in the wrong place.
+    shown = quoted(str(path))
     try:
         with path.open("rb") as file:
             content = file.read(_FILE_MAX_BYTES + 1)
         text = content.decode()
     except OSError as error:
         reason = error.strerror or "it can't be read"
-        raise Invalid(f"can't read the URL of the shared engine from {path}: {reason}") from None
+        raise Invalid(f"can't read the URL of the shared engine from {shown}: {reason}") from None
     except UnicodeDecodeError:
-        raise Invalid(f"{path} is not text", hint=_HINT) from None
+        raise Invalid(f"{shown} is not text", hint=_HINT) from None
 
     if not text.strip() or len(content) > _FILE_MAX_BYTES:
-        raise Invalid(f"{path} does not hold the URL of a shared engine", hint=_HINT)
+        raise Invalid(f"{shown} does not hold the URL of a shared engine", hint=_HINT)
     try:
         return parse_address(text)
     except ValueError as error:
-        raise Invalid(f"the URL in {path} won't do: {error}") from None
+        raise Invalid(f"the URL in {shown} won't do: {error}") from None
 
 
 def _database(parts: SplitResult) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import trio
 
@@ -19,6 +20,7 @@ from pictofs.library.annotations.archive import Bounds
 from pictofs.library.annotations.export import Exports
 from pictofs.library.annotations.export_list import ExportList
 from pictofs.library.annotations.prefetch import ANNOTATIONS, AnnotationFetcher
+from pictofs.library.answers import Answers
 from pictofs.library.archives.exports import ExportArchives
 from pictofs.library.connectivity import Connectivity
 from pictofs.library.content.cache import ContentCache
@@ -33,6 +35,7 @@ from pictofs.library.formats.dimensions import Dimensions
 from pictofs.library.formats.formats import Formats
 from pictofs.library.formats.names import FormatNames
 from pictofs.library.formats.revisions import FileRevisions
+from pictofs.library.generations import ALL
 from pictofs.library.listing.by_id import IdLookup
 from pictofs.library.listing.edits import Edits
 from pictofs.library.listing.invalidation import DentryInvalidations
@@ -42,12 +45,14 @@ from pictofs.library.prefetch.prefetcher import Prefetcher, PrefetchMode
 from pictofs.library.server_traits import ServerTraits
 from pictofs.library.single_flight import SingleFlight
 from pictofs.library.stats import ReadStats
+from pictofs.model.inode import key_of
 from pictofs.model.status import (
     BytesStatus,
     CacheStatus,
     FormatStatus,
     RateStatus,
     RequestsStatus,
+    SharedStatus,
     Status,
     WaitingStatus,
 )
@@ -56,6 +61,8 @@ from pictofs.store.catalog.catalog import Catalog
 from pictofs.store.catalog.datasets import DATASETS
 from pictofs.store.catalog.images import ImageTable
 from pictofs.store.catalog.rows import RemovedDentry
+from pictofs.store.shared.port import SharedStore
+from pictofs.store.shared.stats import SharedStats
 from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
@@ -63,10 +70,23 @@ log = logging.getLogger(__name__)
 EXPORT_BOUNDS = Bounds()
 ANNOTATION_TTL_S = 86_400.0
 """Seconds for which an annotation file is fresh, unless the user says otherwise."""
+OPERATION_S = 30.0
+"""Seconds that an operation may take, unless the user says otherwise."""
+REFRESHES_EVERY_S = 2.0
+"""Seconds between two looks at what other nodes have refreshed, give or take a quarter by chance."""
 RESTART_AFTER_S = 1.0
 """Seconds before a task that failed is started again."""
 TEND_EVERY_S = 60.0
 """Seconds between rounds of housekeeping."""
+
+
+class Shared(NamedTuple):
+    """The engine by which nodes share."""
+
+    store: SharedStore
+    name: str
+    """Its URL, without a user and a password."""
+    stats: Callable[[], SharedStats]
 
 
 class Library:
@@ -94,6 +114,8 @@ class Library:
         bulk_annotations: bool = False,
         export_bounds: Bounds = EXPORT_BOUNDS,
         worker: Setup | None = None,
+        shared: Shared | None = None,
+        timeout: float = OPERATION_S,
     ) -> None:
         """`ttl`: seconds for which a listing is fresh; `annotation_ttl`: the same of an annotation
         file (0: until the server says otherwise). `offline`: the server is never asked.
@@ -101,8 +123,11 @@ class Library:
         `cache_size`: bytes. `server`: a few hex digits that tell this server's ids from another's.
         `writable`: whether datasets may be changed. `bulk_annotations`: whether reads may begin an
         export. `worker`: how to run a process that fetches ahead in place of this one.
+        `shared`: what the nodes of a cluster share; None: this node is by itself. `timeout`: seconds
+        that an operation may take.
         """
         self.catalog = catalog
+        catalog.database.wall = clock.wall
         self.invalidations = DentryInvalidations()
         self.read_stats = ReadStats()
         self.connectivity = Connectivity(clock)
@@ -112,13 +137,18 @@ class Library:
         self.cache_size = cache_size
         self.images = ImageTable(catalog.database)
         single_flight = SingleFlight(nursery)
-        self.urls = SignedUrlCache(api, single_flight, clock)
+        self._frozen = frozen
+        self.shared = shared
+        store = None if shared is None else shared.store
+        self.answers = Answers(api, catalog, clock, request_stats, store, ttl=ttl, timeout=timeout)
+        self.urls = SignedUrlCache(self.answers, single_flight, clock)
         self.traits = ServerTraits(catalog, clock)
         api_routes = ApiRoutes(api, catalog, self.traits)
         self.source = source = Source(api_routes, storage, self.urls, clock, max_retries)
 
         self.listing = Listing(
             api,
+            self.answers,
             catalog,
             self.images,
             single_flight,
@@ -142,6 +172,7 @@ class Library:
                 clock,
                 max_retries,
                 self.traits,
+                self.answers.generations,
             )
 
         self.selections = Selections(
@@ -188,7 +219,7 @@ class Library:
         )
 
         self.annotations = Annotations(
-            api,
+            self.answers,
             cache,
             catalog,
             self.images,
@@ -210,7 +241,7 @@ class Library:
             clock,
             automatic=bulk_annotations,
             finds=not offline,
-            found=ExportList(api, catalog, clock, annotation_ttl),
+            found=ExportList(api, self.answers, catalog, clock, annotation_ttl),
             bounds=export_bounds,
         )
         dimensions = Dimensions(catalog, self.images, cache, source, single_flight)
@@ -284,12 +315,14 @@ class Library:
         if readers:
             tasks += [self.downloads.prefetch.run, self.annotation_prefetch.run, self.tend]
 
+        if self.answers.generations is not None:
+            tasks.append(self._follow_refreshes)
         for task in tasks:
-            nursery.start_soon(self._keep, task)
+            nursery.start_soon(self.keep, task)
         if self.worker is not None:
-            nursery.start_soon(self._keep, self.worker.run)
+            nursery.start_soon(self.keep, self.worker.run)
 
-    async def _keep(self, task: Callable[[], Awaitable[None]]) -> None:
+    async def keep(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run a task of the library; start it again if it fails: a bug must not end the mount."""
         while True:
             try:
@@ -314,6 +347,35 @@ class Library:
             self.downloads.sweep_streams()
             await in_thread(self._blob_cache.flush_uses)
 
+    async def _follow_refreshes(self) -> None:
+        """Have what another node has refreshed asked for again at the next look (F5)."""
+        generations = self.answers.generations
+        grown: set[str] = set()
+        while generations is not None:
+            grown.update(await generations.look())
+            # What is known to a frozen mount stays as it is.
+            for dataset in () if self._frozen else sorted(grown):
+                key = None if dataset == ALL else key_of(dataset)
+                log.info("another node has refreshed %s", "everything" if key is None else dataset)
+                # A full disk is tried again.
+                with suppress(PictofsError):
+                    await self.listing.invalidate_elsewhere(key)
+                    await self._forget_entries(key)
+                    grown.discard(dataset)
+
+            await self.clock.sleep(REFRESHES_EVERY_S * (0.75 + 0.5 * self.clock.chance()))
+
+    async def _forget_entries(self, key: int | None) -> None:
+        """Have the kernel forget what it was told of a dataset, by its key, or of all of them."""
+        rows = self.catalog.datasets_after(0, 1 << 30)
+        for row in rows:
+            if key not in (None, row.key):
+                continue
+            self.invalidations.tell([RemovedDentry(DATASETS, row.entry)])
+            # As in `refresh`.
+            if row.listed_signature is None:
+                self.invalidations.tell(await in_thread(self.images.entries, row.key))
+
     async def refresh(self, entry: str | None) -> int:
         """Ask the server again for one dataset, by its entry, or for all that were ever listed.
 
@@ -326,10 +388,15 @@ class Library:
 
     async def _refresh(self, entry: str | None) -> int:
         key = None
+        known = None
         if entry is not None:
             known = self.catalog.dataset_by_entry(entry)
             key = known.key if known else NO_DATASET
 
+        if entry is None:
+            await self._raise_generations([ALL])
+        else:
+            await self._raise_generations([known.id.lower()] if known else ())
         await self.listing.invalidate(key)
         self.archives.invalidate(key)
         await self.listing.datasets()
@@ -341,6 +408,8 @@ class Library:
             rows = [row for row in rows if row.entry == entry]
             if not rows:
                 raise NoSuchEntry(f"there is no dataset {entry!r}")
+            if known is None:
+                await self._raise_generations([rows[0].id.lower()])
 
         # With an entry the kernel drops the whole tree below it. Another mount of the cache may
         # have learned of a new name before, and told its own kernel alone.
@@ -360,8 +429,14 @@ class Library:
 
     async def refresh_list(self) -> None:
         """Ask the server again which datasets there are, and nothing else."""
+        await self._raise_generations(())
         await self.listing.invalidate(NO_DATASET)
         await self.listing.datasets(patience=COMMAND_REFRESH_WAIT_S)
+
+    async def _raise_generations(self, names: Iterable[str]) -> None:
+        """Have no node take what was asked for before; see `Generations.raised`."""
+        if self.answers.generations is not None:
+            await self.answers.generations.raised(names)
 
     def fill_status(self, status: Status, cache_dir: Path) -> None:
         """Fill in what the library knows."""
@@ -394,12 +469,34 @@ class Library:
         status.annotations = self.annotations.ages.status()
         status.formats = self._format_status()
         status.server = self.traits.all()
+        status.shared = self._shared_status()
         status.rate = RateStatus(
             limit=stats.limit,
             remaining=stats.remaining,
             reset_at=stats.reset_at or None,
             reserve=stats.reserve,
             spent_until=stats.spent_until(self.clock.wall()),
+        )
+
+    def _shared_status(self) -> SharedStatus | None:
+        if self.shared is None:
+            return None
+
+        stats = self.shared.stats()
+        return SharedStatus(
+            engine=self.shared.name,
+            state=stats.breaker,
+            reason=stats.reason,
+            hits=stats.hits,
+            misses=stats.misses,
+            unusable=stats.unusable + stats.outdated,
+            puts=stats.puts,
+            dropped=stats.dropped,
+            turns=stats.leases,
+            errors=stats.errors,
+            opened=stats.opened,
+            calls=stats.calls,
+            seconds=stats.seconds,
         )
 
     def _format_status(self) -> list[FormatStatus]:

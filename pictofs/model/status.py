@@ -95,6 +95,8 @@ class OriginStatus(msgspec.Struct):
 
     requests: int = 0
     exports: int = 0
+    shared: int = 0
+    """By requests of other nodes."""
 
 
 class ExportStatus(msgspec.Struct):
@@ -144,6 +146,33 @@ class RateStatus(msgspec.Struct):
     """Seconds that an open waits for that."""
 
 
+class SharedStatus(msgspec.Struct):
+    """The shared engine, and what this node has asked of it."""
+
+    engine: str = ""
+    """Its URL, without a user and a password."""
+    state: str = ""
+    """`closed`: it answers; `open`: it is left alone; `connecting`, `probing`."""
+    reason: str | None = None
+    """Why it is left alone."""
+    hits: int = 0
+    misses: int = 0
+    unusable: int = 0
+    """Records that this key did not seal, and those that were too old; misses, too."""
+    puts: int = 0
+    dropped: int = 0
+    """Records that were not taken."""
+    turns: int = 0
+    """Questions to the API for which other nodes waited."""
+    errors: int = 0
+    """Calls without an answer in time, or refused."""
+    opened: int = 0
+    """How often it was left alone."""
+    calls: int = 0
+    seconds: float = 0.0
+    """That these took together."""
+
+
 class Status(msgspec.Struct):
     """status.json. Times are seconds since the epoch."""
 
@@ -177,6 +206,8 @@ class Status(msgspec.Struct):
     server: dict[str, str] = {}
     """Where this server differs, by trait."""
     rate: RateStatus = msgspec.field(default_factory=RateStatus)
+    shared: SharedStatus | None = None
+    """None: this node is by itself."""
 
 
 def to_status(document: Mapping[str, Any]) -> Status:

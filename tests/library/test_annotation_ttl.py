@@ -285,7 +285,7 @@ async def test_j6_status_tells_where_the_labels_came_from(rig: Rig) -> None:
     async with rig.mount() as mount:
         await mount.read(path_of(images(rig)[0]))
         facts = told(mount)
-        assert facts["from"] == {"requests": 1, "exports": 0}
+        assert facts["from"] == {"requests": 1, "exports": 0, "shared": 0}
         assert facts["oldest_age"] == pytest.approx(0, abs=1)
         mount.clock.advance(500)
         await mount.read(path_of(images(rig)[0]))

@@ -71,7 +71,7 @@ def test_a_dataset_that_is_gone_takes_all_with_it(world: World) -> None:
 
 def test_a_renamed_dataset_puts_its_annotation_files_in_doubt(world: World) -> None:
     world.put(image(1, "a.jpg"))
-    world.table.learn_annotations([Learned(key_of("i-1"), 5, 6)], 7, 0.0)
+    world.table.learn_annotations([Learned(key_of("i-1"), 5, 6, 0.0)], 7)
     world.catalog.put_datasets([dataset("other")], 2.0)
     assert world.row(1).annotation_stale
 
@@ -423,7 +423,7 @@ def test_a_change_that_may_change_the_annotations_puts_them_in_doubt(
     world: World, change: dict[str, object]
 ) -> None:
     world.put(image(1, "a.jpg"))
-    world.table.learn_annotations([Learned(key_of("i-1"), 5, 6)], 7, 0.0)
+    world.table.learn_annotations([Learned(key_of("i-1"), 5, 6, 0.0)], 7)
     world.put(image(1, "a.jpg"))
     assert not world.row(1).annotation_stale
     world.put(image(1, "a.jpg", **change))
@@ -435,7 +435,7 @@ def test_i2_a_version_grows_when_the_bytes_of_an_annotation_file_change(world: W
     key = key_of("i-1")
 
     assert [
-        world.table.learn_annotations([Learned(key, 5, crc)], crc, 0.0) for crc in (1, 1, 2, 2, 1)
+        world.table.learn_annotations([Learned(key, 5, crc, 0.0)], crc) for crc in (1, 1, 2, 2, 1)
     ] == [
         [0],
         [0],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from shared_rig import API_KEY, SERVER, Engine, Patience, engine, node
+from shared_rig import API_KEY, SERVER, Engine, Patience, engine, node, python_environment
 
 from pictofs.errors import Invalid
 from pictofs.store.shared import extra
@@ -40,7 +40,13 @@ def workers(
     """Processes that have connected, and wait for a line to begin."""
     command = [sys.executable, str(WORKER), str(redis.port), task, argument]
     made = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=python_environment(),
+        )
         for _ in range(count)
     ]
     try:

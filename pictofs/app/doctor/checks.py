@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pictofs.app import mount_table, probe, running
 from pictofs.app.doctor import contract as compare
-from pictofs.app.doctor import crawlers, disk, machine, places, server
+from pictofs.app.doctor import crawlers, disk, machine, places, server, sharing
 from pictofs.app.doctor.finding import Finding, failed, ok, warn, within
 from pictofs.config import Access, LibrarySettings, find_access, resolve
 from pictofs.errors import PictofsError
@@ -78,6 +78,10 @@ def run_checks(
             if contract:
                 look = partial(compare.check_contract, settings, access.api_key)
                 yield from within("contract", compare.SECONDS + LOCAL, look)
+
+        if settings.engine is not None:
+            look = partial(sharing.check_sharing, settings.engine)
+            yield from within(sharing.CHECK, sharing.SECONDS + LOCAL, look)
 
         of = ours if cache is not None and cache.dir == str(cache_dir) else None
         yield from within("cache", LOCAL, partial(disk.check_disk, settings, of))

@@ -35,6 +35,8 @@ class AnnotationAges:
         self._exports: deque[ExportStatus] = deque(maxlen=EXPORTS_TOLD)
         self.singles = 0
         """Files that came by a request of their own."""
+        self.shared = 0
+        """Files that another node had asked for."""
         self.exported = 0
         """Files that came by an export."""
         self.renewed = 0
@@ -103,7 +105,7 @@ class AnnotationAges:
             oldest_confirmed_at=self.oldest,
             oldest_age=self.age,
             renewals=RenewalsStatus(made=self.renewed, held_back=self.held),
-            origin=OriginStatus(requests=self.singles, exports=self.exported),
+            origin=OriginStatus(requests=self.singles, exports=self.exported, shared=self.shared),
             exports=list(self._exports),
         )
 

@@ -45,7 +45,7 @@ from pictofs.errors import (
     TimedOut,
     Unauthorized,
 )
-from pictofs.library.annotations.annotations import Annotations
+from pictofs.library.annotations.annotations import Annotations, Kept
 from pictofs.library.annotations.archive import Archive, ArchiveEntry, Bounds
 from pictofs.library.annotations.export_list import PACKED_BYTES, ExportList, Finished
 from pictofs.library.connectivity import UNAVAILABLE
@@ -515,9 +515,9 @@ class Exports:
                     archive.skipped["that the listing contradicts"] += 1
                     continue
 
-                found.append((row, data))
+                found.append(Kept(row, data, source.made_at))
 
-            versions = await self._annotations.keep(found, source.made_at, archived=True)
+            versions = await self._annotations.keep(found, archived=True)
             kept += sum(version is not None for version in versions)
 
         self._annotations.ages.came_by_export(dataset.name, source.name, source.made_at, kept)

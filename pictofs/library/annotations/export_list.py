@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pictofs.api.client import Api
 from pictofs.clock import Clock
 from pictofs.errors import PictofsError, Throttled
+from pictofs.library.answers import Answers
 from pictofs.model.moment import time_ns
 from pictofs.model.records import Export
 from pictofs.store.catalog.catalog import Catalog
@@ -49,9 +50,12 @@ class Finished:
 class ExportList:
     """The finished, complete exports of each dataset in the API's own format."""
 
-    def __init__(self, api: Api, catalog: Catalog, clock: Clock, ttl: float) -> None:
+    def __init__(
+        self, api: Api, answers: Answers, catalog: Catalog, clock: Clock, ttl: float
+    ) -> None:
         """`ttl`: seconds for which an annotation file is fresh; 0: for ever."""
         self._api = api
+        self._answers = answers
         self._catalog = catalog
         self._clock = clock
         self._good_for = ttl or DAY_S
@@ -71,7 +75,7 @@ class ExportList:
         self._look_at = self._clock.monotonic() + self._look_every
         self._by_dataset = {}
         try:
-            page = await self._api.exports(LISTED, status="completed")
+            page, age, _ = await self._answers.exports(LISTED, ttl=self._look_every)
         except Throttled as error:
             self._look_at = self._clock.monotonic() + min(
                 self._look_every, error.retry_after or LOOK_LEAST
@@ -82,6 +86,7 @@ class ExportList:
             log.info("exports that are there can't be listed: %s", error)
             return
 
+        self._look_at -= age
         for export in page.rows[:LISTED]:
             if _is_whole(export) and export.dataset_id is not None:
                 self._by_dataset.setdefault(export.dataset_id.lower(), []).append(export)

@@ -207,7 +207,8 @@ class ExportArchives:
             return False
         return self._frozen or 0 <= self._clock.wall() - known.at < self._ttl
 
-    async def _read_list(self, row: DatasetRow) -> None:
+    async def _read_list(self, row: DatasetRow) -> bool:
+        """Returns True: the server was asked."""
         at = self._clock.wall()
         found = await read_exports(self._api, row.name, row.id, status=FINISHED)
         before = self._list(row.key)
@@ -233,6 +234,7 @@ class ExportArchives:
             for entry in shown.values()
         )
         await self._save(row.key)
+        return True
 
     def _list(self, dataset: int) -> _List | None:
         """The list of a dataset as far as it is known. Inline."""

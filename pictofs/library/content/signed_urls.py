@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 
-from pictofs.api.client import Api
 from pictofs.api.stats import is_background
 from pictofs.clock import Clock
 from pictofs.errors import (
@@ -28,6 +27,7 @@ from pictofs.errors import (
     Throttled,
     Unauthorized,
 )
+from pictofs.library.answers import Answers
 from pictofs.library.single_flight import SingleFlight
 from pictofs.model.records import SignedUrl
 from pictofs.model.selection import STATUSES
@@ -80,6 +80,8 @@ class FetchMode(Enum):
 class _Batch:
     asked_at: float
     """Wall-clock seconds, as is what follows."""
+    signed_at: float
+    """When its URLs were asked for, by whichever node."""
     expires_at: float
     """When half of its URLs have come to their end, or when it is to be asked for again."""
     urls: dict[str, SignedUrl] = field(default_factory=dict)
@@ -116,8 +118,8 @@ class SignedUrlCache:
     which reaches four times as many; an image that no batch names is left to the API's route.
     """
 
-    def __init__(self, api: Api, single_flight: SingleFlight, clock: Clock) -> None:
-        self._api = api
+    def __init__(self, answers: Answers, single_flight: SingleFlight, clock: Clock) -> None:
+        self._answers = answers
         self._single_flight = single_flight
         self._clock = clock
         self._batches: dict[Partition, _Batch] = {}
@@ -185,7 +187,8 @@ class SignedUrlCache:
         last = self._lone.get(dataset.key)
         if mode is FetchMode.READ and not proof and (last is None or now - last > MEMORY_S):
             self._lone[dataset.key] = now
-            return None
+            if await self._answers.may_read_alone(dataset.id):
+                return None
         return await self._ask(dataset, partition, mode, proof)
 
     async def _ask(
@@ -197,7 +200,10 @@ class SignedUrlCache:
         while True:
             joined = self._single_flight.in_progress(flight)
             try:
-                await self._single_flight.share(flight, partial(self._fetch, dataset, partition))
+                await self._single_flight.share(
+                    flight,
+                    partial(self._fetch, dataset, partition, has_reader=mode is FetchMode.READ),
+                )
             except Throttled as error:
                 if is_background() or not mode.has_reader:
                     raise  # the API's route would eat the reserve just as well
@@ -222,21 +228,23 @@ class SignedUrlCache:
         expires_at: float,
         urls: dict[str, SignedUrl],
         error: PictofsError | None = None,
+        age: float = 0.0,
     ) -> None:
-        """Put another batch in the place of a partition's batch.
+        """Put another batch in the place of a partition's batch. `age`: seconds since it was asked
+        for.
 
         What storage refused is remembered: a batch that fails in between does not make the next one
         a first one.
         """
         now = self._clock.wall()
-        old = self._batches.get(partition) or _Batch(now, now)
+        old = self._batches.get(partition) or _Batch(now, now, now)
         replaced_at = old.replaced_at
         if old.is_revoked:
             replaced_at = now
 
         known_bad = frozenset(old.rejected)
         self._batches[partition] = _Batch(
-            now, expires_at, urls, error, known_bad, replaced_at=replaced_at
+            now, now - age, expires_at, urls, error, known_bad, replaced_at=replaced_at
         )
 
     def _good_batch(self, partition: Partition) -> _Batch | None:
@@ -300,9 +308,14 @@ class SignedUrlCache:
                 alone += min(wanted, max(0, there.get(status, 0) - BATCH))
         return batches, alone
 
-    async def _fetch(self, dataset: DatasetRow, partition: Partition) -> None:
+    async def _fetch(self, dataset: DatasetRow, partition: Partition, *, has_reader: bool) -> None:
+        # A batch that storage refuses is not taken again from another node.
+        old = self._batches.get(partition)
+        since = old.signed_at if old is not None and old.is_revoked else 0.0
         try:
-            rows = await self._api.download_items(dataset.id, status=partition[1], limit=BATCH)
+            rows, age, _ = await self._answers.urls(
+                dataset.id, partition[1], limit=BATCH, since=since, has_reader=has_reader
+            )
         except Throttled:
             raise
         except PictofsError as error:
@@ -315,7 +328,7 @@ class SignedUrlCache:
         if rows:
             expires_at = sorted(row.expires_at for row in rows)[len(rows) // 2]
 
-        self._replace(partition, expires_at, {row.image_id: row for row in rows})
+        self._replace(partition, expires_at, {row.image_id: row for row in rows}, age=age)
 
 
 def _partition(dataset: DatasetRow, status: str) -> Partition:

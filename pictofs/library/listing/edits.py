@@ -28,6 +28,7 @@ from pictofs.errors import (
     TooLarge,
 )
 from pictofs.library.connectivity import Connectivity
+from pictofs.library.generations import Generations
 from pictofs.library.listing.invalidation import DentryInvalidations
 from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, NO_DATASET, Listing
 from pictofs.library.server_traits import ServerTraits
@@ -68,7 +69,10 @@ class Edits:
         clock: Clock,
         max_retries: int,
         traits: ServerTraits,
+        generations: Generations | None,
     ) -> None:
+        """`generations`: None if this node is by itself."""
+        self._generations = generations
         self._api = api
         self._catalog = catalog
         self._listing = listing
@@ -222,10 +226,17 @@ class Edits:
             raise
 
         self._connectivity.answered()
+        await self._tell_nodes()
         return done
+
+    async def _tell_nodes(self) -> None:
+        """Have no node share a list of datasets that was asked for before the change."""
+        if self._generations is not None:
+            await self._generations.raised(())
 
     async def _look_again(self, *, wait: bool) -> None:
         """Ask for the list anew: at once with `wait`, otherwise when somebody next looks at it."""
+        await self._tell_nodes()
         await self._listing.invalidate(NO_DATASET)
         if wait:
             await self._listing.datasets(patience=COMMAND_REFRESH_WAIT_S)

@@ -15,7 +15,6 @@ import trio
 from cachetools import TTLCache
 
 from pictofs.api.client import Api
-from pictofs.api.paging import read_datasets
 from pictofs.api.stats import is_insisting
 from pictofs.clock import Clock
 from pictofs.errors import (
@@ -24,6 +23,7 @@ from pictofs.errors import (
     InvalidResponse,
     NoSuchEntry,
 )
+from pictofs.library.answers import Answers, Heard
 from pictofs.library.connectivity import UNAVAILABLE, Connectivity
 from pictofs.library.listing.invalidation import DentryInvalidations
 from pictofs.library.listing.pager import PASSES, ListingInProgress
@@ -69,6 +69,7 @@ class Listing:
     def __init__(
         self,
         api: Api,
+        answers: Answers,
         catalog: Catalog,
         images: ImageTable,
         single_flight: SingleFlight,
@@ -82,6 +83,7 @@ class Listing:
     ) -> None:
         """`ttl`: seconds for which a listing is fresh. `frozen`: what is known stays fresh."""
         self._api = api
+        self._answers = answers
         self._catalog = catalog
         self._images = images
         self._single_flight = single_flight
@@ -94,12 +96,14 @@ class Listing:
         self._traits = traits
         # Requests for single folders or names since the dataset was listed, by its key.
         self._spent: dict[int, int] = {}
-        # Names that were asked for alone, and whether each was found; bounded, fresh by its TTL.
-        self._answers: TTLCache[tuple[int, str], bool] = TTLCache(
+        # Names that were asked for alone, whether each was found, and until when that is believed
+        # (monotonic seconds): another node may have asked some time ago.
+        self._names: TTLCache[tuple[int, str], tuple[bool, float]] = TTLCache(
             65_536, max(ttl, 1e-6), clock.monotonic
         )
         self._passes = ListingPasses(
             api,
+            answers,
             catalog,
             images,
             single_flight,
@@ -107,7 +111,7 @@ class Listing:
             invalidations,
             clock,
             traits,
-            self._answers.clear,
+            self._names.clear,
         )
 
     # Datasets.
@@ -121,7 +125,8 @@ class Listing:
         """
         checked = self._catalog.meta("checked_at")
         if strict:
-            await self.renew("datasets", self._read_datasets, have=False)
+            work = partial(self._read_datasets, strict=True)
+            await self.renew("datasets now", work, have=False)
             return
         if checked and self._frozen:
             return
@@ -131,25 +136,32 @@ class Listing:
                 "datasets", self._read_datasets, have=checked is not None, patience=patience
             )
 
-    async def _read_datasets(self) -> None:
+    async def _read_datasets(self, *, strict: bool = False) -> bool:
+        """Read the list. Returns whether the server was asked."""
+        has_asked = False
         for _ in range(PASSES):
             revision = self._catalog.revision
-            at = self._clock.wall()
-            found = await self._all_datasets()
-            observation = Observation(self._clock.wall(), self._api.clock_ahead)
+            heard = await self._all_datasets(strict=strict)
+            has_asked |= heard.is_own
+            now = self._clock.wall()
+            observation = Observation(now, self._api.clock_ahead)
 
             # None: this mount changed the list meanwhile, and what was read may lack the change.
-            gone = await in_thread(self._catalog.put_datasets, found, at, revision, observation)
+            gone = await in_thread(
+                self._catalog.put_datasets, heard.value, now - heard.age, revision, observation
+            )
             if gone is not None:
-                self._answers.clear()
+                self._names.clear()
                 self._invalidations.tell(gone)
-                return
+                return has_asked
 
         log.info("the list of datasets was changed while it was read, %d times in a row", PASSES)
+        return has_asked
 
-    async def _all_datasets(self) -> list[Dataset]:
+    async def _all_datasets(self, *, strict: bool) -> Heard[list[Dataset]]:
+        known = bool(self._catalog.meta("checked_at"))
         try:
-            return await read_datasets(self._api.datasets)
+            return await self._answers.datasets(strict=strict, known=known)
         except NoSuchEntry as error:
             # A 404 from a proxy or another host says nothing about any dataset.
             raise InvalidResponse(
@@ -173,6 +185,11 @@ class Listing:
         older, or never come.
         """
         await in_thread(self._catalog.expire, dataset)
+        self._passes.refreshes += 1
+
+    async def invalidate_elsewhere(self, dataset: int | None) -> None:
+        """Do what `invalidate` does, because another node did."""
+        await in_thread(partial(self._catalog.expire, dataset, elsewhere=True))
         self._passes.refreshes += 1
 
     async def dataset(self, key: int) -> DatasetRow:
@@ -206,15 +223,17 @@ class Listing:
 
         return row
 
-    async def _read_tree(self, row: DatasetRow) -> None:
-        at = self._clock.wall()
-        found = await self._api.directory_tree(row.id)
+    async def _read_tree(self, row: DatasetRow) -> bool:
+        """Read a dataset's directories. Returns whether the server was asked."""
+        heard = await self._answers.tree(row.id, row.signature, known_at=row.tree_at)
+        at = self._clock.wall() - heard.age
         gone = await in_thread(
-            self._catalog.put_directories, row.key, row.id, found, row.signature, at
+            self._catalog.put_directories, row.key, row.id, heard.value, row.signature, at
         )
         self._invalidations.tell(gone)
         if gone:
             self._invalidations.tell(format_entries(row.key))
+        return heard.is_own
 
     # Images.
 
@@ -424,8 +443,8 @@ class Listing:
             await self._filled(current)
             return read(directory.key, entry)
 
-        answer = self._answers.get((directory.key, filename))
-        if answer is not None and answer == (row is not None):
+        is_there, until = self._names.get((directory.key, filename), (None, 0.0))
+        if is_there == (row is not None) and self._clock.monotonic() < until:
             return row
 
         listing_pass = self._passes.under_way(dataset.key)
@@ -448,14 +467,15 @@ class Listing:
 
         return read(directory.key, entry)
 
-    async def _ask(self, dataset: DatasetRow, directory: DirectoryRow, filename: str) -> None:
-        found = await self._api.images(
-            dataset.id, directory=directory.path, filename=filename, limit=10
+    async def _ask(self, dataset: DatasetRow, directory: DirectoryRow, filename: str) -> bool:
+        """Ask for a name. Returns whether the server was asked."""
+        found, age, is_own = await self._answers.named(
+            dataset.id, dataset.signature, directory.path, filename
         )
         if found.summary:
             await self._traits.choose("rows", "summary")
             await self._filled(directory)
-            return
+            return is_own
 
         seen = self._catalog.meta("pass") or 0
         rows = [
@@ -466,8 +486,10 @@ class Listing:
         gone = await in_thread(
             self._images.put_answer, dataset.key, dataset.id, directory.key, filename, rows, seen
         )
-        self._answers[directory.key, filename] = bool(rows)
+        until = self._clock.monotonic() + self._ttl - age
+        self._names[directory.key, filename] = (bool(rows), until)
         self._invalidations.tell(gone)
+        return is_own
 
     async def _filled(self, directory: DirectoryRow) -> None:
         listing_pass = await self.folder(directory)
@@ -504,12 +526,12 @@ class Listing:
     async def renew(
         self,
         key: object,
-        work: Callable[[], Awaitable[None]],
+        work: Callable[[], Awaitable[bool]],
         *,
         have: bool,
         patience: float = REFRESH_WAIT_S,
     ) -> None:
-        """Do `work` once for all who want it.
+        """Do `work` once for all who want it. It returns whether the server was asked.
 
         `have`: something is cached, which serves if the server is slow or away. `patience`: seconds
         to wait before it does.
@@ -528,15 +550,16 @@ class Listing:
             if not have:
                 raise
 
-    async def _reporting(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _reporting(self, work: Callable[[], Awaitable[bool]]) -> None:
         """Do `work`, and note whether the server answered even if nobody waits for it any more."""
         try:
-            await work()
+            has_asked = await work()
         except UNRENEWED as error:
             self._connectivity.failed(error)
             raise
 
-        self._connectivity.answered()
+        if has_asked:
+            self._connectivity.answered()
 
 
 async def _wait_for_refresh(listing_pass: ListingInProgress) -> None:

@@ -80,6 +80,8 @@ class Listed:
 
     seen: int
     dataset: Dataset | None
+    is_settled: bool = True
+    """Whether the last pass alone can be relied on."""
 
 
 async def list_pages(
@@ -121,7 +123,7 @@ async def list_pages(
         PASSES,
     )
     # No pass can be relied on alone: only what none of them saw is gone.
-    return Listed(first.seen if first else 0, sweep.dataset)
+    return Listed(first.seen if first else 0, sweep.dataset, is_settled=False)
 
 
 class _ListingPass:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+from pictofs.api import decode as wire
 from pictofs.api.client import Api
 from pictofs.clock import Clock
 from pictofs.errors import Invalid, NotSupported
+from pictofs.library.answers import Answers, NotThere, Pages
 from pictofs.library.connectivity import UNAVAILABLE, Connectivity
 from pictofs.library.listing.invalidation import DentryInvalidations
 from pictofs.library.listing.page_writer import FROM_IMAGES, PageJob, PageWriter, ids_digest
-from pictofs.library.listing.pager import ListingInProgress, ListingPage, list_pages
+from pictofs.library.listing.pager import Listed, ListingInProgress, ListingPage, list_pages
 from pictofs.library.server_traits import ServerTraits
 from pictofs.library.single_flight import SingleFlight
 from pictofs.model.records import Image
@@ -38,6 +40,7 @@ class ListingPasses:
     def __init__(
         self,
         api: Api,
+        answers: Answers,
         catalog: Catalog,
         images: ImageTable,
         single_flight: SingleFlight,
@@ -49,6 +52,7 @@ class ListingPasses:
     ) -> None:
         """`swept`: called when a pass has ended, and before the kernel is told what is gone."""
         self._api = api
+        self._answers = answers
         self._catalog = catalog
         self._images = images
         self._single_flight = single_flight
@@ -83,8 +87,8 @@ class ListingPasses:
 
         async def work() -> None:
             try:
-                await self._fill_somehow(dataset, directory, listing_pass)
-                self._connectivity.answered()
+                if await self._fill_somehow(dataset, directory, listing_pass):
+                    self._connectivity.answered()
             except Exception as error:
                 if isinstance(error, UNAVAILABLE):
                     self._connectivity.failed(error)
@@ -104,8 +108,31 @@ class ListingPasses:
         dataset: DatasetRow,
         directory: DirectoryRow | None,
         listing_pass: ListingInProgress,
-    ) -> None:
-        if directory is None and self._traits.get("listing") != "pages":
+    ) -> bool:
+        """Fill in a dataset, or one directory of it. Returns whether the server was asked."""
+        if directory is not None:
+            page = self._paged(dataset, directory, Pages(None))
+            await self._fill(dataset, directory.key, IMAGE_PAGE, page, listing_pass, 0.0)
+            return True
+
+        return await self._answers.listing(
+            dataset.id,
+            dataset.signature,
+            partial(self._fill_dataset, dataset, listing_pass),
+            known_at=dataset.listed_at,
+        )
+
+    async def _fill_dataset(
+        self,
+        dataset: DatasetRow,
+        listing_pass: ListingInProgress,
+        pages: Pages,
+        route: str | None,
+        age: float,
+    ) -> str | None:
+        """Fill in a dataset from `pages`; see `Answers.listing`."""
+        listed: Listed | None = None
+        if route == "embedded" or (route is None and self._traits.get("listing") != "pages"):
             # Before the first listing no entry was ever promised: what is gone is not told again
             # if the process fails after it has written.
             writer = PageWriter()
@@ -113,25 +140,29 @@ class ListingPasses:
                 serve = partial(writer.serve, self._catalog.database.path)
                 self._single_flight.launch(("write", dataset.key, self.refreshes), serve)
 
-            page = self._embedded(dataset, writer)
+            page = self._embedded(dataset, writer, pages)
             try:
-                await self._fill(dataset, None, EMBED_PAGE, page, listing_pass)
+                listed = await self._fill(dataset, None, EMBED_PAGE, page, listing_pass, age)
             except (_NotEmbedded, Invalid, NotSupported):  # not given, or refused
-                pass
-            else:
-                await self._traits.choose("listing", "embedded")
-                return
+                if route is not None:
+                    raise NotThere from None
             finally:
                 writer.stop()
 
-        key = None if directory is None else directory.key
-        await self._fill(dataset, key, IMAGE_PAGE, self._paged(dataset, directory), listing_pass)
+        if listed is not None:
+            found = "embedded"
+        else:
+            found = "pages"
+            page = self._paged(dataset, None, pages)
+            listed = await self._fill(dataset, None, IMAGE_PAGE, page, listing_pass, age)
+
         # Chosen only now: a route that fails is no substitute for the other one.
-        if directory is None:
-            await self._traits.choose("listing", "pages")
+        await self._traits.choose("listing", found)
+        is_same = listed.dataset is None or listed.dataset.signature == dataset.signature
+        return found if listed.is_settled and is_same else None
 
     def _embedded(
-        self, dataset: DatasetRow, writer: PageWriter
+        self, dataset: DatasetRow, writer: PageWriter, pages: Pages
     ) -> Callable[[int, int], Awaitable[ListingPage]]:
         """Pages of the embedded listing; `writer` takes the later ones, if it can.
 
@@ -141,7 +172,8 @@ class ListingPasses:
 
         async def page(offset: int, seen: int) -> ListingPage:
             nonlocal first
-            answer = await self._api.dataset_images_answer(dataset.id, offset, EMBED_PAGE)
+            ask = partial(self._api.dataset_images_answer, dataset.id, offset, EMBED_PAGE)
+            answer = await pages.get(offset, ask)
             if offset:
                 job = PageJob(
                     dataset=dataset.key, dataset_id=dataset.id, seen=seen, first_digest=first
@@ -167,15 +199,20 @@ class ListingPasses:
         return page
 
     def _paged(
-        self, dataset: DatasetRow, directory: DirectoryRow | None
+        self, dataset: DatasetRow, directory: DirectoryRow | None, pages: Pages
     ) -> Callable[[int, int], Awaitable[ListingPage]]:
         """Pages of `GET /images/`, of a dataset or of one directory."""
         path = directory and directory.path
 
         async def page(offset: int, _seen: int) -> ListingPage:
-            images = await self._api.images(
-                dataset.id, directory=path, offset=offset, limit=IMAGE_PAGE
+            ask = partial(
+                self._api.images_answer,
+                dataset.id,
+                directory=path,
+                offset=offset,
+                limit=IMAGE_PAGE,
             )
+            images = await self._api.decoded(wire.images, await pages.get(offset, ask))
             if images.rows:
                 await self._traits.choose("rows", "summary" if images.summary else "full")
 
@@ -190,8 +227,10 @@ class ListingPasses:
         limit: int,
         page: Callable[[int, int], Awaitable[ListingPage]],
         listing_pass: ListingInProgress,
-    ) -> None:
-        at = self._clock.wall()
+        age: float,
+    ) -> Listed:
+        """Read all pages. `age`: seconds since they were asked for, if that was not just now."""
+        at = self._clock.wall() - age
         # Before the first listing no entry was ever promised.
         moves = dataset.listed_signature is not None
 
@@ -235,3 +274,4 @@ class ListingPasses:
         self._invalidations.tell(gone)
         if moves:
             self._invalidations.tell(format_entries(dataset.key))
+        return result

@@ -23,6 +23,7 @@ from pictofs.store.catalog.dentries import folder_entries
 from pictofs.store.catalog.formats import STEM
 from pictofs.store.catalog.images import disambiguate
 from pictofs.store.catalog.rows import (
+    NOW,
     SELECT,
     DatasetRow,
     DirectoryRow,
@@ -389,7 +390,7 @@ class Catalog:
         """Write a dataset that this machine has made or changed, at `at` in wall-clock seconds.
         Blocks."""
         with self.database.write() as db:
-            _set_meta(db, "revision", _revision(db) + 1)
+            _revise(db)
 
             # Someone else may have archived it meanwhile.
             if dataset.is_archived:
@@ -400,7 +401,7 @@ class Catalog:
     def drop_dataset(self, key: int) -> list[RemovedDentry]:
         """Remove a dataset that this machine has deleted. Blocks."""
         with self.database.write() as db:
-            _set_meta(db, "revision", _revision(db) + 1)
+            _revise(db)
             return datasets_table.remove_one(db, key)
 
     def put_directories(
@@ -476,12 +477,18 @@ class Catalog:
 
         return datasets_table.documents(key)
 
-    def expire(self, dataset: int | None) -> None:
+    def expire(self, dataset: int | None, *, elsewhere: bool = False) -> None:
         """Forget that a dataset, or with None any of them, was ever checked: the next look asks.
-        Blocks."""
+        Blocks.
+
+        `elsewhere`: another node was told to, and what nodes share since then bears another name.
+        """
         with self.database.write() as db:
             # A list that is being read just now may be too old.
-            _set_meta(db, "revision", _revision(db) + 1)
+            if elsewhere:
+                _set_meta(db, "revision", _revision(db) + 1)
+            else:
+                _revise(db)
             _set_meta(db, "checked_at", 0.0)
 
             only = "" if dataset is None else "WHERE key = ?"
@@ -494,7 +501,8 @@ class Catalog:
 
             only = only.replace("key", "dataset")
             db.execute(f"UPDATE directory SET listed_at = NULL {only}", values)
-            db.execute(f"UPDATE image SET annotation_stale = 1 {only}", values)
+            since = "max(annotation_stale, 1)" if elsewhere else NOW
+            db.execute(f"UPDATE image SET annotation_stale = {since} {only}", values)
 
 
 def _counted(total: float) -> int:
@@ -506,6 +514,12 @@ def _counted(total: float) -> int:
 def _revision(db: Any) -> int:
     row = db.execute("SELECT value FROM meta WHERE name = 'revision'").fetchone()
     return int(row[0]) if row else 0
+
+
+def _revise(db: Any) -> None:
+    """Note a change or a refresh made here."""
+    _set_meta(db, "revision", _revision(db) + 1)
+    db.execute(f"INSERT OR REPLACE INTO meta VALUES ('revised_at', {NOW})")
 
 
 def _set_meta(db: Any, name: str, value: Any) -> None:
@@ -570,7 +584,7 @@ def _replace_directories(
         # The annotation files say where their images are.
         before = old.get(key)
         if before is not None and before.path != path:
-            db.execute("UPDATE image SET annotation_stale = 1 WHERE directory = ?", (key,))
+            db.execute(f"UPDATE image SET annotation_stale = {NOW} WHERE directory = ?", (key,))
 
         # The path was implicit until now: its images move to the server's row.
         there = by_path.get(path)

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
@@ -73,6 +73,8 @@ class Database:
         Raises:
             DiskFull: the folder can't be written, or another process is in the way.
         """
+        self.wall: Callable[[], float] = time.time
+        """What `wall_clock()` is in SQL: seconds since the epoch."""
         self._lock = threading.Lock()
         self._stuck = False
         self._suspect = False
@@ -224,6 +226,8 @@ class Database:
             # kill -9 loses nothing.
             db.execute("PRAGMA synchronous = OFF")
             db.execute("PRAGMA cache_size = -16384")
+            # Whatever `wall` is by then.
+            db.create_function("wall_clock", 0, lambda: self.wall())  # noqa: PLW0108
         except BaseException:
             db.close()
             raise

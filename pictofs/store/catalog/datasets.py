@@ -12,7 +12,7 @@ from pictofs.model.inode import NodeKind, key_of, number
 from pictofs.model.moment import time_ns
 from pictofs.model.names import entry_name, storable, tagged
 from pictofs.model.records import Dataset
-from pictofs.store.catalog.rows import RemovedDentry
+from pictofs.store.catalog.rows import NOW, RemovedDentry
 
 DATASETS = number(NodeKind.FIXED, 1)
 """Inode number of `/datasets`."""
@@ -199,7 +199,7 @@ def _put(db: sqlite3.Connection, entry: str, dataset: Dataset, at: float) -> lis
     old = db.execute("SELECT name, raw FROM dataset WHERE key = ?", (key,)).fetchone()
     # Each annotation file names its dataset.
     if old and old[0] != name:
-        db.execute("UPDATE image SET annotation_stale = 1 WHERE dataset = ?", (key,))
+        db.execute(f"UPDATE image SET annotation_stale = {NOW} WHERE dataset = ?", (key,))
         note_input(db, key)
 
     db.execute(

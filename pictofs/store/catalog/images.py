@@ -24,7 +24,7 @@ from pictofs.model.records import Image
 from pictofs.store.catalog.database import Database
 from pictofs.store.catalog.datasets import note_input
 from pictofs.store.catalog.dentries import folder_entries, image_entries, moved_entries
-from pictofs.store.catalog.rows import SELECT, ImageRow, RemovedDentry
+from pictofs.store.catalog.rows import NOW, SELECT, ImageRow, RemovedDentry
 
 _CHUNK = 1000
 """Rows of one statement: 18,000 of the 32,766 values that SQLite takes. The statement runs without
@@ -39,10 +39,11 @@ _ROW = f"({', '.join('?' * 18)})"
 _UPSERT = f"""
     INSERT INTO image ({_COLUMNS}) VALUES {_ROW}
     ON CONFLICT (key) DO UPDATE SET
-        annotation_stale = annotation_stale OR annotation_count != excluded.annotation_count
+        annotation_stale = CASE WHEN annotation_count != excluded.annotation_count
             OR status != excluded.status
             OR min_confidence IS NOT excluded.min_confidence OR directory != excluded.directory
-            OR coalesce(filename, entry) != coalesce(excluded.filename, excluded.entry),
+            OR coalesce(filename, entry) != coalesce(excluded.filename, excluded.entry)
+            THEN {NOW} ELSE annotation_stale END,
         true_size = CASE WHEN size = excluded.size THEN true_size END,
         dataset = excluded.dataset, directory = excluded.directory, entry = excluded.entry,
         filename = excluded.filename, annotation_entry = excluded.annotation_entry,
@@ -69,6 +70,8 @@ class Learned(NamedTuple):
     key: int
     size: int
     crc32c: int
+    checked: float
+    """Wall-clock seconds; the server had this file then or later."""
 
 
 class ImageTable:
@@ -206,7 +209,7 @@ class ImageTable:
                 note_input(db, dataset)
 
     def learn_annotations(
-        self, learned: Iterable[Learned], now_ns: int, checked: float, *, archived: bool = False
+        self, learned: Iterable[Learned], now_ns: int, *, archived: bool = False
     ) -> list[int | None]:
         """Note what fetched annotation files are like.
 
@@ -215,9 +218,8 @@ class ImageTable:
         Args:
             learned: the files.
             now_ns: when they came, in nanoseconds since the epoch.
-            checked: wall-clock seconds; the server had these files then or later.
-            archived: whether they come from an archive of that time. A file that was checked
-                since is left as it is.
+            archived: whether they come from an archive. A file that was checked since is left as
+                it is.
 
         Returns:
             The version of each, which grows if the bytes are others; None if the image is gone, or
@@ -244,7 +246,7 @@ class ImageTable:
                 found = db.execute(changed, (each.size, each.crc32c, each.key)).fetchone()
                 datasets.update(found or ())
 
-                values = (each.size, each.crc32c, now_ns, each.key, checked)
+                values = (each.size, each.crc32c, now_ns, each.key, each.checked)
                 row = db.execute(sql, values).fetchone()
                 versions.append(None if row is None else int(row[0]))
 

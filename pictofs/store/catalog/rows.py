@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+NOW = "wall_clock()"
+"""SQL for wall-clock seconds: what is written in one go is stamped where it is written."""
+
 
 class DatasetRow(NamedTuple):
     """A row of `dataset`; see schema.sql."""
@@ -68,7 +71,7 @@ class ImageRow(NamedTuple):
     annotation_crc32c: int | None
     annotation_version: int
     annotation_ns: int | None
-    annotation_stale: int
+    annotation_stale: float
     annotation_checked: float | None
 
     @property
@@ -110,7 +113,7 @@ class AnnotationEntryRow(NamedTuple):
     annotation_size: int | None
     annotation_version: int
     annotation_ns: int | None
-    annotation_stale: int
+    annotation_stale: float
 
     @property
     def annotation_name(self) -> str:

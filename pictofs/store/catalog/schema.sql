@@ -12,6 +12,8 @@ CREATE TABLE meta (
 ) WITHOUT ROWID;
 -- 'checked_at'   wall-clock seconds when the list of datasets was last read whole
 -- 'revision'      number that every change made here to the list raises: a list read across one may lack it
+-- 'revised_at'    wall-clock seconds of the last such change, or of the last refresh made here
+-- '1/refresh*'    the numbers of library/generations.py, as this machine knew them last
 -- 'trait:*'      how this server does what the contract leaves open, and since when (library/server_traits.py)
 -- 'pass'         number of the last listing pass; what a complete pass has not seen is gone
 
@@ -83,7 +85,8 @@ CREATE TABLE image (
     annotation_crc32c  INTEGER,             -- CRC-32C of the annotation file
     annotation_version INTEGER NOT NULL DEFAULT 0,  -- grows when a fetch brings other bytes
     annotation_ns      INTEGER,             -- when a fetch brought other bytes than the one before
-    annotation_stale   INTEGER NOT NULL DEFAULT 0,  -- 1: the row changed in a way that may change the file
+    annotation_stale   REAL NOT NULL DEFAULT 0,     -- wall-clock seconds when something said that the file may have
+                                          -- changed; 1: another node did (library/generations.py); 0: nothing since
     annotation_checked REAL                 -- wall-clock seconds: the server had these bytes then, or later
 );
 -- Images of which other sizes were shown than the row says now, or that were removed for a time: a kernel may hold for

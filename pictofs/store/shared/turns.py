@@ -21,17 +21,21 @@ async def shared(
     ask: Callable[[], Awaitable[bytes]],
     *,
     clock: Clock,
-    ttl: float,
+    ttl: float | Callable[[], float],
     longest: float,
     patience: float,
     max_age: float = math.inf,
+    crowd: float = 0.0,
 ) -> Record:
     """The record `name`, which some node asks the server for if it is not there.
 
-    `ask` asks the server. `ttl`: seconds for which its answer is shared. `longest`: seconds that it
+    `ask` asks the server. `ttl`: seconds for which its answer is shared, or what tells them once it
+    has come; nothing that is empty, or good for no time, is shared. `longest`: seconds that it
     may take before others ask, too. `patience`: seconds that this node waits for another one before
-    it asks by itself; it may be a quarter less, and some seconds more. `max_age`: seconds of a record that
-    still serves. Raises what `ask` raises; then the next node has its turn.
+    it asks by itself; it may be a quarter less, and some seconds more. `max_age`: seconds of a
+    record that still serves. `crowd`: seconds at most, by chance, between the end of a wait and the
+    look at a large record, which many nodes would have in the same moment. Raises what `ask` raises;
+    then the next node has its turn.
     """
 
     async def look() -> Record | None:
@@ -42,7 +46,9 @@ async def shared(
         began = clock.monotonic()
         value = await ask()
         age = clock.monotonic() - began
-        store.put(name, value, ttl, age=age)
+        seconds = ttl if isinstance(ttl, float | int) else ttl()
+        if value and seconds > 0:
+            store.put(name, value, seconds, age=age)
         return Record(value, age)
 
     found = await look()
@@ -69,6 +75,8 @@ async def shared(
         if state is not Waited.RECORD:
             continue
 
+        if crowd:
+            await clock.sleep(min(crowd, max(0.0, left)) * clock.chance())
         found = await look()
         if found is None:
             # It is too old, or nothing that can be believed, and another node is at it.

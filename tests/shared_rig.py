@@ -248,5 +248,5 @@ async def way(engine: Engine) -> AsyncIterator[tuple[Way, SharedAddress]]:
 
 
 def python_environment() -> dict[str, str]:
-    """The environment for a worker process."""
-    return {**os.environ, "PYTHONUNBUFFERED": "1"}
+    """The environment for a worker process, which may import this module."""
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(Path(__file__).parent)}
