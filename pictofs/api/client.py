@@ -23,7 +23,7 @@ from pictofs.api.body import Body, described, range_headers
 from pictofs.api.key import ApiKey
 from pictofs.api.retries import API_CALL
 from pictofs.api.stats import RequestStats
-from pictofs.api.transport import Answer, ApiTransport
+from pictofs.api.transport import Answer, ApiTransport, SharedBudget
 from pictofs.api.url_expiry import UrlExpiry
 from pictofs.clock import Clock
 from pictofs.errors import Invalid, InvalidResponse, PictofsError
@@ -100,6 +100,10 @@ class Api:
         trace: TracebackType | None,
     ) -> None:
         await self._exchange.__aexit__(kind, error, trace)
+
+    def share_budget(self, budget: SharedBudget) -> None:
+        """Spend the rate limit together with other nodes."""
+        self._exchange.budget = budget
 
     @property
     def clock_ahead(self) -> float | None:

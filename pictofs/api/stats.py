@@ -331,6 +331,24 @@ class RequestStats:
         else:
             self.reset_at = min(float(reset), now + _WINDOW_S)
 
+    def told(
+        self,
+        limit: int | None,
+        remaining: int,
+        *,
+        reset_at: float,
+        throttled_until: float,
+        now: float,
+    ) -> None:
+        """Note what the server said of the rate limit to another node that has the same key.
+
+        Only background work heeds it. Times are wall-clock seconds.
+        """
+        self.limit = limit
+        self.remaining = remaining
+        self.reset_at = min(reset_at, now + _WINDOW_S)
+        self.throttled_until = max(self.throttled_until, min(throttled_until, now + _WINDOW_S))
+
     @property
     def reserve(self) -> int:
         """Requests that background work leaves to a person."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import httpx
 import trio
@@ -65,6 +65,16 @@ _HEADERS = {
 }
 _KEPT_SILENCE_S = 5.0
 """Seconds of silence on a kept connection before a new one is tried: that may cost a request."""
+
+
+class SharedBudget(Protocol):
+    """The rate limit as several nodes spend it together."""
+
+    async def take(self) -> None:
+        """Called before a request is sent. Raises Throttled if a background one must wait."""
+
+    def heard(self) -> None:
+        """Called after an answer, or a refusal, was counted."""
 
 
 class Answer(NamedTuple):
@@ -136,6 +146,8 @@ class ApiTransport:
         self._request_stats = request_stats
         self._timeout = timeout
         self._retry_policy = replace(API_CALL, max_retries=max_retries, total_wait=max_wait)
+        self.budget: SharedBudget | None = None
+        """What other nodes spend of the same limit; None: this node is by itself."""
         # By route: a listing takes longer than a file.
         self._kept_patience: dict[str, ReusedConnectionTimeout] = {}
 
@@ -267,6 +279,8 @@ class ApiTransport:
         retries = Retries(self._clock, self._retry_policy)
         while True:
             try:
+                if self.budget is not None:
+                    await self.budget.take()
                 self._admit(name)
                 return await once()
             except _Failed as failure:
@@ -333,6 +347,8 @@ class ApiTransport:
         if served_at is not None:
             self._request_stats.server_time.heard(served_at, self._clock.monotonic())
         if response.is_success:
+            if self.budget is not None:
+                self.budget.heard()
             return response
 
         try:
@@ -393,6 +409,8 @@ class ApiTransport:
         )
         if status in (401, 402, 429):
             silence = self._request_stats.refused(name, error, now, asked, self._clock.chance())
+            if self.budget is not None:
+                self.budget.heard()
             # A 429 is retried once the silence that was decided on is over.
             asked = silence if status == 429 else None
 

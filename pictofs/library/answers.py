@@ -58,6 +58,16 @@ READER_PATIENCE_S = 2.0
 """The same of a batch of URLs that a reader waits for."""
 DAY_S = 86_400.0
 """Seconds for which an annotation file is shared if it is fresh for ever."""
+EXPORT_S = 3600.0
+"""Seconds for which an export that a node has made serves the others."""
+EXPORT_LONGEST_S = 1800.0
+"""Seconds that making one may take, and that others wait for it. A node that dies loses its turn
+after 10 s."""
+EXPORT_URL_S = 120.0
+"""Seconds for which the signed URL of an export is shared: nobody knows how long it is good."""
+PUT_PATIENCE_S = 10.0
+PUT_PAUSE_S = 0.05
+"""Seconds that a file of an export waits until it is taken, and between two attempts."""
 PAGE_EXTRA_S = 600.0
 """Seconds for which a page is shared beyond its listing: it came before."""
 LONE_S = 900.0
@@ -168,6 +178,7 @@ class _Together:
     def __init__(self, store: SharedStore) -> None:
         self._store = store
         self._looks: list[_Look] = []
+        self.get_all = store.get
         self.lease = store.lease
         self.put = store.put
         self.release = store.release
@@ -528,6 +539,113 @@ class Answers:
             longest=LIST_LONGEST_S,
             patience=FILE_PATIENCE_S,
         )
+
+    async def export_url(self, dataset: str, name: str, *, again: bool) -> str:
+        """The signed URL of a completed export of a dataset, by its name. `again`: another one has
+        just failed."""
+
+        async def ask() -> tuple[str, bytes]:
+            url = await self._api.export_download_url(dataset, name)
+            return url, url.encode()
+
+        async def read(record: Record) -> str:
+            return record.value.decode("utf-8", "replace")
+
+        async def record_name() -> str | None:
+            return f"1/take/{dataset}\0{name}" if self.is_sharing else None
+
+        heard = await self._turn(
+            record_name,
+            _Question(ask, read, lambda _: EXPORT_URL_S),
+            max_age=-1.0 if again else EXPORT_URL_S,
+            longest=LIST_LONGEST_S,
+            patience=LIST_PATIENCE_S,
+            alone=again,
+        )
+        return heard.value
+
+    async def export(
+        self,
+        dataset: str,
+        status: str | None,
+        make: Callable[[], Awaitable[None]],
+        take: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """Have one node of all make an export of a dataset's annotation files, or of a status.
+
+        `make` makes it, and puts its files. `take` takes them, if another node did that; it returns
+        whether they were there.
+        """
+        name = await self._name("export", dataset, status or "-")
+        if name is None or self._store is None:
+            await make()
+            return
+
+        has_made = False
+
+        async def ask() -> bytes:
+            nonlocal has_made
+            has_made = True
+            await make()
+            return b"made"
+
+        max_age = EXPORT_S
+        # Another one is made if the files of the first one are gone.
+        for _ in range(2):
+            record = await shared(
+                self._store,
+                name,
+                ask,
+                clock=self._clock,
+                ttl=EXPORT_S,
+                longest=EXPORT_LONGEST_S,
+                patience=EXPORT_LONGEST_S,
+                max_age=max_age,
+            )
+            if has_made or await take():
+                return
+            max_age = record.age - 0.001
+
+    async def put_annotation(self, image: ImageRow, data: bytes, age: float, ttl: float) -> bool:
+        """Share a file that came by an export which was made `age` seconds ago.
+
+        `ttl`: see `annotation`. Waits while much waits to be sent; False if it was not taken.
+        """
+        name = await self._annotation_name(image)
+        if name is None or self._store is None:
+            return False
+
+        began = self._clock.monotonic()
+        while not self._store.put(name, data, ttl or DAY_S, age=age):
+            if self._clock.monotonic() - began > PUT_PATIENCE_S:
+                return False
+            await self._clock.sleep(PUT_PAUSE_S)
+
+        return True
+
+    async def annotations(
+        self, images: Sequence[tuple[ImageRow, float]]
+    ) -> list[Heard[bytes] | None]:
+        """The annotation files of some images that other nodes have put; None of others.
+
+        Each image comes with its `since`, see `annotation`.
+        """
+        names = [await self._annotation_name(image) for image, _ in images]
+        wanted = [name for name in names if name is not None]
+        if self._store is None or not wanted:
+            return [None] * len(images)
+
+        found = await self._store.get_all(wanted)
+        now = self._clock.wall()
+        heard: list[Heard[bytes] | None] = []
+        for name, (_, since) in zip(names, images, strict=True):
+            record = None if name is None else found.get(name)
+            if record is None or record.age > now - since - MARGIN_S:
+                heard.append(None)
+            else:
+                heard.append(Heard(record.value, record.age + MARGIN_S, False))
+
+        return heard
 
     # How.
 

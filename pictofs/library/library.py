@@ -43,6 +43,7 @@ from pictofs.library.listing.listing import COMMAND_REFRESH_WAIT_S, NO_DATASET, 
 from pictofs.library.listing.selections import Selections
 from pictofs.library.prefetch.prefetcher import Prefetcher, PrefetchMode
 from pictofs.library.server_traits import ServerTraits
+from pictofs.library.shared_budget import SharedBudget
 from pictofs.library.single_flight import SingleFlight
 from pictofs.library.stats import ReadStats
 from pictofs.model.inode import key_of
@@ -72,8 +73,8 @@ ANNOTATION_TTL_S = 86_400.0
 """Seconds for which an annotation file is fresh, unless the user says otherwise."""
 OPERATION_S = 30.0
 """Seconds that an operation may take, unless the user says otherwise."""
-REFRESHES_EVERY_S = 2.0
-"""Seconds between two looks at what other nodes have refreshed, give or take a quarter by chance."""
+FOLLOW_EVERY_S = 2.0
+"""Seconds between two looks at what other nodes have refreshed and spent, give or take a quarter by chance."""
 RESTART_AFTER_S = 1.0
 """Seconds before a task that failed is started again."""
 TEND_EVERY_S = 60.0
@@ -141,6 +142,10 @@ class Library:
         self.shared = shared
         store = None if shared is None else shared.store
         self.answers = Answers(api, catalog, clock, request_stats, store, ttl=ttl, timeout=timeout)
+        self._budget: SharedBudget | None = None
+        if store is not None:
+            self._budget = SharedBudget(store, request_stats, clock)
+            api.share_budget(self._budget)
         self.urls = SignedUrlCache(self.answers, single_flight, clock)
         self.traits = ServerTraits(catalog, clock)
         api_routes = ApiRoutes(api, catalog, self.traits)
@@ -231,6 +236,7 @@ class Library:
         )
         self.exports = Exports(
             api,
+            self.answers,
             storage,
             source,
             self.listing,
@@ -316,7 +322,7 @@ class Library:
             tasks += [self.downloads.prefetch.run, self.annotation_prefetch.run, self.tend]
 
         if self.answers.generations is not None:
-            tasks.append(self._follow_refreshes)
+            tasks.append(self._follow_nodes)
         for task in tasks:
             nursery.start_soon(self.keep, task)
         if self.worker is not None:
@@ -347,11 +353,14 @@ class Library:
             self.downloads.sweep_streams()
             await in_thread(self._blob_cache.flush_uses)
 
-    async def _follow_refreshes(self) -> None:
-        """Have what another node has refreshed asked for again at the next look (F5)."""
+    async def _follow_nodes(self) -> None:
+        """Learn what is left of the rate limit, and have what another node has refreshed asked for
+        again at the next look (F5)."""
         generations = self.answers.generations
         grown: set[str] = set()
         while generations is not None:
+            if self._budget is not None and self.answers.is_sharing:
+                await self._budget.look()
             grown.update(await generations.look())
             # What is known to a frozen mount stays as it is.
             for dataset in () if self._frozen else sorted(grown):
@@ -363,7 +372,7 @@ class Library:
                     await self._forget_entries(key)
                     grown.discard(dataset)
 
-            await self.clock.sleep(REFRESHES_EVERY_S * (0.75 + 0.5 * self.clock.chance()))
+            await self.clock.sleep(FOLLOW_EVERY_S * (0.75 + 0.5 * self.clock.chance()))
 
     async def _forget_entries(self, key: int | None) -> None:
         """Have the kernel forget what it was told of a dataset, by its key, or of all of them."""

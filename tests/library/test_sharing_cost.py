@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import trio
 from rig import annotation_bytes, image_bytes
-from shared_rig import Patience, engine
+from shared_rig import Patience, engine, until
 from sharing import Cluster, Node, at_once
 
+from pictofs.api.stats import background
+from pictofs.errors import Throttled
+from pictofs.model.inode import key_of
 from standin import Spec, StandIn
 from standin.spec import DatasetSpec
 
@@ -69,3 +72,88 @@ async def test_z1_eight_nodes_cost_what_one_costs_and_seven_requests(cluster: Cl
     # Each node asks for the list of datasets, which tells it the server's time.
     assert cluster.asked == one + Counter({"GET /datasets/": NODES - 1})
     assert one.total() == ANNOTATIONS + 6
+
+
+async def test_z1_eight_nodes_make_one_export(cluster: Cluster) -> None:
+    async with cluster.nodes(NODES, bulk_annotations=True) as nodes:
+        for each in nodes:
+            await each.list("/datasets/small/annotations")
+        cluster.forget_log()
+        keys = [each.catalog.dataset_by_entry("small") for each in nodes]
+        works = [
+            partial(each.library.exports.fetch, row.key)
+            for each, row in zip(nodes, keys, strict=True)
+            if row is not None
+        ]
+        await at_once(works)
+        for each in nodes:
+            for image in list(cluster.standin.organization["small"].images.values())[:50]:
+                path = f"/datasets/small/annotations{image.directory_path}/{image.filename}.json"
+                assert await each.read(path) == annotation_bytes(cluster.standin, image)
+        assert cluster.asked["POST /exports/"] == 1
+        assert cluster.asked["GET /exports/{export:path}/download"] == 1
+        assert cluster.asked["DELETE /exports/{export:path}"] == 1
+        # The one that is compared with the archive.
+        assert cluster.asked["GET /annotations/{image_id:uuid}/file"] == 1
+        assert sum(each.library.annotations.ages.exported for each in nodes) == IMAGES - 1
+
+
+@pytest.mark.parametrize("limit", [700])
+async def test_z8_background_work_of_all_nodes_leaves_the_reserve(
+    cluster: Cluster, limit: int
+) -> None:
+    """But for what some nodes have under way when the common number begins anew."""
+    images = list(cluster.standin.organization["small"].images.values())
+    readers = 4
+    cluster.standin.switches.hourly_limit = limit
+    async with cluster.nodes(4) as nodes:
+        for each in nodes:
+            await each.walk("/datasets/small/images", read=False)
+            await each.sent()
+
+        async def work(node: Node, number: int) -> None:
+            # Each task has images of its own: nothing can be shared.
+            for image in images[number :: readers * 4]:
+                row = node.catalog.image(key_of(image.id))
+                assert row is not None
+                try:
+                    with background():
+                        await node.library.annotations.fetch(row)
+                except Throttled:
+                    return
+
+            pytest.fail("the reserve was not left alone")
+
+        works = [
+            partial(work, each, nodes.index(each) * readers + task)
+            for each in nodes
+            for task in range(readers)
+        ]
+        await at_once(works)
+        reserve = max(50, limit // 10)
+        spent = cluster.asked.total()
+        assert limit - reserve - 2 * len(works) <= spent <= limit - reserve + len(works)
+
+        # Who waits is served nevertheless.
+        image = images[-1]
+        path = f"/datasets/small/annotations{image.directory_path}/{image.filename}.json"
+        assert await nodes[0].read(path) == annotation_bytes(cluster.standin, image)
+
+
+async def test_z8_what_the_server_says_to_one_node_is_told_to_all(cluster: Cluster) -> None:
+    cluster.standin.switches.hourly_limit = 5000
+    async with cluster.nodes(2) as (first, second):
+        for each in (first, second):
+            await each.list("/datasets")
+        before = second.request_stats.remaining
+        cluster.advance(1)
+        await first.walk("/datasets/small/images", read=False)
+        looks = first.looks
+        cluster.advance(2.5)
+        await until(lambda: first.looks > looks)
+        await first.sent()
+        cluster.advance(2.5)
+        await until(lambda: second.request_stats.remaining == first.request_stats.remaining)
+        assert before is not None
+        assert first.request_stats.remaining is not None
+        assert first.request_stats.remaining < before

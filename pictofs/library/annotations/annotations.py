@@ -316,19 +316,44 @@ class Annotations:
 
         Another node may have asked for it, if it is as new as one that this node has, or knows of.
         """
-        since = max(
-            image.annotation_checked or 0.0,
-            image.annotation_stale,
-            self._catalog.annotations_due(image.dataset),
-            self._clock.wall() - (self._ttl or math.inf),
-        )
-        heard = await self._answers.annotation(image, since, self._ttl)
+        heard = await self._answers.annotation(image, self._since(image), self._ttl)
         if heard.is_own:
             self.ages.singles += 1
         else:
             self.ages.shared += 1
 
         return heard.value, self._clock.wall() - heard.age
+
+    def _since(self, image: ImageRow) -> float:
+        """Wall-clock seconds: what was asked for before, by whichever node, does not serve."""
+        return max(
+            image.annotation_checked or 0.0,
+            image.annotation_stale,
+            self._catalog.annotations_due(image.dataset),
+            self._clock.wall() - (self._ttl or math.inf),
+        )
+
+    async def share(self, found: Sequence[Kept]) -> None:
+        """Share files that came by an export."""
+        for image, data, checked in found:
+            age = self._clock.wall() - checked
+            if not await self._answers.put_annotation(image, data, age, self._ttl):
+                return
+
+    async def take_shared(self, images: Sequence[ImageRow]) -> int:
+        """Keep the files of images that other nodes have shared. Returns how many there were."""
+        asked = [(image, self._since(image)) for image in images if not self.is_coming(image)]
+        heard = await self._answers.annotations(asked)
+        now = self._clock.wall()
+        found = [
+            Kept(image, each.value, now - each.age)
+            for (image, _), each in zip(asked, heard, strict=True)
+            if each is not None
+        ]
+        # Something newer that has come meanwhile is left as it is.
+        versions = await self.keep(found, archived=True)
+        self.ages.shared += sum(version is not None for version in versions)
+        return len(found)
 
     async def _keep_together(self, image: ImageRow, data: bytes, checked: float) -> int | None:
         """What `keep` does for one file, at once with all others that have come meanwhile.

@@ -48,6 +48,7 @@ from pictofs.errors import (
 from pictofs.library.annotations.annotations import Annotations, Kept
 from pictofs.library.annotations.archive import Archive, ArchiveEntry, Bounds
 from pictofs.library.annotations.export_list import PACKED_BYTES, ExportList, Finished
+from pictofs.library.answers import Answers
 from pictofs.library.connectivity import UNAVAILABLE
 from pictofs.library.content.cache import ContentCache
 from pictofs.library.content.source import Source
@@ -78,6 +79,8 @@ REMOVAL_S = 10.0
 """Seconds that the removal of an export may take, even after its caller was cancelled."""
 CHUNK_BYTES = 1 << 20
 """Bytes written to the disk at once."""
+SHARED = 64
+"""Files of an export of another node that are asked for at once."""
 INDEXED = 256
 """Files that one call in a thread looks at."""
 BATCH = 32
@@ -112,6 +115,7 @@ class Exports:
     def __init__(
         self,
         api: Api,
+        answers: Answers,
         storage: Storage,
         source: Source,
         listing: Listing,
@@ -129,6 +133,7 @@ class Exports:
         """`automatic`: reads may make an export (`--bulk-annotations`). `finds`: they may look for
         an existing one in `found`."""
         self._api = api
+        self._answers = answers
         self._storage = storage
         self._source = source
         self._listing = listing
@@ -143,6 +148,8 @@ class Exports:
         self._bounds = bounds
         self._reads: Counter[int] = Counter()
         self._may_remove = True
+        self._tried: set[str] = set()
+        """Exports whose URL was asked for: another attempt needs another URL."""
         self._again: dict[int, float] = {}
         self._look_again: dict[int, float] = {}
         self._bringing: dict[int, float] = {}
@@ -331,11 +338,43 @@ class Exports:
         if not wanted or len(wanted) < least * len(known):
             return
 
+        # While another node makes it, nothing is fetched ahead.
+        self._bringing[key] = self._clock.monotonic()
+        try:
+            await self._answers.export(
+                dataset.id,
+                status,
+                partial(self._make, dataset, status, known, wanted),
+                partial(self._take_shared, dataset, wanted),
+            )
+        finally:
+            self._bringing.pop(key, None)
+
+    async def _make(
+        self, dataset: DatasetRow, status: str | None, known: set[int], wanted: dict[int, int]
+    ) -> None:
         name = f"pictofs-{uuid.uuid4().hex[:16]}"
-        source = _Source(name, self._clock.wall())
+        source = _Source(name, self._clock.wall(), is_shared=self._answers.is_sharing)
         export = self._export(dataset, status, name)
         async with self._archive(dataset, export, self._bounds) as archive:
-            await self._keep(dataset, archive, known, wanted, source)
+            await self._keep(dataset, archive, known, dict(wanted), source)
+
+    async def _take_shared(self, dataset: DatasetRow, wanted: dict[int, int]) -> bool:
+        """Take the files of an export that another node has made. Returns whether most were there."""
+        kept = 0
+        keys = list(wanted)
+        for start in range(0, len(keys), SHARED):
+            rows = [self._catalog.image(key) for key in keys[start : start + SHARED]]
+            kept += await self._annotations.take_shared(
+                [row for row in rows if row is not None and not self._annotations.has(row)]
+            )
+
+        left = sum(
+            (row := self._catalog.image(key)) is not None and not self._annotations.has(row)
+            for key in keys
+        )
+        log.info("an export that another node made brought %d annotation files", kept)
+        return left <= max(FEW, len(keys) // 10)
 
     async def _look(
         self, dataset: int, takes: Callable[[ImageRow], bool]
@@ -429,7 +468,7 @@ class Exports:
                     size = await self._source.retried(f"the export of {dataset.name}", work)
                 yield await in_thread(Archive, partial_blob, size, dataset.image_count, bounds)
         finally:
-            del self._bringing[dataset.key]
+            self._bringing.pop(dataset.key, None)
 
     @asynccontextmanager
     async def _partial_blob(self) -> AsyncIterator[PartialBlob]:
@@ -449,7 +488,9 @@ class Exports:
 
         Raises Invalid if it is too long, Corrupt if its checksum is wrong.
         """
-        url = await self._api.export_download_url(dataset.name, name)
+        again = name in self._tried
+        self._tried.add(name)
+        url = await self._answers.export_url(dataset.name, name, again=again)
         size = crc32c = 0
         async with self._storage.get(url) as body:
             if (body.length or 0) > bounds.packed:
@@ -518,6 +559,8 @@ class Exports:
                 found.append(Kept(row, data, source.made_at))
 
             versions = await self._annotations.keep(found, archived=True)
+            if source.is_shared:
+                await self._annotations.share(found)
             kept += sum(version is not None for version in versions)
 
         self._annotations.ages.came_by_export(dataset.name, source.name, source.made_at, kept)
@@ -589,6 +632,8 @@ class _Source:
     """Wall-clock seconds."""
     agrees: Callable[[ImageRow, Claims], bool] | None = None
     """Whether what a file says of its image is right. None: it is newer than what is known."""
+    is_shared: bool = False
+    """Whether its files are put for other nodes."""
 
 
 Shape = list[tuple[str, type]]
