@@ -30,6 +30,8 @@ from pictofs.threads import in_thread
 
 log = logging.getLogger(__name__)
 
+FLUSH_S = 1.0
+"""Seconds at the end in which what other nodes wait for is sent."""
 ATTEMPT = 1 / 3
 """Share of an operation's deadline that one silent connection may take.
 
@@ -129,6 +131,8 @@ async def open_library(
                 nursery.start_soon(library.keep, engine.run)
 
             yield library, nursery
+            if engine is not None:
+                await engine.flush(FLUSH_S)
             nursery.cancel_scope.cancel()
     finally:
         catalog.close()

@@ -23,6 +23,7 @@ PAGES = (
     "annotations",
     "troubleshooting",
     "semantics",
+    "cluster",
     "performance",
     "upgrade",
 )

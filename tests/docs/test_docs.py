@@ -155,6 +155,9 @@ def test_pages_name_no_option_that_does_not_exist() -> None:
         "--no-new-privs",
         "--bounding-set",
         "--inh-caps",
+        "--port",
+        "--save",
+        "--daemonize",
     }
 
     for page in PAGES:

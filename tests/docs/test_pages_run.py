@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from mounting import Mount, Spent, finished_export, inherited
 from PIL import Image
+from shared_rig import free_port
 
 from pictofs.app import mount_table, mounting
 from standin import PRESETS, StandIn
@@ -56,6 +57,39 @@ def test_the_order_told(
 
     assert train(tmp_path) == ["240", "240"]
     assert mount.status()["prefetch"]["fetched"] > 50
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse")
+def test_two_nodes_on_one_machine(serving: Callable[..., StandIn], tmp_path: Path) -> None:
+    """The three commands of "Share among nodes"."""
+    server = serving(PRESETS["sample"]())
+    environ = {
+        **inherited(),
+        "HOME": str(tmp_path),
+        "TMPDIR": str(tmp_path),
+        "XDG_RUNTIME_DIR": "",
+        "PICTOGRAPH_BASE_URL": server.api_url,
+        "PICTOGRAPH_API_KEY": server.keys["viewer"],
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    port = str(free_port())
+    (commands,) = [text for text in blocks("howto.md", "sh") if "node$n" in text]
+    commands = commands.replace("6399", port).replace(
+        "redis-server", f"redis-server --dir {tmp_path}"
+    )
+    try:
+        done = subprocess.run(
+            ["bash", "-c", commands], env=environ, capture_output=True, text=True, check=True
+        )
+        assert re.search(r"[1-9]\d* from other nodes", " ".join(done.stdout.split()))
+        # Fewer, but where the machine is so busy that a node leaves the engine alone.
+        asked = [each.route for each in server.log.requests("api")]
+        assert 240 <= asked.count("/annotations/{image_id:uuid}/file") < 480
+    finally:
+        for number in (1, 2):
+            command = [sys.executable, "-m", "pictofs", "unmount", str(tmp_path / f"node{number}")]
+            subprocess.run(command, env=environ, capture_output=True)
+        subprocess.run(["redis-cli", "-p", port, "shutdown", "nosave"], capture_output=True)
 
 
 def test_the_notebook(

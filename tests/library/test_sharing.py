@@ -276,6 +276,37 @@ async def test_z2_an_edit_here_makes_older_lists_useless(cluster: Cluster) -> No
         assert "made" in await second.list("/datasets")
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_z2_a_file_that_comes_while_it_is_refreshed_is_asked_for_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    async with cluster.nodes(2) as (first, second):
+        await first.read(NOTE)
+        await first.sent()
+        await second.look(NOTE)
+        answers = second.library.answers
+        ask = answers.annotation
+        changed = b""
+
+        async def slowly(*asked: Any) -> Any:
+            nonlocal changed
+            heard = await ask(*asked)
+            if not changed:
+                assert not heard.is_own
+                changed = edit(cluster.standin)
+                # As another node, or another mount of this cache, would have it done.
+                if elsewhere:
+                    await first.library.refresh("small")
+                    await refreshed(cluster, second)
+                else:
+                    second.catalog.expire(dataset(second).key)
+            return heard
+
+        monkeypatch.setattr(answers, "annotation", slowly)
+        await second.read(NOTE)
+        assert await second.read(NOTE) == changed
+
+
 # Refreshing.
 
 

@@ -16,7 +16,7 @@ from shared_rig import API_KEY, SERVER, Engine, Node, Patience, engine, free_por
 from pictofs.config.shared import SharedAddress
 from pictofs.store.shared.connection import verifying_context
 from pictofs.store.shared.engine import HOLD_S, SharedEngine
-from pictofs.store.shared.port import Count, Lease, NoSharedStore, Record, SharedStore, Waited
+from pictofs.store.shared.port import Count, Lease, Record, SharedStore, Waited
 from pictofs.store.shared.probe import probe
 from pictofs.store.shared.sealing import Sealer
 from pictofs.store.shared.turns import shared
@@ -41,17 +41,6 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 def redis(one: Engine) -> Engine:
     one.say("FLUSHALL")
     return one
-
-
-def test_the_engine_and_its_absence_are_both_the_port() -> None:
-    address = SharedAddress("127.0.0.1", free_port())
-    clock = Node(address, API_KEY, SERVER).clock
-    ports: list[SharedStore] = [
-        NoSharedStore(),
-        SharedEngine(address, API_KEY, SERVER, clock=clock, common_time=clock.wall),
-    ]
-
-    assert len(ports) == 2
 
 
 # Records.
@@ -462,20 +451,26 @@ async def test_a_record_that_is_too_old_for_one_node_is_asked_for_again(redis: E
 
 
 async def test_without_an_engine_everybody_asks() -> None:
-    store = NoSharedStore()
-    clock = Node(SharedAddress("127.0.0.1", 1), API_KEY, SERVER).clock
+    here = Node(SharedAddress("127.0.0.1", free_port()), API_KEY, SERVER)
+    store: SharedStore = here.shared
     asked = []
 
     async def ask() -> bytes:
         asked.append(1)
         return b"{}"
 
-    for _ in range(3):
-        record = await shared(store, "x", ask, clock=clock, ttl=9.0, longest=60.0, patience=60.0)
-        assert record.value == b"{}"
-    assert len(asked) == 3
-    assert await store.count("x", ttl=1.0, start=1) is None
-    assert await store.wait("x", 1.0) is Waited.UNKNOWN
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(here.shared.run)
+        await here.state("open", "probing")
+        for _ in range(3):
+            record = await shared(
+                store, "x", ask, clock=here.clock, ttl=9.0, longest=60.0, patience=60.0
+            )
+            assert record.value == b"{}"
+        assert len(asked) == 3
+        assert await store.count("x", ttl=1.0, start=1) is None
+        assert await store.wait("x", 1.0) is Waited.UNKNOWN
+        nursery.cancel_scope.cancel()
 
 
 # Numbers.
@@ -686,3 +681,23 @@ async def test_a_look_at_what_is_not_there() -> None:
     assert (found.reachable, found.reason) == (False, "nothing listens there")
     found = await probe(SharedAddress("no-such-host.invalid"))
     assert found.reason == "there is no host no-such-host.invalid"
+
+
+async def test_a_node_that_ends_leaves_nothing_behind_that_others_wait_for(redis: Engine) -> None:
+    async with node(redis.address) as here, node(redis.address) as there:
+        lease = await here.shared.lease("x", 60.0)
+        assert lease is not None
+        for number in range(500):
+            here.shared.put(f"record/{number}", b"value", 60.0)
+        here.shared.release(lease)
+        await here.shared.flush(30.0)
+        assert len(await there.shared.get([f"record/{number}" for number in range(500)])) == 500
+        assert await there.shared.wait("x", 30.0) is Waited.FREE
+
+
+async def test_an_end_does_not_wait_for_an_engine_that_is_away(redis: Engine) -> None:
+    async with node(redis.address) as here:
+        redis.kill()
+        await here.state("open", "probing")
+        here.shared.put("x", b"value", 60.0)
+        await here.shared.flush(3600.0)

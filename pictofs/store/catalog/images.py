@@ -72,6 +72,8 @@ class Learned(NamedTuple):
     crc32c: int
     checked: float
     """Wall-clock seconds; the server had this file then or later."""
+    revision: int | None = None
+    """The catalog's `revision` before it was asked for; None: it does not matter."""
 
 
 class ImageTable:
@@ -227,10 +229,13 @@ class ImageTable:
         """
         newer = "AND coalesce(annotation_checked, 0) <= ?5" if archived else ""
         other = "annotation_size IS NOT NULL AND (annotation_size != ?1 OR annotation_crc32c != ?2)"
+        # What was said after the file was asked for still counts.
+        is_older = f"?6 OR (annotation_stale > ?5 AND annotation_stale <= {NOW})"
         sql = (
             f"UPDATE image SET annotation_ns = CASE WHEN {other} THEN ?3 ELSE annotation_ns END,"
             f" annotation_version = annotation_version + ({other}), annotation_size = ?1,"
-            " annotation_crc32c = ?2, annotation_stale = 0,"
+            " annotation_crc32c = ?2,"
+            f" annotation_stale = CASE WHEN {is_older} THEN annotation_stale ELSE 0 END,"
             f" annotation_checked = ?5 WHERE key = ?4 {newer} RETURNING annotation_version"
         )
         # Most renewals bring what is known.
@@ -242,11 +247,14 @@ class ImageTable:
         datasets: set[int] = set()
         versions: list[int | None] = []
         with self._database.write() as db:
+            found = db.execute("SELECT value FROM meta WHERE name = 'revision'").fetchone()
+            revision = int(found[0]) if found else 0
             for each in learned:
                 found = db.execute(changed, (each.size, each.crc32c, each.key)).fetchone()
                 datasets.update(found or ())
 
-                values = (each.size, each.crc32c, now_ns, each.key, each.checked)
+                is_revised = each.revision not in (None, revision)
+                values = (each.size, each.crc32c, now_ns, each.key, each.checked, is_revised)
                 row = db.execute(sql, values).fetchone()
                 versions.append(None if row is None else int(row[0]))
 

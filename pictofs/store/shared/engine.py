@@ -78,6 +78,8 @@ GET_ITEMS = 64
 """Records that one command asks for."""
 THREAD_FROM_BYTES = 64 << 10
 """Bytes from which sealing and opening go to a thread. Less takes the loop for 1 ms."""
+FLUSH_POLL_S = 0.01
+"""Seconds between two looks at whether everything was sent."""
 SETTLE_S = 0.1
 """Seconds before another connection is made after one was lost."""
 
@@ -152,6 +154,8 @@ class SharedEngine:
         self._queue: deque[_Put | _Release] = deque()
         self._queued_bytes = 0
         self._queued = trio.Event()
+        self._unanswered = 0
+        """Of the queue's last batch."""
         self._no_writes_until = 0.0
         self._takes_writes = True
         """Whether the last write was taken, as far as the log has it."""
@@ -423,6 +427,7 @@ class SharedEngine:
                 await self._queued.wait()
 
             batch = self._batch()
+            self._unanswered = len(batch)
             size = sum(len(item.value) for item in batch if isinstance(item, _Put))
             if size >= THREAD_FROM_BYTES:
                 commands = await in_thread(self._commands, batch)
@@ -439,6 +444,7 @@ class SharedEngine:
             except Lost:
                 return
             finally:
+                self._unanswered = 0
                 if answers is None:
                     self._counts.dropped += sum(is_put for _, is_put in commands)
 
@@ -454,6 +460,17 @@ class SharedEngine:
                     self._counts.dropped += 1
                 elif answer == 0:
                     self._counts.lost += 1
+
+    async def flush(self, longest: float) -> None:
+        """Wait until what was put, and given back, is there: `longest` seconds at most.
+
+        Without it a process that ends leaves others to wait for its leases.
+        """
+        end = self._clock.monotonic() + longest
+        while (self._queue or self._unanswered) and self._reads is not None:
+            if self._clock.monotonic() >= end:
+                return
+            await self._clock.sleep(FLUSH_POLL_S)
 
     def _commands(self, batch: Sequence[_Put | _Release]) -> list[tuple[Command, bool]]:
         """The commands of a batch, and whether each puts a record."""
