@@ -10,7 +10,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import download, formats, listing, order, reading
+from benchmarks import download, formats, listing, order, reading, share
 from benchmarks.rig import Row
 
 ALL = {
@@ -29,6 +29,7 @@ ALL = {
     "formats": formats.formats,
     "formats-large": formats.large,
     "responsive": reading.responsive,
+    "share": share.share,
 }
 
 

@@ -320,7 +320,7 @@ async def test_q5_an_export_that_is_there_serves_a_viewer_for_three_requests(rig
 
         facts = told(mount)
 
-        assert facts["from"] == {"requests": 4, "exports": 26}
+        assert facts["from"] == {"requests": 4, "exports": 26, "shared": 0}
         assert [each["name"] for each in facts["exports"]] == ["nightly"]
         assert facts["oldest_age"] == pytest.approx(3600, abs=5)
 

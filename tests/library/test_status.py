@@ -14,7 +14,7 @@ from pictofs.model.status import ExportStatus, OperationStatus, OrderStatus, Sta
 OWN = (
     "version pictofs pid mountpoint base_url started_at control_socket log open_files bugs "
     "operations online offline_since offline_reason requests retries errors bytes waiting cache prefetch "
-    "annotations server rate"
+    "annotations server rate shared"
 )
 TABLES = {
     "requests": "api storage by_route",
@@ -38,7 +38,7 @@ async def test_its_fields_and_their_order(rig: Rig, tmp_path: Path) -> None:
     assert " ".join(document) == OWN
     assert {name: " ".join(document[name]) for name in TABLES} == TABLES
     assert " ".join(document["annotations"]["renewals"]) == "made held_back"
-    assert " ".join(document["annotations"]["from"]) == "requests exports"
+    assert " ".join(document["annotations"]["from"]) == "requests exports shared"
     assert " ".join(msgspec.to_builtins(OperationStatus())) == "ended failed under_way"
     assert " ".join(msgspec.to_builtins(OrderStatus())) == "images left ahead keeps complete"
     assert " ".join(msgspec.to_builtins(ExportStatus())) == "dataset name created_at files"
