@@ -14,7 +14,7 @@ from pictofs.model.status import ExportStatus, OperationStatus, OrderStatus, Sta
 OWN = (
     "version pictofs pid mountpoint base_url started_at control_socket log open_files bugs "
     "operations online offline_since offline_reason requests retries errors bytes waiting cache prefetch "
-    "annotations server rate shared"
+    "annotations formats server rate shared"
 )
 TABLES = {
     "requests": "api storage by_route",
