@@ -87,7 +87,9 @@ class SharedBudget:
 
     def _tell(self) -> None:
         stats = self._request_stats
-        if stats.remaining is None:
+        # Others could not tell how old it is.
+        is_timed = stats.server_time.at(self._clock.monotonic()) is not None
+        if stats.remaining is None or not is_timed:
             return
 
         self._is_untold = False

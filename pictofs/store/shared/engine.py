@@ -506,19 +506,38 @@ class SharedEngine:
         answers: list[Any] | None = None
         if is_asked:
             # The engine may give the lease, and the answer be late, or the caller be gone.
-            answers = await self._call(take, undo=self._giving_back(name, token))
+            look: Command = (b"MGET", self._sealer.record(name))
+            answers = await self._call(take, look, undo=self._giving_back(name, token))
 
-        if answers == [b"OK"]:
-            self._counts.leases += 1
-            self._held[token] = _Held(name, self._clock.monotonic() + longest)
-            return Lease(name, token)
-        if answers == [None]:
-            return None
+        match answers:
+            case [b"OK", record]:
+                self._counts.leases += 1
+                self._held[token] = _Held(name, self._clock.monotonic() + longest)
+                try:
+                    return Lease(name, token, await self._found(name, record))
+                except trio.Cancelled:
+                    self.release(Lease(name, token))
+                    raise
+            case [None, _]:
+                return None
 
         self._counts.alone += 1
         if is_asked or self._clock.monotonic() - self._woken_at < CROWD_S:
             await self._clock.sleep(PAUSE_S * self._clock.chance())
         return Lease(name, None)
+
+    async def _found(self, name: str, answer: Any) -> Record | None:
+        """The record in the answer to `MGET` of its name."""
+        match answer:
+            case [bytes(sealed)]:
+                if len(sealed) >= THREAD_FROM_BYTES:
+                    found = await in_thread(self._opened, {name: sealed})
+                else:
+                    found = self._opened({name: sealed})
+                self._counts.hits += len(found)
+                return found.get(name)
+
+        return None
 
     def release(self, lease: Lease) -> None:
         """See `SharedStore`."""

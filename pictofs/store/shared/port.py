@@ -38,6 +38,8 @@ class Lease:
     token: bytes | None = field(repr=False)
     """What proves the right to the engine; None if the engine does not know of it, because it can't
     be asked: other nodes may ask the server for the same record."""
+    found: Record | None = None
+    """The record, if it was there when the right was given: another node has just had its turn."""
 
     @property
     def is_shared(self) -> bool:

@@ -59,8 +59,8 @@ async def shared(
         if lease is not None:
             try:
                 # Another node may have had its turn since this one looked.
-                if lease.is_shared and (found := await look()) is not None:
-                    return found
+                if lease.found is not None and lease.found.age <= max_age:
+                    return lease.found
                 return await asked()
             finally:
                 store.release(lease)
