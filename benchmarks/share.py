@@ -155,7 +155,11 @@ def one_node() -> list[Row]:
     rows = []
     arguments = ("--images", str(FILES), "--size", str(SIZE), "--latency", str(LATENCY))
     with server(*arguments) as s:
-        for work, run in (("cold shuffled epoch", _images_of), ("cold annotations", _labels_of)):
+        for work, run, most in (
+            ("cold shuffled epoch", _images_of, 1.05),
+            # Each file costs a turn.
+            ("cold annotations", _labels_of, None),
+        ):
             alone: list[float] = []
             shared: list[float] = []
             for _ in range(RUNS):
@@ -171,8 +175,8 @@ def one_node() -> list[Row]:
                     f"{a:.2f} s with --shared",
                     f"{b:.2f} s without",
                     a / b,
-                    "<= 1.05",
-                    a / b <= 1.05,
+                    "" if most is None else f"<= {most}",
+                    None if most is None else a / b <= most,
                 )
             )
 
