@@ -149,6 +149,10 @@ def test_a_change_of_the_classes_is_counted_and_has_a_time(world: World) -> None
     assert found() == (4, 7_000_000_000)
 
 
+LATER = 4e9
+"""Wall-clock seconds: an annotation file that the server had then is newer than all that is known."""
+
+
 def test_what_formats_are_made_of_is_counted_for_its_dataset_alone(world: World) -> None:
     def changes(key: int = 0) -> int:
         row = world.catalog.dataset(key or world.key)
@@ -160,15 +164,15 @@ def test_what_formats_are_made_of_is_counted_for_its_dataset_alone(world: World)
     catalog = world.catalog
     steps: list[Callable[[], object]] = [
         lambda: world.put(image(1, "a.jpg"), image(2, "b.jpg")),
-        lambda: world.table.learn_annotations([Learned(image_key, 5, 6)], 1, 1.0),
-        lambda: world.table.learn_annotations([Learned(image_key, 5, 7)], 1, 1.0),
+        lambda: world.table.learn_annotations([Learned(image_key, 5, 6, LATER)], 1),
+        lambda: world.table.learn_annotations([Learned(image_key, 5, 7, LATER)], 1),
         lambda: world.table.learn_dimensions(image_key, 20, 10),
         lambda: world.table.put_answer(
             world.key, world.dataset.id, key_of(f"{world.dataset.id}:/"), "b.jpg", [], 1
         ),
         lambda: catalog.put_directories(world.key, "d-1", [directory("/made")], "", 1.0),
         lambda: catalog.expire(world.key),
-        lambda: world.table.learn_annotations([Learned(image_key, 5, 7)], 1, 1.0),
+        lambda: world.table.learn_annotations([Learned(image_key, 5, 7, LATER)], 1),
         lambda: world.table.sweep(
             world.key, world.table.begin_pass(), directory=None, signature="", at=1.0
         ),
@@ -182,9 +186,9 @@ def test_what_formats_are_made_of_is_counted_for_its_dataset_alone(world: World)
 
     # What changes nothing is not counted.
     world.table.put(world.key, "d-1", [image(1, "a.jpg")], 9, moves=True)
-    world.table.learn_annotations([Learned(image_key, 5, 7)], 1, 1.0)
+    world.table.learn_annotations([Learned(image_key, 5, 7, LATER)], 1)
     before = changes()
-    world.table.learn_annotations([Learned(image_key, 5, 7)], 2, 2.0)
+    world.table.learn_annotations([Learned(image_key, 5, 7, LATER)], 2)
     catalog.put_directories(world.key, "d-1", [directory("/made")], "", 2.0)
     world.table.sweep(world.key, 0, directory=None, signature="", at=1.0)
     assert changes() == before

@@ -313,8 +313,8 @@ async def test_g5_a_label_with_other_names_is_numbered_anew_if_its_dataset_chang
     try:
         row = another.image(key_of(images[3].id.lower()))
         assert row is not None
-        learned = [Learned(row.key, 5, 7)]
-        ImageTable(another.database).learn_annotations(learned, 1, mount.clock.wall())
+        learned = [Learned(row.key, 5, 7, mount.clock.wall())]
+        ImageTable(another.database).learn_annotations(learned, 1)
     finally:
         another.close()
     standin.organization.set_annotations(images[3], [box("ant")])
