@@ -17,7 +17,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc libc6-dev libfuse3-dev pkg-config python3-dev python3-venv
 COPY . /src
 RUN python3 -m venv /opt/pictofs \
-    && /opt/pictofs/bin/pip install --no-cache-dir /src
+    && /opt/pictofs/bin/pip install --no-cache-dir '/src[cluster]'
 
 FROM debian:12-slim
 RUN apt-get update \
